@@ -1,0 +1,176 @@
+"""Every table, as a dataframely schema composed of the declared columns. A rule is named as the fact it states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dataframely as dy
+import polars as pl
+
+from scoreonce.schemas import columns as c
+
+
+def declared(column: c.Column, *, primary_key: bool = False) -> Any:
+    """The dataframely column of a declared column."""
+    common: dict[str, Any] = {"nullable": column.nullable and not primary_key, "primary_key": primary_key}
+    bounds = {"min": column.minimum, "max": column.maximum}
+    match column.dtype:
+        case "string":
+            return dy.String(**common)
+        case "bool":
+            return dy.Bool(**common)
+        case "int32":
+            return dy.Int32(**common, **{k: None if v is None else int(v) for k, v in bounds.items()})
+        case "int64":
+            return dy.Int64(**common, **{k: None if v is None else int(v) for k, v in bounds.items()})
+        case "float32":
+            return dy.Float32(**common, **bounds)
+        case "float64":
+            return dy.Float64(**common, **bounds)
+        case "list[int32]":
+            return dy.List(dy.Int32(nullable=False), **common)
+        case "list[float32]":
+            return dy.List(dy.Float32(nullable=False), **common)
+
+
+class RawPair(dy.Schema):
+    """A preference as the dataset states it, before tokenisation."""
+
+    row = declared(c.ROW, primary_key=True)
+    prompt = declared(c.PROMPT)
+    chosen = declared(c.CHOSEN)
+    rejected = declared(c.REJECTED)
+    chosen_score = declared(c.CHOSEN_SCORE)
+    rejected_score = declared(c.REJECTED_SCORE)
+    source = declared(c.SOURCE)
+
+    @dy.rule()
+    def chosen_is_not_blank(cls) -> pl.Expr:
+        return pl.col("chosen").str.strip_chars().str.len_bytes() > 0
+
+    @dy.rule()
+    def rejected_is_not_blank(cls) -> pl.Expr:
+        return pl.col("rejected").is_null() | (pl.col("rejected").str.strip_chars().str.len_bytes() > 0)
+
+    @dy.rule()
+    def chosen_differs_from_rejected(cls) -> pl.Expr:
+        return pl.col("rejected").is_null() | (pl.col("chosen") != pl.col("rejected"))
+
+
+class Quarantine(dy.Schema):
+    """A raw row that cannot be trained on, and why."""
+
+    row = declared(c.ROW)
+    reason = declared(c.REASON)
+    detail = declared(c.DETAIL)
+    source = declared(c.SOURCE)
+
+
+class Pair(dy.Schema):
+    """A tokenised preference pair: everything but the token ids, which stand row by row in the Arrow file beside it."""
+
+    pair_id = declared(c.PAIR_ID)
+    chosen_id = declared(c.CHOSEN_ID)
+    rejected_id = declared(c.REJECTED_ID)
+    prompt_id = declared(c.PROMPT_ID)
+    row = declared(c.ROW, primary_key=True)
+    source = declared(c.SOURCE)
+    prompt = declared(c.PROMPT)
+    chosen = declared(c.CHOSEN)
+    rejected = declared(c.REJECTED)
+    chosen_score = declared(c.CHOSEN_SCORE)
+    rejected_score = declared(c.REJECTED_SCORE)
+    prompt_len = declared(c.PROMPT_LEN)
+    chosen_len = declared(c.CHOSEN_LEN)
+    rejected_len = declared(c.REJECTED_LEN)
+    prompt_truncated = declared(c.PROMPT_TRUNCATED)
+    chosen_truncated = declared(c.CHOSEN_TRUNCATED)
+    rejected_truncated = declared(c.REJECTED_TRUNCATED)
+    boundary_merged = declared(c.BOUNDARY_MERGED)
+
+    @dy.rule()
+    def chosen_differs_from_rejected(cls) -> pl.Expr:
+        return pl.col("rejected_id").is_null() | (pl.col("chosen_id") != pl.col("rejected_id"))
+
+
+class PairTokens(dy.Schema):
+    """The token ids of a pair (the Arrow file beside `Pair`, same order)."""
+
+    pair_id = declared(c.PAIR_ID)
+    prompt_ids = declared(c.PROMPT_IDS)
+    chosen_ids = declared(c.CHOSEN_IDS)
+    rejected_ids = declared(c.REJECTED_IDS)
+
+
+class CompletionScore(dy.Schema):
+    """One completion under one model: a row of the store."""
+
+    completion_id = declared(c.COMPLETION_ID, primary_key=True)
+    token_logps = declared(c.TOKEN_LOGPS)
+    logps = declared(c.LOGPS)
+    completion_len = declared(c.COMPLETION_LEN)
+    entropy = declared(c.ENTROPY)
+    collision_logps = declared(c.COLLISION_LOGPS)
+    top1_hits = declared(c.TOP1_HITS)
+
+    @dy.rule()
+    def one_logp_per_token(cls) -> pl.Expr:
+        return pl.col("token_logps").list.len() == pl.col("completion_len")
+
+    @dy.rule()
+    def logps_are_finite(cls) -> pl.Expr:
+        return pl.col("logps").is_finite()
+
+
+class ReferencePair(dy.Schema):
+    """One pair under the reference: what `train` joins and people query."""
+
+    pair_id = declared(c.PAIR_ID, primary_key=True)
+    chosen_id = declared(c.CHOSEN_ID)
+    rejected_id = declared(c.REJECTED_ID)
+    chosen_len = declared(c.CHOSEN_LEN)
+    rejected_len = declared(c.REJECTED_LEN)
+    ref_chosen_logps = declared(c.REF_CHOSEN_LOGPS)
+    ref_rejected_logps = declared(c.REF_REJECTED_LOGPS)
+    ref_margin = declared(c.REF_MARGIN)
+    ref_chosen_entropy = declared(c.REF_CHOSEN_ENTROPY)
+    ref_rejected_entropy = declared(c.REF_REJECTED_ENTROPY)
+    ref_chosen_top1_hits = declared(c.REF_CHOSEN_TOP1_HITS)
+    ref_rejected_top1_hits = declared(c.REF_REJECTED_TOP1_HITS)
+
+
+class TrainingRow(Pair):
+    """A pair joined with its reference columns."""
+
+    ref_chosen_logps = declared(c.REF_CHOSEN_LOGPS)
+    ref_rejected_logps = declared(c.REF_REJECTED_LOGPS)
+    ref_margin = declared(c.REF_MARGIN)
+
+
+class EvaluationPair(dy.Schema):
+    """One held-out pair under policy and reference."""
+
+    pair_id = declared(c.PAIR_ID, primary_key=True)
+    source = declared(c.SOURCE)
+    chosen_len = declared(c.CHOSEN_LEN)
+    rejected_len = declared(c.REJECTED_LEN)
+    policy_chosen_logps = declared(c.POLICY_CHOSEN_LOGPS)
+    policy_rejected_logps = declared(c.POLICY_REJECTED_LOGPS)
+    ref_chosen_logps = declared(c.REF_CHOSEN_LOGPS)
+    ref_rejected_logps = declared(c.REF_REJECTED_LOGPS)
+    chosen_logratios = declared(c.CHOSEN_LOGRATIOS)
+    rejected_logratios = declared(c.REJECTED_LOGRATIOS)
+    margin = declared(c.MARGIN)
+
+
+class StepPair(dy.Schema):
+    """What one optimizer step made of one pair: the per-pair step log."""
+
+    step = declared(c.STEP)
+    epoch = declared(c.EPOCH)
+    pair_id = declared(c.PAIR_ID)
+    margin = declared(c.MARGIN)
+    beta = declared(c.BETA)
+    target_margin = declared(c.TARGET_MARGIN)
+    weight = declared(c.WEIGHT)
+    loss = declared(c.LOSS)

@@ -1,0 +1,1 @@
+"""Where the pipeline reads and writes: one file per stage, and the command line."""

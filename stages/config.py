@@ -1,0 +1,183 @@
+"""The run file: one TOML per run, checked whole before anything is read or written.
+
+`load("configs/x.toml", ["train.beta=0.05"])` gives a `Run`; a misspelt key, a value out of range or a
+hyperparameter that the method does not have is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.columns import did_you_mean
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    """What to train on, and how it becomes tokens."""
+
+    source: str = Field(description="dataset name on the Hub, or a local .jsonl[.gz], .json, .parquet, .arrow file or folder of such")
+    subset: str | None = Field(None, description="configuration name of a Hub dataset")
+    split: str = Field("train", description="split to read")
+    test_source: str | None = Field(None, description="held-out pairs from elsewhere; otherwise test_share is split off")
+    test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
+    test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts held out")
+    format: Literal["auto", "pairs", "implicit", "messages", "completion"] = Field("auto", description="how a row states a preference")
+    columns: dict[str, str] = Field({}, description="our name = the dataset's name, e.g. prompt = 'question'")
+    tokenizer: str | None = Field(None, description="defaults to the reference model's")
+    max_length: int = Field(1024, ge=2, description="prompt and completion together, in tokens")
+    max_prompt_length: int | None = Field(None, ge=1, description="longer prompts lose their start")
+    truncation: Literal["completion", "drop"] = Field("completion", description="what to do with a pair over max_length")
+    limit: int | None = Field(None, ge=1, description="use only the first rows")
+    seed: int = Field(0, ge=0, description="decides which prompts are held out")
+    workers: int | None = Field(None, ge=1, description="tokenisation processes; defaults to the cores")
+
+
+class Reference(_Section):
+    """Which model the pairs are scored under, once."""
+
+    model: str = Field(description="folder or Hub name")
+    revision: str | None = None
+    adapter: str | None = Field(None, description="PEFT adapter on the reference, folder or Hub name")
+    dtype: Dtype = "float32"
+
+
+class Compute(_Section):
+    """Where to run. Never part of a result's identity."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    tokens_per_microbatch: int = Field(16_384, ge=1, description="token budget of a forward pass")
+    attention: Literal["auto", "shared", "padded"] = Field("auto", description="prompt rows, plain padding, or what the probe finds exact")
+
+
+class Score(_Section):
+    """Stage one."""
+
+    store: str | None = Field(None, description="folder of the reference store; defaults to <out>/store")
+    shard_completions: int = Field(2048, ge=1, description="completions written per shard, the unit of resuming")
+
+
+class Train(BaseModel):
+    """Stage two. Keys that are not listed here are the method's hyperparameters, e.g. beta = 0.1."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    method: str = "dpo"
+    objective: str | None = None
+    calibration: str | None = None
+    selection: str | None = None
+    label: str | None = Field(None, description="folder name of this run's outputs; defaults to the method")
+    model: str | None = Field(None, description="policy to start from; defaults to the reference")
+    dtype: Dtype | None = Field(None, description="defaults to the reference's")
+    optimizer: str = Field("adamw_torch", description="a name that transformers' `optim` takes")
+    learning_rate: float = Field(1e-6, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0)
+    scheduler: str = Field("linear", description="a name that transformers' `lr_scheduler_type` takes")
+    warmup_ratio: float = Field(0.1, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, ge=0, description="0 switches clipping off")
+    epochs: float = Field(1, gt=0)
+    max_steps: int | None = Field(None, ge=1, description="overrides epochs")
+    batch_pairs: int = Field(64, ge=1, description="pairs per optimizer step, over all processes and micro-batches")
+    shuffle: bool = True
+    seed: int = Field(0, ge=0)
+    gradient_checkpointing: bool = False
+    checkpoint_every: int | None = Field(None, ge=1, description="steps between checkpoints; the last step always has one")
+    keep_checkpoints: int = Field(2, ge=1)
+    verify_pairs: int = Field(32, ge=0, description="cached pairs to score again before the first step")
+    log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The method's own settings."""
+        return dict(self.model_extra or {})
+
+
+class Evaluate(_Section):
+    """Scoring of held-out pairs."""
+
+    model: str | None = Field(None, description="policy to evaluate; defaults to what `train` wrote")
+    label: str | None = Field(None, description="folder name of the results; defaults to the training label")
+
+
+class Run(_Section):
+    """A run file."""
+
+    out: str = Field(description="folder of everything this run writes")
+    data: Data
+    reference: Reference
+    compute: Compute = Compute()
+    score: Score = Score()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Run:
+    """Read a run file, with `section.key=value` overrides on top.
+
+    Relative paths inside it stay relative to the working directory, as on any command line.
+    Raises `InputError` for a missing file, bad TOML, unknown keys and values out of range.
+    """
+    path = Path(path)
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        nearby = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
+        raise InputError("The run file does not exist.", found=f"no file {path}", where="RUN / the command's argument",
+                         fix=f"Give one of: {', '.join(nearby)}." if nearby else "Copy one from configs/.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("The run file is not valid TOML.", found=str(error), where=str(path),
+                         fix="Correct the line named above; strings need quotes, numbers none.") from None
+    for override in overrides or []:
+        _override(tree, override)
+    try:
+        return Run.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise _explain(error, path) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise InputError("An override is not of the form section.key=value.", found=override, where="--set",
+                         fix="Write it as --set train.beta=0.05.")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise InputError("An override goes through a value, not a section.", found=override, where="--set",
+                             fix="Write it as --set section.key=value.")
+    try:
+        tree[last] = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        tree[last] = text  # an unquoted string, as shells leave it
+
+
+def _explain(error: pydantic.ValidationError, path: Path) -> InputError:
+    first = error.errors()[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: type[BaseModel] = Run
+        for part in first["loc"][:-1]:
+            annotation = section.model_fields[str(part)].annotation
+            assert isinstance(annotation, type)
+            section = annotation
+        known = list(section.model_fields)
+        return InputError(f"The run file has a key that nothing reads: {location}.",
+                          found=f"{location} = {first['input']!r}.{did_you_mean(str(first['loc'][-1]), known)}",
+                          where=str(path), fix=f"Known here: {', '.join(known)}.")
+    found = "nothing" if first["type"] == "missing" else repr(first["input"])
+    return InputError(f"The run file's {location} cannot be used: {first['msg']}.", found=found, where=f"{path}, or --set",
+                      fix="Give a value of the kind named above.")

@@ -1,0 +1,74 @@
+"""Where a run keeps its files: every path, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scoreonce.stages.config import Run
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The paths of one run. `label` names one training run among several on the same pairs."""
+
+    out: Path
+    store: Path
+    label: str
+
+    @classmethod
+    def of(cls, run: Run) -> Layout:
+        """The paths that a run file asks for."""
+        out = Path(run.out)
+        return cls(out, Path(run.score.store) if run.score.store else out / "store", run.train.label or run.train.method)
+
+    def pairs(self, split: Split) -> Path:
+        """Tokenised pairs, without token ids (Parquet)."""
+        return self.out / "pairs" / f"{split}.parquet"
+
+    def tokens(self, split: Split) -> Path:
+        """Token ids of the same pairs, in the same order (Arrow, read by memory map)."""
+        return self.out / "pairs" / f"{split}.tokens.arrow"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rows that cannot be used, with the reason (Parquet)."""
+        return self.out / "pairs" / "quarantine.parquet"
+
+    @property
+    def pairs_manifest(self) -> Path:
+        """What `prepare` read and made (JSON), written last."""
+        return self.out / "pairs" / "manifest.json"
+
+    def reference(self, split: Split) -> Path:
+        """Per-pair reference columns (Parquet)."""
+        return self.out / "reference" / f"{split}.parquet"
+
+    @property
+    def reference_manifest(self) -> Path:
+        """Which model scored, how, and the digests of the two files (JSON), written last."""
+        return self.out / "reference" / "manifest.json"
+
+    @property
+    def training(self) -> Path:
+        """Everything one training run writes: metrics, step log, checkpoints, model."""
+        return self.out / "train" / self.label
+
+    @property
+    def policy(self) -> Path:
+        """The trained model, a Hugging Face folder."""
+        return self.training / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        """Held-out results of one policy: pairs.parquet and summary.json."""
+        return self.out / "evaluate" / self.label
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.out / "report.html"
