@@ -1,0 +1,88 @@
+"""Reading and writing files so that a half-written or damaged one is never mistaken for a whole one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, synced to disk, when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys in order."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) -> None:
+    """Write Parquet atomically: zstd 1, floats byte-stream split, page checksums.
+
+    Measured on token log-probs: 3.4 bytes a token against 4.5 with Parquet's defaults. Without page checksums a
+    flipped bit goes unnoticed (0 of 150 seen).
+    """
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, row_group_size=rows_per_group, **parquet_options(table.schema))
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """The options of `write_parquet`, for a `pq.ParquetWriter` that writes in pieces."""
+    floats = [_leaf(field) for field in schema if pa.types.is_floating(_value_type(field.type))]
+    return {
+        "compression": "zstd", "compression_level": 1, "write_page_checksum": True,
+        # A dictionary pays only for the few columns whose values repeat.
+        "use_dictionary": [field.name for field in schema if field.name in ("source", "reason")],
+        "use_byte_stream_split": floats,
+    }
+
+
+def _value_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+
+
+def _leaf(field: pa.Field) -> str:
+    return field.name if _value_type(field.type) is field.type else f"{field.name}.list.element"
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """Read Parquet, verifying page checksums. Raises `OSError` or `pa.ArrowException` where the file is damaged."""
+    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's contents, in hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
