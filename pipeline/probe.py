@@ -1,0 +1,118 @@
+"""Which layout of the forward pass is exact for a model: found out by running it, never by a list of names.
+
+A 4-D mask is silently ignored or misread by some attention (off by 0.3-0.7 in the logits), refused by others, and
+means nothing to state-space layers. So before any work, random rows go through the model's own logits, through the
+padded layout and through the shared one, and only what agrees is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from scoreonce.pipeline import architecture
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.forward import Layout, TokenScorer
+from scoreonce.pipeline.rows import PromptRow
+
+# Nats per token, as the worst completion's mean: far above rounding, far below what a wrong mask does.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The layout to use, how far it was from the oracle (nats per token), and why not the shared one where it is not."""
+
+    layout: Layout
+    deviation: float
+    reason: str = ""
+
+
+def choose_layout(model: torch.nn.Module, requested: Literal["auto", "shared", "padded"], longest_row: int) -> Probe:
+    """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
+
+    Raises `InputError` where the head's log-probs are not the model's own, and where "shared" was asked for and is
+    not exact.
+    """
+    lm = architecture.causal_lm(model)
+    short = _random_rows(lm)
+    padded = _token_logps(model, "padded", short)
+    head_deviation = _deviation(padded, _own_token_logps(lm, short), short)
+    tolerance = TOLERANCE[lm.dtype]
+    # Models round their own logits to bf16, our head does not: allow for that much more.
+    if head_deviation > 5 * tolerance:
+        raise InputError(
+            f"The output head of {type(lm).__name__} is not understood: log-probs differ from the model's own logits.",
+            found=f"{head_deviation:.2e} nats per token, more than {5 * tolerance:.0e}", where="the probe before scoring",
+            fix="Report this architecture; it scales or caps its logits in a way that is not declared in its config.")
+    if requested == "padded":
+        return Probe("padded", head_deviation, "asked for")
+    deviation, problem = _try_shared(model, lm, short, padded, longest_row)
+    if deviation <= tolerance + 5 * head_deviation:
+        return Probe("shared", deviation)
+    reason = problem or f"prompt rows differ from padded ones by {deviation:.1e} nats per token"
+    if requested == "shared":
+        raise InputError(f"{type(lm).__name__} cannot share prompts between completions.", found=reason,
+                         where="compute.attention = \"shared\"", fix="Use compute.attention = \"auto\".")
+    return Probe("padded", head_deviation, reason)
+
+
+def _try_shared(model: torch.nn.Module, lm: PreTrainedModel, short: list[PromptRow], padded: Tensor,
+                longest_row: int) -> tuple[float, str]:
+    if architecture.windows(lm) is None:
+        return float("inf"), f"its attention layers are of a kind without a known mask: {architecture.settings(lm)['layer_types']}"
+    try:
+        deviation = _deviation(_token_logps(model, "shared", short), padded, short)
+        long = _rows_past_the_window(lm, longest_row)
+        if long:
+            beyond = _deviation(_token_logps(model, "shared", long), _token_logps(model, "padded", long), long)
+            deviation = max(deviation, beyond)
+    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what models raise at a mask that they do not take
+        return float("inf"), f"its attention takes no custom mask ({type(error).__name__}: {str(error).splitlines()[0]})"
+    return (deviation, "") if np.isfinite(deviation) else (float("inf"), "prompt rows give non-finite log-probs")
+
+
+def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:
+    random, vocabulary = np.random.default_rng(seed), model.get_input_embeddings().weight.shape[0]
+
+    def ids(low: int, high: int) -> np.ndarray:
+        return random.integers(0, vocabulary, random.integers(low, high), dtype=np.int32)
+
+    return [PromptRow(ids(2, 24), (ids(1, 16), ids(8, 16), ids(1, 16))) for _ in range(3)]
+
+
+def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[PromptRow]:
+    window = min((w for w in (architecture.windows(model) or {}).values() if w), default=longest_row)
+    if longest_row <= window:
+        return []
+    random, vocabulary = np.random.default_rng(1), model.get_input_embeddings().weight.shape[0]
+    ids = random.integers(0, vocabulary, longest_row, dtype=np.int32)
+    third = max(1, longest_row // 3)
+    return [PromptRow(ids[:third], (ids[third:2 * third], ids[2 * third:]))]
+
+
+@torch.inference_mode()
+def _token_logps(model: torch.nn.Module, layout: Layout, rows: list[PromptRow]) -> Tensor:
+    return TokenScorer(model, layout)(rows).token_logps
+
+
+@torch.inference_mode()
+def _own_token_logps(model: PreTrainedModel, rows: list[PromptRow]) -> Tensor:
+    parts = []
+    for row in rows:
+        for completion in row.completions:
+            ids = torch.from_numpy(np.concatenate([row.prompt, completion]).astype(np.int64)).to(model.device)
+            logits = model(input_ids=ids[None], use_cache=False).logits[0, len(row.prompt) - 1:-1].float()
+            parts.append(logits.log_softmax(1).gather(1, ids[len(row.prompt):, None]).squeeze(1))
+    return torch.cat(parts)
+
+
+def _deviation(left: Tensor, right: Tensor, rows: list[PromptRow]) -> float:
+    lengths = [len(completion) for row in rows for completion in row.completions]
+    differences = (left.double() - right.double()).abs().split(lengths)
+    return max(float(part.mean()) for part in differences)

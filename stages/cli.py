@@ -1,0 +1,276 @@
+"""The command line: `scoreonce STAGE RUN.toml`. Each command loads the run file and calls its stage, nothing more.
+
+Stages are imported inside the commands, because torch alone takes seconds and `scoreonce --help` must not.
+
+Exit codes: 0 done; 1 our own fault, with a traceback; 2 something given cannot be used, in four parts; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scoreonce.pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from scoreonce.stages.config import Run
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="scoreonce", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Score the reference model once; train every preference-optimisation method from the cached columns. "
+         "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
+    epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.")
+store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cached reference scores.")
+demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
+                       help="The steps of `make demo`.")
+app.add_typer(store_app, name="store")
+app.add_typer(demo_app, name="demo")
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"scoreonce {version('scoreonce')}")
+        raise typer.Exit
+
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
+Sets = Annotated[list[str] | None, typer.Option(
+    "--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; may be given again.")]
+Method = Annotated[str | None, typer.Option(
+    metavar="NAME", help="Another method than the run file's; `scoreonce methods` lists them.")]
+Label = Annotated[str | None, typer.Option(
+    metavar="NAME", help="Folder name of this training run; defaults to the method.")]
+Labels = Annotated[list[str] | None, typer.Option(
+    "--label", metavar="NAME", help="Only these training runs; may be given again.")]
+Model = Annotated[str | None, typer.Option(
+    metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")]
+DryRun = Annotated[bool, typer.Option(
+    "--dry-run", help="Only say what is left to score, how long it takes and how big it gets.")]
+Version = Annotated[bool, typer.Option(
+    "--version", callback=_show_version, is_eager=True, help="Show the version and leave.")]
+
+
+@app.callback()
+def _options(version: Version = False) -> None:
+    pass
+
+
+def _load(path: Path, sets: list[str] | None, *, method: str | None = None, label: str | None = None) -> Run:
+    """The run file with its overrides; a method given by name replaces the file's, its pieces and its label."""
+    from scoreonce.stages import config
+
+    sets = list(sets or [])
+    run = config.load(path, [*sets, *([f'train.method="{method}"'] if method else []),
+                             *([f'train.label="{label}"'] if label else [])])
+    if method is None:
+        return run
+    given = {entry.split("=")[0].strip() for entry in sets} | ({"train.label"} if label else set())
+    reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
+    return run.model_copy(update={"train": run.train.model_copy(update=reset)})
+
+
+@app.command()
+def prepare(run: RunFile, sets: Sets = None) -> None:
+    """Turn a preference dataset into token pairs.
+
+    Rows that cannot be used go to quarantine, with the reason.
+    """
+    from scoreonce.stages import prepare as stage
+
+    stage.run(_load(run, sets))
+
+
+@app.command()
+def audit(run: RunFile, sets: Sets = None) -> None:
+    """Say what is wrong with the pairs."""
+    from scoreonce.stages import audit as stage
+
+    stage.run(_load(run, sets))
+
+
+@app.command()
+def score(run: RunFile, sets: Sets = None, dry_run: DryRun = False) -> None:
+    """Score the pairs under the reference, once.
+
+    What the store holds already is never scored again.
+    """
+    from scoreonce.stages import score as stage
+
+    stage.run(_load(run, sets), dry_run=dry_run)
+
+
+@app.command()
+def train(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None) -> None:
+    """Train a policy from the cached columns.
+
+    The reference model is not loaded. A killed run goes on from its last checkpoint.
+    """
+    from scoreonce.stages import train as stage
+
+    stage.run(_load(run, sets, method=method, label=label))
+
+
+@app.command()
+def evaluate(
+    run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, model: Model = None,
+) -> None:
+    """Score a policy on the held-out pairs."""
+    from scoreonce.stages import evaluate as stage
+
+    stage.run(_load(run, sets, method=method, label=label), model=model, label=label)
+
+
+@app.command()
+def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
+    """Write one HTML page about all training runs."""
+    from scoreonce.stages import report as stage
+
+    stage.run(_load(run, sets), labels=labels)
+
+
+@app.command()
+def methods(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one method in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything that a program needs to call them.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="The README's table.")] = False,
+) -> None:
+    """List the methods and what each one needs."""
+    from scoreonce.stages import listing
+
+    print(listing.methods(name, "json" if as_json else "markdown" if as_markdown else "text"))
+
+
+@app.command()
+def path(
+    run: RunFile,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists them all.")],
+    sets: Sets = None, method: Method = None, label: Label = None,
+) -> None:
+    """Print where a run keeps something.
+
+    `data` and `model` are the local files that it reads, the rest is what it writes; one path a line.
+    """
+    from scoreonce.stages import listing
+
+    for found in listing.paths(_load(run, sets, method=method, label=label), what):
+        print(found)
+
+
+@store_app.command("list")
+def store_list(run: RunFile, sets: Sets = None) -> None:
+    """List what is cached, reference by reference."""
+    from scoreonce.stages import layout, store_command
+
+    store_command.list_stores(layout.Layout.of(_load(run, sets)).store)
+
+
+@store_app.command("verify")
+def store_verify(run: RunFile, sets: Sets = None) -> None:
+    """Read every cached shard and check it against its digest."""
+    from scoreonce.stages import layout, store_command
+
+    store_command.verify(layout.Layout.of(_load(run, sets)).store)
+
+
+@store_app.command("gc")
+def store_gc(run: RunFile, sets: Sets = None) -> None:
+    """Remove what no finished shard needs: leftovers of killed runs."""
+    from scoreonce.stages import layout, store_command
+
+    store_command.gc(layout.Layout.of(_load(run, sets)).store)
+
+
+@demo_app.command("world")
+def demo_world(run: RunFile, sets: Sets = None) -> None:
+    """Write texts, a tokenizer and an untrained model."""
+    from scoreonce.stages import demo
+
+    demo.world(_load(run, sets))
+
+
+@demo_app.command("pairs")
+def demo_pairs(run: RunFile, sets: Sets = None) -> None:
+    """Sample and label pairs.
+
+    Two texts per prompt come from the reference model; the true reward, with noise, says which is preferred.
+    """
+    from scoreonce.stages import demo
+
+    demo.pairs(_load(run, sets))
+
+
+@demo_app.command("judge")
+def demo_judge(run: RunFile, sets: Sets = None) -> None:
+    """Measure true reward and KL of every policy."""
+    from scoreonce.stages import demo
+
+    demo.judge(_load(run, sets))
+
+
+def _say(kind: str, text: str) -> None:
+    colour = typer.colors.YELLOW if kind == "interrupted" else typer.colors.RED
+    head = typer.style(f"{kind}:", fg=colour, bold=True) if sys.stderr.isatty() else f"{kind}:"
+    print(f"{head} {text}", file=sys.stderr)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _disk_full(error: BaseException) -> InputError | None:
+    # Only some libraries pass the errno on; all of them pass on its sentence.
+    for cause in _causes(error):
+        if (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) or "No space left on device" in str(cause):
+            return InputError("The disk is full; what was being written was given up, finished files stay.",
+                              found=str(cause), where="the folder `out` or `score.store` of the run file",
+                              fix="Free some space, or set another folder, and give the same command again.")
+    return None
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code; every error is said on stderr."""
+    try:
+        app(args=arguments, prog_name="scoreonce")
+    except InputError as error:
+        _say("error", str(error))
+        return 2
+    except SystemExit as leaving:
+        code = leaving.code if isinstance(leaving.code, int) else 0
+        if code != INTERRUPTED:
+            return code
+    except KeyboardInterrupt:
+        pass  # said below: older typer lets it through, newer leaves with 130
+    except Exception as error:
+        if full := _disk_full(error):
+            _say("error", str(full))
+            return 2
+        traceback.print_exc()
+        _say("fault", "this is a mistake in scoreonce, not in what you gave it. Please report it with the lines above "
+                      f"and the command: {shlex.join(['scoreonce', *arguments])}")
+        return 1
+    else:
+        return 0
+    _say("interrupted", "finished shards and the last checkpoint stay. To go on from there: "
+                        f"{shlex.join(['scoreonce', *arguments])}")
+    return INTERRUPTED
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Loading models and tokenizers, by folder or Hub name, with errors that say what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from scoreonce.pipeline.errors import InputError
+
+# Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
+trust_remote_code = False
+
+
+def folder_of(name: str, revision: str | None = None) -> Path:
+    """The local folder of a model or adapter: the folder itself, or the snapshot of a Hub repository.
+
+    Raises `InputError` where it is neither here nor on the Hub.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise InputError("No such model.", found=f"no folder {name}", where="reference.model / train.model",
+                         fix="Give a folder with config.json and safetensors, or a Hub name such as org/model.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError("No such model.", found=f"no folder {name}, and the Hub says: {_first_line(error)}",
+                         where="reference.model / train.model",
+                         fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.") from None
+
+
+def load_model(name: str, *, dtype: str, device: torch.device | str, revision: str | None = None,
+               adapter: str | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode on `device`, its weights in `dtype`, an adapter merged in if given.
+
+    Dropout is 0: log-probs must be the same each time. Raises `InputError` where it cannot be loaded.
+    """
+    folder = folder_of(name, revision)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        _switch_dropout_off(config)
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype),
+                                                     trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise InputError("The model cannot be loaded.", found=_first_line(error), where=str(folder),
+                         fix="Check that the folder holds a causal language model: config.json and its safetensors.") from None
+    if adapter is not None:
+        model = _with_adapter(model, adapter)
+    return model.eval().to(device)
+
+
+def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise InputError("An adapter needs the peft package.", found="peft is not installed", where="reference.adapter",
+                         fix="pip install 'scoreonce[peft]'.") from None
+    try:
+        return PeftModel.from_pretrained(model, str(folder_of(adapter))).merge_and_unload()
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise InputError("The adapter cannot be loaded.", found=_first_line(error), where=adapter,
+                         fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) made for this model.") from None
+
+
+def dropout_settings(config: Any) -> dict[str, float]:
+    """The dropout probabilities that a model's config declares."""
+    return {key: value for key, value in config.to_dict().items()
+            if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float)}
+
+
+def _switch_dropout_off(config: Any) -> None:
+    for key in dropout_settings(config):
+        setattr(config, key, 0.0)
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder or Hub name. Raises `InputError` where there is none."""
+    folder = folder_of(name, revision)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError("The model has no tokenizer that can be loaded.", found=_first_line(error), where=str(folder),
+                         fix="Name a folder with tokenizer.json under data.tokenizer.") from None
+
+
+def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device to run on. Raises `InputError` where CUDA is asked for and absent."""
+    if requested == "cuda" and not torch.cuda.is_available():
+        build = f"torch {torch.__version__}, " + ("built without CUDA" if torch.version.cuda is None else "no GPU seen")
+        raise InputError("CUDA was asked for and there is none.", found=build, where="compute.device",
+                         fix="Use compute.device = \"auto\", or install a CUDA build of torch and check nvidia-smi.")
+    if requested == "auto":
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(requested)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
