@@ -96,7 +96,7 @@ def _statistics() -> list[pl.Expr]:
         *(margin.quantile(q, "linear").alias(f"margin_p{q * 100:.0f}") for q in (0.1, 0.5, 0.9)),
         pl.col("chosen_logratios").mean(), pl.col("rejected_logratios").mean(),
         (Z95 * pl.col("chosen_logratios").std() / pl.len().sqrt()).alias("chosen_logratios_half_width"),
-        (-(pl.col("chosen_logratios").sum() + pl.col("rejected_logratios").sum()) / tokens).alias("cross_entropy_increase"),
+        (-(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens).alias("cross_entropy_increase"),
         (margin == 0).mean().alias("ties"),
         pl.when(_EQUAL).then(0.5).when(_LONGER).then(1.0).otherwise(0.0).mean().alias("chosen_is_longer"),
     ]
@@ -116,7 +116,8 @@ def summarise(pairs: pl.DataFrame) -> dict[str, Any]:
     """
     scored = held_out(pairs)
     overall = scored.select(_statistics()).row(0, named=True)
-    groups = scored.group_by("source").agg(_statistics()).sort(["pairs", "source"], descending=[True, False], nulls_last=True)
+    largest_first = -pl.col("pairs").cast(pl.Int64)
+    groups = scored.group_by("source").agg(_statistics()).sort(largest_first, "source", nulls_last=True)
     return _plain(overall) | {
         "unranked": pairs["margin"].null_count(),
         "not_finite": pairs.height - pairs["margin"].null_count() - scored.height,

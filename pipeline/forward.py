@@ -65,7 +65,11 @@ class TokenScorer(nn.Module):
         body = model.base_model
         if self.layout == "shared":
             mask = architecture.masks(model, batch, model.dtype)
-            output = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False)
+            output = body(
+                input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+            )
         else:
-            output = body(input_ids=batch.input_ids, attention_mask=(batch.segments != rows.PADDING).long(), use_cache=False)
+            output = body(
+                input_ids=batch.input_ids, attention_mask=(batch.segments != rows.PADDING).long(), use_cache=False
+            )
         return output.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)

@@ -57,7 +57,7 @@ def token_logps_and_statistics(hidden: Tensor, head: Head, targets: Tensor) -> t
         top1 = logits.argmax(1) == targets[start:stop]
         probs = logits.exp()
         # p log p -> 0 as p -> 0, also where a masked logit is -inf
-        entropy = -torch.einsum("tv,tv->t", probs, logits.clamp(min=torch.finfo(torch.float32).min))
+        entropy = -torch.einsum("tv,tv->t", probs, logits.clamp(min=torch.finfo(logits.dtype).min))
         collision = torch.einsum("tv,tv->t", probs, probs).log()
         parts.append((logps, entropy.clamp(min=0), collision.clamp(max=0), top1))
     logps, entropy, collision, top1 = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -71,7 +71,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """A product with float32 output: bf16 logits alone would cost 1.6e-2 nats a token."""
-    if left.dtype == torch.float32 and right.dtype == torch.float32:
+    if left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64):
         return left @ right
     if left.device.type == "cuda" and left.dtype == right.dtype:
         return torch.mm(left, right, out_dtype=torch.float32)
@@ -98,11 +98,19 @@ def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, scale: float,
-                softcap: float | None) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        scale: float,
+        softcap: float | None,
+    ) -> Tensor:
         head = Head(weight, bias, scale, softcap)
-        parts = [_reduce(_logits(hidden[start:stop], head), targets[start:stop])
-                 for start, stop in _chunks(hidden, weight)]
+        parts = [
+            _reduce(_logits(hidden[start:stop], head), targets[start:stop]) for start, stop in _chunks(hidden, weight)
+        ]
         log_normaliser, logps = (torch.cat(column) for column in zip(*parts, strict=True))
         ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser)
         ctx.scale, ctx.softcap = scale, softcap
@@ -114,8 +122,8 @@ class _TokenLogps(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         head = Head(weight, bias, ctx.scale, ctx.softcap)
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        d_bias = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
+        d_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32)) if needs_bias else None
         for start, stop in _chunks(hidden, weight):
             logits = _logits(hidden[start:stop], head)
             slope = _softcap_slope(logits, ctx.softcap)
@@ -131,8 +139,14 @@ class _TokenLogps(torch.autograd.Function):
                 d_hidden[start:stop] = _matmul(d_logits, weight)
             if d_weight is not None:
                 d_weight += _matmul(d_logits.T, hidden[start:stop])
-        return (d_hidden, None if d_weight is None else d_weight.to(weight.dtype),
-                None if d_bias is None else d_bias.to(bias.dtype), None, None, None)
+        return (
+            d_hidden,
+            None if d_weight is None else d_weight.to(weight.dtype),
+            None if d_bias is None else d_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 def _softcap_slope(capped_logits: Tensor, softcap: float | None) -> Tensor | None:

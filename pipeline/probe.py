@@ -26,7 +26,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torc
 
 @dataclass(frozen=True)
 class Probe:
-    """The layout to use, how far it was from the oracle (nats per token), and why not the shared one where it is not."""
+    """The layout to use, how far it was from the oracle (nats per token), and why it is not the shared one."""
 
     layout: Layout
     deviation: float
@@ -48,8 +48,10 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto", "shared", "
     if head_deviation > 5 * tolerance:
         raise InputError(
             f"The output head of {type(lm).__name__} is not understood: log-probs differ from the model's own logits.",
-            found=f"{head_deviation:.2e} nats per token, more than {5 * tolerance:.0e}", where="the probe before scoring",
-            fix="Report this architecture; it scales or caps its logits in a way that is not declared in its config.")
+            found=f"{head_deviation:.2e} nats per token, more than {5 * tolerance:.0e}",
+            where="the probe before scoring",
+            fix="Report this architecture; it scales or caps its logits in a way that is not declared in its config.",
+        )
     if requested == "padded":
         return Probe("padded", head_deviation, "asked for")
     deviation, problem = _try_shared(model, lm, short, padded, longest_row)
@@ -57,23 +59,37 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto", "shared", "
         return Probe("shared", deviation)
     reason = problem or f"prompt rows differ from padded ones by {deviation:.1e} nats per token"
     if requested == "shared":
-        raise InputError(f"{type(lm).__name__} cannot share prompts between completions.", found=reason,
-                         where="compute.attention = \"shared\"", fix="Use compute.attention = \"auto\".")
+        raise InputError(
+            f"{type(lm).__name__} cannot share prompts between completions.",
+            found=reason,
+            where='compute.attention = "shared"',
+            fix='Use compute.attention = "auto".',
+        )
     return Probe("padded", head_deviation, reason)
 
 
-def _try_shared(model: torch.nn.Module, lm: PreTrainedModel, short: list[PromptRow], padded: Tensor,
-                longest_row: int) -> tuple[float, str]:
+def _try_shared(
+    model: torch.nn.Module, lm: PreTrainedModel, short: list[PromptRow], padded: Tensor, longest_row: int
+) -> tuple[float, str]:
     if architecture.windows(lm) is None:
-        return float("inf"), f"its attention layers are of a kind without a known mask: {architecture.settings(lm)['layer_types']}"
+        return float(
+            "inf"
+        ), f"its attention layers are of a kind without a known mask: {architecture.settings(lm)['layer_types']}"
     try:
         deviation = _deviation(_token_logps(model, "shared", short), padded, short)
         long = _rows_past_the_window(lm, longest_row)
         if long:
             beyond = _deviation(_token_logps(model, "shared", long), _token_logps(model, "padded", long), long)
             deviation = max(deviation, beyond)
-    except (TypeError, ValueError, RuntimeError, KeyError) as error:  # what models raise at a mask that they do not take
-        return float("inf"), f"its attention takes no custom mask ({type(error).__name__}: {str(error).splitlines()[0]})"
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+    ) as error:  # what models raise at a mask that they do not take
+        return float(
+            "inf"
+        ), f"its attention takes no custom mask ({type(error).__name__}: {str(error).splitlines()[0]})"
     return (deviation, "") if np.isfinite(deviation) else (float("inf"), "prompt rows give non-finite log-probs")
 
 
@@ -93,7 +109,7 @@ def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[Prom
     random, vocabulary = np.random.default_rng(1), model.get_input_embeddings().weight.shape[0]
     ids = random.integers(0, vocabulary, longest_row, dtype=np.int32)
     third = max(1, longest_row // 3)
-    return [PromptRow(ids[:third], (ids[third:2 * third], ids[2 * third:]))]
+    return [PromptRow(ids[:third], (ids[third : 2 * third], ids[2 * third :]))]
 
 
 @torch.inference_mode()
@@ -107,8 +123,8 @@ def _own_token_logps(model: PreTrainedModel, rows: list[PromptRow]) -> Tensor:
     for row in rows:
         for completion in row.completions:
             ids = torch.from_numpy(np.concatenate([row.prompt, completion]).astype(np.int64)).to(model.device)
-            logits = model(input_ids=ids[None], use_cache=False).logits[0, len(row.prompt) - 1:-1].float()
-            parts.append(logits.log_softmax(1).gather(1, ids[len(row.prompt):, None]).squeeze(1))
+            logits = model(input_ids=ids[None], use_cache=False).logits[0, len(row.prompt) - 1 : -1].float()
+            parts.append(logits.log_softmax(1).gather(1, ids[len(row.prompt) :, None]).squeeze(1))
     return torch.cat(parts)
 
 

@@ -21,7 +21,7 @@ PROMPT = 0
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt `(prompt_len,)` of at least one token, and its completions, each `(completion_len,)`, at least one token."""
+    """A prompt `(prompt_len,)` and its completions, each `(completion_len,)`; none is empty."""
 
     prompt: npt.NDArray[np.int32]
     completions: tuple[npt.NDArray[np.int32], ...]

@@ -29,14 +29,22 @@ class Column:
 
 
 def _logps(name: str, whose: str, side: str) -> Column:
-    return Column(name, "float64", f"{whose} log-prob of the {side} completion, summed over its tokens", "nats", maximum=0)
+    return Column(
+        name, "float64", f"{whose} log-prob of the {side} completion, summed over its tokens", "nats", maximum=0
+    )
 
 
 # Identity and origin
 PAIR_ID = Column("pair_id", "string", "digest of the two completion ids, chosen first", "128-bit hex")
 COMPLETION_ID = Column("completion_id", "string", "digest of (prompt_ids, completion_ids)", "128-bit hex")
 CHOSEN_ID = Column("chosen_id", "string", "completion_id of the chosen side", "128-bit hex")
-REJECTED_ID = Column("rejected_id", "string", "completion_id of the rejected side; null in completion-only data", "128-bit hex", nullable=True)
+REJECTED_ID = Column(
+    "rejected_id",
+    "string",
+    "completion_id of the rejected side; null in completion-only data",
+    "128-bit hex",
+    nullable=True,
+)
 PROMPT_ID = Column("prompt_id", "string", "digest of prompt_ids", "128-bit hex")
 ROW = Column("row", "int64", "row of the raw dataset, from 0", minimum=0)
 SOURCE = Column("source", "string", "where the pair comes from, as the dataset says", nullable=True)
@@ -48,47 +56,108 @@ PROMPT = Column("prompt", "string", "what the completions answer, special tokens
 CHOSEN = Column("chosen", "string", "the preferred completion")
 REJECTED = Column("rejected", "string", "the other completion; null in completion-only data", nullable=True)
 CHOSEN_SCORE = Column("chosen_score", "float64", "the dataset's own score of the chosen completion", nullable=True)
-REJECTED_SCORE = Column("rejected_score", "float64", "the dataset's own score of the rejected completion", nullable=True)
+REJECTED_SCORE = Column(
+    "rejected_score", "float64", "the dataset's own score of the rejected completion", nullable=True
+)
 
 # Tokens
 PROMPT_IDS = Column("prompt_ids", "list[int32]", "token ids of the prompt, BOS as the tokenizer puts it", minimum=0)
-CHOSEN_IDS = Column("chosen_ids", "list[int32]", "token ids of the chosen completion, EOS last unless truncated", minimum=0)
-REJECTED_IDS = Column("rejected_ids", "list[int32]", "token ids of the rejected completion; empty in completion-only data", minimum=0)
+CHOSEN_IDS = Column(
+    "chosen_ids", "list[int32]", "token ids of the chosen completion, EOS last unless truncated", minimum=0
+)
+REJECTED_IDS = Column(
+    "rejected_ids", "list[int32]", "token ids of the rejected completion; empty in completion-only data", minimum=0
+)
 PROMPT_LEN = Column("prompt_len", "int32", "prompt tokens", "tokens", minimum=1)
 CHOSEN_LEN = Column("chosen_len", "int32", "tokens of the chosen completion, EOS included", "tokens", minimum=1)
-REJECTED_LEN = Column("rejected_len", "int32", "tokens of the rejected completion, EOS included; 0 in completion-only data", "tokens", minimum=0)
+REJECTED_LEN = Column(
+    "rejected_len",
+    "int32",
+    "tokens of the rejected completion, EOS included; 0 in completion-only data",
+    "tokens",
+    minimum=0,
+)
 COMPLETION_LEN = Column("completion_len", "int32", "tokens of the completion, EOS included", "tokens", minimum=1)
 PROMPT_TRUNCATED = Column("prompt_truncated", "bool", "the start of the prompt was cut to fit max_prompt_length")
-CHOSEN_TRUNCATED = Column("chosen_truncated", "bool", "the end of the chosen completion was cut to fit max_length; it has no EOS")
-REJECTED_TRUNCATED = Column("rejected_truncated", "bool", "the end of the rejected completion was cut to fit max_length; it has no EOS")
-BOUNDARY_MERGED = Column("boundary_merged", "bool", "tokenised whole, a token would span the end of the prompt on one side or both")
+CHOSEN_TRUNCATED = Column(
+    "chosen_truncated", "bool", "the end of the chosen completion was cut to fit max_length; it has no EOS"
+)
+REJECTED_TRUNCATED = Column(
+    "rejected_truncated", "bool", "the end of the rejected completion was cut to fit max_length; it has no EOS"
+)
+BOUNDARY_MERGED = Column(
+    "boundary_merged", "bool", "tokenised whole, a token would span the end of the prompt on one side or both"
+)
 
 # One completion under one model (the store)
 TOKEN_LOGPS = Column("token_logps", "list[float32]", "log-prob of each completion token", "nats", maximum=0)
 LOGPS = Column("logps", "float64", "sum of token_logps, accumulated in float64", "nats", maximum=0)
-ENTROPY = Column("entropy", "float64", "entropy of the next-token distribution, summed over completion positions", "nats", minimum=0)
-COLLISION_LOGPS = Column("collision_logps", "float64", "log sum_v p(v)^2, summed over completion positions", "nats", maximum=0)
+ENTROPY = Column(
+    "entropy", "float64", "entropy of the next-token distribution, summed over completion positions", "nats", minimum=0
+)
+COLLISION_LOGPS = Column(
+    "collision_logps", "float64", "log sum_v p(v)^2, summed over completion positions", "nats", maximum=0
+)
 TOP1_HITS = Column("top1_hits", "int32", "completion tokens that were the most likely next token", "tokens", minimum=0)
 
 # One pair under the reference and the policy
 REF_CHOSEN_LOGPS = _logps("ref_chosen_logps", "reference", "chosen")
-REF_REJECTED_LOGPS = Column("ref_rejected_logps", "float64", "reference log-prob of the rejected completion, summed over its tokens", "nats", maximum=0, nullable=True)
+REF_REJECTED_LOGPS = Column(
+    "ref_rejected_logps",
+    "float64",
+    "reference log-prob of the rejected completion, summed over its tokens",
+    "nats",
+    maximum=0,
+    nullable=True,
+)
 REF_MARGIN = Column("ref_margin", "float64", "ref_chosen_logps - ref_rejected_logps", "nats", nullable=True)
-REF_CHOSEN_ENTROPY = Column("ref_chosen_entropy", "float64", "reference entropy summed over the chosen completion", "nats", minimum=0)
-REF_REJECTED_ENTROPY = Column("ref_rejected_entropy", "float64", "reference entropy summed over the rejected completion", "nats", minimum=0, nullable=True)
-REF_CHOSEN_TOP1_HITS = Column("ref_chosen_top1_hits", "int32", "chosen tokens that the reference ranked first", "tokens", minimum=0)
-REF_REJECTED_TOP1_HITS = Column("ref_rejected_top1_hits", "int32", "rejected tokens that the reference ranked first", "tokens", minimum=0, nullable=True)
+REF_CHOSEN_ENTROPY = Column(
+    "ref_chosen_entropy", "float64", "reference entropy summed over the chosen completion", "nats", minimum=0
+)
+REF_REJECTED_ENTROPY = Column(
+    "ref_rejected_entropy",
+    "float64",
+    "reference entropy summed over the rejected completion",
+    "nats",
+    minimum=0,
+    nullable=True,
+)
+REF_CHOSEN_TOP1_HITS = Column(
+    "ref_chosen_top1_hits", "int32", "chosen tokens that the reference ranked first", "tokens", minimum=0
+)
+REF_REJECTED_TOP1_HITS = Column(
+    "ref_rejected_top1_hits",
+    "int32",
+    "rejected tokens that the reference ranked first",
+    "tokens",
+    minimum=0,
+    nullable=True,
+)
 POLICY_CHOSEN_LOGPS = _logps("policy_chosen_logps", "policy", "chosen")
-POLICY_REJECTED_LOGPS = Column("policy_rejected_logps", "float64", "policy log-prob of the rejected completion, summed over its tokens", "nats", maximum=0, nullable=True)
+POLICY_REJECTED_LOGPS = Column(
+    "policy_rejected_logps",
+    "float64",
+    "policy log-prob of the rejected completion, summed over its tokens",
+    "nats",
+    maximum=0,
+    nullable=True,
+)
 CHOSEN_LOGRATIOS = Column("chosen_logratios", "float64", "policy_chosen_logps - ref_chosen_logps", "nats")
-REJECTED_LOGRATIOS = Column("rejected_logratios", "float64", "policy_rejected_logps - ref_rejected_logps", "nats", nullable=True)
+REJECTED_LOGRATIOS = Column(
+    "rejected_logratios", "float64", "policy_rejected_logps - ref_rejected_logps", "nats", nullable=True
+)
 MARGIN = Column("margin", "float64", "chosen_logratios - rejected_logratios, without beta", "nats", nullable=True)
 
 # What a method makes of a pair in one step
 STEP = Column("step", "int64", "optimizer step, from 1", minimum=1)
 EPOCH = Column("epoch", "int64", "pass over the training pairs, from 0", minimum=0)
 BETA = Column("beta", "float64", "strength of the KL constraint used for this pair in this step", nullable=True)
-TARGET_MARGIN = Column("target_margin", "float64", "margin demanded of this pair, in the units of the objective's log-ratio difference", nullable=True)
+TARGET_MARGIN = Column(
+    "target_margin",
+    "float64",
+    "margin demanded of this pair, in the units of the objective's log-ratio difference",
+    nullable=True,
+)
 WEIGHT = Column("weight", "float64", "weight of the pair's loss; 0 means filtered out", minimum=0)
 LOSS = Column("loss", "float64", "loss of the pair, before its weight")
 EXPONENTIAL_DRAWS = Column("exponential_draws", "float64", "Exp(1) draws that decide a random selection", minimum=0)

@@ -1,0 +1,41 @@
+"""Why a raw row cannot be trained on: the names of the reasons, and the exception that carries one."""
+
+from __future__ import annotations
+
+REASONS: dict[str, str] = {
+    "invalid_json": "the line is not a JSON object",
+    "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
+    "missing_value": "a column that the format needs is absent or null in this row",
+    "wrong_type": "a value is not of the kind that the format needs",
+    "no_preference": "neither response is preferred",
+    "no_shared_prompt": "the two transcripts share no beginning that could be the prompt",
+    "template_refuses": "the chat template raises an error for these messages",
+    "template_rewrites_prompt": "rendered with the completion, the prompt reads otherwise than it does alone",
+    "chosen_is_blank": "the chosen completion is empty or white space",
+    "rejected_is_blank": "the rejected completion is empty or white space",
+    "sides_are_identical": "chosen and rejected are the same text, or the same tokens after truncation",
+    "prompt_has_no_tokens": "the prompt is empty and the tokenizer puts no BOS, so the first token has no context",
+    "boundary_cannot_be_split": "no split of the tokens at the end of the prompt decodes to the text",
+    "prompt_over_max_prompt_length": "the prompt is longer than max_prompt_length and truncation is \"drop\"",
+    "prompt_fills_max_length": "the prompt alone leaves no room for a completion token",
+    "pair_over_max_length": "prompt and completion are longer than max_length and truncation is \"drop\"",
+    "prompt_is_in_test_set": "the given test set has the same prompt",
+}
+DETAIL_LENGTH = 300
+
+
+class Unusable(Exception):
+    """A row that goes to quarantine. `reason` is a key of `REASONS`; `detail` says what was found in this row."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        # Half a surrogate pair in the detail could not be written either.
+        self.detail = detail[:DETAIL_LENGTH].encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words, with its beginning: `a number: 3`."""
+    names: dict[type, str] = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list",
+                              dict: "an object", bytes: "bytes", type(None): "null"}
+    return f"{names.get(type(value), type(value).__name__)}: {value!r:.80}"

@@ -1,0 +1,111 @@
+"""One self-contained HTML page about one or several training runs.
+
+`render` gives the page as a string. It loads nothing: style, script and data are inside, and its content security
+policy forbids any request and any script but its own, so that text from a dataset cannot become code. Tables hold
+every number and need no script; the script only draws the charts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from scoreonce.pipeline import report_format as text
+from scoreonce.pipeline.evaluation import RATES
+from scoreonce.pipeline.report_charts import bands_of, color, reward_against_kl, training_curves
+from scoreonce.pipeline.report_data import ReportData, RunRecord, final_mean
+from scoreonce.pipeline.report_lineage import data_facts, quarantine, reference_facts, settings
+from scoreonce.pipeline.report_verdict import behind_text, verdict
+from scoreonce.pipeline.report_warnings import findings
+
+SAMPLE_PROMPTS = 8
+SAMPLE_CHARACTERS = 1200
+SOURCES_SHOWN = 25
+
+
+def render(data: ReportData) -> str:
+    """The page, as HTML. `data` needs at least one run."""
+    colors = {run.label: color(index) for index, run in enumerate(data.runs)}
+    curves = training_curves(data.runs)
+    margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
+    scatter = reward_against_kl(data.demo, colors) if data.demo else None
+    charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
+    script = _script()
+    return _environment().get_template("report.html.jinja").render(
+        data=data, verdict=verdict(data), findings=findings(data), colors=colors, curves=curves, margins=margins,
+        betas=betas, scatter=scatter, specs={chart.name: chart.spec for chart in charts},
+        evaluated=[run for run in data.runs if run.evaluated], trained=[run for run in data.runs if run.trained],
+        rates=RATES, sources=_sources(data.runs), samples=_samples(data.demo), pace={run.label: _pace(run) for run in data.runs},
+        data_facts=data_facts(data.pairs_manifest), quarantine=quarantine(data.pairs_manifest),
+        reference_facts=reference_facts(data.reference_manifest), settings=settings(data.runs),
+        style=Markup(_resource("report.css")), script=Markup(script), script_hash=_hash(script))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("scoreonce.pipeline", "."), autoescape=True,
+                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    environment.filters |= {"number": text.number, "percent": text.percent, "signed": text.signed, "points": text.points,
+                            "duration": text.duration, "behind": behind_text}
+    return environment
+
+
+@cache
+def _script() -> str:
+    """vega, vega-lite and vega-embed with our drawing code at their end, about 0.9 MB, bundled without network."""
+    bundle: str = vl_convert.javascript_bundle(_resource("report.js"))
+    # Inside a script element only these two could end it early; in JavaScript strings the backslash changes nothing.
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _resource(name: str) -> str:
+    return files("scoreonce.pipeline").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _pace(run: RunRecord) -> Mapping[str, Any]:
+    names = run.metrics.columns
+    return {
+        "steps": run.metrics.height,
+        "seconds": run.metrics["perf/seconds"].sum() if "perf/seconds" in names else None,
+        "pairs": final_mean(run.metrics, "perf/pairs_per_second"),
+        "tokens": final_mean(run.metrics, "perf/tokens_per_second"),
+    }
+
+
+def _sources(runs: Sequence[RunRecord]) -> list[tuple[str | None, int, list[Mapping[str, Any]]]]:
+    """Source, pairs and the figures of each evaluated run there, largest source first; empty for a single source."""
+    tables = [{row["source"]: row for row in run.summary["by_source"]} for run in runs if run.evaluated]
+    pairs = {source: row["pairs"] for table in tables for source, row in table.items()}
+    if len(pairs) < 2:
+        return []
+    order = sorted(pairs, key=lambda source: (-pairs[source], str(source)))[:SOURCES_SHOWN]
+    return [(source, pairs[source], [table.get(source, {}) for table in tables]) for source in order]
+
+
+def _samples(demo: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, Any]]]:
+    """For each of the first prompts, what every policy wrote and its true reward."""
+    samples: dict[str, list[tuple[str, str, Any]]] = {}
+    for entry in demo:
+        for sample in entry.get("samples", []):
+            if len(samples) < SAMPLE_PROMPTS or sample["prompt"] in samples:
+                samples.setdefault(sample["prompt"], []).append((entry["label"], _cut(sample["text"]), sample["reward"]))
+    return samples
+
+
+def _cut(written: str) -> str:
+    return written if len(written) <= SAMPLE_CHARACTERS else f"{written[:SAMPLE_CHARACTERS]} …"
+
+

@@ -1,0 +1,81 @@
+"""Numbers as the report writes them: few digits, a true minus sign, a dash where there is nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOTHING = "–"
+MINUS = "\N{MINUS SIGN}"
+
+
+def is_number(value: Any) -> bool:
+    """Whether the value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number with that many significant digits; large counts with thousands apart; `NaN` and `∞` by name."""
+    if value is None:
+        return NOTHING
+    if not is_number(value):
+        return {"nan": "NaN", "inf": "∞", "-inf": f"{MINUS}∞"}.get(str(value), str(value))
+    if value == int(value) and (isinstance(value, int) or abs(value) >= 1000):
+        return f"{int(value):,}".replace("-", MINUS)
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", MINUS)
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value)))) if value else 0
+    return f"{value:,.{decimals}f}".replace("-", MINUS)
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share in [0, 1] as a percentage."""
+    return f"{100 * value:.{digits}f}%" if is_number(value) else NOTHING
+
+
+def points(value: Any) -> str:
+    """A difference of shares in percentage points, signed."""
+    return signed(100 * value, 1) if is_number(value) else NOTHING
+
+
+def signed(value: Any, decimals: int = 2) -> str:
+    """A number with its sign and a fixed number of decimals."""
+    return f"{value:+.{decimals}f}".replace("-", MINUS) if is_number(value) else NOTHING
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
+    if not is_number(seconds):
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys; lists stay values."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def shown(value: Any) -> str:
+    """Any setting as text: numbers short, lists joined, long digests cut."""
+    match value:
+        case None | "" | []:
+            return NOTHING
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return str(value).replace("-", MINUS)
+        case float():
+            return f"{value:.6g}".replace("e-0", "e-").replace("-", MINUS) if math.isfinite(value) else number(value)
+        case list() | tuple():
+            return ", ".join(shown(item) for item in value)
+    return str(value)

@@ -1,0 +1,199 @@
+"""One optimizer step: micro-batches of pairs, policy columns, the method once on the whole step, gradients back.
+
+A method's gradient reaches the model only through its policy columns. So the method runs on the gathered columns of
+the global step, the same on every process; autograd on those few vectors gives one gradient column per policy column;
+each process backpropagates sum(gradient * column) over its own micro-batches. Batch-coupled methods (beta-DPO,
+alpha-DPO) are exact under any split this way, without a differentiable all-gather.
+
+Dimensions: pairs = the pairs of the whole step, in the order of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.forward import Scored
+from scoreonce.pipeline.methods import Method, Outcome
+from scoreonce.pipeline.rows import PromptRow
+
+POLICY_COLUMNS = ("policy_chosen_logps", "policy_rejected_logps")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which pairs each process forwards, in which micro-batches. The same number of micro-batches for everyone.
+
+    An empty micro-batch fills up a process that has fewer: collectives inside the model must match.
+    """
+
+    microbatches: tuple[tuple[tuple[int, ...], ...], ...]  # process -> micro-batch -> pairs
+
+    @classmethod
+    def of(cls, tokens: Sequence[int], processes: int, budget: int) -> Plan:
+        """Split pairs over processes by token count, longest first to whoever has least, then by token budget.
+
+        Depends on the lengths alone, so every process makes the same plan without asking.
+        """
+        shares: list[list[int]] = [[] for _ in range(processes)]
+        load = [0] * processes
+        for pair in sorted(range(len(tokens)), key=lambda index: -tokens[index]):
+            lightest = load.index(min(load))
+            shares[lightest].append(pair)
+            load[lightest] += tokens[pair]
+        batches = [
+            [[share[i] for i in batch] for batch in microbatches([tokens[p] for p in share], budget)]
+            for share in shares
+        ]
+        most = max(len(own) for own in batches)
+        return cls(tuple(tuple(tuple(batch) for batch in own + [[]] * (most - len(own))) for own in batches))
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What a step needs of its distributed surroundings; the defaults are one process."""
+
+    index: int = 0
+    gather: Callable[[Tensor], Tensor] = lambda column: column  # sum over processes of a tensor that others left at 0
+    backward: Callable[[Tensor], None] = lambda loss: loss.backward()
+    no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
+    averages_gradients_over: int = 1  # DDP averages; the step wants sums
+
+
+def column_gradients(
+    method: Method, columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> tuple[Outcome, dict[str, Tensor]]:
+    """Run a method and differentiate sum(weight * losses) by each policy column: (pairs,) float64 each."""
+    leaves = {name: columns[name].detach().requires_grad_() for name in POLICY_COLUMNS if name in columns}
+    outcome = method.run({**columns, **leaves}, dict(state))
+    names = list(leaves)
+    total = (outcome.weight * outcome.losses).sum()
+    if not total.requires_grad:  # every pair filtered out or a loss without a policy term
+        return outcome, {name: torch.zeros_like(leaves[name]) for name in names}
+    gradients = torch.autograd.grad(total, [leaves[name] for name in names], allow_unused=True)
+    return outcome, {
+        name: torch.zeros_like(leaves[name]) if gradient is None else gradient
+        for name, gradient in zip(names, gradients, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Forward and backward of one step; gradients are left on the parameters, the optimizer is the caller's.
+
+    `rows` are the step's prompt rows, one a pair: its completions are the sides that the method reads, chosen first.
+    `columns` are the step's cached columns, each (pairs,) or 0-d, on the scorer's device.
+    """
+
+    scorer: Callable[[Sequence[PromptRow]], Scored]
+    parameters: Sequence[Tensor]
+    method: Method
+    processes: Processes = Processes()
+
+    def __call__(
+        self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
+    ) -> tuple[Outcome, dict[str, Tensor]]:
+        """Leave d loss / d parameter in `.grad`; return what the method made of the whole step, and its columns.
+
+        loss = sum(weight * losses) / sum(weight) over the step, however it is split.
+        """
+        plan = Plan.of([row.tokens for row in rows], self._processes, budget)
+        own = plan.microbatches[self.processes.index]
+        if len(own) == 1:
+            return self._one_forward(rows, own[0], columns, state)
+        if self.method.batch_coupled:
+            return self._two_forwards(rows, own, columns, state)
+        return self._pair_by_pair(rows, own, columns, state)
+
+    @property
+    def _processes(self) -> int:
+        return self.processes.averages_gradients_over
+
+    def _one_forward(
+        self, rows: Sequence[PromptRow], own: Sequence[int], columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> tuple[Outcome, dict[str, Tensor]]:
+        forward = self._forward(rows, own)
+        policy = self._gathered(len(rows), [own], [forward])
+        everything = {**columns, **policy}
+        outcome, gradients = column_gradients(self.method, everything, state)
+        self._backward(forward, own, gradients, outcome.weight.sum())
+        return outcome, everything
+
+    def _two_forwards(
+        self,
+        rows: Sequence[PromptRow],
+        own: Sequence[Sequence[int]],
+        columns: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+    ) -> tuple[Outcome, dict[str, Tensor]]:
+        with torch.no_grad():
+            policy = self._gathered(len(rows), own, [self._forward(rows, pairs) for pairs in own])
+        everything = {**columns, **policy}
+        outcome, gradients = column_gradients(self.method, everything, state)
+        for number, pairs in enumerate(own, start=1):
+            with self._sync(last=number == len(own)):
+                self._backward(self._forward(rows, pairs), pairs, gradients, outcome.weight.sum())
+        return outcome, everything
+
+    def _pair_by_pair(
+        self,
+        rows: Sequence[PromptRow],
+        own: Sequence[Sequence[int]],
+        columns: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
+    ) -> tuple[Outcome, dict[str, Tensor]]:
+        """No pair's loss depends on another's: one forward, and the weights are divided out at the end."""
+        forwards = []
+        for number, pairs in enumerate(own, start=1):
+            with self._sync(last=number == len(own)):
+                forward = self._forward(rows, pairs)
+                forwards.append({name: column.detach() for name, column in forward.items()})
+                part = {name: column[list(pairs)] if column.ndim else column for name, column in columns.items()}
+                gradients: dict[str, Tensor] = {}
+                if pairs:
+                    gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
+                self._backward(forward, range(len(pairs)), gradients, torch.tensor(float(len(rows))))
+        everything = {**columns, **self._gathered(len(rows), own, forwards)}
+        with torch.no_grad():
+            outcome = self.method.run(everything, dict(state))
+        total = float(outcome.weight.sum())
+        if total not in (0.0, float(len(rows))):
+            torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
+        return outcome, everything
+
+    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int]) -> dict[str, Tensor]:
+        """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
+        # A filler forwards the shortest pair, and its gradient is zero.
+        shown = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
+        sums = self.scorer(shown).sums()
+        sides = len(shown[0].completions)
+        return {name: sums[side::sides] for side, name in enumerate(POLICY_COLUMNS[:sides])}
+
+    def _gathered(
+        self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """The policy columns of the whole step, from every process's micro-batches, without gradient."""
+        names = list(forwards[0])
+        whole = torch.zeros(len(names), pairs_in_step, dtype=torch.float64, device=forwards[0][names[0]].device)
+        for pairs, forward in zip(own, forwards, strict=True):
+            if pairs:
+                whole[:, list(pairs)] = torch.stack([forward[name].detach() for name in names])
+        return dict(zip(names, self.processes.gather(whole), strict=True))
+
+    def _backward(
+        self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
+    ) -> None:
+        scale = self._processes / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
+        terms = [
+            (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
+            for name, column in forward.items()
+        ]
+        self.processes.backward(torch.stack(terms).sum())
+
+    def _sync(self, *, last: bool) -> AbstractContextManager[None]:
+        return nullcontext() if last else self.processes.no_sync()

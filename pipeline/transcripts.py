@@ -1,0 +1,51 @@
+"""Implicit prompts: where the prompt ends in two whole transcripts of the same conversation.
+
+The prompt is the longest shared prefix, backed off to a boundary, so that neither completion starts inside a word
+that both happen to begin with:
+
+- behind the last shared marker that opens an assistant's turn (HH's "\\n\\nAssistant:", the usual templates), if any;
+- otherwise behind the last white space. A single space goes to the completions, as tokenizers join it to the word.
+"""
+
+from __future__ import annotations
+
+import re
+
+ASSISTANT_TURN = re.compile(
+    r"(?:^|\n)(?:Assistant|ASSISTANT|AI|A):"            # HH-RLHF, Vicuna, plain transcripts
+    r"|<\|im_start\|>assistant\n"                       # ChatML
+    r"|<\|start_header_id\|>assistant<\|end_header_id\|>\n\n"  # Llama 3
+    r"|<start_of_turn>model\n"                          # Gemma
+    r"|<\|assistant\|>\n?"                              # Zephyr, Phi-3
+    r"|\[/INST\]"                                       # Llama 2, Mistral
+    r"|### (?:Response|Assistant):\n?"                  # Alpaca
+)
+
+
+def shared_prefix(first: str, second: str) -> int:
+    """Characters that two texts share from the start."""
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def prompt_end(chosen: str, rejected: str) -> int:
+    """Where the prompt of two whole transcripts ends, in characters; 0 where they share no beginning."""
+    shared = chosen[:shared_prefix(chosen, rejected)]
+    markers = [match.end() for match in ASSISTANT_TURN.finditer(shared)]
+    if markers:
+        return markers[-1]
+    word = re.search(r"\S*\Z", shared)
+    end = word.start() if word else 0
+    return end - 1 if shared[:end].endswith(" ") else end
+
+
+def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
+    """Prompt, chosen and rejected completion of two whole transcripts; the prompt is empty where nothing is shared."""
+    end = prompt_end(chosen, rejected)
+    return chosen[:end], chosen[end:], rejected[end:]

@@ -1,0 +1,139 @@
+"""What a training run reads: the columns that its method names, and the token ids by memory map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas import columns as c
+from scoreonce.schemas.tables import Pair, ReferencePair
+from scoreonce.stages import files
+from scoreonce.stages.layout import Layout
+from scoreonce.stages.tokens import TokenFile
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training pairs: scalar columns in memory, token ids on disk, in the order of the prepared file."""
+
+    pair_ids: list[str]
+    columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
+    tokens: TokenFile
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+
+def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
+    """The training pairs with every cached column in `reads`.
+
+    Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
+    has no value for some pair.
+    """
+    table = _pairs(layout)
+    cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
+    if any(name in ReferencePair.columns() and name not in Pair.columns() for name in cached):
+        table = _join_reference(table, layout)
+    unknown = [name for name in cached if name not in table.columns]
+    if unknown:
+        raise InputError(
+            "The method reads columns that nothing provides.",
+            found=", ".join(unknown),
+            where=str(layout.reference("train")),
+            fix=f"Available: {', '.join(table.columns)}.",
+        )
+    for name in [*cached, *(["rejected_id"] if "policy_rejected_logps" in reads else [])]:
+        missing = table[name].null_count()
+        if missing:
+            raise InputError(
+                f"The method needs {name}, and the data lacks it.",
+                found=f"no value for {missing:,} of {len(table):,} pairs",
+                where=str(layout.pairs("train")),
+                fix=_how_to_get(name),
+            )
+    tokens = TokenFile(layout.tokens("train"))
+    if len(tokens) != len(table):
+        raise InputError(
+            "Pairs and token ids do not belong together.",
+            found=f"{len(table):,} pairs, {len(tokens):,} rows of token ids",
+            where=str(layout.tokens("train")),
+            fix="Run `scoreonce prepare` again.",
+        )
+    return TrainingData(
+        table["pair_id"].to_list(), {name: table[name].cast(pl.Float64).to_numpy() for name in cached}, tokens
+    )
+
+
+def _how_to_get(name: str) -> str:
+    if name.endswith("_score"):
+        return f'Name the dataset\'s score columns: data.columns.{name} = "...", and run `scoreonce prepare` again.'
+    return "Use data with both a chosen and a rejected completion, or a method for completions alone such as sft."
+
+
+def _pairs(layout: Layout) -> pl.DataFrame:
+    if not layout.pairs_manifest.exists():
+        raise InputError(
+            "There are no prepared pairs.",
+            found=f"no file {layout.pairs_manifest}",
+            where="train",
+            fix="Run `scoreonce prepare` with this run file first.",
+        )
+    names = [name for name in Pair.columns() if name not in ("prompt", "chosen", "rejected")]
+    table = _read(
+        layout.pairs("train"), names, "prepare", files.read_json(layout.pairs_manifest)["files"]["train.parquet"]
+    )
+    if table.is_empty():
+        raise InputError(
+            "There are no training pairs.",
+            found="0 rows",
+            where=str(layout.pairs("train")),
+            fix="Look at the quarantine file beside it, or lower data.test_share.",
+        )
+    return table
+
+
+def _join_reference(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    if not layout.reference_manifest.exists():
+        raise InputError(
+            "The method needs the reference model's log-probs, and they are not there.",
+            found=f"no file {layout.reference_manifest}",
+            where="train",
+            fix="Run `scoreonce score` with this run file first.",
+        )
+    digest = files.read_json(layout.reference_manifest)["files"]["train.parquet"]
+    wanted = [name for name in ReferencePair.columns() if name == "pair_id" or name not in Pair.columns()]
+    scores = _read(layout.reference("train"), wanted, "score", digest)
+    joined = table.join(scores, on="pair_id", how="left", maintain_order="left")
+    unscored = joined["ref_chosen_logps"].null_count()
+    if unscored:
+        raise InputError(
+            "Some pairs have no reference scores.",
+            found=f"{unscored:,} of {len(table):,} pairs",
+            where=str(layout.reference("train")),
+            fix="Run `scoreonce score` again: it scores only what is missing.",
+        )
+    return joined
+
+
+def _read(path: Path, columns: list[str], stage: str, digest: str) -> pl.DataFrame:
+    fix = f"Run `scoreonce {stage}` again: it makes the file anew."
+    try:
+        if files.sha256(path) != digest:
+            raise InputError(
+                "A file is not the one that was written.",
+                found="its SHA-256 differs from the manifest's",
+                where=str(path),
+                fix=fix,
+            )
+        table = pl.from_arrow(files.read_parquet(path, columns))
+    except OSError as error:  # pyarrow's I/O and checksum errors are OSError too
+        raise InputError(
+            "A file is damaged or missing.", found=str(error).splitlines()[0], where=str(path), fix=fix
+        ) from None
+    assert isinstance(table, pl.DataFrame)
+    return table

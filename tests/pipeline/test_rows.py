@@ -1,0 +1,53 @@
+import numpy as np
+import torch
+
+from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.rows import PromptRow, attention_mask, collate
+
+
+def ids(*values):
+    return np.array(values, dtype=np.int32)
+
+
+ROW = PromptRow(ids(10, 11), (ids(20, 21, 22), ids(30, 31)))
+
+
+def test_layout_by_hand():
+    """Prompt 10 11, completions 20 21 22 and 30 31. The last token of each predicts nothing and is left out:
+    10 11 | 20 21 | 30. Position 1 (token 11) predicts both first tokens."""
+    batch = collate([ROW, PromptRow(ids(5), (ids(6),))])
+    assert ROW.tokens == 5
+    assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30], [5, 0, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 0, 0, 0]]
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 2], [0, -1, -1, -1, -1]]
+    assert batch.predicts.tolist() == [1, 2, 3, 1, 4, 5]
+    assert batch.targets.tolist() == [20, 21, 22, 30, 31, 6]
+    assert batch.lengths.tolist() == [3, 2, 1]
+
+
+def test_completions_do_not_see_each_other():
+    mask = attention_mask(collate([ROW]))[0, 0].int().tolist()
+    assert mask == [[1, 0, 0, 0, 0],
+                    [1, 1, 0, 0, 0],
+                    [1, 1, 1, 0, 0],
+                    [1, 1, 1, 1, 0],
+                    [1, 1, 0, 0, 1]]
+
+
+def test_window_counts_positions_not_places():
+    """Window 2: token 30 (position 2) sees position 1 although three places lie between them."""
+    mask = attention_mask(collate([ROW]), window=2)[0, 0].int().tolist()
+    assert mask[3] == [0, 0, 1, 1, 0]
+    assert mask[4] == [0, 1, 0, 0, 1]
+
+
+def test_padding_sees_itself_and_nobody_sees_padding():
+    mask = attention_mask(collate([ROW, PromptRow(ids(5), (ids(6),))]))[1, 0]
+    assert torch.equal(mask[:, 1:], torch.eye(5, dtype=torch.bool)[:, 1:])
+
+
+def test_microbatches_stay_within_the_budget_and_lose_nothing():
+    """Budget 20, lengths sorted 9 8 5 5 2: {9, 8} costs 2 x 9 = 18; {5, 5, 2} costs 3 x 5 = 15."""
+    assert microbatches([5, 9, 2, 8, 5], 20) == [[1, 3], [0, 4, 2]]
+    assert microbatches([30, 1], 20) == [[0], [1]]
+    assert microbatches([], 20) == []
