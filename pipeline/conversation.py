@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from scoreonce.pipeline.quarantine import Unusable, kind_of
+from scoreonce.pipeline.quarantine import RowError, kind_of
 
 Message = dict[str, Any]
 # (messages, add_generation_prompt) -> text
@@ -13,18 +13,18 @@ Render = Callable[[list[Message], bool], str]
 
 
 def messages_of(value: object, name: str) -> list[Message]:
-    """A column's value as messages, absent keys left out. Raises `Unusable` where it is not a list of such."""
+    """A column's value as messages, absent keys left out. Raises `RowError` where it is not a list of such."""
     if not isinstance(value, list):
-        raise Unusable("wrong_type", f"{name} should be a list of messages and is {kind_of(value)}")
+        raise RowError("wrong_type", f"{name} should be a list of messages and is {kind_of(value)}")
     return [_message(item, f"{name}[{index}]") for index, item in enumerate(value)]
 
 
 def _message(value: object, name: str) -> Message:
     if not isinstance(value, dict):
-        raise Unusable("wrong_type", f"{name} should be a message and is {kind_of(value)}")
+        raise RowError("wrong_type", f"{name} should be a message and is {kind_of(value)}")
     for key in ("role", "content"):
         if not isinstance(value.get(key), str):
-            raise Unusable("wrong_type", f"{name} should have a text {key!r}; it is {kind_of(value.get(key))}")
+            raise RowError("wrong_type", f"{name} should have a text {key!r}; it is {kind_of(value.get(key))}")
     # Parquet gives every struct all keys; templates test for keys such as tool_calls.
     return {key: item for key, item in value.items() if item is not None}
 
@@ -39,8 +39,11 @@ def shared_messages(chosen: list[Message], rejected: list[Message]) -> int:
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
-    while shared > 0 and (shared == len(chosen) or shared == len(rejected)
-                          or not chosen[shared]["role"] == rejected[shared]["role"] == "assistant"):
+    while shared > 0 and (
+        shared == len(chosen)
+        or shared == len(rejected)
+        or not chosen[shared]["role"] == rejected[shared]["role"] == "assistant"
+    ):
         shared -= 1
     return shared
 
@@ -51,21 +54,23 @@ def is_blank(messages: list[Message]) -> bool:
 
 
 def render_prompt(prompt: list[Message], render: Render) -> str:
-    """The prompt as the model sees it at generation. Raises `Unusable` where the template refuses."""
+    """The prompt as the model sees it at generation. Raises `RowError` where the template refuses."""
     if not prompt:
-        raise Unusable("missing_value", "the prompt has no message")
+        raise RowError("missing_value", "the prompt has no message")
     return render(prompt, True)
 
 
 def render_completion(prompt: list[Message], prompt_text: str, completion: list[Message], render: Render) -> str:
     """What the whole conversation's text adds to the prompt's.
 
-    Raises `Unusable` where the template writes the prompt otherwise once a completion follows: then the model would
+    Raises `RowError` where the template writes the prompt otherwise once a completion follows: then the model would
     be trained on a text that it never sees at generation.
     """
     whole = render([*prompt, *completion], False)
     if not whole.startswith(prompt_text):
         at = next((i for i, (a, b) in enumerate(zip(prompt_text, whole, strict=False)) if a != b), len(whole))
-        raise Unusable("template_rewrites_prompt",
-                       f"at character {at}: {prompt_text[at:at + 40]!r} alone, {whole[at:at + 40]!r} with the completion")
-    return whole[len(prompt_text):]
+        raise RowError(
+            "template_rewrites_prompt",
+            f"at character {at}: {prompt_text[at : at + 40]!r} alone, {whole[at : at + 40]!r} with the completion",
+        )
+    return whole[len(prompt_text) :]

@@ -68,8 +68,10 @@ def _length_controlled() -> list[pl.Expr]:
     Zou and Donner 2008).
     """
     strata = [_stratum(pl.when(_EQUAL).then(0.5).when(side).then(1.0).otherwise(0.0)) for side in (_LONGER, ~_LONGER)]
-    below, above = (sum((share - bounds[end]) ** 2 for share, bounds in strata).sqrt() / 2 for end in (0, 1))
-    centre = (strata[0][0] + strata[1][0]) / 2
+    (longer, longer_ends), (shorter, shorter_ends) = strata
+    squares = [(longer - longer_ends[end]) ** 2 + (shorter - shorter_ends[end]) ** 2 for end in (0, 1)]
+    below, above = (square.sqrt() / 2 for square in squares)
+    centre = (longer + shorter) / 2
     name = "length_controlled_accuracy"
     return [centre.alias(name), (centre - below).alias(f"{name}_low"), (centre + above).alias(f"{name}_high")]
 

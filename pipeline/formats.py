@@ -1,19 +1,16 @@
 """How a row of a dataset states a preference: finding the format from the columns, and reading a row of it.
 
-    labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second)
-    pairs       prompt, chosen, rejected as text
-    implicit    chosen, rejected as two whole transcripts that share the prompt
-    messages    chosen, rejected (and perhaps prompt) as lists of messages
-    completion  prompt, completion as text or messages, or one list of messages: for sft
+labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second)
+pairs       prompt, chosen, rejected as text
+implicit    chosen, rejected as two whole transcripts that share the prompt
+messages    chosen, rejected (and perhaps prompt) as lists of messages
+completion  prompt, completion as text or messages, or one list of messages: for sft
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Any
 
 from scoreonce.pipeline.conversation import (
     Message,
@@ -25,21 +22,16 @@ from scoreonce.pipeline.conversation import (
     render_prompt,
     shared_messages,
 )
+from scoreonce.pipeline.dataset_columns import Columns, Row
 from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.quarantine import Unusable, kind_of
+from scoreonce.pipeline.quarantine import RowError
 from scoreonce.pipeline.transcripts import split_transcripts
 from scoreonce.schemas.columns import did_you_mean
-
-Row = Mapping[str, Any]
-# Other names that published sets use. `data.columns` comes first.
-ALIASES = {"chosen_score": ("chosen_score", "score_chosen"), "rejected_score": ("rejected_score", "score_rejected")}
-ROLES = ("prompt", "chosen", "rejected", "completion", "messages", "response_1", "response_2", "preference",
-         "chosen_score", "rejected_score", "source")
 
 
 @dataclass(frozen=True)
 class Example:
-    """A preference as text. `rendered`: a chat template wrote it, so the tokenizer adds no special tokens of its own."""
+    """A preference as text. `rendered`: written by a chat template, so the tokenizer adds no special tokens."""
 
     prompt: str
     chosen: str
@@ -50,63 +42,16 @@ class Example:
     rendered: bool = False
 
 
-@dataclass(frozen=True)
-class Columns:
-    """The dataset's name of each role that it has."""
-
-    names: Mapping[str, str]
-
-    def value(self, row: Row, role: str) -> Any:
-        """The row's value, None where the row or the dataset has none."""
-        return row.get(self.names[role]) if role in self.names else None
-
-    def needed(self, row: Row, role: str) -> Any:
-        """The row's value. Raises `Unusable` where it is absent."""
-        value = self.value(row, role)
-        if value is None:
-            raise Unusable("missing_value", f"no {self.names[role]!r}")
-        return value
-
-    def text(self, row: Row, role: str) -> str:
-        """The row's text. Raises `Unusable` where it is absent or no text."""
-        value = self.needed(row, role)
-        if not isinstance(value, str):
-            raise Unusable("wrong_type", f"{self.names[role]!r} should be text and is {kind_of(value)}")
-        return value
-
-    def number(self, row: Row, role: str) -> float | None:
-        """The row's number, None where it is absent or not a number."""
-        value = self.value(row, role)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-            raise Unusable("wrong_type", f"{self.names[role]!r} should be a number and is {kind_of(value)}")
-        return None if math.isnan(value) else float(value)
-
-
 Read = Callable[[Row, Columns, Render], Example]
 
 
-def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
-    """Which column plays which role. Raises `InputError` for a role or a column that does not exist."""
-    for role, name in renamed.items():
-        if role not in ROLES:
-            raise InputError(f"data.columns renames something that no format reads: {role}.",
-                             found=f"{role} = {name!r}.{did_you_mean(role, list(ROLES))}", where="data.columns",
-                             fix=f"Left of the equals sign stands one of: {', '.join(ROLES)}.")
-        if name not in found:
-            raise InputError(f"The dataset has no column {name!r}.",
-                             found=f"columns {', '.join(found)}.{did_you_mean(name, found)}",
-                             where=f"data.columns, {role} = {name!r}", fix="Name one of the columns found.")
-    names = {role: next((name for name in ALIASES.get(role, (role,)) if name in found), None) for role in ROLES}
-    return Columns({role: name for role, name in {**names, **renamed}.items() if name is not None})
-
-
-def detect(columns: Columns, found: list[str], sample: list[Row]) -> str:
+def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     """The format that the columns speak for; `sample` tells text from messages. Raises `InputError` where none does."""
     has = columns.names.keys()
     if {"chosen", "rejected"} <= has:
-        if any(isinstance(columns.value(row, role), list) for row in sample for role in ("prompt", "chosen", "rejected")):
+        if any(
+            isinstance(columns.value(row, role), list) for row in sample for role in ("prompt", "chosen", "rejected")
+        ):
             return "messages"
         return "pairs" if "prompt" in has else "implicit"
     if {"prompt", "response_1", "response_2", "preference"} <= has:
@@ -126,26 +71,29 @@ def require(name: str, columns: Columns, found: list[str]) -> None:
         raise _missing(found, ", ".join(needs), list(needs), has)
 
 
-def _missing(found: list[str], wanted: str, needs: list[str], has: Any) -> InputError:
+def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collection[str]) -> InputError:
     absent = [role for role in needs if role not in has]
     hint = "".join(did_you_mean(role, [name for name in found if name not in has]) for role in absent)
-    example = f"data.columns = {{{absent[0]} = \"…\"}}" if absent else "data.format"
-    return InputError(f"The dataset lacks a column: {', '.join(absent)}.",
-                      found=f"columns {', '.join(found) or '(none)'}.{hint}", where="data.source",
-                      fix=f"Needed are {wanted}. Name the dataset's own with {example}, or say data.format.")
+    example = f'data.columns = {{{absent[0]} = "…"}}' if absent else "data.format"
+    return InputError(
+        f"The dataset lacks a column: {', '.join(absent)}.",
+        found=f"columns {', '.join(found) or '(none)'}.{hint}",
+        where="data.source",
+        fix=f"Needed are {wanted}. Name the dataset's own with {example}, or say data.format.",
+    )
 
 
 def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
-    """One row as text. Raises `Unusable` with the first reason that applies."""
+    """One row as text. Raises `RowError` with the first reason that applies."""
     example = FORMATS[name].read(row, columns, render)
     for text in (example.prompt, example.chosen, example.rejected or ""):
         _check_unicode(text)
     if not example.chosen.strip():
-        raise Unusable("chosen_is_blank", repr(example.chosen))
+        raise RowError("chosen_is_blank", repr(example.chosen))
     if example.rejected is not None and not example.rejected.strip():
-        raise Unusable("rejected_is_blank", repr(example.rejected))
+        raise RowError("rejected_is_blank", repr(example.rejected))
     if example.chosen == example.rejected:
-        raise Unusable("sides_are_identical", repr(example.chosen))
+        raise RowError("sides_are_identical", repr(example.chosen))
     return example
 
 
@@ -153,28 +101,39 @@ def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise Unusable("invalid_utf8", f"half of a surrogate pair at character {error.start}") from None
+        raise RowError("invalid_utf8", f"half of a surrogate pair at character {error.start}") from None
 
 
-def _example(row: Row, columns: Columns, prompt: str, chosen: str, rejected: str | None, *, rendered: bool = False) -> Example:
+def _example(
+    row: Row, columns: Columns, prompt: str, chosen: str, rejected: str | None, *, rendered: bool = False
+) -> Example:
     source = columns.value(row, "source")
     source = None if source is None else str(source)
     _check_unicode(source or "")
-    return Example(prompt, chosen, rejected, columns.number(row, "chosen_score"), columns.number(row, "rejected_score"),
-                   source, rendered)
+    return Example(
+        prompt,
+        chosen,
+        rejected,
+        columns.number(row, "chosen_score"),
+        columns.number(row, "rejected_score"),
+        source,
+        rendered,
+    )
 
 
 def _read_pairs(row: Row, columns: Columns, render: Render) -> Example:
-    return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "chosen"), columns.text(row, "rejected"))
+    return _example(
+        row, columns, columns.text(row, "prompt"), columns.text(row, "chosen"), columns.text(row, "rejected")
+    )
 
 
 def _read_implicit(row: Row, columns: Columns, render: Render) -> Example:
     chosen, rejected = columns.text(row, "chosen"), columns.text(row, "rejected")
     if chosen == rejected:
-        raise Unusable("sides_are_identical", repr(chosen[-80:]))
+        raise RowError("sides_are_identical", repr(chosen[-80:]))
     prompt, *sides = split_transcripts(chosen, rejected)
     if not prompt.strip():
-        raise Unusable("no_shared_prompt", f"{chosen[:60]!r} and {rejected[:60]!r}")
+        raise RowError("no_shared_prompt", f"{chosen[:60]!r} and {rejected[:60]!r}")
     return _example(row, columns, prompt, *sides)
 
 
@@ -182,9 +141,12 @@ def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
     first, second = columns.text(row, "response_1"), columns.text(row, "response_2")
     preference = columns.number(row, "preference")
     if preference is None:
-        raise Unusable("missing_value", f"no {columns.names['preference']!r}")
+        raise RowError("missing_value", f"no {columns.names['preference']!r}")
     if not 0 <= preference <= 1 or preference == 0.5:
-        raise Unusable("no_preference", f"{columns.names['preference']!r} is {preference:g}; below 0.5 the first is better, above the second")
+        raise RowError(
+            "no_preference",
+            f"{columns.names['preference']!r} is {preference:g}; below 0.5 the first is better, above the second",
+        )
     chosen, rejected = (first, second) if preference < 0.5 else (second, first)
     return _example(row, columns, columns.text(row, "prompt"), chosen, rejected)
 
@@ -194,22 +156,24 @@ def _read_messages(row: Row, columns: Columns, render: Render) -> Example:
     rejected = completion_messages(columns.needed(row, "rejected"), "rejected")
     prompt, chosen, rejected = _split_messages(columns.value(row, "prompt"), chosen, rejected)
     if is_blank(chosen):
-        raise Unusable("chosen_is_blank", repr(chosen))
+        raise RowError("chosen_is_blank", repr(chosen))
     if is_blank(rejected):
-        raise Unusable("rejected_is_blank", repr(rejected))
+        raise RowError("rejected_is_blank", repr(rejected))
     return _rendered(row, columns, render, prompt, chosen, rejected)
 
 
-def _split_messages(prompt: object, chosen: list[Message], rejected: list[Message]) -> tuple[list[Message], list[Message], list[Message]]:
-    """Prompt and completions as messages; whole conversations (which open with another role) are split where they part."""
+def _split_messages(
+    prompt: object, chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message]]:
+    """Prompt and completions as messages; whole conversations, which open with another role, split where they part."""
     if chosen == rejected:
-        raise Unusable("sides_are_identical", repr(chosen))
+        raise RowError("sides_are_identical", repr(chosen))
     whole = bool(chosen and rejected) and "assistant" not in (chosen[0]["role"], rejected[0]["role"])
     if prompt is not None and not whole:
         return _prompt_messages(prompt), chosen, rejected
     end = shared_messages(chosen, rejected)
     if end == 0:
-        raise Unusable("no_shared_prompt", "the conversations share no message before an assistant's turn")
+        raise RowError("no_shared_prompt", "the conversations share no message before an assistant's turn")
     return chosen[:end], chosen[end:], rejected[end:]
 
 
@@ -217,8 +181,14 @@ def _prompt_messages(prompt: object) -> list[Message]:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt, "prompt")
 
 
-def _rendered(row: Row, columns: Columns, render: Render, prompt: list[Message], chosen: list[Message],
-              rejected: list[Message] | None) -> Example:
+def _rendered(
+    row: Row,
+    columns: Columns,
+    render: Render,
+    prompt: list[Message],
+    chosen: list[Message],
+    rejected: list[Message] | None,
+) -> Example:
     text = render_prompt(prompt, render)
     sides = [None if side is None else render_completion(prompt, text, side, render) for side in (chosen, rejected)]
     return _example(row, columns, text, sides[0] or "", sides[1], rendered=True)
@@ -230,15 +200,19 @@ def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
         return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
     prompt, completion = columns.needed(row, "prompt"), columns.needed(row, "completion")
     if isinstance(prompt, list) or isinstance(completion, list):
-        return _rendered_completion(row, columns, render, _prompt_messages(prompt), completion_messages(completion, "completion"))
+        return _rendered_completion(
+            row, columns, render, _prompt_messages(prompt), completion_messages(completion, "completion")
+        )
     return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "completion"), None)
 
 
-def _rendered_completion(row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]) -> Example:
+def _rendered_completion(
+    row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]
+) -> Example:
     if any(message["role"] != "assistant" for message in completion[:1]):
-        raise Unusable("wrong_type", f"the completion should be an assistant's message and is {completion[0]!r}")
+        raise RowError("wrong_type", f"the completion should be an assistant's message and is {completion[0]!r}")
     if is_blank(completion):
-        raise Unusable("chosen_is_blank", repr(completion))
+        raise RowError("chosen_is_blank", repr(completion))
     return _rendered(row, columns, render, prompt, completion, None)
 
 
@@ -255,6 +229,8 @@ FORMATS: dict[str, Format] = {
     "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected"), _read_pairs),
     "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected"), _read_implicit),
     "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected"), _read_messages),
-    "labelled": Format("two responses and which is better", ("prompt", "response_1", "response_2", "preference"), _read_labelled),
+    "labelled": Format(
+        "two responses and which is better", ("prompt", "response_1", "response_2", "preference"), _read_labelled
+    ),
     "completion": Format("one completion per prompt, for sft", ("prompt", "completion"), _read_completion),
 }

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import SchedulerType, Trainer, TrainingArguments, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, ParallelMode
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
@@ -72,13 +72,27 @@ class Masters:
         return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
 
 
-def make_optimizer(
-    model: nn.Module, masters: Masters, settings: OptimizerSettings, scratch: str
-) -> torch.optim.Optimizer:
+@dataclass(frozen=True)
+class _Arguments:
+    """What transformers reads to make an optimizer; a whole TrainingArguments would reset accelerate's state."""
+
+    optim: OptimizerNames
+    learning_rate: float
+    weight_decay: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_epsilon: float
+    optim_args: str | None = None
+    optim_target_modules: None = None
+    gradient_accumulation_steps: int = 1
+    warmup_steps: int = 0
+    parallel_mode: ParallelMode = ParallelMode.NOT_PARALLEL
+
+
+def make_optimizer(model: nn.Module, masters: Masters, settings: OptimizerSettings) -> torch.optim.Optimizer:
     """An optimizer by transformers' name over `masters`; norms and biases are not decayed.
 
-    `scratch` is a folder name that transformers asks for and never writes to. Raises `InputError` for an unknown name
-    or one whose package is missing.
+    Raises `InputError` for an unknown name or one whose package is missing.
     """
     names = [name.value for name in OptimizerNames]
     if settings.optimizer not in names:
@@ -88,15 +102,13 @@ def make_optimizer(
             where="train.optimizer",
             fix=f"Use one of: {', '.join(names)}.",
         )
-    arguments = TrainingArguments(
-        output_dir=scratch,
-        optim=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        adam_beta1=settings.adam_beta1,
-        adam_beta2=settings.adam_beta2,
-        adam_epsilon=settings.adam_epsilon,
-        weight_decay=settings.weight_decay,
-        report_to=[],
+    arguments = _Arguments(
+        OptimizerNames(settings.optimizer),
+        settings.learning_rate,
+        settings.weight_decay,
+        settings.adam_beta1,
+        settings.adam_beta2,
+        settings.adam_epsilon,
     )
     try:
         kind, keywords = Trainer.get_optimizer_cls_and_kwargs(arguments)

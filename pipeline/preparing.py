@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scoreonce.pipeline.conversation import Render
 from scoreonce.pipeline.formats import Columns, Example, Row, read_row
-from scoreonce.pipeline.quarantine import Unusable
+from scoreonce.pipeline.quarantine import RowError
 from scoreonce.pipeline.tokenise import EncodedPair, Limits, TextEncoder, encode_pairs, fit, strip_eos
 from scoreonce.schemas import identity
 
@@ -47,34 +47,34 @@ class QuarantinedRow:
 
 
 def prepare_rows(
-    rows: Sequence[Row | Unusable], first_row: int, recipe: Recipe
+    rows: Sequence[Row | RowError], first_row: int, recipe: Recipe
 ) -> tuple[list[PreparedPair], list[QuarantinedRow]]:
     """The pairs of a batch of raw rows, in order, and the rows that cannot be used, in order."""
-    refused: dict[int, Unusable] = {}
+    refused: dict[int, RowError] = {}
     examples: dict[int, Example] = {}
     for row, raw in enumerate(rows, first_row):
         try:
             examples[row] = _read(raw, recipe)
-        except Unusable as problem:
+        except RowError as problem:
             refused[row] = problem
     pairs = []
     encoded = encode_pairs(recipe.encoder, list(examples.values()))
     for (row, example), tokens in zip(examples.items(), encoded, strict=True):
         try:
             pairs.append(_identified(row, example, _fitted(tokens, recipe)))
-        except Unusable as problem:
+        except RowError as problem:
             refused[row] = problem
     return pairs, [_quarantined(row, rows[row - first_row], refused[row], recipe) for row in sorted(refused)]
 
 
-def _read(raw: Row | Unusable, recipe: Recipe) -> Example:
-    if isinstance(raw, Unusable):
+def _read(raw: Row | RowError, recipe: Recipe) -> Example:
+    if isinstance(raw, RowError):
         raise raw
     return strip_eos(read_row(recipe.format, raw, recipe.columns, recipe.render), recipe.encoder)
 
 
-def _fitted(tokens: EncodedPair | Unusable, recipe: Recipe) -> EncodedPair:
-    if isinstance(tokens, Unusable):
+def _fitted(tokens: EncodedPair | RowError, recipe: Recipe) -> EncodedPair:
+    if isinstance(tokens, RowError):
         raise tokens
     return fit(tokens, recipe.limits, recipe.encoder)
 
@@ -87,7 +87,7 @@ def _identified(row: int, text: Example, tokens: EncodedPair) -> PreparedPair:
     )
 
 
-def _quarantined(row: int, raw: Row | Unusable, problem: Unusable, recipe: Recipe) -> QuarantinedRow:
-    source = None if isinstance(raw, Unusable) else recipe.columns.value(raw, "source")
+def _quarantined(row: int, raw: Row | RowError, problem: RowError, recipe: Recipe) -> QuarantinedRow:
+    source = None if isinstance(raw, RowError) else recipe.columns.value(raw, "source")
     text = None if source is None else str(source).encode("utf-8", "backslashreplace").decode("utf-8")
     return QuarantinedRow(row, problem.reason, problem.detail, text)

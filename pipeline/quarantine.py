@@ -16,15 +16,15 @@ REASONS: dict[str, str] = {
     "sides_are_identical": "chosen and rejected are the same text, or the same tokens after truncation",
     "prompt_has_no_tokens": "the prompt is empty and the tokenizer puts no BOS, so the first token has no context",
     "boundary_cannot_be_split": "no split of the tokens at the end of the prompt decodes to the text",
-    "prompt_over_max_prompt_length": "the prompt is longer than max_prompt_length and truncation is \"drop\"",
+    "prompt_over_max_prompt_length": 'the prompt is longer than max_prompt_length and truncation is "drop"',
     "prompt_fills_max_length": "the prompt alone leaves no room for a completion token",
-    "pair_over_max_length": "prompt and completion are longer than max_length and truncation is \"drop\"",
+    "pair_over_max_length": 'prompt and completion are longer than max_length and truncation is "drop"',
     "prompt_is_in_test_set": "the given test set has the same prompt",
 }
 DETAIL_LENGTH = 300
 
 
-class Unusable(Exception):
+class RowError(Exception):
     """A row that goes to quarantine. `reason` is a key of `REASONS`; `detail` says what was found in this row."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -36,6 +36,14 @@ class Unusable(Exception):
 
 def kind_of(value: object) -> str:
     """What a JSON value is, in words, with its beginning: `a number: 3`."""
-    names: dict[type, str] = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list",
-                              dict: "an object", bytes: "bytes", type(None): "null"}
+    names: dict[type, str] = {
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        list: "a list",
+        dict: "an object",
+        bytes: "bytes",
+        type(None): "null",
+    }
     return f"{names.get(type(value), type(value).__name__)}: {value!r:.80}"

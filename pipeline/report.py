@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from scoreonce.pipeline import report_format as text
 from scoreonce.pipeline.evaluation import RATES
-from scoreonce.pipeline.report_charts import bands_of, color, reward_against_kl, training_curves
+from scoreonce.pipeline.report_charts import bands_of, color, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.report_data import ReportData, RunRecord, final_mean
 from scoreonce.pipeline.report_lineage import data_facts, quarantine, reference_facts, settings
 from scoreonce.pipeline.report_verdict import behind_text, verdict
@@ -34,16 +34,18 @@ SOURCES_SHOWN = 25
 def render(data: ReportData) -> str:
     """The page, as HTML. `data` needs at least one run."""
     colors = {run.label: color(index) for index, run in enumerate(data.runs)}
+    marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
     curves = training_curves(data.runs)
     margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
     scatter = reward_against_kl(data.demo, colors) if data.demo else None
     charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
     script = _script()
     return _environment().get_template("report.html.jinja").render(
-        data=data, verdict=verdict(data), findings=findings(data), colors=colors, curves=curves, margins=margins,
-        betas=betas, scatter=scatter, specs={chart.name: chart.spec for chart in charts},
+        data=data, verdict=verdict(data), findings=findings(data), colors=colors, marks=marks, curves=curves,
+        margins=margins, betas=betas, scatter=scatter, specs={chart.name: chart.spec for chart in charts},
         evaluated=[run for run in data.runs if run.evaluated], trained=[run for run in data.runs if run.trained],
-        rates=RATES, sources=_sources(data.runs), samples=_samples(data.demo), pace={run.label: _pace(run) for run in data.runs},
+        rates=RATES, sources=_sources(data.runs), samples=_samples(data.demo),
+        pace={run.label: _pace(run) for run in data.runs},
         data_facts=data_facts(data.pairs_manifest), quarantine=quarantine(data.pairs_manifest),
         reference_facts=reference_facts(data.reference_manifest), settings=settings(data.runs),
         style=Markup(_resource("report.css")), script=Markup(script), script_hash=_hash(script))
@@ -54,7 +56,7 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("scoreonce.pipeline", "."), autoescape=True,
                                      undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": text.number, "percent": text.percent, "signed": text.signed, "points": text.points,
+    environment.filters |= {"number": text.number, "percent": text.percent, "signed": text.signed, "fixed": text.fixed,
                             "duration": text.duration, "behind": behind_text}
     return environment
 
@@ -101,7 +103,8 @@ def _samples(demo: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, str
     for entry in demo:
         for sample in entry.get("samples", []):
             if len(samples) < SAMPLE_PROMPTS or sample["prompt"] in samples:
-                samples.setdefault(sample["prompt"], []).append((entry["label"], _cut(sample["text"]), sample["reward"]))
+                row = (entry["label"], _cut(sample["text"]), sample["reward"])
+                samples.setdefault(sample["prompt"], []).append(row)
     return samples
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from scoreonce.pipeline.report_data import RunRecord
+from scoreonce.pipeline.report_data import QUANTILES, RunRecord
 from scoreonce.pipeline.report_format import is_number
 
 PALETTE = 8
@@ -35,7 +35,10 @@ class Chart:
 
 @dataclass(frozen=True)
 class Curve:
-    """A training metric worth a chart; `low` and `high` name the metrics of its band."""
+    """A training metric worth a chart; `low` and `high` name the metrics of its band.
+
+    `smooth` draws a centred running mean of a sixteenth of the points over the pale values themselves.
+    """
 
     metric: str
     title: str
@@ -43,18 +46,21 @@ class Curve:
     low: str | None = None
     high: str | None = None
     format: str = ".4~g"
+    smooth: bool = True
 
 
 CURVES = (
     Curve("loss", "Loss", "Objectives have units of their own; compare a run with itself."),
     Curve("rewards/margins", "Reward margin", "β times (chosen − rejected log-ratio), mean of the step’s pairs."),
-    Curve("rewards/accuracies", "Training accuracy", "Share of the step’s pairs whose chosen reward is higher.", format=".1%"),
-    Curve("rewards/chosen", "Chosen reward", "Below zero, chosen completions have become less likely than under the reference."),
+    Curve("rewards/accuracies", "Training accuracy", "Share of the step’s pairs whose chosen reward is higher.",
+          format=".1~%"),
+    Curve("rewards/chosen", "Chosen reward", "Below zero, the chosen side is less likely than under the reference."),
     Curve("rewards/rejected", "Rejected reward", "β times the log-ratio of the rejected completions."),
     Curve("grad_norm", "Gradient norm", "Before clipping."),
-    Curve("learning_rate", "Learning rate", "As the scheduler set it.", format=".2~e"),
-    Curve("beta/mean", "β", "Mean of the step’s pairs; the band spans their minimum and maximum.", "beta/min", "beta/max"),
-    Curve("selection/kept", "Kept share", "Pairs of the step whose weight is not zero.", format=".1%"),
+    Curve("learning_rate", "Learning rate", "As the scheduler set it.", format=".2~g", smooth=False),
+    Curve("beta/mean", "β", "Mean of the step’s pairs; the band spans their minimum and maximum.",
+          "beta/min", "beta/max", smooth=False),
+    Curve("selection/kept", "Kept share", "Pairs of the step whose weight is not zero.", format=".1~%"),
 )
 
 
@@ -63,8 +69,13 @@ def color(index: int) -> str:
     return f"var(--run-{index % PALETTE})"
 
 
+def dash(index: int) -> int:
+    """Number of the line pattern, and of the legend's mark, that tells runs of one colour apart."""
+    return index // PALETTE % len(_DASHES)
+
+
 def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
-    """One chart per metric that some run has, all runs in each; a metric that is constant and alike everywhere has none."""
+    """One chart per metric that some run has, all runs in each; β and kept share only where they ever vary."""
     return [_curve(curve, runs) for curve in CURVES if _worth_drawing(curve, runs)]
 
 
@@ -81,15 +92,22 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
     table = _grouped(runs, aggregates)
     drawn = [index for index in range(len(runs)) if f"r{index}" in table.columns]
     base = alt.Chart(_values(table))
-    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, grid=False))
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
     axis = alt.Axis(format=curve.format, tickCount=4)
     bands = [base.mark_area(opacity=0.14, color=color(i)).encode(x=x, y=f"r{i}_low:Q", y2=f"r{i}_high:Q")
              for i in drawn if f"r{i}_low" in table.columns]
-    lines = [base.mark_line(color=color(i), strokeWidth=1.75, strokeDash=_DASHES[i // PALETTE % len(_DASHES)])
-             .encode(x=x, y=alt.Y(f"r{i}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))) for i in drawn]
+    reach = table.height // 32 if curve.smooth else 0
+    raw = [_line(base, x, axis, f"r{i}", i, opacity=0.22) for i in drawn] if reach else []
+    smoothed = base.transform_window(frame=[-reach, reach], **{f"s{i}": f"mean(r{i})" for i in drawn})
+    lines = [_line(smoothed, x, axis, f"s{i}", i) for i in drawn]
     tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
-    layers = alt.layer(*bands, *lines, _hover(base, x, tips, f"hover_{_name(curve.metric)}"))
+    layers = alt.layer(*bands, *raw, *lines, _hover(base, x, tips, f"hover_{_name(curve.metric)}"))
     return Chart(_name(curve.metric), curve.title, curve.caption, _spec(layers))
+
+
+def _line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
+    y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
+    return base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity).encode(x=x, y=y)
 
 
 def _hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt.Chart:
@@ -102,8 +120,8 @@ def _hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt
 
 def _grouped(runs: Sequence[RunRecord], aggregates: Mapping[str, tuple[str, Any]]) -> pl.DataFrame:
     """At most MAX_POINTS groups of steps, alike for all runs; columns `step` and `r<i><suffix>`."""
-    last = max((run.metrics["step"].max() for run in runs if run.trained), default=0)
-    width = max(1, math.ceil(float(str(last)) / MAX_POINTS))
+    last = max((run.metrics["step"].to_list()[-1] for run in runs if run.trained), default=0)
+    width = max(1, math.ceil(last / MAX_POINTS))
     whole = pl.DataFrame(schema={"step": pl.Float64})
     for index, run in enumerate(runs):
         present = {suffix: item for suffix, item in aggregates.items() if item[0] in run.metrics.columns}
@@ -116,25 +134,30 @@ def _grouped(runs: Sequence[RunRecord], aggregates: Mapping[str, tuple[str, Any]
 
 
 def bands_of(runs: Sequence[RunRecord], column: str) -> list[tuple[int, Chart]]:
-    """One chart per run of a quantity's quantiles over the steps, on a common scale; none where it never varies.
+    """One chart per run of a quantity's quantiles over the steps, all on one scale, with the index of its run.
 
-    `column` is `margin` or `beta`. Each comes with the index of its run.
+    `column` is `margin` or `beta`. A run in which it is constant has none.
     """
-    names = [f"{column}_p{q}" for q in (5, 25, 50, 75, 95)]
-    drawn = [(i, run.bands.select("step", *names).drop_nulls()) for i, run in enumerate(runs) if names[0] in run.bands.columns]
-    extremes = [value for _, table in drawn if table.height for value in (table[names[0]].min(), table[names[-1]].max())]
-    ends = [float(str(value)) for value in extremes]
-    if not ends or min(ends) == max(ends):
-        return []
-    domain = [min(ends), max(ends)]
-    return [(i, _band(i, runs[i].label, column, names, table, domain)) for i, table in drawn if table.height]
+    names = [f"{column}_p{q * 100:.0f}" for q in QUANTILES]
+    known = [(i, run.bands.select("step", *names).drop_nulls()) for i, run in enumerate(runs)
+             if names[0] in run.bands.columns]
+    ends = {i: _ends(table, names) for i, table in known if table.height}
+    drawn = [(i, table) for i, table in known if i in ends and ends[i][0] < ends[i][1]]
+    domain = (min((ends[i][0] for i, _ in drawn), default=0), max((ends[i][1] for i, _ in drawn), default=1))
+    return [(i, _band(i, runs[i].label, column, names, table, domain)) for i, table in drawn]
 
 
-def _band(index: int, label: str, column: str, names: list[str], table: pl.DataFrame, domain: list[float]) -> Chart:
+def _ends(table: pl.DataFrame, names: list[str]) -> tuple[float, float]:
+    low, high = table.select(pl.col(names[0]).min(), pl.col(names[-1]).max()).row(0)
+    return low, high
+
+
+def _band(index: int, label: str, column: str, names: list[str], table: pl.DataFrame,
+          domain: tuple[float, float]) -> Chart:
     base = alt.Chart(_values(table))
-    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, grid=False))
-    y = {name: alt.Y(f"{name}:Q", title=None, axis=alt.Axis(tickCount=4), scale=alt.Scale(domain=domain, zero=False))
-         for name in names}
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
+    scale = alt.Scale(domain=list(domain), zero=False)
+    y = {name: alt.Y(f"{name}:Q", title=None, axis=alt.Axis(tickCount=4), scale=scale) for name in names}
     tips = [alt.Tooltip(f"{name}:Q", title=f"{name.rpartition('_p')[2]}%", format=".3~g") for name in names]
     layers = alt.layer(
         base.mark_area(opacity=0.16, color=color(index)).encode(x=x, y=y[names[0]], y2=names[4]),
@@ -146,26 +169,30 @@ def _band(index: int, label: str, column: str, names: list[str], table: pl.DataF
 
 def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
     """True reward of each policy's samples, with its interval, against the policy's KL from the reference."""
-    rows = [{"label": entry["label"], "kl": _finite(entry.get("kl_mean")), "low": _finite(entry.get("true_reward_low")),
-             "high": _finite(entry.get("true_reward_high")), "mean": _finite(entry.get("true_reward_mean"))} for entry in demo]
+    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
+    rows = [{"label": entry["label"], **{name: _finite(entry.get(key)) for name, key in figures.items()}}
+            for entry in demo]
     labels = [str(entry["label"]) for entry in demo]
     scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
     base = alt.Chart(alt.Data(values=rows))
-    x = alt.X("kl:Q", title="KL from the reference, nats per sample", axis=alt.Axis(grid=False), scale=alt.Scale(nice=True, padding=14))
+    x = alt.X("kl:Q", title="KL from the reference, nats per sample", axis=alt.Axis(grid=False, tickCount=6),
+              scale=alt.Scale(nice=False, padding=18))
     paint = alt.Color("label:N", scale=scale, legend=None)
-    tips = [alt.Tooltip("label:N", title="run"), alt.Tooltip("mean:Q", title="true reward", format=".3f"),
-            alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), alt.Tooltip("kl:Q", title="KL", format=".3f")]
-    y = alt.Scale(zero=False, padding=10)
+    titles = {"mean": "true reward", "low": "low", "high": "high", "kl": "KL"}
+    tips = [alt.Tooltip("label:N", title="run"),
+            *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items())]
+    span = alt.Y("low:Q", title="true reward", scale=alt.Scale(zero=False, padding=10))
     layers = alt.layer(
-        base.mark_rule(strokeWidth=2).encode(x=x, y=alt.Y("low:Q", title="true reward", scale=y), y2="high:Q", color=paint),
-        base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y=alt.Y("mean:Q", scale=y), color=paint, tooltip=tips))
+        base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
+        base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips))
     return Chart("reward-kl", "True reward against KL", "Higher and further left is better; bars span 95% intervals.",
                  _spec(layers, height=300))
 
 
 def _values(table: pl.DataFrame) -> alt.Data:
     rounded = table.with_columns(pl.col(pl.Float64).fill_nan(None).round_sig_figs(5))
-    return alt.Data(values=[{key: _finite(value) for key, value in row.items()} for row in rounded.iter_rows(named=True)])
+    return alt.Data(values=[{key: _finite(value) for key, value in row.items()}
+                            for row in rounded.iter_rows(named=True)])
 
 
 def _finite(value: Any) -> float | None:
@@ -177,10 +204,13 @@ def _name(metric: str) -> str:
 
 
 def _spec(chart: alt.LayerChart, height: int = 170) -> dict[str, Any]:
-    axis = {"labelColor": "var(--ink-2)", "titleColor": "var(--ink-2)", "gridColor": "var(--line)", "domainColor": "var(--line)",
-            "tickColor": "var(--line)", "labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal", "labelPadding": 4}
-    styled = chart.properties(width="container", height=height, padding={"left": 2, "right": 8, "top": 6, "bottom": 2})
-    spec: dict[str, Any] = styled.configure(background="transparent", font=_FONT, axis=axis, view={"stroke": None}, autosize={"type": "fit-x", "contains": "padding"}).to_dict()
-    # The editor's address is of no use offline.
+    axis = {"labelColor": "var(--ink-2)", "titleColor": "var(--ink-2)", "gridColor": "var(--line)",
+            "domainColor": "var(--line)", "tickColor": "var(--line)", "labelFontSize": 11, "titleFontSize": 11,
+            "titleFontWeight": "normal", "labelPadding": 4}
+    sized = chart.properties(width="container", height=height, padding={"left": 2, "right": 8, "top": 6, "bottom": 2})
+    styled = sized.configure(background="transparent", font=_FONT, axis=axis, view={"stroke": None},
+                             autosize={"type": "fit-x", "contains": "padding"})
+    spec: dict[str, Any] = styled.to_dict()
+    # The address of the schema would be the page's only one that leads outside.
     del spec["$schema"]
     return spec

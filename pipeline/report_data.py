@@ -56,7 +56,8 @@ def metrics_table(records: Iterable[Mapping[str, Any]]) -> pl.DataFrame:
 
     A resumed run writes the steps after its checkpoint a second time.
     """
-    rows = [{key: float(value) for key, value in record.items() if isinstance(value, (int, float))} for record in records]
+    rows = [{key: float(value) for key, value in record.items() if isinstance(value, (int, float))}
+            for record in records]
     names = sorted({name for row in rows for name in row})
     frame = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Float64))
     return frame.unique("step", keep="last").sort("step") if "step" in names else pl.DataFrame()

@@ -44,6 +44,11 @@ def signed(value: Any, decimals: int = 2) -> str:
     return f"{value:+.{decimals}f}".replace("-", MINUS) if is_number(value) else NOTHING
 
 
+def fixed(value: Any, decimals: int = 2) -> str:
+    """A number with a fixed number of decimals, for columns that are compared downwards."""
+    return f"{value:.{decimals}f}".replace("-", MINUS) if is_number(value) else NOTHING
+
+
 def duration(seconds: Any) -> str:
     """Seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
     if not is_number(seconds):
@@ -66,16 +71,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def shown(value: Any) -> str:
-    """Any setting as text: numbers short, lists joined, long digests cut."""
+    """Any setting as text that can be copied into a run file: plain numbers, lists joined."""
     match value:
         case None | "" | []:
             return NOTHING
         case bool():
             return "yes" if value else "no"
         case int():
-            return str(value).replace("-", MINUS)
+            return str(value)
         case float():
-            return f"{value:.6g}".replace("e-0", "e-").replace("-", MINUS) if math.isfinite(value) else number(value)
+            return f"{value:.6g}".replace("e-0", "e-") if math.isfinite(value) else number(value)
         case list() | tuple():
             return ", ".join(shown(item) for item in value)
     return str(value)

@@ -34,7 +34,7 @@ def data_facts(manifest: Mapping[str, Any]) -> Facts:
         ("raw rows", number(counts.get("raw"))),
         ("pairs to train on", number(counts.get("train"))),
         ("pairs held out", number(counts.get("test"))),
-        ("quarantined", f"{number(counts.get('quarantined'))} ({_share(counts.get('quarantined'), counts.get('raw'))})"),
+        ("quarantined", f"{number(out := counts.get('quarantined'))} ({_share(out, counts.get('raw'))})"),
         *[(f"truncated: {name}", number(count)) for name, count in flatten(manifest.get("truncated", {})).items()],
         ("merged at the boundary", number(manifest.get("boundary_merged"))),
         ("tokenizer", f"{tokenizer.get('name', NOTHING)}, {number(tokenizer.get('vocab_size'))} tokens, "
@@ -75,7 +75,7 @@ def settings(runs: Sequence[RunRecord]) -> list[Setting]:
 
 def _settings(run: RunRecord) -> dict[str, str]:
     # Counts and files of the data stand once for all runs; the lineage has training settings in resolved form.
-    story = {key: value for key, value in run.lineage.items() if key not in ("format", "label", "data")}
+    story = {key: value for key, value in run.lineage.items() if key not in ("format", "label", "identity", "data")}
     asked = {key: run.settings[key] for key in ("train", "compute") if key in run.settings and key not in story}
     return {key: _cut(shown(value)) for key, value in flatten({**story, **asked}).items()}
 

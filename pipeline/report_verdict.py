@@ -8,7 +8,7 @@ from typing import Any
 
 from scoreonce.pipeline.evaluation import paired_difference
 from scoreonce.pipeline.report_data import ReportData, RunRecord, best_first
-from scoreonce.pipeline.report_format import is_number, number, percent, points
+from scoreonce.pipeline.report_format import fixed, is_number, number, percent, points
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _none_evaluated(runs: Sequence[RunRecord]) -> tuple[str, list[str]]:
     count = len(runs)
     trained = f"{count} run{'s' if count > 1 else ''} trained"
     if any(run.summary for run in runs):
-        return f"{trained}, with no held-out pair to rank", ["An accuracy needs held-out pairs with a rejected side."]
+        return f"{trained}, with no held-out pair to rank", ["Accuracy needs held-out pairs with a rejected side."]
     return f"{trained}, not evaluated yet", ["There are no held-out results: run scoreonce evaluate."]
 
 
@@ -64,15 +64,18 @@ def _ranked(best: RunRecord, standings: Sequence[Standing]) -> tuple[str, list[s
     share = percent(summary["accuracy"])
     interval = f"95% interval {percent(summary['accuracy_low'])} to {percent(summary['accuracy_high'])}"
     level = [item.run.label for item in standings if item.behind and not _is_behind(item.behind)]
-    opening = f"{best.label} ranks {share} of {number(summary['pairs'])} held-out pairs as their labels do ({interval})."
+    pairs = f"{number(summary['pairs'])} held-out pairs"
+    opening = f"{best.label} ranks {share} of {pairs} as their labels do ({interval})."
     if summary["accuracy_low"] <= 0.5:
         return "No run is clearly better than chance", [opening]
     if not any(item.behind for item in standings):
         return f"{best.label} ranks {share} of held-out pairs right", [opening]
     if level:
-        return f"{best.label} is ahead, but not clearly", [
-            opening, f"On the same pairs {_list(level)} cannot be told apart from it (paired 95% interval)."]
-    return f"{best.label} ranks held-out pairs best", [opening, "Every other run is behind on the same pairs (paired 95% interval)."]
+        equal = any(item.behind and item.behind["difference"] == 0 for item in standings)
+        return "No run is clearly best" if equal else f"{best.label} is ahead, but not clearly", [
+            opening, f"On the same pairs {_list(level) if len(level) <= 4 else f'{len(level)} others'} cannot be told apart from it (paired 95% interval)."]
+    return f"{best.label} ranks held-out pairs best", [
+        opening, "Every other run is behind on the same pairs (paired 95% interval)."]
 
 
 def _true_reward(demo: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,11 +84,11 @@ def _true_reward(demo: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     top = max(known, key=lambda entry: entry["true_reward_mean"])
     base = next((entry for entry in known if entry["label"] == "reference"), None)
-    sentence = (f"Judged by the true reward, {top['label']} earns most: {number(top['true_reward_mean'])} "
-                f"({number(top.get('true_reward_low'))} to {number(top.get('true_reward_high'))})")
+    sentence = (f"Judged by the true reward, {top['label']} earns most: {fixed(top['true_reward_mean'])} "
+                f"({fixed(top.get('true_reward_low'))} to {fixed(top.get('true_reward_high'))})")
     if base is None or base is top:
         return [f"{sentence}."]
-    return [f"{sentence}; the reference earns {number(base['true_reward_mean'])}."]
+    return [f"{sentence}; the reference earns {fixed(base['true_reward_mean'])}."]
 
 
 def _is_behind(gap: Mapping[str, Any]) -> bool:
@@ -109,9 +112,8 @@ def _scale(runs: Sequence[RunRecord]) -> tuple[float, float]:
 def _bar(run: RunRecord, low: float, high: float) -> Bar | None:
     if not run.evaluated:
         return None
-    at = {key: 100 * (value - low) / (high - low) for key, value in
-          {"low": run.summary["accuracy_low"], "high": run.summary["accuracy_high"], "at": run.summary["accuracy"], "half": 0.5}.items()}
-    return Bar(**at)
+    shares = [run.summary[key] for key in ("accuracy_low", "accuracy_high", "accuracy")]
+    return Bar(*(100 * (share - low) / (high - low) for share in (*shares, 0.5)))
 
 
 def _list(names: Sequence[str]) -> str:

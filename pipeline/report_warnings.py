@@ -21,7 +21,10 @@ MANY_TIES = 0.2
 
 @dataclass(frozen=True)
 class Finding:
-    """One warning. `serious` ones put the run's result in doubt, the others are worth knowing."""
+    """One warning of one run, or of the page as a whole where `run` is empty.
+
+    `serious` ones put a result in doubt, the others are worth knowing.
+    """
 
     severity: Literal["serious", "notice"]
     run: str
@@ -30,25 +33,29 @@ class Finding:
     advice: str
 
 
-def findings(data: ReportData) -> list[Finding]:
-    """Warnings of all runs, serious ones first."""
+def findings(data: ReportData) -> list[list[Finding]]:
+    """Warnings, those of one kind together, serious kinds first."""
     found = [finding for run in data.runs for finding in (*_training(run), *_evaluation(run))]
-    found += _comparison(data)
-    return sorted(found, key=lambda finding: finding.severity != "serious")
+    kinds: dict[tuple[bool, str], list[Finding]] = {}
+    for finding in [*found, *_comparison(data)]:
+        kinds.setdefault((finding.severity != "serious", finding.title), []).append(finding)
+    return [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind[0])]
 
 
 def _training(run: RunRecord) -> Iterator[Finding]:
     if not run.trained:
         return
     if not run.finished:
-        yield Finding("serious", run.label, "Training has not finished", f"{run.metrics.height} steps and no final model.",
+        yield Finding("serious", run.label, "Training has not finished",
+                      f"{run.metrics.height} steps and no final model.",
                       "Run train again: it goes on from the last checkpoint.")
     yield from _not_finite(run)
     yield from _still(run)
     yield from _spike(run)
     kept = run.metrics["selection/kept"].mean() if "selection/kept" in run.metrics.columns else None
     if isinstance(kept, float) and kept < LOW_KEPT:
-        yield Finding("notice", run.label, "Most pairs are filtered out", f"{percent(kept)} of the pairs were kept on average.",
+        yield Finding("notice", run.label, "Most pairs are filtered out",
+                      f"{percent(kept)} of the pairs were kept on average.",
                       "Loosen the selection, or check in the step log which pairs it drops.")
     final = final_mean(run.metrics, "rewards/chosen")
     if final is not None and final < 0 and not run.evaluated:
@@ -64,9 +71,10 @@ def _not_finite(run: RunRecord) -> Iterator[Finding]:
         # Training writes null for a number that JSON does not have.
         bad = run.metrics.filter(~pl.col(name).is_finite().fill_null(False))
         if bad.height:
-            yield Finding("serious", run.label, f"{'Loss' if name == 'loss' else 'Gradient norm'} is not finite",
-                          f"{bad.height} of {run.metrics.height} steps, first at step {bad['step'].min():.0f}.",
-                          "Lower the learning rate, or compute in float32; the model after that step is not to be used.")
+            first, what = bad["step"][0], "Loss" if name == "loss" else "Gradient norm"
+            yield Finding("serious", run.label, f"{what} is not finite",
+                          f"{bad.height} of {run.metrics.height} steps, first at step {first:.0f}.",
+                          "Lower the learning rate, or compute in float32; do not use the model after that step.")
 
 
 def _still(run: RunRecord) -> Iterator[Finding]:
@@ -102,7 +110,8 @@ def _evaluation(run: RunRecord) -> Iterator[Finding]:
     yield from _displacement(run)
     if summary["not_finite"]:
         yield Finding("serious", run.label, "Held-out margins are not finite",
-                      f"{summary['not_finite']} pairs were left out of every figure.", "Check the model's weights for NaN.")
+                      f"{summary['not_finite']} pairs were left out of every figure.",
+                      "Check the model's weights for NaN.")
 
 
 def _accuracy(run: RunRecord) -> Iterator[Finding]:
@@ -117,15 +126,17 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
     controlled = summary["length_controlled_accuracy"]
     if controlled is not None and accuracy - controlled > LENGTH_GAP:
         yield Finding("notice", run.label, "Length explains part of the accuracy",
-                      f"{percent(accuracy)} as it is, {percent(controlled)} where longer and shorter chosen sides weigh alike.",
+                      f"{percent(accuracy)} as it is, {percent(controlled)} with equal weight for pairs whose chosen "
+                      "side is longer and shorter.",
                       "Prefer the length-controlled figure, or a length-normalised method.")
     training = final_mean(run.metrics, "rewards/accuracies")
-    if training is not None and training - accuracy > OVERFIT_GAP:
+    if training is not None and training - accuracy > OVERFIT_GAP and summary["accuracy_high"] >= 0.5:
         yield Finding("notice", run.label, "Training pairs are memorised",
                       f"Accuracy {percent(training)} on the last training steps, {percent(accuracy)} held out.",
                       "Fewer epochs, a lower learning rate or a larger β.")
     if summary["ties"] > MANY_TIES:
-        yield Finding("notice", run.label, "Many margins are exactly zero", f"{percent(summary['ties'])} of the held-out pairs tie.",
+        yield Finding("notice", run.label, "Many margins are exactly zero",
+                      f"{percent(summary['ties'])} of the held-out pairs tie.",
                       "Ties count half; a policy in half precision may be too close to the reference to tell.")
 
 
@@ -133,23 +144,24 @@ def _displacement(run: RunRecord) -> Iterator[Finding]:
     ratio, half = run.summary["chosen_logratios"], run.summary["chosen_logratios_half_width"]
     if ratio is not None and ratio + (half or 0) < 0:
         yield Finding("notice", run.label, "Chosen completions become less likely",
-                      f"Their held-out log-ratio is {signed(ratio)} nats on average: likelihood displacement "
-                      "(Razin et al., arXiv 2410.08847).",
-                      "Often harmless; where samples get worse, add an sft term, raise β, or filter near-identical pairs.")
+                      f"Their held-out log-ratio is {signed(ratio)} nats on average.",
+                      "Likelihood displacement (Razin et al., arXiv 2410.08847). Often harmless; where samples get "
+                      "worse, add an sft term, raise β, or filter near-identical pairs.")
 
 
 def _comparison(data: ReportData) -> Iterator[Finding]:
     for key, what in (("data.files.train.parquet", "training pairs"), ("reference.store_key", "reference scores")):
         values = {value for run in data.runs if (value := flatten(run.lineage).get(key)) is not None}
         if len(values) > 1:
-            yield Finding("serious", "", f"The runs used different {what}", f"Their lineage names {len(values)} of them.",
+            yield Finding("serious", "", f"The runs used different {what}",
+                          f"Their lineage names {len(values)} of them.",
                           "Train again from the present ones before comparing.")
     current = data.reference_manifest.get("store_key")
     for run in data.runs:
         evaluated_with = run.summary.get("reference", {}).get("store_key")
         if current and evaluated_with and evaluated_with != current:
-            yield Finding("serious", run.label, "Evaluated under another reference", "The reference was scored anew since.",
-                          "Run evaluate again.")
+            yield Finding("serious", run.label, "Evaluated under another reference",
+                          "The reference was scored anew since.", "Run evaluate again.")
     starting = [run.label for run in data.runs if run.trained and not run.evaluated]
     if starting:
         yield Finding("notice", "", "Not evaluated yet", ", ".join(starting), "Run scoreonce evaluate for each.")

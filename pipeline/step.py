@@ -59,10 +59,10 @@ class Processes:
     """What a step needs of its distributed surroundings; the defaults are one process."""
 
     index: int = 0
+    count: int = 1  # DDP averages gradients over them; the step wants sums
     gather: Callable[[Tensor], Tensor] = lambda column: column  # sum over processes of a tensor that others left at 0
     backward: Callable[[Tensor], None] = lambda loss: loss.backward()
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
-    averages_gradients_over: int = 1  # DDP averages; the step wants sums
 
 
 def column_gradients(
@@ -102,17 +102,13 @@ class Step:
 
         loss = sum(weight * losses) / sum(weight) over the step, however it is split.
         """
-        plan = Plan.of([row.tokens for row in rows], self._processes, budget)
+        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget)
         own = plan.microbatches[self.processes.index]
         if len(own) == 1:
             return self._one_forward(rows, own[0], columns, state)
         if self.method.batch_coupled:
             return self._two_forwards(rows, own, columns, state)
         return self._pair_by_pair(rows, own, columns, state)
-
-    @property
-    def _processes(self) -> int:
-        return self.processes.averages_gradients_over
 
     def _one_forward(
         self, rows: Sequence[PromptRow], own: Sequence[int], columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
@@ -188,7 +184,7 @@ class Step:
     def _backward(
         self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
     ) -> None:
-        scale = self._processes / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
+        scale = self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
         terms = [
             (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()

@@ -16,33 +16,39 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from jinja2 import TemplateError
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.conversation import Message, Render
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.formats import Example
-from scoreonce.pipeline.quarantine import Unusable
+from scoreonce.pipeline.quarantine import RowError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = npt.NDArray[np.int32]
+NO_DUMMY_PREFIX: dict[str, dict[str, Any]] = {
+    "Metaspace": {"prepend_scheme": "never"},
+    "ByteLevel": {"add_prefix_space": False},
+}
 
 
 @dataclass(frozen=True)
 class TextEncoder:
     """What encoding needs of a tokenizer."""
 
-    whole: Tokenizer             # text as it is given
-    continuation: Tokenizer      # text that follows other text
-    prefix: tuple[int, ...]      # what the tokenizer puts before a text: BOS, or nothing
+    whole: Tokenizer  # text as it is given
+    continuation: Tokenizer  # text that follows other text
+    prefix: tuple[int, ...]  # what the tokenizer puts before a text: BOS, or nothing
     bos_id: int | None
     eos_id: int
     eos_text: str
-    digest: str                  # of everything that decides the ids
+    digest: str  # of everything that decides the ids
 
 
 @dataclass(frozen=True)
@@ -71,11 +77,19 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     """The encoder of a tokenizer. Raises `InputError` for one without EOS, or without a `tokenizers` backend."""
     where = f"data.tokenizer, {tokenizer.name_or_path}"
     if not tokenizer.is_fast:
-        raise InputError("The tokenizer is not one of the `tokenizers` library.", found=type(tokenizer).__name__, where=where,
-                         fix="Convert it (a folder with tokenizer.json) and name that under data.tokenizer.")
+        raise InputError(
+            "The tokenizer is not one of the `tokenizers` library.",
+            found=type(tokenizer).__name__,
+            where=where,
+            fix="Convert it (a folder with tokenizer.json) and name that under data.tokenizer.",
+        )
     if tokenizer.eos_token_id is None:
-        raise InputError("The tokenizer has no end-of-sequence token.", found="eos_token is not set", where=where,
-                         fix="Set eos_token in its tokenizer_config.json, or name another under data.tokenizer.")
+        raise InputError(
+            "The tokenizer has no end-of-sequence token.",
+            found="eos_token is not set",
+            where=where,
+            fix="Set eos_token in its tokenizer_config.json, or name another under data.tokenizer.",
+        )
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None}
     prefix = _special_prefix(tokenizer)
@@ -83,22 +97,30 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     return TextEncoder(
         whole=Tokenizer.from_str(json.dumps(state)),
         continuation=Tokenizer.from_str(json.dumps(_without_dummy_prefix(state))),
-        prefix=prefix, bos_id=tokenizer.bos_token_id, eos_id=tokenizer.eos_token_id, eos_text=str(tokenizer.eos_token),
-        digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest())
+        prefix=prefix,
+        bos_id=tokenizer.bos_token_id,
+        eos_id=tokenizer.eos_token_id,
+        eos_text=str(tokenizer.eos_token),
+        digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
+    )
 
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """Renders messages with the tokenizer's chat template. Raises `InputError` where it has none."""
-    if tokenizer.chat_template is None:
-        raise InputError("The data are messages and the tokenizer has no chat template.", found="chat_template is not set",
-                         where=f"data.tokenizer, {tokenizer.name_or_path}",
-                         fix="Name a tokenizer with a chat template under data.tokenizer (an instruction-tuned model's), or give text.")
+    """Renders messages with the tokenizer's chat template. The first call raises `InputError` where it has none."""
 
     def render(messages: list[Message], add_generation_prompt: bool) -> str:
+        if tokenizer.chat_template is None:
+            raise InputError(
+                "The data are messages and the tokenizer has no chat template.",
+                found="chat_template is not set",
+                where=f"data.tokenizer, {tokenizer.name_or_path}",
+                fix="Name a tokenizer that has one under data.tokenizer (an instruction-tuned model's), or give text.",
+            )
         try:
-            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt))
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
         except (TemplateError, TypeError) as error:
-            raise Unusable("template_refuses", str(error)) from None
+            raise RowError("template_refuses", str(error)) from None
+        return str(text)
 
     return render
 
@@ -107,19 +129,25 @@ def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The special tokens that the tokenizer puts before a text, seen by encoding one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a", add_special_tokens=True)["input_ids"]
-    start = next(i for i in range(len(full)) if full[i:i + len(bare)] == bare)
+    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
     return tuple(full[:start])
 
 
 def _without_dummy_prefix(part: Any) -> Any:
     """A tokenizer's description in which no normaliser or pre-tokeniser puts a space before the text."""
     if isinstance(part, list):
-        return [_without_dummy_prefix(item) for item in part if not (isinstance(item, dict) and item.get("type") == "Prepend")]
+        return [
+            _without_dummy_prefix(item)
+            for item in part
+            if not (isinstance(item, dict) and item.get("type") == "Prepend")
+        ]
     if not isinstance(part, dict):
         return part
-    silenced = {"Metaspace": {"prepend_scheme": "never"}, "ByteLevel": {"add_prefix_space": False}}.get(part.get("type", ""), {})
-    described = {key: value if key in ("model", "added_tokens", "decoder") else _without_dummy_prefix(value)
-                 for key, value in part.items()} | silenced
+    silenced = NO_DUMMY_PREFIX.get(part.get("type", ""), {})
+    described = {
+        key: value if key in ("model", "added_tokens", "decoder") else _without_dummy_prefix(value)
+        for key, value in part.items()
+    } | silenced
     if isinstance(described.get("normalizer"), dict) and described["normalizer"]["type"] == "Prepend":
         described["normalizer"] = None
     return described
@@ -139,84 +167,109 @@ def without_eos(text: str, eos_text: str) -> str:
 
 
 def strip_eos(example: Example, encoder: TextEncoder) -> Example:
-    """The example with `without_eos` completions. Raises `Unusable` where nothing else was in one."""
+    """The example with `without_eos` completions. Raises `RowError` where nothing else was in one."""
     chosen = without_eos(example.chosen, encoder.eos_text)
     rejected = None if example.rejected is None else without_eos(example.rejected, encoder.eos_text)
     if not chosen.strip():
-        raise Unusable("chosen_is_blank", repr(example.chosen))
+        raise RowError("chosen_is_blank", repr(example.chosen))
     if rejected is not None and not rejected.strip():
-        raise Unusable("rejected_is_blank", repr(example.rejected))
+        raise RowError("rejected_is_blank", repr(example.rejected))
     return replace(example, chosen=chosen, rejected=rejected)
 
 
-def encode_pairs(encoder: TextEncoder, examples: Sequence[Example]) -> list[EncodedPair | Unusable]:
-    """Token ids of each example, untruncated, every completion ending in EOS; `Unusable` where the text cannot be split."""
+def encode_pairs(encoder: TextEncoder, examples: Sequence[Example]) -> list[EncodedPair | RowError]:
+    """Token ids of each example, untruncated, every completion ending in EOS; `RowError` where it cannot be split."""
     prompts = _ids(encoder.whole, [example.prompt for example in examples])
-    chosen = _completions(encoder, examples, prompts, [example.chosen for example in examples])
-    has_rejected = [index for index, example in enumerate(examples) if example.rejected is not None]
-    rejected = dict(zip(has_rejected, _completions(
-        encoder, [examples[index] for index in has_rejected], [prompts[index] for index in has_rejected],
-        [examples[index].rejected or "" for index in has_rejected]), strict=True))
-    return [_assemble(encoder, example, prompts[index], chosen[index], rejected.get(index, _Completion([], False)))
-            for index, example in enumerate(examples)]
+    chosen = [(index, example.chosen) for index, example in enumerate(examples)]
+    rejected = [(index, example.rejected) for index, example in enumerate(examples) if example.rejected is not None]
+    completions = _completions(encoder, examples, prompts, [*chosen, *rejected])
+    of_rejected = {index: found for (index, _), found in zip(rejected, completions[len(chosen) :], strict=True)}
+    return [
+        _assemble(encoder, example, prompts[index], completions[index], of_rejected.get(index))
+        for index, example in enumerate(examples)
+    ]
 
 
 @dataclass(frozen=True)
 class _Completion:
-    ids: list[int] | None        # None: cannot be split from the prompt
+    ids: list[int] | None  # None: cannot be split from the prompt
     merged: bool
 
 
-def _completions(encoder: TextEncoder, examples: Sequence[Example], prompts: list[list[int]], sides: list[str]) -> list[_Completion]:
-    """Each side's ids behind its prompt's, without EOS."""
-    wholes = _ids(encoder.whole, [example.prompt + side for example, side in zip(examples, sides, strict=True)])
-    found = [_Completion(whole[len(prompt):], False) if whole[:len(prompt)] == prompt else None
-             for prompt, whole in zip(prompts, wholes, strict=True)]
-    merged = [index for index, completion in enumerate(found) if completion is None]
-    continued = _ids(encoder.continuation, [sides[index] for index in merged])
-    split = [prompts[index] + ids for index, ids in zip(merged, continued, strict=True)]
-    decoded = encoder.whole.decode_batch(split, skip_special_tokens=False)
-    wanted = encoder.whole.decode_batch([wholes[index] for index in merged], skip_special_tokens=False)
-    for index, ids, text, whole_text in zip(merged, continued, decoded, wanted, strict=True):
-        faithful = text in (whole_text, examples[index].prompt + sides[index])
-        found[index] = _Completion(ids if faithful else None, True)
-    return [completion for completion in found if completion is not None]
+def _completions(
+    encoder: TextEncoder, examples: Sequence[Example], prompts: list[list[int]], sides: list[tuple[int, str]]
+) -> list[_Completion]:
+    """The ids, without EOS, of completions given with the index of their prompt."""
+    wholes = _ids(encoder.whole, [examples[index].prompt + side for index, side in sides])
+    found: dict[int, _Completion] = {}
+    for at, (whole, (index, _)) in enumerate(zip(wholes, sides, strict=True)):
+        end = len(prompts[index])
+        if whole[:end] == prompts[index]:
+            found[at] = _Completion(whole[end:], merged=False)
+    merged = [at for at in range(len(sides)) if at not in found]
+    continued = _ids(encoder.continuation, [sides[at][1] for at in merged])
+    split = _texts(encoder, [prompts[sides[at][0]] + ids for at, ids in zip(merged, continued, strict=True)])
+    unsplit = _texts(encoder, [wholes[at] for at in merged])
+    for at, ids, *texts in zip(merged, continued, split, unsplit, strict=True):
+        index, side = sides[at]
+        faithful = texts[0] in (texts[1], examples[index].prompt + side)
+        found[at] = _Completion(ids if faithful else None, merged=True)
+    return [found[at] for at in range(len(sides))]
 
 
-def _assemble(encoder: TextEncoder, example: Example, prompt: list[int], chosen: _Completion, rejected: _Completion) -> EncodedPair | Unusable:
-    if chosen.ids is None or rejected.ids is None:
-        return Unusable("boundary_cannot_be_split", f"the prompt ends in {example.prompt[-20:]!r}")
-    prefix = () if example.rendered or tuple(prompt[:len(encoder.prefix)]) == encoder.prefix else encoder.prefix
-    eos = [encoder.eos_id]
-    rejected_ids = [] if example.rejected is None else rejected.ids + eos
-    return EncodedPair(np.array([*prefix, *prompt], np.int32), np.array(chosen.ids + eos, np.int32),
-                       np.array(rejected_ids, np.int32), boundary_merged=chosen.merged or rejected.merged)
+def _texts(encoder: TextEncoder, ids: list[list[int]]) -> list[str]:
+    texts: list[str] = encoder.whole.decode_batch(ids, skip_special_tokens=False)
+    return texts
+
+
+def _assemble(
+    encoder: TextEncoder, example: Example, prompt: list[int], chosen: _Completion, rejected: _Completion | None
+) -> EncodedPair | RowError:
+    rejected_ids = [] if rejected is None else rejected.ids
+    if chosen.ids is None or rejected_ids is None:
+        return RowError("boundary_cannot_be_split", f"the prompt ends in {example.prompt[-20:]!r}")
+    has_prefix = example.rendered or tuple(prompt[: len(encoder.prefix)]) == encoder.prefix
+    return EncodedPair(
+        np.array(prompt if has_prefix else [*encoder.prefix, *prompt], np.int32),
+        np.array([*chosen.ids, encoder.eos_id], np.int32),
+        np.array([] if rejected is None else [*rejected_ids, encoder.eos_id], np.int32),
+        boundary_merged=chosen.merged or (rejected is not None and rejected.merged),
+    )
 
 
 def fit(pair: EncodedPair, limits: Limits, encoder: TextEncoder) -> EncodedPair:
     """The pair within the limits: the prompt loses its start but for BOS, a completion its end and with it EOS.
 
-    Raises `Unusable` where no completion token would be left, where the sides become the same, and for anything
+    Raises `RowError` where no completion token would be left, where the sides become the same, and for anything
     too long under `truncation = "drop"`.
     """
     prompt_len = len(pair.prompt_ids)
     if prompt_len == 0:
-        raise Unusable("prompt_has_no_tokens", "the prompt is empty")
+        raise RowError("prompt_has_no_tokens", "the prompt is empty")
     prompt_limit = limits.max_prompt_length or prompt_len
     if prompt_len > prompt_limit and limits.truncation == "drop":
-        raise Unusable("prompt_over_max_prompt_length", f"{prompt_len} tokens, max_prompt_length is {prompt_limit}")
+        raise RowError("prompt_over_max_prompt_length", f"{prompt_len} tokens, max_prompt_length is {prompt_limit}")
     room = limits.max_length - min(prompt_len, prompt_limit)
     if room < 1:
-        raise Unusable("prompt_fills_max_length", f"{min(prompt_len, prompt_limit)} prompt tokens, max_length is {limits.max_length}")
+        raise RowError(
+            "prompt_fills_max_length",
+            f"{min(prompt_len, prompt_limit)} prompt tokens, max_length is {limits.max_length}",
+        )
     longest = max(len(pair.chosen_ids), len(pair.rejected_ids))
     if longest > room and limits.truncation == "drop":
-        raise Unusable("pair_over_max_length", f"{prompt_len} + {longest} tokens, max_length is {limits.max_length}")
+        raise RowError("pair_over_max_length", f"{prompt_len} + {longest} tokens, max_length is {limits.max_length}")
     chosen, rejected = pair.chosen_ids[:room], pair.rejected_ids[:room]
     if np.array_equal(chosen, rejected):
-        raise Unusable("sides_are_identical", "the same tokens" + f" in the first {room}" * (longest > room))
-    return replace(pair, prompt_ids=_last(pair.prompt_ids, prompt_limit, encoder), chosen_ids=chosen, rejected_ids=rejected,
-                   prompt_truncated=prompt_len > prompt_limit, chosen_truncated=len(pair.chosen_ids) > room,
-                   rejected_truncated=len(pair.rejected_ids) > room)
+        raise RowError("sides_are_identical", "the same tokens" + f" in the first {room}" * (longest > room))
+    return replace(
+        pair,
+        prompt_ids=_last(pair.prompt_ids, prompt_limit, encoder),
+        chosen_ids=chosen,
+        rejected_ids=rejected,
+        prompt_truncated=prompt_len > prompt_limit,
+        chosen_truncated=len(pair.chosen_ids) > room,
+        rejected_truncated=len(pair.rejected_ids) > room,
+    )
 
 
 def _last(ids: Ids, limit: int, encoder: TextEncoder) -> Ids:
@@ -225,4 +278,4 @@ def _last(ids: Ids, limit: int, encoder: TextEncoder) -> Ids:
         return ids
     starts = 1 if ids[0] == encoder.bos_id else 0
     kept = min(starts, limit)
-    return np.concatenate([ids[:kept], ids[len(ids) - (limit - kept):]])
+    return np.concatenate([ids[:kept], ids[len(ids) - (limit - kept) :]])

@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 
 ASSISTANT_TURN = re.compile(
-    r"(?:^|\n)(?:Assistant|ASSISTANT|AI|A):"            # HH-RLHF, Vicuna, plain transcripts
-    r"|<\|im_start\|>assistant\n"                       # ChatML
+    r"(?:^|\n)(?:Assistant|ASSISTANT|AI|A):"  # HH-RLHF, Vicuna, plain transcripts
+    r"|<\|im_start\|>assistant\n"  # ChatML
     r"|<\|start_header_id\|>assistant<\|end_header_id\|>\n\n"  # Llama 3
-    r"|<start_of_turn>model\n"                          # Gemma
-    r"|<\|assistant\|>\n?"                              # Zephyr, Phi-3
-    r"|\[/INST\]"                                       # Llama 2, Mistral
-    r"|### (?:Response|Assistant):\n?"                  # Alpaca
+    r"|<start_of_turn>model\n"  # Gemma
+    r"|<\|assistant\|>\n?"  # Zephyr, Phi-3
+    r"|\[/INST\]"  # Llama 2, Mistral
+    r"|### (?:Response|Assistant):\n?"  # Alpaca
 )
 
 
@@ -36,7 +36,7 @@ def shared_prefix(first: str, second: str) -> int:
 
 def prompt_end(chosen: str, rejected: str) -> int:
     """Where the prompt of two whole transcripts ends, in characters; 0 where they share no beginning."""
-    shared = chosen[:shared_prefix(chosen, rejected)]
+    shared = chosen[: shared_prefix(chosen, rejected)]
     markers = [match.end() for match in ASSISTANT_TURN.finditer(shared)]
     if markers:
         return markers[-1]

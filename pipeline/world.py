@@ -1,7 +1,7 @@
 """A small world of postcards whose true reward is known: what the demo measures policies against.
 
 A prompt names who gets the card, from where and when; a card is a greeting, a few sentences from a grammar, and a name.
-The true reward reads nothing but the text, so that whatever a policy writes can be judged, also what nobody wrote before.
+The true reward reads nothing but the text, so that whatever a policy writes can be judged.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-NAMES = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Femi", "Greta", "Hugo", "Ines", "Jonas", "Kaya", "Lena", "Milo", "Nora",
-         "Omar", "Paula", "Quinn", "Rosa", "Samir", "Tilda", "Umar", "Vera", "Wanda", "Yusuf")
-PLACES = ("Lisbon", "Bergen", "Cairo", "Delft", "Esbjerg", "Fez", "Ghent", "Hanoi", "Izmir", "Jaipur", "Kyoto", "Lima",
-          "Malmo", "Nantes", "Oslo", "Porto", "Quito", "Riga", "Seville", "Trieste", "Utrecht", "Verona", "Warsaw", "York")
-MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
-          "December")
-THINGS = ("harbour", "market", "bread", "hotel", "museum", "garden", "river", "bridge", "soup", "music", "train", "coffee",
-          "beach", "old town", "tower", "boat", "street", "view", "tea", "guide")
-PLEASANT = ("lovely", "golden", "warm", "gentle", "bright", "splendid", "sweet", "calm", "merry", "fresh", "charming", "kind")
+NAMES = ("Ada", "Bruno", "Clara", "Dario", "Elif", "Femi", "Greta", "Hugo", "Ines", "Jonas", "Kaya", "Lena", "Milo",
+         "Nora", "Omar", "Paula", "Quinn", "Rosa", "Samir", "Tilda", "Umar", "Vera", "Wanda", "Yusuf")
+PLACES = ("Lisbon", "Bergen", "Cairo", "Delft", "Esbjerg", "Fez", "Ghent", "Hanoi", "Izmir", "Jaipur", "Kyoto",
+          "Lima", "Malmo", "Nantes", "Oslo", "Porto", "Quito", "Riga", "Seville", "Trieste", "Utrecht", "Verona",
+          "Warsaw", "York")
+MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September", "October",
+          "November", "December")
+THINGS = ("harbour", "market", "bread", "hotel", "museum", "garden", "river", "bridge", "soup", "music", "train",
+          "coffee", "beach", "old town", "tower", "boat", "street", "view", "tea", "guide")
+PLEASANT = ("lovely", "golden", "warm", "gentle", "bright", "splendid", "sweet", "calm", "merry", "fresh", "charming",
+            "kind")
 PLAIN = ("small", "old", "long", "quiet", "tall", "round", "grey", "busy", "simple", "narrow")
 HARSH = ("dull", "noisy", "dirty", "cold", "sour", "rude", "broken", "stale", "crowded", "damp")
-SENTENCES = ("The {thing} was {quality}.", "We found the {thing} {quality}.", "On {day} the {thing} was {quality} and {other}.",
-             "I remember a {quality} {thing}.", "The {thing} here is {quality} but {other}.", "Such a {quality} {thing}!",
-             "Every {day} we saw the {quality} {thing}.", "They say the {thing} is {quality}.")
+SENTENCES = ("The {thing} was {quality}.", "We found the {thing} {quality}.", "I remember a {quality} {thing}.",
+             "On {day} the {thing} was {quality} and {other}.", "The {thing} here is {quality} but {other}.",
+             "Such a {quality} {thing}!", "Every {day} we saw the {quality} {thing}.",
+             "They say the {thing} is {quality}.")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 PLACE_SENTENCES = ("{place} is worth the journey.", "I could stay in {place}.", "{place} in {month} is like that.")
 
@@ -67,12 +70,13 @@ def prompts(seed: int, *, texts: int, pairs: int, judged: int) -> Prompts:
     if texts + pairs + judged > len(everything):
         raise ValueError(f"the world has {len(everything)} prompts, not {texts + pairs + judged}")
     random.Random(seed).shuffle(everything)
-    return Prompts(everything[:texts], everything[texts:texts + pairs], everything[texts + pairs:texts + pairs + judged])
+    first, second = texts, texts + pairs
+    return Prompts(everything[:first], everything[first:second], everything[second:second + judged])
 
 
 def card(prompt: Prompt, draw: random.Random) -> str:
     """One postcard as people of this world write them: two to seven sentences in a mood of the writer's own."""
-    mood = draw.random()
+    mood = draw.uniform(0.2, 1.0)
     sentences = [_sentence(mood, draw) for _ in range(draw.randint(2, 7))]
     if draw.random() < 0.4:
         named = draw.choice(PLACE_SENTENCES).format(place=prompt.place, month=prompt.month)

@@ -13,16 +13,16 @@ from scoreonce.schemas import columns as c
 def declared(column: c.Column, *, primary_key: bool = False) -> Any:
     """The dataframely column of a declared column."""
     common: dict[str, Any] = {"nullable": column.nullable and not primary_key, "primary_key": primary_key}
-    bounds = {"min": column.minimum, "max": column.maximum}
+    bounds: dict[str, Any] = {"min": column.minimum, "max": column.maximum}
     match column.dtype:
         case "string":
             return dy.String(**common)
         case "bool":
             return dy.Bool(**common)
         case "int32":
-            return dy.Int32(**common, **{k: None if v is None else int(v) for k, v in bounds.items()})
+            return dy.Int32(**common, **_whole(bounds))
         case "int64":
-            return dy.Int64(**common, **{k: None if v is None else int(v) for k, v in bounds.items()})
+            return dy.Int64(**common, **_whole(bounds))
         case "float32":
             return dy.Float32(**common, **bounds)
         case "float64":
@@ -31,6 +31,10 @@ def declared(column: c.Column, *, primary_key: bool = False) -> Any:
             return dy.List(dy.Int32(nullable=False), **common)
         case "list[float32]":
             return dy.List(dy.Float32(nullable=False), **common)
+
+
+def _whole(bounds: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if bound is None else int(bound) for name, bound in bounds.items()}
 
 
 class RawPair(dy.Schema):

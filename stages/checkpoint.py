@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,7 +38,7 @@ class Training:
         return [known[parameter] for parameter in self.masters.parameters]
 
 
-def save(folder: Path, training: Training, *, step: int, state: dict[str, Tensor], identity: str, keep: int) -> Path:
+def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int) -> Path:
     """Write `<folder>/step-000010` and drop all but the last `keep` checkpoints."""
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
@@ -55,7 +56,6 @@ def save(folder: Path, training: Training, *, step: int, state: dict[str, Tensor
             temporary / "state.json",
             {
                 "format": 1,
-                "identity": identity,
                 "step": step,
                 "method": {name: float(value) for name, value in state.items()},
                 "optimizer": plain,
@@ -94,7 +94,7 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
         _restore_optimizer(training, load_file(checkpoint / "optimizer.safetensors"), stored["optimizer"])
         training.scheduler.load_state_dict(stored["scheduler"])
         _restore_random_state(load_file(checkpoint / "random.safetensors"))
-    except (OSError, KeyError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             "A checkpoint cannot be read.",
             found=f"{type(error).__name__}: {error}",
@@ -134,11 +134,9 @@ def _restore_optimizer(training: Training, tensors: dict[str, Tensor], plain: di
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a state dict that JSON holds; a schedule's functions are made anew by the run file."""
+    """The parts of a state dict that JSON holds; functions are made anew from the run file."""
     return {
-        key: value
-        for key, value in state.items()
-        if isinstance(value, bool | int | float | str | list | tuple | None) and key != "lr_lambdas"
+        key: value for key, value in state.items() if isinstance(value, bool | int | float | str | list | tuple | None)
     }
 
 

@@ -1,6 +1,7 @@
 """The command line: `scoreonce STAGE RUN.toml`. Each command loads the run file and calls its stage, nothing more.
 
-Stages are imported inside the commands, because torch alone takes seconds and `scoreonce --help` must not.
+Stages are imported inside the commands, after the run file was checked, because torch alone takes seconds and neither
+`scoreonce --help` nor a misspelt key may.
 
 Exit codes: 0 done; 1 our own fault, with a traceback; 2 something given cannot be used, in four parts; 130 interrupted.
 """
@@ -30,10 +31,10 @@ app = typer.Typer(
          "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
     epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.")
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cached reference scores.")
-demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None,
-                       help="The steps of `make demo`.")
+demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -41,6 +42,13 @@ def _show_version(wanted: bool) -> None:
 
         print(f"scoreonce {version('scoreonce')}")
         raise typer.Exit
+
+
+def _trust_remote_code(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages import models
+
+        models.trust_remote_code = True
 
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
@@ -54,8 +62,16 @@ Labels = Annotated[list[str] | None, typer.Option(
     "--label", metavar="NAME", help="Only these training runs; may be given again.")]
 Model = Annotated[str | None, typer.Option(
     metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")]
+Restart = Annotated[bool, typer.Option(
+    "--restart", help="Throw this label's outputs away and train anew.")]
+Drop = Annotated[list[str] | None, typer.Option(
+    metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again.")]
+Prune = Annotated[bool, typer.Option(
+    "--prune", help="Also remove the scores of completions that are not in this run's pairs.")]
 DryRun = Annotated[bool, typer.Option(
     "--dry-run", help="Only say what is left to score, how long it takes and how big it gets.")]
+Trust = Annotated[bool, typer.Option(
+    "--trust-remote-code", callback=_trust_remote_code, help="Run the Python code that a model's folder brings along.")]
 Version = Annotated[bool, typer.Option(
     "--version", callback=_show_version, is_eager=True, help="Show the version and leave.")]
 
@@ -80,62 +96,72 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
 
 
 @app.command()
-def prepare(run: RunFile, sets: Sets = None) -> None:
+def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
     """Turn a preference dataset into token pairs.
 
     Rows that cannot be used go to quarantine, with the reason.
     """
+    settings = _load(run, sets)
     from scoreonce.stages import prepare as stage
 
-    stage.run(_load(run, sets))
+    stage.run(settings)
 
 
 @app.command()
 def audit(run: RunFile, sets: Sets = None) -> None:
     """Say what is wrong with the pairs."""
+    settings = _load(run, sets)
     from scoreonce.stages import audit as stage
 
-    stage.run(_load(run, sets))
+    stage.run(settings)
 
 
 @app.command()
-def score(run: RunFile, sets: Sets = None, dry_run: DryRun = False) -> None:
+def score(run: RunFile, sets: Sets = None, dry_run: DryRun = False, trust: Trust = False) -> None:
     """Score the pairs under the reference, once.
 
     What the store holds already is never scored again.
     """
+    settings = _load(run, sets)
     from scoreonce.stages import score as stage
 
-    stage.run(_load(run, sets), dry_run=dry_run)
+    stage.run(settings, dry_run=dry_run)
 
 
 @app.command()
-def train(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None) -> None:
+def train(
+    run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, restart: Restart = False,
+    trust: Trust = False,
+) -> None:
     """Train a policy from the cached columns.
 
     The reference model is not loaded. A killed run goes on from its last checkpoint.
     """
+    settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages import train as stage
 
-    stage.run(_load(run, sets, method=method, label=label))
+    stage.run(settings, restart=restart)
 
 
 @app.command()
 def evaluate(
     run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, model: Model = None,
+    trust: Trust = False,
 ) -> None:
     """Score a policy on the held-out pairs."""
+    settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages import evaluate as stage
 
-    stage.run(_load(run, sets, method=method, label=label), model=model, label=label)
+    stage.run(settings, model=model, label=label)
 
 
 @app.command()
 def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
     """Write one HTML page about all training runs."""
+    settings = _load(run, sets)
     from scoreonce.stages import report as stage
 
-    stage.run(_load(run, sets), labels=labels)
+    stage.run(settings, labels=labels)
 
 
 @app.command()
@@ -158,7 +184,7 @@ def path(
 ) -> None:
     """Print where a run keeps something.
 
-    `data` and `model` are the local files that it reads, the rest is what it writes; one path a line.
+    `inputs` are the local files that it reads, the rest is what it writes; one path a line.
     """
     from scoreonce.stages import listing
 
@@ -176,26 +202,33 @@ def store_list(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("verify")
 def store_verify(run: RunFile, sets: Sets = None) -> None:
-    """Read every cached shard and check it against its digest."""
+    """Read every cached shard and check it against its digest.
+
+    Leaves with exit code 2 where something is damaged.
+    """
     from scoreonce.stages import layout, store_command
 
-    store_command.verify(layout.Layout.of(_load(run, sets)).store)
+    if store_command.verify(layout.Layout.of(_load(run, sets)).store):
+        raise typer.Exit(2)
 
 
 @store_app.command("gc")
-def store_gc(run: RunFile, sets: Sets = None) -> None:
-    """Remove what no finished shard needs: leftovers of killed runs."""
+def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
+    """Remove what killed runs left behind, and what you name."""
     from scoreonce.stages import layout, store_command
 
-    store_command.gc(layout.Layout.of(_load(run, sets)).store)
+    paths = layout.Layout.of(_load(run, sets))
+    keep = [paths.pairs(split) for split in layout.SPLITS] if prune else []
+    store_command.gc(paths.store, keep=keep, drop=drop or [])
 
 
 @demo_app.command("world")
 def demo_world(run: RunFile, sets: Sets = None) -> None:
     """Write texts, a tokenizer and an untrained model."""
+    settings = _load(run, sets)
     from scoreonce.stages import demo
 
-    demo.world(_load(run, sets))
+    demo.world(settings)
 
 
 @demo_app.command("pairs")
@@ -204,17 +237,19 @@ def demo_pairs(run: RunFile, sets: Sets = None) -> None:
 
     Two texts per prompt come from the reference model; the true reward, with noise, says which is preferred.
     """
+    settings = _load(run, sets)
     from scoreonce.stages import demo
 
-    demo.pairs(_load(run, sets))
+    demo.pairs(settings)
 
 
 @demo_app.command("judge")
 def demo_judge(run: RunFile, sets: Sets = None) -> None:
     """Measure true reward and KL of every policy."""
+    settings = _load(run, sets)
     from scoreonce.stages import demo
 
-    demo.judge(_load(run, sets))
+    demo.judge(settings)
 
 
 def _say(kind: str, text: str) -> None:

@@ -62,7 +62,9 @@ def parquet_options(schema: pa.Schema) -> dict[str, Any]:
     """The options of `write_parquet`, for a `pq.ParquetWriter` that writes in pieces."""
     floats = [_leaf(field) for field in schema if pa.types.is_floating(_value_type(field.type))]
     return {
-        "compression": "zstd", "compression_level": 1, "write_page_checksum": True,
+        "compression": "zstd",
+        "compression_level": 1,
+        "write_page_checksum": True,
         # A dictionary pays only for the few columns whose values repeat.
         "use_dictionary": [field.name for field in schema if field.name in ("source", "reason")],
         "use_byte_stream_split": floats,

@@ -24,7 +24,9 @@ class Layout:
     def of(cls, run: Run) -> Layout:
         """The paths that a run file asks for."""
         out = Path(run.out)
-        return cls(out, Path(run.score.store) if run.score.store else out / "store", run.train.label or run.train.method)
+        return cls(
+            out, Path(run.score.store) if run.score.store else out / "store", run.train.label or run.train.method
+        )
 
     def pairs(self, split: Split) -> Path:
         """Tokenised pairs, without token ids (Parquet)."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from scoreonce.pipeline.errors import InputError
@@ -19,6 +21,28 @@ EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "l
 METHOD = {"method", "objective", "calibration", "selection"}
 
 
+@dataclass(frozen=True)
+class Start:
+    """The model that training starts from."""
+
+    model: str
+    revision: str | None
+    adapter: str | None
+
+
+def start_of(run: Run) -> Start:
+    """`train.model` where it is named, otherwise the reference itself."""
+    reference = run.reference
+    if run.train.model:
+        return Start(run.train.model, None, None)
+    return Start(reference.model, reference.revision, reference.adapter)
+
+
+def dtype_of(run: Run) -> str:
+    """The dtype that the policy computes in."""
+    return run.train.dtype or run.reference.dtype
+
+
 def describe(run: Run, method: Method, pairs: int) -> dict[str, Any]:
     """The lineage of the policy that `run` trains; `identity` digests what its weights depend on.
 
@@ -27,7 +51,7 @@ def describe(run: Run, method: Method, pairs: int) -> dict[str, Any]:
     layout = Layout.of(run)
     prepared = files.read_json(layout.pairs_manifest)
     reads_reference = any(name.startswith("ref_") for name in method.reads)
-    stated = {
+    stated: dict[str, Any] = {
         "method": {
             "name": method.name,
             "title": method.title,
@@ -42,7 +66,7 @@ def describe(run: Run, method: Method, pairs: int) -> dict[str, Any]:
         "reference": _reference(run) if reads_reference else None,
         "data": {"source": run.data.source, "pairs": pairs, "files": prepared["files"], "counts": prepared["counts"]},
     }
-    stated["train"]["dtype"] = run.train.dtype or run.reference.dtype
+    stated["train"]["dtype"] = dtype_of(run)
     identity = hashlib.sha256(
         json.dumps({**stated, "policy": stated["policy"]["weights"]}, sort_keys=True).encode()
     ).hexdigest()
@@ -67,12 +91,13 @@ def policy_is_reference(lineage: dict[str, Any]) -> bool:
 
 
 def _policy(run: Run) -> dict[str, Any]:
-    own = run.train.model
-    adapter = None if own else run.reference.adapter
-    folder = models.folder_of(own or run.reference.model, None if own else run.reference.revision)
+    start = start_of(run)
+    return {"model": start.model, **_digests(start.model, start.revision, start.adapter)}
+
+
+def _digests(model: str, revision: str | None, adapter: str | None) -> dict[str, str | None]:
     return {
-        "model": own or run.reference.model,
-        "weights": weights.model_digest(folder),
+        "weights": weights.model_digest(models.folder_of(model, revision)),
         "adapter": weights.adapter_digest(models.folder_of(adapter)) if adapter else None,
     }
 
@@ -81,10 +106,12 @@ def _reference(run: Run) -> dict[str, Any]:
     """The scored reference, from its manifest; the run file must mean the same one."""
     layout = Layout.of(run)
     manifest: dict[str, Any] = files.read_json(layout.reference_manifest)
-    wanted = {"dtype": run.reference.dtype}
-    wanted["weights"] = weights.model_digest(models.folder_of(run.reference.model, run.reference.revision))
-    adapter = run.reference.adapter
-    wanted["adapter"] = weights.adapter_digest(models.folder_of(adapter)) if adapter else None
+    reference = run.reference
+    wanted: dict[str, Any] = {"dtype": reference.dtype}
+    if Path(reference.model).is_dir():
+        wanted |= _digests(reference.model, reference.revision, reference.adapter)
+    else:  # a cache is good without its model: training never downloads a reference to look at its weights
+        wanted["model"] = reference.model
     for name, value in wanted.items():
         if manifest[name] != value:
             raise InputError(

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from scoreonce.pipeline.errors import InputError
-from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.columns import EXPONENTIAL_DRAWS, did_you_mean
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import SPLITS, Layout
+
+if TYPE_CHECKING:
+    from scoreonce.pipeline.methods import TableRow
 
 Located = Callable[[Run, Layout], list[Path]]
 
 
-def _data(run: Run, layout: Layout) -> list[Path]:
-    sources = [Path(source) for source in (run.data.source, run.data.test_source) if source is not None]
-    return [found for source in sources for found in _with_contents(source)]
-
-
-def _model(run: Run, layout: Layout) -> list[Path]:
-    return _with_contents(Path(run.reference.model))
+def _inputs(run: Run, layout: Layout) -> list[Path]:
+    names = [run.data.source, run.data.test_source, run.data.tokenizer, run.reference.model, run.reference.adapter]
+    return list(dict.fromkeys(found for name in names if name for found in _with_contents(Path(name))))
 
 
 def _with_contents(path: Path) -> list[Path]:
@@ -30,8 +31,7 @@ def _with_contents(path: Path) -> list[Path]:
 
 
 LOCATED: dict[str, Located] = {
-    "data": _data,
-    "model": _model,
+    "inputs": _inputs,
     "pairs": lambda run, layout: [layout.pairs(split) for split in SPLITS],
     "tokens": lambda run, layout: [layout.tokens(split) for split in SPLITS],
     "quarantine": lambda run, layout: [layout.quarantine],
@@ -46,7 +46,7 @@ LOCATED: dict[str, Located] = {
 
 
 def paths(run: Run, what: str) -> list[Path]:
-    """The paths of one kind: `data` and `model` are the local files that a run reads, the others what it writes.
+    """The paths of one kind: `inputs` are the local files that a run reads, the others what it writes.
 
     Raises `InputError` for an unknown kind.
     """
@@ -54,3 +54,58 @@ def paths(run: Run, what: str) -> list[Path]:
         raise InputError("There is no such thing to locate.", found=f"{what}.{did_you_mean(what, list(LOCATED))}",
                          where="scoreonce path RUN.toml WHAT", fix=f"Give one of: {', '.join(LOCATED)}.")
     return LOCATED[what](run, Layout.of(run))
+
+
+def methods(name: str | None, style: Literal["text", "markdown", "json"]) -> str:
+    """The methods, or one of them: a list for a terminal, the README's table, or everything as JSON.
+
+    Raises `InputError` for an unknown name.
+    """
+    from scoreonce.pipeline.methods import table
+
+    rows = table()
+    known = [row["name"] for row in rows]
+    if name is not None and name not in known:
+        raise InputError("There is no such method.", found=f"{name}.{did_you_mean(name, known)}",
+                         where="scoreonce methods NAME", fix=f"Give one of: {', '.join(known)}.")
+    chosen = [row for row in rows if name in (None, row["name"])]
+    match style:
+        case "json":
+            return json.dumps(chosen, indent=2, ensure_ascii=False)
+        case "markdown":
+            return _markdown(chosen)
+        case "text":
+            return "\n".join(map(_line, chosen)) if name is None else _page(chosen[0])
+
+
+def _line(row: TableRow) -> str:
+    return f"{row['name']:<10} {row['title']}\n{'':<10} {_settings(row)}"
+
+
+def _page(row: TableRow) -> str:
+    pieces = ", ".join(f"{kind} {row[kind]}" for kind in ("objective", "calibration", "selection"))
+    return "\n".join([
+        f"{row['name']}: {row['title']}", f"  paper     {row['paper']}, {row['venue']}, arXiv {row['arxiv']}",
+        f"  pieces    {pieces}", f"  reads     {', '.join(row['reads'])}",
+        *(f"  {key} = {json.dumps(value)}\n{'':<12}{row['meanings'][key]}"
+          for key, value in row["hyperparameters"].items())])
+
+
+def _markdown(rows: Sequence[TableRow]) -> str:
+    head = ["| method | what it changes | paper | reads from the cache | hyperparameters |", "|---|---|---|---|---|"]
+    cells = ([f"`{row['name']}`", row["title"], _link(row), _cached(row), _settings(row, "`")] for row in rows)
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in cells)])
+
+
+def _link(row: TableRow) -> str:
+    paper = f"[{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else row["paper"]
+    return f"{paper}, {row['venue']}" if row["venue"] else paper
+
+
+def _cached(row: TableRow) -> str:
+    cached = [name for name in row["reads"] if not name.startswith("policy_") and name != EXPONENTIAL_DRAWS.name]
+    return ", ".join(f"`{name}`" for name in cached) or "nothing"
+
+
+def _settings(row: TableRow, quote: str = "") -> str:
+    return ", ".join(f"{quote}{key} = {json.dumps(value)}{quote}" for key, value in row["hyperparameters"].items())

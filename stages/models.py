@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
 
+from scoreonce.pipeline import architecture
 from scoreonce.pipeline.errors import InputError
+
+disable_progress_bar()  # a stage shows one bar, its own
 
 # Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
 trust_remote_code = False
@@ -22,21 +27,33 @@ def folder_of(name: str, revision: str | None = None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise InputError("No such model.", found=f"no folder {name}", where="reference.model / train.model",
-                         fix="Give a folder with config.json and safetensors, or a Hub name such as org/model.")
+        raise InputError(
+            "No such model.",
+            found=f"no folder {name}",
+            where="reference.model / train.model",
+            fix="Give a folder with config.json and safetensors, or a Hub name such as org/model.",
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]))
+        return Path(
+            snapshot_download(
+                name, revision=revision, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
+            )
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError("No such model.", found=f"no folder {name}, and the Hub says: {_first_line(error)}",
-                         where="reference.model / train.model",
-                         fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.") from None
+        raise InputError(
+            "No such model.",
+            found=f"no folder {name}, and the Hub says: {_first_line(error)}",
+            where="reference.model / train.model",
+            fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
+        ) from None
 
 
-def load_model(name: str, *, dtype: str, device: torch.device | str, revision: str | None = None,
-               adapter: str | None = None) -> PreTrainedModel:
+def load_model(
+    name: str, *, dtype: str, device: torch.device | str, revision: str | None = None, adapter: str | None = None
+) -> PreTrainedModel:
     """A causal language model in evaluation mode on `device`, its weights in `dtype`, an adapter merged in if given.
 
     Dropout is 0: log-probs must be the same each time. Raises `InputError` where it cannot be loaded.
@@ -45,11 +62,16 @@ def load_model(name: str, *, dtype: str, device: torch.device | str, revision: s
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _switch_dropout_off(config)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=getattr(torch, dtype),
-                                                     trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        raise InputError("The model cannot be loaded.", found=_first_line(error), where=str(folder),
-                         fix="Check that the folder holds a causal language model: config.json and its safetensors.") from None
+        raise InputError(
+            "The model cannot be loaded.",
+            found=_first_line(error),
+            where=str(folder),
+            fix="Check that the folder holds a causal language model: config.json and its safetensors.",
+        ) from None
     if adapter is not None:
         model = _with_adapter(model, adapter)
     return model.eval().to(device)
@@ -59,19 +81,30 @@ def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
     try:
         from peft import PeftModel
     except ImportError:
-        raise InputError("An adapter needs the peft package.", found="peft is not installed", where="reference.adapter",
-                         fix="pip install 'scoreonce[peft]'.") from None
+        raise InputError(
+            "An adapter needs the peft package.",
+            found="peft is not installed",
+            where="reference.adapter",
+            fix="pip install 'scoreonce[peft]'.",
+        ) from None
     try:
         return PeftModel.from_pretrained(model, str(folder_of(adapter))).merge_and_unload()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise InputError("The adapter cannot be loaded.", found=_first_line(error), where=adapter,
-                         fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) made for this model.") from None
+        raise InputError(
+            "The adapter cannot be loaded.",
+            found=_first_line(error),
+            where=adapter,
+            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) made for this model.",
+        ) from None
 
 
 def dropout_settings(config: Any) -> dict[str, float]:
     """The dropout probabilities that a model's config declares."""
-    return {key: value for key, value in config.to_dict().items()
-            if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float)}
+    return {
+        key: value
+        for key, value in config.to_dict().items()
+        if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float)
+    }
 
 
 def _switch_dropout_off(config: Any) -> None:
@@ -85,16 +118,24 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError("The model has no tokenizer that can be loaded.", found=_first_line(error), where=str(folder),
-                         fix="Name a folder with tokenizer.json under data.tokenizer.") from None
+        raise InputError(
+            "The model has no tokenizer that can be loaded.",
+            found=_first_line(error),
+            where=str(folder),
+            fix="Name a folder with tokenizer.json under data.tokenizer.",
+        ) from None
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
     """The device to run on. Raises `InputError` where CUDA is asked for and absent."""
     if requested == "cuda" and not torch.cuda.is_available():
         build = f"torch {torch.__version__}, " + ("built without CUDA" if torch.version.cuda is None else "no GPU seen")
-        raise InputError("CUDA was asked for and there is none.", found=build, where="compute.device",
-                         fix="Use compute.device = \"auto\", or install a CUDA build of torch and check nvidia-smi.")
+        raise InputError(
+            "CUDA was asked for and there is none.",
+            found=build,
+            where="compute.device",
+            fix='Use compute.device = "auto", or install a CUDA build of torch and check nvidia-smi.',
+        )
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(requested)
@@ -102,3 +143,36 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def demand_fit(model: PreTrainedModel, name: str, *, largest_token: int, longest_sequence: int) -> None:
+    """Raise `InputError` where a token id lies outside the vocabulary or a sequence outside the table of positions."""
+    vocabulary = architecture.causal_lm(model).get_input_embeddings().weight.shape[0]
+    if largest_token >= vocabulary:
+        raise InputError(
+            "The pairs were prepared with a tokenizer whose vocabulary does not fit the model.",
+            found=f"token id {largest_token:,} in the pairs, {vocabulary:,} tokens in the model",
+            where=name,
+            fix="Set data.tokenizer to this model's own tokenizer and run `scoreonce prepare` again.",
+        )
+    limit = position_limit(architecture.causal_lm(model))
+    if limit is not None and longest_sequence > limit:
+        raise InputError(
+            "A pair is longer than the model can read.",
+            where=name,
+            found=f"{longest_sequence:,} tokens; the model's table of positions ends at {limit:,}",
+            fix=f"Set data.max_length to {limit} or less and run `scoreonce prepare` again.",
+        )
+
+
+def position_limit(model: PreTrainedModel) -> int | None:
+    """Positions of a model that looks them up in a learned table, None where they are computed (rotary, ALiBi)."""
+    config = architecture.settings(model)
+    limit = config.get("max_position_embeddings", config.get("n_positions"))
+    tables = [
+        module.num_embeddings
+        for module in model.modules()
+        if isinstance(module, nn.Embedding) and module is not model.get_input_embeddings()
+    ]
+    # OPT's table has two rows more than positions.
+    return limit if limit is not None and any(limit <= size <= limit + 2 for size in tables) else None

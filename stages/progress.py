@@ -1,4 +1,4 @@
-"""Progress of anything longer than a few seconds: a bar with rate and ETA, or plain lines where there is no terminal."""
+"""Progress of anything longer than a few seconds: a bar with rate and ETA, plain lines where there is no terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,16 @@ def progress(total: int, unit: str, description: str, *, done: int = 0, enabled:
     Without a terminal a plain line comes at most every 15 seconds, and one at the end.
     """
     terminal = sys.stderr.isatty()
-    with tqdm(total=total, initial=done, unit=f" {unit}", desc=description, disable=not enabled,
-              file=sys.stderr if terminal else _PlainLines(), mininterval=0.2 if terminal else 15,
-              maxinterval=15, dynamic_ncols=terminal, smoothing=0.1) as bar:
+    with tqdm(
+        total=total,
+        initial=done,
+        unit=f" {unit}",
+        desc=description,
+        disable=not enabled,
+        file=sys.stderr if terminal else _PlainLines(),
+        mininterval=0.2 if terminal else 15,
+        maxinterval=15,
+        dynamic_ncols=terminal,
+        smoothing=0.1,
+    ) as bar:
         yield bar

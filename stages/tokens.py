@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,17 +23,27 @@ class TokenFile:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
         except FileNotFoundError:
-            raise InputError("The token ids are missing.", found=f"no file {path}", where="train / score",
-                             fix="Run `scoreonce prepare` again.") from None
+            raise InputError(
+                "The token ids are missing.",
+                found=f"no file {path}",
+                where="train / score",
+                fix="Run `scoreonce prepare` again.",
+            ) from None
         except (pa.ArrowInvalid, OSError) as error:
-            raise InputError("The token ids cannot be read.", found=str(error), where=str(path),
-                             fix="Delete the file and run `scoreonce prepare` again.") from None
+            raise InputError(
+                "The token ids cannot be read.",
+                found=str(error),
+                where=str(path),
+                fix="Delete the file and run `scoreonce prepare` again.",
+            ) from None
         self._batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         self._starts = [0]
         for batch in self._batches:
             self._starts.append(self._starts[-1] + batch.num_rows)
         self._columns: dict[str, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]] = {
-            name: [_views(batch.column(name)) for batch in self._batches] for name in ("prompt_ids", "chosen_ids", "rejected_ids")}
+            name: [_views(batch.column(name)) for batch in self._batches]
+            for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+        }
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -42,7 +53,11 @@ class TokenFile:
         batch = bisect_right(self._starts, index) - 1
         offsets, values = self._columns[column][batch]
         within = index - self._starts[batch]
-        return values[offsets[within]:offsets[within + 1]]
+        return values[offsets[within] : offsets[within + 1]]
+
+    def largest(self, columns: Sequence[TokenColumn]) -> int:
+        """The largest token id in some columns."""
+        return max(int(values.max(initial=0)) for name in columns for _, values in self._columns[name])
 
 
 def _views(column: pa.ListArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -10,11 +10,14 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages import files
 from scoreonce.stages.layout import Layout
-from scoreonce.stages.tokens import TokenFile
+from scoreonce.stages.tokens import TokenColumn, TokenFile
+
+SIDES: dict[str, TokenColumn] = {"policy_chosen_logps": "chosen_ids", "policy_rejected_logps": "rejected_ids"}
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,17 @@ class TrainingData:
     pair_ids: list[str]
     columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
     tokens: TokenFile
+    sides: tuple[TokenColumn, ...]  # the completions that the method reads
+    longest_row: int  # tokens of the longest prompt row
+    longest_sequence: int  # tokens of the longest prompt and completion
+    largest_token: int
 
     def __len__(self) -> int:
         return len(self.pair_ids)
+
+    def row(self, pair: int) -> PromptRow:
+        """A pair's prompt with the completions that the method reads, chosen first."""
+        return PromptRow(self.tokens.row(pair, "prompt_ids"), tuple(self.tokens.row(pair, side) for side in self.sides))
 
 
 def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
@@ -56,6 +67,7 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
                 where=str(layout.pairs("train")),
                 fix=_how_to_get(name),
             )
+    sides = tuple(ids for logps, ids in SIDES.items() if logps in reads)
     tokens = TokenFile(layout.tokens("train"))
     if len(tokens) != len(table):
         raise InputError(
@@ -64,9 +76,20 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
             where=str(layout.tokens("train")),
             fix="Run `scoreonce prepare` again.",
         )
+    prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
     return TrainingData(
-        table["pair_id"].to_list(), {name: table[name].cast(pl.Float64).to_numpy() for name in cached}, tokens
+        pair_ids=table["pair_id"].to_list(),
+        columns={name: table[name].cast(pl.Float64).to_numpy() for name in cached},
+        tokens=tokens,
+        sides=sides,
+        longest_row=_largest(sum(lengths, start=prompt)),
+        longest_sequence=max(_largest(prompt + side) for side in lengths),
+        largest_token=tokens.largest(["prompt_ids", *sides]),
     )
+
+
+def _largest(column: pl.Series) -> int:
+    return int(column.to_numpy().max())
 
 
 def _how_to_get(name: str) -> str:

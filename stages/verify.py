@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.forward import Scored
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.stages.training_data import TrainingData
 
@@ -26,7 +27,9 @@ class Residual:
     mean: float
 
 
-def residual(scorer: TokenScorer, data: TrainingData, pairs: int, budget: int, seed: int) -> Residual:
+def residual(
+    scorer: Callable[[Sequence[PromptRow]], Scored], data: TrainingData, pairs: int, budget: int, seed: int
+) -> Residual:
     """Score a random sample of cached chosen completions again and compare."""
     sample = np.random.default_rng(seed).permutation(len(data))[:pairs]
     rows = [PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids"),)) for i in sample]

@@ -20,11 +20,11 @@ def test_token_logps_equal_plain_transformers(name, layout):
 
 @pytest.mark.parametrize("name", ["llama", "gemma2_softcap_sliding", "gpt2_absolute_positions", "phi_head_bias"])
 def test_gradients_equal_plain_transformers(name):
-    """Both layouts against autograd through the model's own logits, in float64 (norms are float32 even there)."""
+    """Both layouts against autograd through the model's own logits, to float32 rounding."""
     prompt_rows = random_rows(3)
     grads = {}
     for layout in ("shared", "padded", "plain"):
-        model = tiny_model(name, torch.float64)
+        model = tiny_model(name)
         if layout == "plain":
             total = sum(_plain_sum(model, row.prompt, c) * (k + 1) for row in prompt_rows for k, c in enumerate(row.completions))
         else:
@@ -32,9 +32,8 @@ def test_gradients_equal_plain_transformers(name):
             total = (sums * torch.tensor([k + 1.0 for row in prompt_rows for k in range(len(row.completions))])).sum()
         total.backward()
         grads[layout] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    scale = grads["plain"].abs().max()
-    assert (grads["shared"] - grads["plain"]).abs().max() < 1e-6 * scale
-    assert (grads["padded"] - grads["plain"]).abs().max() < 1e-6 * scale
+    for layout in ("shared", "padded"):
+        assert (grads[layout] - grads["plain"]).norm() < 1e-5 * grads["plain"].norm()
 
 
 def _plain_sum(model, prompt, completion):

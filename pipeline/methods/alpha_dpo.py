@@ -1,0 +1,52 @@
+"""alpha-DPO: Wu et al. 2025, "AlphaDPO: Adaptive Reward Margin for Direct Preference Optimization"."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.hyperparameters import Allowed, Beta, GammaBetaRatio, Momentum
+from scoreonce.pipeline.methods.reductions import moving_moments
+from scoreonce.pipeline.methods.registry import calibration, rewards, statistic
+from scoreonce.pipeline.methods.simpo import simpo
+
+NOISE = 1e-6  # nats per token: less spread than this is rounding of two forward passes, not a difference of pairs
+Alpha = Annotated[float, Allowed("how far the demanded margin follows the pair's own gap", at_least=0)]
+
+
+@statistic(initial={"normalised_gap_mean": 0.0, "normalised_gap_std": 0.0})
+def normalised_gap_moments(normalised_margin: Tensor, normalised_gap_mean: Tensor, normalised_gap_std: Tensor, *,
+                           momentum: Momentum = 0.9) -> tuple[Tensor, Tensor]:
+    """Running mean and unbiased std of the gap u_pi - u_ref (nats per token), from 0, moved before use."""
+    return moving_moments(normalised_margin, normalised_gap_mean, normalised_gap_std, momentum)
+
+
+@rewards("chosen_rewards", "rejected_rewards")
+def alpha_rewards(normalised_policy_chosen_logps: Tensor, normalised_policy_rejected_logps: Tensor,
+                  normalised_chosen_logratios: Tensor, normalised_rejected_logratios: Tensor, *,
+                  beta: Beta, alpha: Alpha) -> tuple[Tensor, Tensor]:
+    """beta (avg log pi - alpha (avg log pi - avg log ref)) of each side, as the code logs it."""
+    return (beta * (normalised_policy_chosen_logps - alpha * normalised_chosen_logratios),
+            beta * (normalised_policy_rejected_logps - alpha * normalised_rejected_logratios))
+
+
+@calibration("target_margin", batch_coupled=False, rewards=alpha_rewards)
+def alpha_margin(normalised_margin: Tensor, normalised_gap_mean: Tensor, normalised_gap_std: Tensor, *,
+                 alpha: Alpha = 0.2, gamma_beta_ratio: GammaBetaRatio = 0.6) -> Tensor:
+    """gamma_beta_ratio + alpha z, per pair (pairs,), without gradient; z = (gap - running mean) / running std.
+
+    The paper z-scores the batch and writes gamma + alpha z beside beta u; its code, as here, beta (u - gamma/beta -
+    alpha z): this `alpha` is the paper's alpha / beta. With alpha = 0 it is SimPO. The running std starts at 0, so the
+    first step's z is 10 times too large (code, kept). Where it is below 1e-6 (policy = reference) z = 0, not NaN.
+    """
+    z = (normalised_margin - normalised_gap_mean) / normalised_gap_std.clamp(min=NOISE)
+    return gamma_beta_ratio + alpha * torch.where(normalised_gap_std < NOISE, 0.0, z)
+
+
+method("alpha_dpo", "SimPO with a target margin per pair, from its gap to the reference",
+       paper=Paper("AlphaDPO: Adaptive Reward Margin for Direct Preference Optimization", "2410.10148", "ICML 2025"),
+       objective=simpo, calibration=alpha_margin, defaults={"beta": 2.5})

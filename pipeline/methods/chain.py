@@ -1,0 +1,140 @@
+"""A method: pieces in their order, run on the columns of one optimizer step.
+
+Everything is computed in float64, whatever the columns' dtype: the vectors are short, and a bfloat16 sum of a few
+hundred nats has lost the margin. Gradients come back in the dtype of the columns.
+
+Dimensions: pairs = the pairs of the step, over all processes and micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.methods.derive import bases, derivation
+from scoreonce.pipeline.methods.inputs import checked
+from scoreonce.pipeline.methods.reductions import weighted_mean
+from scoreonce.pipeline.methods.registry import Piece, state_names
+
+DRAWS = "exponential_draws"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    arxiv: str
+    venue: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method makes of a step. Every field (pairs,) float64; gradients flow through `losses` alone.
+
+    NaN in a whole column means that the method has no such thing (SimPO no margin without reference columns, SFT no
+    beta and no rewards, DPO no target margin); the tables write it as null.
+    """
+
+    losses: Tensor
+    weight: Tensor
+    beta: Tensor
+    target_margin: Tensor
+    margin: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+    state: dict[str, Tensor]
+
+    @property
+    def loss(self) -> Tensor:
+        """sum(weight * losses) / sum(weight), 0-d; 0 where all weights are 0."""
+        return weighted_mean(self.losses, self.weight, otherwise=torch.zeros_like(self.weight.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Method:
+    """A composed method. Pure: state goes in and comes out."""
+
+    name: str
+    title: str
+    paper: Paper | None
+    selection: Piece
+    calibrations: tuple[Piece, ...]  # the named one last, after the constants for what it leaves open
+    objective: Piece
+    rewards: Piece | None
+    hyperparameters: dict[str, Any]
+
+    @property
+    def statistics(self) -> tuple[Piece, ...]:
+        """What keeps the state that the other pieces read."""
+        keepers = state_names()
+        read = [name for piece in self._deciding for name in piece.columns if name in keepers]
+        return tuple(dict.fromkeys(keepers[name] for name in read))
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Base columns that it needs: policy and reference log-probs, lengths, scores."""
+        made = {name for piece in self.pieces for name in (*piece.gives, *piece.initial)}
+        return bases(name for piece in self.pieces for name in piece.columns if name not in made) - {DRAWS}
+
+    @property
+    def batch_coupled(self) -> bool:
+        """Whether a pair's loss or weight depends on the other pairs of the step."""
+        return any(piece.batch_coupled for piece in self.pieces)
+
+    @property
+    def random(self) -> bool:
+        """Whether it reads `exponential_draws`, Exp(1) draws, one per pair, which the caller supplies."""
+        return any(DRAWS in piece.columns for piece in self.pieces)
+
+    @property
+    def _deciding(self) -> tuple[Piece, ...]:
+        return (self.selection, *self.calibrations, self.objective, *([self.rewards] if self.rewards else []))
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """Every piece of the chain but the derived columns, in the order in which they run."""
+        return (*self.statistics, *self._deciding)
+
+    def init_state(self) -> dict[str, Tensor]:
+        """The state before the first step: 0-d float64 tensors; empty for a stateless method."""
+        return {name: torch.tensor(value, dtype=torch.float64)
+                for piece in self.statistics for name, value in piece.initial.items()}
+
+    def run(self, columns: Mapping[str, Tensor], state: Mapping[str, Tensor], training: bool = True) -> Outcome:
+        """Losses and everything else of one step, on the device of the columns.
+
+        `columns` are the base columns of `reads`, each (pairs,) or 0-d, of any dtype; others are ignored. A random
+        method also needs `exponential_draws`. With `training=False` the state is read and not moved.
+        Raises `InputError` for a missing column, a shape that is not (pairs,), and a missing state entry.
+        """
+        needed = [*sorted(self.reads), *([DRAWS] if self.random else [])]
+        chain, new_state = checked(self.name, columns, needed, bases(["margin"]), state, self.init_state())
+        wanted = [name for piece in self.pieces for name in piece.columns]
+        shown = ["margin"] if bases(["margin"]) <= set(chain) else []
+        for piece in derivation([*wanted, *shown]):
+            chain |= piece(chain, self.hyperparameters)
+        for piece in self.statistics if training else ():
+            new_state |= self._detached(piece, {**chain, **new_state})
+        chain |= new_state
+        for piece in (self.selection, *self.calibrations):
+            chain |= self._detached(piece, chain)
+        chain |= self.objective(chain, self.hyperparameters)
+        if self.rewards:
+            chain |= self._detached(self.rewards, chain)
+        return self._outcome(chain, new_state)
+
+    @torch.no_grad()
+    def _detached(self, piece: Piece, chain: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: column.detach() for name, column in piece(chain, self.hyperparameters).items()}
+
+    def _outcome(self, chain: Mapping[str, Tensor], state: dict[str, Tensor]) -> Outcome:
+        losses = chain["loss"]
+        absent = torch.full_like(losses, torch.nan)
+        rest = {name: chain.get(name, absent).detach().expand_as(losses)
+                for name in ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")}
+        return Outcome(losses=losses, state=state, **rest)

@@ -1,0 +1,98 @@
+"""How pieces become a method: which combinations make sense, and which hyperparameters they have, from signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.methods.chain import Method, Paper
+from scoreonce.pipeline.methods.derive import bases, derivation
+from scoreonce.pipeline.methods.hyperparameters import WHERE, Hyperparameter
+from scoreonce.pipeline.methods.plain import constant_beta, constant_margin
+from scoreonce.pipeline.methods.registry import PIECES, Kind, Piece
+from scoreonce.schemas.columns import did_you_mean
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A composition: what a paper's file says of its method, or what a run file spells out."""
+
+    name: str
+    title: str
+    paper: Paper | None
+    objective: Piece
+    calibration: Piece
+    selection: Piece
+    defaults: Mapping[str, Any]
+
+
+def registered(kind: Kind, function: Callable[..., Any]) -> Piece:
+    """The piece made from a function."""
+    return next(piece for piece in PIECES[kind].values() if piece.function is function)
+
+
+# What gives a column that the objective reads and the calibration leaves open.
+FALLBACKS = {"beta": registered("calibration", constant_beta),
+             "target_margin": registered("calibration", constant_margin)}
+
+
+def compose(row: Row, settings: Mapping[str, Any]) -> Method:
+    """The method that a row describes, with these hyperparameters.
+
+    Raises `InputError` for pieces that do not go together, an unknown hyperparameter and a value out of range.
+    """
+    _check_combination(row)
+    fallbacks = [piece for column, piece in FALLBACKS.items()
+                 if column in row.objective.columns and column not in row.calibration.gives]
+    rewards = row.calibration.rewards or row.objective.rewards
+    bare = Method(row.name, row.title, row.paper, row.selection, (*fallbacks, row.calibration), row.objective,
+                  PIECES["rewards"][rewards] if rewards else None, {})
+    defaults = {**row.objective.defaults, **row.defaults}
+    return replace(bare, hyperparameters=_settled(row.name, hyperparameters(bare), defaults, settings))
+
+
+def hyperparameters(composed: Method) -> dict[str, list[Hyperparameter]]:
+    """What the method can be set to: each name, with what every piece that reads it says; one name is one setting."""
+    read = [name for piece in composed.pieces for name in piece.columns]
+    found: dict[str, list[Hyperparameter]] = {}
+    calibrations_first = sorted(composed.pieces, key=lambda piece: piece.kind != "calibration")
+    for piece in (*calibrations_first, *derivation(read)):
+        for name, hyperparameter in piece.hyperparameters.items():
+            found.setdefault(name, []).append(hyperparameter)
+    return found
+
+
+def _check_combination(row: Row) -> None:
+    calibration, objective = row.calibration, row.objective
+    for column in set(calibration.gives) - set(objective.columns):
+        raise _senseless(calibration, objective, f"{calibration.name} sets {column}, and {objective.name} reads none")
+    if _compares(objective):
+        return
+    for piece in (calibration, row.selection):
+        if _compares(piece):
+            raise _senseless(piece, objective, f"{piece.name} compares chosen with rejected completions, and "
+                                               f"{objective.name} trains on the chosen ones alone")
+
+
+def _compares(piece: Piece) -> bool:
+    return any("rejected" in column for column in bases(piece.columns))
+
+
+def _senseless(piece: Piece, objective: Piece, reason: str) -> InputError:
+    neutral = {"calibration": "constant", "selection": "all"}[piece.kind]
+    return InputError(f"The {piece.kind} {piece.name} makes no sense with the objective {objective.name}.",
+                      found=reason, where=WHERE, fix=f'Set {piece.kind} = "{neutral}", or another objective.')
+
+
+def _settled(method: str, known: Mapping[str, list[Hyperparameter]], defaults: Mapping[str, Any],
+             settings: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in settings.items():
+        if name not in known:
+            near = did_you_mean(name, list(known))
+            raise InputError(f"Method {method} has no hyperparameter {name}.", found=f"{name} = {value!r}.{near}",
+                             where=WHERE, fix=f"It has {', '.join(known) or 'none'}.")
+    stated = {name: each.default for name, every in known.items() for each in every if each.default is not None}
+    values = {**stated, **defaults, **settings}
+    return {name: [each.check(values[name], method) for each in every][-1] for name, every in known.items()}

@@ -1,0 +1,65 @@
+"""What a caller hands to a method: checked, moved to one device, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.columns import did_you_mean
+
+ORIGINS = {  # prefix of a column: what has it, and how to get it
+    "policy_": "the policy's forward pass makes it: `scoreonce train` does so itself; in a notebook, sum the policy's "
+               "log-probs over the completion's tokens",
+    "ref_": "the reference store has it: run `scoreonce score`, and take it from the Parquet per pair that it writes",
+    "chosen_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
+    "rejected_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
+    "chosen_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
+    "rejected_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
+    "exponential_draws": "draw it with methods.exponential_draws(pairs, generator), or use methods.apply",
+}
+
+
+def checked(method: str, columns: Mapping[str, Tensor], needed: Sequence[str], optional: Set[str],
+            state: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The needed columns, the optional ones that are there, and the state; float64, on the columns' device.
+
+    Raises `InputError` naming a missing column and where it comes from, a column that is not (pairs,) or 0-d, or a
+    missing state entry.
+    """
+    for name in needed:
+        if name not in columns:
+            raise _missing(method, name, list(columns))
+    used = {name: columns[name] for name in (*needed, *sorted(optional & set(columns)))}
+    _check_shapes(method, used)
+    device = used["policy_chosen_logps"].device
+    return ({name: column.to(device, torch.float64) for name, column in used.items()},
+            {name: _entry(method, name, state).to(device, torch.float64) for name in initial})
+
+
+def _missing(method: str, name: str, given: list[str]) -> InputError:
+    origin = next((text for prefix, text in ORIGINS.items() if name.startswith(prefix)), "add it to the columns")
+    return InputError(f"Method {method} needs a column that is not there: {name}.",
+                      found=f"columns {', '.join(given) or '(none)'}.{did_you_mean(name, given)}",
+                      where="the columns given to the method", fix=f"{origin[0].upper()}{origin[1:]}.")
+
+
+def _check_shapes(method: str, used: Mapping[str, Tensor]) -> None:
+    pairs = used["policy_chosen_logps"].shape
+    for name, column in used.items():
+        if len(pairs) != 1 or not pairs[0] or (column.ndim and column.shape != pairs):
+            raise InputError(f"The columns of method {method} are not one number per pair.",
+                             found=f"shapes {tuple(pairs)} of policy_chosen_logps, {tuple(column.shape)} of {name}",
+                             where="the columns given to the method",
+                             fix="Give every column the shape (pairs,), at least one pair; "
+                                 "sum token log-probs per completion first.")
+
+
+def _entry(method: str, name: str, state: Mapping[str, Tensor]) -> Tensor:
+    if name not in state:
+        raise InputError(f"Method {method} keeps a state, and {name} is not in the one given.",
+                         found=f"state {', '.join(state) or '(empty)'}", where="the state given to the method",
+                         fix="Start with method.init_state(), and hand each step the state that the last one returned.")
+    return state[name]

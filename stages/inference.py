@@ -1,0 +1,141 @@
+"""A loaded model that scores prompt rows: the tensor side of `score` and `evaluate`. No tables here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from scoreonce.pipeline import architecture
+from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.forward import TokenScorer, sum_per_completion
+from scoreonce.pipeline.probe import Probe, choose_layout
+from scoreonce.pipeline.rows import PromptRow, padded
+from scoreonce.stages.config import Compute, Reference
+from scoreonce.stages.models import demand_fit, load_model, resolve_device
+
+# What is moved ahead of a bar: completions and positions of a finished micro-batch.
+Advance = Callable[[int, int], None]
+
+
+class Scores(NamedTuple):
+    """Scores of the completions of some prompt rows, in their order."""
+
+    token_logps: npt.NDArray[np.float32]  # (tokens,) nats, one completion after the other
+    lengths: npt.NDArray[np.int64]  # (completions,) tokens
+    logps: npt.NDArray[np.float64]  # (completions,) nats, summed
+    entropy: npt.NDArray[np.float64]  # (completions,) nats, summed
+    collision_logps: npt.NDArray[np.float64]  # (completions,) nats, summed
+    top1_hits: npt.NDArray[np.int32]  # (completions,)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A model ready to score, and the layout that was found exact for it."""
+
+    scorer: TokenScorer
+    probe: Probe
+    budget: int
+
+    @classmethod
+    def load(
+        cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
+    ) -> Inference:
+        """Load a model and find out how its rows may be laid out.
+
+        Raises `InputError`, before any forward, where a token id lies outside the vocabulary or a sequence is longer
+        than the table of absolute positions.
+        """
+        device = resolve_device(compute.device)
+        model = load_model(
+            reference.model,
+            dtype=reference.dtype,
+            device=device,
+            revision=reference.revision,
+            adapter=reference.adapter,
+        )
+        demand_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
+        probe = choose_layout(model, compute.attention, longest_row)
+        return cls(TokenScorer(model, probe.layout), probe, compute.budget(device.type))
+
+    def score(self, rows: Sequence[PromptRow], advance: Advance) -> Scores:
+        """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
+        laid_out = self._laid_out(rows)
+        scored: list[Scores | None] = [None] * len(laid_out)
+        for batch in microbatches([row.tokens for row in laid_out], self.budget):
+            for index, part in zip(batch, self._microbatch([laid_out[index] for index in batch]), strict=True):
+                scored[index] = part
+            advance(
+                sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
+            )
+        return Scores(
+            *(np.concatenate(column) for column in zip(*(part for part in scored if part is not None), strict=True))
+        )
+
+    def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
+        """Measured speed: micro-batches of `rows`, those of middling length first, until `seconds` have passed."""
+        laid_out = self._laid_out(rows)
+        batches = microbatches([row.tokens for row in laid_out], self.budget)
+        middle, done, start = len(batches) // 2, 0, time.perf_counter()
+        for batch in batches[middle:] + batches[:middle]:
+            self._microbatch([laid_out[index] for index in batch])
+            done += sum(laid_out[index].tokens for index in batch)
+            if time.perf_counter() - start > seconds:
+                break
+        return done / (time.perf_counter() - start)
+
+    def provenance(self) -> dict[str, Any]:
+        """What produced the numbers without being part of their identity."""
+        model = architecture.causal_lm(self.scorer.model)
+        device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
+        return {
+            "device": device,
+            "layout": self.probe.layout,
+            "probe_deviation": self.probe.deviation,
+            "attention": model.config._attn_implementation,
+            "tokens_per_microbatch": self.budget,
+            "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
+        }
+
+    def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
+        return rows if self.probe.layout == "shared" else padded(rows)
+
+    @torch.inference_mode()
+    def _microbatch(self, rows: list[PromptRow]) -> list[Scores]:
+        """The scores of each row."""
+        try:
+            scored = self.scorer(rows, statistics=True)
+            extra, lengths = scored.statistics, scored.lengths
+            sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in extra))
+            columns = [_numpy(column) for column in (scored.token_logps, lengths, *sums)]
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                "The GPU ran out of memory; finished shards stay.",
+                found=str(error).splitlines()[0],
+                where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
+                fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
+            ) from None
+        columns[-1] = columns[-1].astype(np.int32)
+        ends = np.cumsum([len(row.completions) for row in rows])[:-1]
+        token_ends = np.cumsum([sum(map(len, row.completions)) for row in rows])[:-1]
+        token_logps, *per_completion = columns
+        return [
+            Scores(*part)
+            for part in zip(
+                np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion), strict=True
+            )
+        ]
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = tensor.cpu().numpy()
+    return array

@@ -1,0 +1,25 @@
+"""Which pairs an optimizer step sees, and its random draws: functions of seed and step, so resuming needs no state."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+
+def steps_per_epoch(pairs: int, batch_pairs: int) -> int:
+    """Optimizer steps in one pass over the pairs; the last may be smaller."""
+    return math.ceil(pairs / batch_pairs)
+
+
+def batch(pairs: int, step: int, batch_pairs: int, *, shuffle: bool, seed: int) -> tuple[int, npt.NDArray[np.int64]]:
+    """The epoch (from 0) and the pair numbers of an optimizer step (from 1)."""
+    epoch, within = divmod(step - 1, steps_per_epoch(pairs, batch_pairs))
+    order = np.random.default_rng([seed, epoch]).permutation(pairs) if shuffle else np.arange(pairs)
+    return epoch, order[within * batch_pairs : (within + 1) * batch_pairs]
+
+
+def exponential_draws(pairs: int, step: int, *, seed: int) -> npt.NDArray[np.float64]:
+    """Exp(1) draws of a step, one per pair: the same on every process and for any micro-batching."""
+    return np.random.default_rng([seed, step, 1]).standard_exponential(pairs)

@@ -1,0 +1,119 @@
+"""Stage one: score the pairs under the reference, once.
+
+    scoreonce score configs/x.toml             needs: scoreonce prepare
+    scoreonce score configs/x.toml --dry-run   what is left, time and disk
+
+Writes the store (one row per completion, found again by content) and, per split, one row per distinct pair.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import polars as pl
+
+from scoreonce.stages.config import Run
+from scoreonce.stages.files import read_json, sha256, write_json, write_parquet
+from scoreonce.stages.layout import SPLITS, Layout, Split
+from scoreonce.stages.prepared import require_prepared
+from scoreonce.stages.scoring import Job, Scoring, estimate, pair_view, score_completions
+from scoreonce.stages.store import Store
+from scoreonce.stages.wording import duration, size
+
+
+def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -> None:
+    """Score what the store lacks, then write the pair tables; with `dry_run` only say what that takes.
+
+    Another process that scores the same model is waited for, at most `lock_timeout` seconds. Raises `InputError` where
+    the pairs are not prepared, model and pairs do not fit, or the disk is full. Finished shards stay, after Ctrl-C too.
+    """
+    require_prepared(Layout.of(run))
+    job = Job.of(run)
+    if dry_run:
+        _print_estimate(job)
+        return
+    try:
+        scoring = score_completions(job, lock_timeout=lock_timeout)
+    except KeyboardInterrupt:
+        stay = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
+        print(f"\n{stay}; what is missing is scored next time.", file=sys.stderr)
+        raise
+    if scoring.main:
+        _write_pairs(job)
+        _print_summary(job, scoring)
+
+
+def _write_pairs(job: Job) -> None:
+    """The pair tables, and the manifest last; nothing where they are already these."""
+    layout, store = job.layout, job.store
+    stated = {
+        "format": 1,
+        "store_key": store.identity.key,
+        "weights": store.identity.weights,
+        "adapter": store.identity.adapter,
+        "model": job.reference.model,
+        "dtype": store.identity.dtype,
+        "head": store.identity.head,
+        "layout": _layouts(store),
+        "pairs_manifest_sha256": sha256(layout.pairs_manifest),
+    }
+    if _up_to_date(layout, stated):
+        return
+    counts = {}
+    for split in SPLITS:
+        pairs = pair_view(layout, split, store)
+        counts[split] = pairs.height
+        write_parquet(layout.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    write_json(layout.reference_manifest, stated | {"pairs": counts, "files": _digests(layout)})
+
+
+def _up_to_date(layout: Layout, stated: dict[str, Any]) -> bool:
+    try:
+        written = read_json(layout.reference_manifest)
+        return stated.items() <= written.items() and written["files"] == _digests(layout)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _digests(layout: Layout) -> dict[str, str]:
+    return {layout.reference(split).name: sha256(layout.reference(split)) for split in SPLITS}
+
+
+def _layouts(store: Store) -> str:
+    """How the stored completions were laid out in the forward pass; more than one if that changed in between."""
+    return " and ".join(sorted({store.sidecar(shard)["provenance"]["layout"] for shard in store.shards()}))
+
+
+def _print_estimate(job: Job) -> None:
+    left = estimate(job)
+    if left.completions == 0:
+        print("Nothing is left to score.")
+        return
+    speed = f"{left.tokens / left.seconds:,.0f} tokens/s, measured here"
+    print(f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens")
+    print(f"time       about {duration(left.seconds)} with one process ({speed})")
+    print(f"disk       about {size(left.bytes)} in {job.store.folder}")
+
+
+def _print_summary(job: Job, scoring: Scoring) -> None:
+    if scoring.scored:
+        # Two completions to a pair: the unit in which preference training counts.
+        speed = f"{scoring.scored / 2 / scoring.seconds:,.0f} pairs/s, {scoring.tokens / scoring.seconds:,.0f} tokens/s"
+        did = f"{scoring.scored:,} completions in {duration(scoring.seconds)} ({speed})"
+        print(f"scored     {did}, {scoring.reused:,} reused")
+    else:
+        print(f"scored     nothing: all {scoring.reused:,} completions are in the store")
+    for split in SPLITS:
+        print(f"{split:<11}{_ranking(job.layout, split)}")
+    store = job.store
+    used = sum(shard.stat().st_size for shard in store.shards())
+    print(f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}")
+
+
+def _ranking(layout: Layout, split: Split) -> str:
+    margins = pl.read_parquet(layout.reference(split), columns=["ref_margin"]).get_column("ref_margin")
+    judged = margins.drop_nulls()
+    if judged.len() == 0:
+        return f"{margins.len():,} pairs"
+    return f"{margins.len():,} pairs; the reference prefers the chosen side in {(judged > 0).sum() / judged.len():.1%}"

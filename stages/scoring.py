@@ -1,0 +1,268 @@
+"""Scoring what the store lacks, and reading it back per pair: shared by `score` and `evaluate`.
+
+Under accelerate, process r of n scores shards r, r + n, ... and writes them itself; process 0 holds the writer's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.tables import ReferencePair
+from scoreonce.stages.config import Compute, Reference, Run, Score
+from scoreonce.stages.files import read_parquet
+from scoreonce.stages.layout import SPLITS, Layout, Split
+from scoreonce.stages.progress import progress
+from scoreonce.stages.store import Damage, Store, StoreIdentity
+from scoreonce.stages.weights import adapter_digest, model_digest
+from scoreonce.stages.worklist import Place, Shard, Worklist, largest_token, pairs_left, worklist
+
+LONGEST_ROW = 4_096  # tokens
+
+if TYPE_CHECKING:
+    from scoreonce.pipeline.rows import PromptRow
+    from scoreonce.stages.inference import Inference, Scores
+
+# Measured on token log-probs (float32, byte-stream split, zstd 1), and the other columns of a completion.
+BYTES_PER_TOKEN, BYTES_PER_COMPLETION = 3.5, 72
+PROBE_SECONDS, PROBE_ROWS = 2.0, 256
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which pairs are scored under which model, where the scores go, and how they are computed."""
+
+    layout: Layout
+    splits: Sequence[Split]
+    reference: Reference
+    store: Store
+    compute: Compute
+    score: Score
+
+    @classmethod
+    def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> Job:
+        """Score `splits` under `reference`, or the run's own. Hashes the weights, once."""
+        layout, model = Layout.of(run), reference or run.reference
+        return cls(layout, splits, model, open_store(layout.store, model), run.compute, run.score)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What scoring did: completions and positions over all processes, and the seconds that this took."""
+
+    scored: int
+    reused: int
+    tokens: int = 0
+    seconds: float = 0.0
+    main: bool = True
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is left to score, and what that takes."""
+
+    pairs: int = 0
+    completions: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    bytes: int = 0
+
+
+class _Processes(NamedTuple):
+    rank: int
+    world: int
+    wait: Callable[[], None]
+
+
+def open_store(root: Path, reference: Reference) -> Store:
+    """The store of a model's scores, whether anything is in it or not. Hashes the weights, once."""
+    from scoreonce.stages.models import folder_of
+
+    adapter = None if reference.adapter is None else adapter_digest(folder_of(reference.adapter))
+    weights = model_digest(folder_of(reference.model, reference.revision))
+    return Store(root, StoreIdentity(weights, reference.dtype, adapter=adapter), reference.model)
+
+
+def score_completions(job: Job, *, lock_timeout: float | None = None) -> Scoring:
+    """Score every completion of the pairs that the store lacks, shard by shard.
+
+    The model is loaded only if there is something to do. Damaged shards are set aside, said so, and scored again.
+    Raises `InputError` where model and pairs do not fit, or where a log-prob is not finite; finished shards stay.
+    """
+    processes = _processes(job.compute)
+    if processes.world == 1 and not job.store.damage():
+        work = _plan(job)
+        if len(work) == 0:
+            return Scoring(0, work.wanted)
+    with ExitStack() as held:
+        if processes.rank == 0:
+            held.enter_context(job.store.writing(timeout=lock_timeout))
+            for damage in job.store.mend():
+                _say_damage(job.store, damage)
+        processes.wait()  # all see the store that the first has put in order
+        work = _plan(job)
+        processes.wait()  # nobody writes before all have looked
+        seconds = _score(job, work, processes) if len(work) else 0.0
+        processes.wait()
+    return Scoring(len(work), work.wanted - len(work), work.tokens, seconds, processes.rank == 0)
+
+
+def estimate(job: Job) -> Estimate:
+    """What `score_completions` would do, its time measured with the model on a sample. Writes nothing."""
+    work = _plan(job, damaged=job.store.damage())
+    if len(work) == 0:
+        return Estimate()
+    rate = _load(job, work).positions_per_second(_row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
+    size = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
+    return Estimate(pairs_left(job.layout, job.splits, work), len(work), work.tokens, work.tokens / rate, size)
+
+
+def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
+    """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs.
+
+    Raises `InputError` where the store is damaged, or lacks a completion.
+    """
+    columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
+    pairs = _frame(layout.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
+    ids = pl.concat([pairs.get_column("chosen_id"), pairs.get_column("rejected_id").drop_nulls().alias("chosen_id")])
+    scores = store.read(ids, ["logps", "entropy", "top1_hits"])
+    for side in ("chosen", "rejected"):
+        named = scores.select(
+            pl.col("completion_id").alias(f"{side}_id"), pl.exclude("completion_id").name.prefix(f"ref_{side}_")
+        )
+        pairs = pairs.join(named, on=f"{side}_id", how="left", maintain_order="left")
+    margin = pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps")
+    unscored = pl.col("ref_chosen_logps").is_null() | (pl.col("rejected_id").is_not_null() & margin.is_null())
+    missing = pairs.filter(unscored).height
+    if missing:
+        raise InputError(
+            "The reference store lacks completions of these pairs.",
+            found=f"{missing:,} of {pairs.height:,} pairs of {split} without scores",
+            where=str(store.folder),
+            fix="Run `scoreonce score`.",
+        )
+    return ReferencePair.validate(pairs.with_columns(ref_margin=margin).select(ReferencePair.column_names()), cast=True)
+
+
+def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
+    stored = job.store.ids(without=damaged)
+    # Completions of one prompt beyond this go to another row: attention costs the square of a row's length.
+    row_tokens = job.compute.tokens_per_microbatch or LONGEST_ROW
+    return worklist(
+        job.layout, job.splits, stored, row_tokens=row_tokens, shard_completions=job.score.shard_completions
+    )
+
+
+def _score(job: Job, work: Worklist, processes: _Processes) -> float:
+    """Score this process's shards and return the seconds that took, loading left out."""
+    inference, read = _load(job, work), _row_reader(job)
+    provenance = {**inference.provenance(), "processes": processes.world}
+    share, main, start = work.share(processes.rank, processes.world), processes.rank == 0, time.perf_counter()
+    with progress(share, "completions", "scoring", enabled=main) as bar:
+        done = [0, 0]
+
+        def advance(completions: int, tokens: int) -> None:
+            done[0] += completions
+            done[1] += tokens
+            seconds = time.perf_counter() - start
+            # Two completions to a pair: the unit in which preference training counts.
+            bar.set_postfix_str(
+                f"{done[0] / 2 / seconds:,.0f} pairs/s, {done[1] / seconds:,.0f} tokens/s", refresh=False
+            )
+            bar.update(completions)
+
+        for shard in work.shards(processes.rank, processes.world):
+            scores = inference.score(read(shard), advance)
+            _demand_finite(shard, scores, job.reference)
+            job.store.append(_table(shard.ids, scores), provenance)
+    return time.perf_counter() - start
+
+
+def _load(job: Job, work: Worklist) -> Inference:
+    from scoreonce.stages.inference import Inference  # torch, which a store with nothing to do should not wait for
+
+    inference = Inference.load(
+        job.reference,
+        job.compute,
+        longest_row=work.longest_row,
+        longest_sequence=work.longest_sequence,
+        largest_token=largest_token(job.layout, job.splits),
+    )
+    if inference.probe.layout == "padded" and job.compute.attention == "auto":
+        print(f"prompts are not shared between completions: {inference.probe.reason}", file=sys.stderr)
+    return inference
+
+
+def _row_reader(job: Job) -> Callable[[Shard], list[PromptRow]]:
+    """How the prompt rows of a shard are read from the token files."""
+    from scoreonce.pipeline.rows import PromptRow
+    from scoreonce.stages.tokens import TokenFile
+
+    files = {split: TokenFile(job.layout.tokens(split)) for split in job.splits}
+
+    def row(places: list[Place]) -> PromptRow:
+        prompt = files[places[0].split].row(places[0].pair, "prompt_ids")
+        return PromptRow(prompt, tuple(files[place.split].row(place.pair, place.column) for place in places))
+
+    return lambda shard: [row(places) for places in shard.rows]
+
+
+def _table(ids: list[str], scores: Scores) -> pa.Table:
+    """Rows of `CompletionScore`."""
+    ends = np.concatenate(([0], np.cumsum(scores.lengths))).astype(np.int32)
+    columns = {
+        "completion_id": pa.array(ids, pa.string()),
+        "token_logps": pa.ListArray.from_arrays(pa.array(ends), pa.array(scores.token_logps)),
+        "logps": scores.logps,
+        "completion_len": scores.lengths.astype(np.int32),
+        "entropy": scores.entropy,
+        "collision_logps": scores.collision_logps,
+        "top1_hits": scores.top1_hits,
+    }
+    return pa.table(columns)
+
+
+def _demand_finite(shard: Shard, scores: Scores, reference: Reference) -> None:
+    bad = np.flatnonzero(~np.isfinite(scores.logps + scores.entropy + scores.collision_logps))
+    if len(bad) == 0:
+        return
+    first = bad[0]
+    raise InputError(
+        "The model gives a log-prob that is not finite; nothing of this shard was stored.",
+        found=f"{len(bad):,} completions, the first with log-prob {scores.logps[first]}",
+        where=f"row {shard.raw_rows[first]} of the dataset, under {reference.model} in {reference.dtype}",
+        fix='float16 overflowed: set reference.dtype to "bfloat16" or "float32".'
+        if reference.dtype == "float16"
+        else "The weights hold NaN or infinity, or give a token no probability at all: check the model.",
+    )
+
+
+def _say_damage(store: Store, damage: Damage) -> None:
+    place = store.folder / "damaged"
+    print(f"damaged shard {damage.shard.name}: {damage.reason}; moved to {place}, to be scored again", file=sys.stderr)
+
+
+def _processes(compute: Compute) -> _Processes:
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _Processes(0, 1, lambda: None)
+    from accelerate import PartialState
+
+    state = PartialState(cpu=compute.device == "cpu")
+    return _Processes(state.process_index, state.num_processes, state.wait_for_everyone)
+
+
+def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
+    frame = pl.from_arrow(read_parquet(path, columns))
+    assert isinstance(frame, pl.DataFrame)
+    return frame

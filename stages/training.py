@@ -1,0 +1,214 @@
+"""The training loop: one optimizer step after the other, logged, checkpointed, resumable."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from scoreonce.pipeline import probe
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.methods import Method, Outcome
+from scoreonce.pipeline.metrics import step_metrics
+from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
+from scoreonce.pipeline.step import Processes, Step
+from scoreonce.stages import checkpoint, lineage, models, policy, sampling, verify
+from scoreonce.stages.config import Run
+from scoreonce.stages.layout import Layout
+from scoreonce.stages.progress import progress
+from scoreonce.stages.step_log import Rows, StepLog
+from scoreonce.stages.training_data import TrainingData
+
+TERMINATED = 143  # 128 + SIGTERM
+DEFAULT_CHECKPOINTS = 10  # over a run, where the run file names no interval
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a training run owns, on one process."""
+
+    run: Run
+    data: TrainingData
+    accelerator: Accelerator
+    training: checkpoint.Training
+    step: Step
+    budget: int
+    steps: int
+
+    @classmethod
+    def build(cls, run: Run, method: Method, data: TrainingData, accelerator: Accelerator) -> Trainer:
+        """Load the policy, find the exact layout for it, and make optimizer and schedule."""
+        settings, start = run.train, lineage.start_of(run)
+        torch.manual_seed(settings.seed)
+        model = models.load_model(
+            start.model,
+            dtype=lineage.dtype_of(run),
+            device=accelerator.device,
+            revision=start.revision,
+            adapter=start.adapter,
+        )
+        models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
+        found = probe.choose_layout(model, run.compute.attention, data.longest_row)
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.train()  # transformers checkpoints in training mode alone; dropout is 0 all the same
+        masters = Masters.of(model.parameters())
+        optimizer = make_optimizer(model, masters, settings)
+        per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
+        steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
+        scheduler = make_scheduler(optimizer, settings.scheduler, settings.warmup_ratio, steps)
+        scorer = accelerator.prepare_model(TokenScorer(model, found.layout))
+        processes = Processes(
+            index=accelerator.process_index,
+            count=accelerator.num_processes,
+            gather=lambda column: accelerator.reduce(column, "sum"),
+            backward=accelerator.backward,
+            no_sync=lambda: accelerator.no_sync(scorer),
+        )
+        what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
+        accelerator.print(f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        return cls(
+            run,
+            data,
+            accelerator,
+            checkpoint.Training(model, masters, optimizer, scheduler),
+            Step(scorer, masters.parameters, method, processes),
+            run.compute.budget(accelerator.device.type),
+            steps,
+        )
+
+    def check_against_cache(self) -> None:
+        """Score some cached pairs again; raises `InputError` where a policy that is the reference disagrees."""
+        settings = self.run.train
+        found = verify.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
+        verify.demand_agreement(found, lineage.dtype_of(self.run))
+        self.accelerator.print(
+            f"policy equals the cached reference to {found.worst:.1e} nats per token ({found.pairs} pairs scored again)"
+        )
+
+    def train(self, layout: Layout) -> None:
+        """Run the steps that are left. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
+        folder = layout.training / "checkpoints"
+        done, state = 0, self.step.method.init_state()
+        if found := checkpoint.checkpoints(folder):
+            done, state = checkpoint.restore(found[-1], self.training)
+            self.accelerator.print(f"{layout.label}: going on after step {done:,} of {self.steps:,}")
+        main = self.accelerator.is_main_process
+        log = StepLog(layout.training, done) if main else None
+        every = self.run.train.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
+        with _asked_to_stop() as asked, progress(self.steps, "steps", layout.label, done=done, enabled=main) as bar:
+            for step in range(done + 1, self.steps + 1):
+                state, metrics, rows = self._step(step, state)
+                self.accelerator.log(metrics, step=step)
+                bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+                bar.update(1)
+                stop = self._anyone(bool(asked))
+                if log is not None:
+                    log.add(metrics, rows)
+                    if stop or step % every == 0 or step == self.steps:
+                        log.flush(step)
+                        checkpoint.save(folder, self.training, step, state, keep=self.run.train.keep_checkpoints)
+                if stop:
+                    self.accelerator.print(f"{layout.label}: stopped at step {step}; the same command goes on there")
+                    raise SystemExit(TERMINATED)
+        if log is not None:
+            log.finish()
+
+    def save_policy(self, layout: Layout, story: dict[str, Any]) -> None:
+        """Write the trained model, from the main process."""
+        if self.accelerator.is_main_process:
+            start = lineage.start_of(self.run)
+            origin = models.folder_of(start.model, start.revision)
+            tokenizer = self.run.data.tokenizer or str(origin)
+            policy.save(layout.policy, self.training.model, origin=origin, tokenizer=tokenizer, lineage=story)
+        self.accelerator.wait_for_everyone()
+
+    def _step(self, step: int, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Metrics, Rows]:
+        started, settings, method = time.perf_counter(), self.run.train, self.step.method
+        epoch, pairs = sampling.batch(
+            len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
+        )
+        rows = [self.data.row(pair) for pair in pairs]
+        columns = {name: values[pairs] for name, values in self.data.columns.items()}
+        if method.random:
+            columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
+        tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
+        outcome, everything = self.step(rows, tensors, state, self.budget)
+        rate = self.training.scheduler.get_last_lr()[0]
+        norm = self._update(step, float(outcome.loss.detach()))
+        seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
+        metrics: Metrics = {
+            "step": step,
+            "epoch": epoch,
+            **step_metrics(outcome, everything),
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "perf/seconds": seconds,
+            "perf/pairs_per_second": len(rows) / seconds,
+            "perf/tokens_per_second": tokens / seconds,
+        }
+        return outcome.state, metrics, _log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
+
+    def _update(self, step: int, loss: float) -> float:
+        """Clip, step the optimizer and its schedule; the gradient norm before clipping."""
+        training, limit = self.training, self.run.train.max_grad_norm
+        training.masters.take_gradients()
+        norm = gradient_norm(training.masters.masters)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise InputError(
+                "Training diverged: the loss or its gradient is not finite.",
+                found=f"loss {loss}, gradient norm {norm}",
+                where=f"step {step}",
+                fix="Lower train.learning_rate or beta and start again with --restart.",
+            )
+        if limit > 0:
+            torch.nn.utils.clip_grads_with_norm_(training.masters.masters, limit, torch.tensor(norm))
+        training.optimizer.step()
+        training.scheduler.step()
+        training.optimizer.zero_grad()
+        training.masters.give_weights()
+        return norm
+
+    def _anyone(self, stop: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:
+    def values(column: Tensor) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in column.detach().double().cpu().tolist()]
+
+    return {
+        "step": [step] * len(pair_ids),
+        "epoch": [epoch] * len(pair_ids),
+        "pair_id": pair_ids,
+        "margin": values(outcome.margin),
+        "beta": values(outcome.beta),
+        "target_margin": values(outcome.target_margin),
+        "weight": values(outcome.weight),
+        "loss": values(outcome.losses),
+    }
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is non-empty once SIGTERM has come: schedulers send it some time before they kill."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

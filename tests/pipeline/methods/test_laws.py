@@ -1,0 +1,244 @@
+"""Laws that every method keeps, and every composition that makes sense."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.methods import METHODS, Method, Outcome
+from scoreonce.pipeline.methods.registry import PIECES, Piece, state_names
+
+COMPOSED = {
+    method.name: method for method in (
+        methods.resolve(None, {}, objective="ipo", calibration="batch_beta", selection="gaussian_gap"),
+        methods.resolve(None, {}, objective="hinge", calibration="batch_beta"),
+        methods.resolve(None, {}, objective="minor_dpo", selection="gaussian_gap"),
+        methods.resolve("alpha_dpo", {}, selection="gaussian_gap"),
+        methods.resolve("simpo", {"normalisation": "sum"}, calibration="batch_beta"),
+        methods.resolve("dpo", {}, selection="token_count"),
+    )}
+EVERY = [pytest.param(method, id=method.name) for method in (METHODS | COMPOSED).values()]
+LOGISTIC = ["dpo", "beta_dpo", "minor_dpo"]
+DECIDED = ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
+NULLABLE = set(DECIDED) - {"weight"}
+every_method = pytest.mark.parametrize("method", EVERY)
+
+
+def batch(count: int = 11, seed: int = 0) -> dict[str, Tensor]:
+    """Random pairs: sums of a few hundred nats, log-ratios of a few, and draws."""
+    generator = torch.Generator().manual_seed(seed)
+    lens = {side: torch.randint(20, 200, (count,), generator=generator) for side in ("chosen", "rejected")}
+    columns: dict[str, Tensor] = {f"{side}_len": length for side, length in lens.items()}
+    for side, length in lens.items():
+        reference = -length * (1 + torch.rand(count, generator=generator, dtype=torch.float64))
+        columns[f"ref_{side}_logps"] = reference
+        columns[f"policy_{side}_logps"] = reference + 3 * torch.randn(count, generator=generator, dtype=torch.float64)
+    return columns | {"exponential_draws": methods.exponential_draws(count, generator)}
+
+
+def rows(columns: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    return {name: column[index] for name, column in columns.items()}
+
+
+def floats(state: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(value) for name, value in state.items()}
+
+
+def with_leaves(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: column.detach().clone().requires_grad_() if name.startswith("policy_") else column
+            for name, column in columns.items()}
+
+
+def assert_finite(method: Method, columns: dict[str, Tensor], state: dict[str, Tensor]) -> Outcome:
+    """Losses, weights, beta, the state and the gradients are finite; NaN only for a whole column that is not there."""
+    columns = with_leaves(columns)
+    outcome = method.run(columns, state)
+    outcome.loss.backward()
+    for name in ("losses", *DECIDED):
+        column = getattr(outcome, name)
+        assert column.isfinite().all() or (name in NULLABLE and column.isnan().all()), name
+    assert all(value.isfinite() for value in outcome.state.values())
+    assert all(column.grad is None or column.grad.isfinite().all() for column in columns.values())
+    return outcome
+
+
+@every_method
+def test_every_column_has_one_number_per_pair(method: Method) -> None:
+    outcome = assert_finite(method, batch(), method.init_state())
+    for name in ("losses", *DECIDED):
+        assert getattr(outcome, name).shape == (11,), name
+        assert getattr(outcome, name).dtype == torch.float64, name
+    assert outcome.loss.shape == ()
+    assert (outcome.weight >= 0).all()
+    assert set(outcome.state) == set(method.init_state())
+    assert all(value.shape == () and value.dtype == torch.float64 for value in outcome.state.values())
+
+
+@every_method
+def test_finite_at_a_thousand_nats(method: Method) -> None:
+    """Every sign of both log-ratios at 1,000 nats, lengths 1 and 1,000, over three steps."""
+    signs = torch.tensor(list(itertools.product((-1000.0, 0.0, 1000.0), repeat=2)), dtype=torch.float64)
+    for length in (1, 1000):
+        lens = {"chosen_len": torch.full((len(signs),), length), "rejected_len": torch.ones(len(signs))}
+        columns = batch(len(signs)) | lens
+        columns |= {"policy_chosen_logps": columns["ref_chosen_logps"] + signs[:, 0],
+                    "policy_rejected_logps": columns["ref_rejected_logps"] + signs[:, 1]}
+        state = method.init_state()
+        for _ in range(3):
+            state = assert_finite(method, columns, state).state
+
+
+@every_method
+def test_finite_for_one_pair(method: Method) -> None:
+    """A single pair has no standard deviation; the running one stays."""
+    state = assert_finite(method, batch(), method.init_state()).state
+    after = assert_finite(method, batch(1), state).state
+    assert all(torch.equal(after[name], state[name]) for name in state if name.endswith("_std"))
+    assert_finite(method, batch(1), method.init_state())
+
+
+@every_method
+def test_finite_where_policy_and_reference_are_equal(method: Method) -> None:
+    """All gaps exactly 0, as at the first step from a cached reference, and again after a step that was not."""
+    columns = batch()
+    columns |= {f"policy_{side}_logps": columns[f"ref_{side}_logps"] for side in ("chosen", "rejected")}
+    state = assert_finite(method, columns, method.init_state()).state
+    state = assert_finite(method, batch(), state).state
+    assert_finite(method, columns, state)
+
+
+@every_method
+def test_finite_where_every_gaussian_weight_underflows(method: Method) -> None:
+    """Pairs a thousand standard deviations from the running mean: exp(-z^2 / 2) is 0 for all of them."""
+    state = {name: torch.tensor(0.01 if name.endswith("_std") else 500.0, dtype=torch.float64)
+             for name in method.init_state()}
+    outcome = assert_finite(method, batch(), state)
+    assert outcome.weight.sum() > 0
+
+
+@every_method
+def test_permuting_pairs_permutes_losses(method: Method) -> None:
+    columns, order = batch(), torch.randperm(11, generator=torch.Generator().manual_seed(1))
+    outcome, permuted = (method.run(given, method.init_state()) for given in (columns, rows(columns, order)))
+    for name in ("losses", *DECIDED):
+        torch.testing.assert_close(getattr(permuted, name), getattr(outcome, name)[order], rtol=1e-12, atol=1e-12,
+                                   equal_nan=True)
+    torch.testing.assert_close(permuted.loss, outcome.loss, rtol=1e-12, atol=1e-12)
+
+
+@every_method
+def test_batch_coupled_is_what_it_says(method: Method) -> None:
+    """A per-pair method's losses and weights are the same in any subset of pairs; a batch-coupled one's are not."""
+    columns, subset = batch(), torch.tensor([0, 3, 4, 9])
+    whole, part = (method.run(given, method.init_state()) for given in (columns, rows(columns, subset)))
+    losses_equal = torch.equal(part.losses, whole.losses[subset])
+    weights_equal = torch.equal(part.weight, whole.weight[subset])
+    assert (losses_equal and weights_equal) is not method.batch_coupled
+
+
+@pytest.mark.parametrize("piece", [pytest.param(piece, id=f"{kind}-{piece.name}") for kind, pieces in PIECES.items()
+                                   for piece in pieces.values() if piece.gives])
+def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
+    """The same for a piece alone, its state and every other column being given per pair."""
+    columns = {name: column.double() for name, column in batch().items()}
+    rising = torch.linspace(0.5, 1.5, 11, dtype=torch.float64)
+    columns |= {name: rising for name in piece.columns if name not in columns}
+    columns |= {name: torch.tensor(0.5, dtype=torch.float64) for name in state_names()}
+    settings = {name: setting.default or 0.1 for name, setting in piece.hyperparameters.items()}
+    subset = torch.tensor([0, 3, 4])
+    part = {name: column[subset] if column.ndim else column for name, column in columns.items()}
+    whole_gives, part_gives = piece(columns, settings), piece(part, settings)
+    same = [torch.equal(part_gives[name], whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name])
+            for name in piece.gives]
+    assert all(same) is not piece.batch_coupled
+
+
+@pytest.mark.parametrize("name", LOGISTIC)
+def test_log_2_where_policy_and_reference_are_equal(name: str) -> None:
+    columns = batch()
+    columns |= {f"policy_{side}_logps": columns[f"ref_{side}_logps"] for side in ("chosen", "rejected")}
+    outcome = methods.apply(name, columns)
+    torch.testing.assert_close(outcome.losses, torch.full((11,), math.log(2), dtype=torch.float64), rtol=0, atol=1e-15)
+
+
+@every_method
+def test_gradients_flow_through_the_losses_alone(method: Method) -> None:
+    columns = with_leaves(batch())
+    outcome = method.run(columns, method.init_state())
+    assert outcome.losses.requires_grad
+    assert not any(getattr(outcome, name).requires_grad for name in DECIDED)
+    assert not any(value.requires_grad for value in outcome.state.values())
+
+
+@every_method
+def test_evaluation_leaves_the_state(method: Method) -> None:
+    state = assert_finite(method, batch(seed=1), method.init_state()).state
+    outcome = method.run(batch(seed=2), state, training=False)
+    assert floats(outcome.state) == floats(state)
+    moved = method.run(batch(seed=2), state).state
+    assert all(float(moved[name]) != float(state[name]) for name in state)
+
+
+@every_method
+def test_the_given_state_is_not_written_to(method: Method) -> None:
+    state = method.init_state()
+    method.run(batch(), state)
+    assert floats(state) == floats(method.init_state())
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_any_float_dtype(method: Method, dtype: torch.dtype) -> None:
+    """Multiples of 2 nats below 512, which all three dtypes hold: the same losses; gradients in the columns' dtype."""
+    exact = {name: (2 * (column / 2).round()).clamp(min=-510) if name.endswith("logps") else column
+             for name, column in batch().items()}
+    columns = with_leaves({name: column.to(dtype) if name.endswith("logps") else column
+                           for name, column in exact.items()})
+    outcome = method.run(columns, method.init_state())
+    outcome.loss.backward()
+    assert torch.equal(outcome.losses, method.run(exact, method.init_state()).losses)
+    gradient = columns["policy_chosen_logps"].grad
+    assert gradient is not None
+    assert gradient.dtype == dtype
+
+
+@every_method
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda(method: Method) -> None:
+    columns = batch()
+    here = method.run(columns, method.init_state())
+    there = method.run({name: column.cuda() for name, column in columns.items()}, method.init_state())
+    assert there.losses.is_cuda
+    torch.testing.assert_close(there.losses.cpu(), here.losses, rtol=1e-12, atol=1e-12)
+
+
+@every_method
+def test_only_the_columns_it_reads_matter(method: Method) -> None:
+    columns = batch()
+    needed = method.reads | ({"exponential_draws"} if method.random else set())
+    outcome = method.run({name: columns[name] for name in needed}, method.init_state())
+    assert torch.equal(outcome.losses, method.run(columns, method.init_state()).losses)
+
+
+def test_the_same_generator_draws_the_same_selection() -> None:
+    columns = {name: column for name, column in batch(40).items() if name != "exponential_draws"}
+    state = {"gap_mean": torch.tensor(0.0), "gap_std": torch.tensor(10.0)}
+    first, again, other = (methods.apply("beta_dpo", columns, state, torch.Generator().manual_seed(seed), keep=0.5)
+                           for seed in (0, 0, 1))
+    assert torch.equal(first.weight, again.weight)
+    assert not torch.equal(first.weight, other.weight)
+
+
+def test_rounding_noise_at_the_first_step_decides_nothing() -> None:
+    """Policy = reference but for 1e-6 nats of rounding: the draws decide beta-DPO's selection, and alpha-DPO's margin
+    is SimPO's."""
+    columns = batch()
+    for side in ("chosen", "rejected"):
+        noise = 1e-6 * torch.randn(11, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        columns[f"policy_{side}_logps"] = columns[f"ref_{side}_logps"] + noise * (1 if side == "chosen" else -1)
+    kept = methods.apply("beta_dpo", columns).weight
+    assert torch.equal(kept == 1, columns["exponential_draws"].argsort().argsort() < 8)
+    assert (methods.apply("alpha_dpo", columns).target_margin == 0.6).all()

@@ -1,0 +1,175 @@
+"""The public vectors: outputs of the papers' own code (MinorDPO and MinorSFT: of their formulae), float64, rtol 1e-6.
+
+Inputs are summed log-probs and lengths. A gradient that a vector gives for a per-token average is divided by the
+length to compare with ours, which is for the sum.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline import methods
+
+RTOL = 1e-6
+NAMES = {"policy_chosen_logps": ("pi_w", "sum_pi_w", "sum_pi"), "policy_rejected_logps": ("pi_l", "sum_pi_l"),
+         "ref_chosen_logps": ("ref_w", "sum_ref_w", "sum_ref"), "ref_rejected_logps": ("ref_l", "sum_ref_l"),
+         "chosen_len": ("len_w", "length"), "rejected_len": ("len_l",)}
+
+
+@pytest.fixture(scope="module")
+def vectors(shared: Path) -> Any:
+    return json.loads((shared / "vectors" / "methods.json").read_text(encoding="utf-8"))
+
+
+def columns_of(inputs: dict[str, list[float]]) -> dict[str, Tensor]:
+    """The vector's inputs under our names, float64; policy columns as leaves."""
+    columns = {ours: torch.tensor(inputs[theirs], dtype=torch.float64)
+               for ours, aliases in NAMES.items() for theirs in aliases if theirs in inputs}
+    return {name: column.requires_grad_() if name.startswith("policy_") else column for name, column in columns.items()}
+
+
+def equal(actual: Tensor | None, expected: Any) -> None:
+    assert actual is not None
+    torch.testing.assert_close(actual.detach(), torch.tensor(expected, dtype=torch.float64), rtol=RTOL, atol=1e-12)
+
+
+def equal_gradients(columns: dict[str, Tensor], chosen: Any, rejected: Any, *, of_averages: bool = False) -> None:
+    for side, expected in (("chosen", chosen), ("rejected", rejected)):
+        scale = 1 / columns[f"{side}_len"] if of_averages else 1.0
+        equal(columns[f"policy_{side}_logps"].grad, (torch.tensor(expected, dtype=torch.float64) * scale).tolist())
+
+
+@pytest.mark.parametrize("name", ["beta_dpo_single_process", "beta_dpo_filter_only_a0", "beta_dpo_beta_only_no_filter"])
+def test_beta_dpo_over_consecutive_batches(vectors: Any, name: str) -> None:
+    """State after each batch, beta, kept pairs, losses and gradients. Without filter nothing is drawn."""
+    section = vectors["beta_dpo"][name]
+    given = section["hyperparameters"]
+    method = methods.resolve("beta_dpo", {"beta": given["beta0"], "a": given["a"], "keep": 1 - given["mode_weight"]})
+    state = method.init_state()
+    for batch in section["batches"]:
+        columns, expected = columns_of(batch["inputs"]), batch["expected"]
+        draws = expected.get("exponential_draws", [1.0] * len(expected["gap_local"]))
+        outcome = method.run({**columns, "exponential_draws": torch.tensor(draws, dtype=torch.float64)}, state)
+        outcome.loss.backward()
+        state = outcome.state
+        equal(state["gap_mean"], expected["ema_gap_mean"])
+        equal(state["gap_std"], expected["ema_gap_std"])
+        equal(outcome.margin, expected["gap_local"])
+        equal(outcome.beta, [expected["beta_used"]] * len(outcome.beta))
+        equal(outcome.weight, expected["keep_mask"])
+        equal(outcome.losses, expected["per_pair_losses_unmasked"])
+        equal(outcome.loss, expected["loss"])
+        equal_gradients(columns, expected["grad_pi_w"], expected["grad_pi_l"])
+
+
+def test_beta_dpo_switched_off_is_dpo(vectors: Any) -> None:
+    """mode_loss = "mean" of the beta-DPO code is plain DPO."""
+    for batch in vectors["beta_dpo"]["beta_dpo_plain_dpo_mode_mean"]["batches"]:
+        columns, expected = columns_of(batch["inputs"]), batch["expected"]
+        outcome = methods.apply("dpo", columns, beta=0.1)
+        outcome.loss.backward()
+        equal(outcome.losses, expected["per_pair_losses_unmasked"])
+        equal(outcome.loss, expected["loss"])
+        equal_gradients(columns, expected["grad_pi_w"], expected["grad_pi_l"])
+
+
+@pytest.mark.parametrize("name", ["alpha_dpo_llama3_8b_instruct", "alpha_dpo_label_smoothing_0.1",
+                                  "alpha_dpo_alpha0_equals_simpo", "alpha_dpo_ln_false"])
+def test_alpha_dpo_over_consecutive_batches(vectors: Any, name: str) -> None:
+    section = vectors["alpha_dpo"][name]
+    given = section["hyperparameters"]
+    settings = {key: given[key] for key in ("beta", "gamma_beta_ratio", "alpha", "label_smoothing") if key in given}
+    averages = given.get("ln", True)
+    method = methods.resolve("alpha_dpo", {**settings, "normalisation": "average" if averages else "sum"})
+    state = method.init_state()
+    for batch in section["batches"]:
+        columns, expected = columns_of(batch["inputs"]), batch["expected"]
+        outcome = method.run(columns, state)
+        outcome.loss.backward()
+        state = outcome.state
+        equal(state["normalised_gap_mean"], expected["ema_mean_after_update"])
+        equal(state["normalised_gap_std"], expected["ema_std_after_update"])
+        equal(outcome.target_margin, expected["margin_over_beta"])
+        equal(outcome.losses, expected["per_pair_losses"])
+        equal(outcome.loss, expected["loss"])
+        equal(outcome.chosen_rewards, expected["logged_chosen_rewards"])
+        equal(outcome.rejected_rewards, expected["logged_rejected_rewards"])
+        grads = ("grad_avg_pi_w", "grad_avg_pi_l") if "grad_avg_pi_w" in expected else ("grad_pi_w", "grad_pi_l")
+        equal_gradients(columns, expected[grads[0]], expected[grads[1]], of_averages=averages)
+
+
+def test_alpha_dpo_is_finite_where_the_original_is_nan(vectors: Any) -> None:
+    """The vectors document NaN for policy = reference and for a single pair. Here z = 0: SimPO's loss, and a state
+    that stays finite."""
+    first = vectors["alpha_dpo"]["alpha_dpo_llama3_8b_instruct"]["batches"][0]["inputs"]
+    columns = columns_of(first)
+    equal_policy = {**columns, "ref_chosen_logps": columns["policy_chosen_logps"].detach(),
+                    "ref_rejected_logps": columns["policy_rejected_logps"].detach()}
+    single = {name: column.detach()[:1] for name, column in columns.items()}
+    for name, given in (("equal_policy_and_reference", equal_policy), ("single_pair", single)):
+        assert vectors["alpha_dpo"][f"alpha_dpo_degenerate_{name}"]["original_loss_is_nan"]
+        outcome = methods.apply("alpha_dpo", given, beta=2.5, gamma_beta_ratio=0.6)
+        simpo = methods.apply("simpo", given, beta=2.5, gamma_beta_ratio=0.6)
+        assert torch.equal(outcome.losses, simpo.losses)
+        assert all(torch.isfinite(value) for value in outcome.state.values())
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.04])
+def test_minor_dpo(vectors: Any, beta: float) -> None:
+    for batch in vectors["minor"]["minor_dpo"]["batches"]:
+        columns, expected = columns_of(batch["inputs"]), batch["expected"][f"beta_{beta}"]
+        outcome = methods.apply("minor_dpo", columns, beta=beta)
+        outcome.loss.backward()
+        equal(outcome.losses, expected["per_pair_losses"])
+        equal(outcome.loss, expected["loss"])
+        equal_gradients(columns, expected["grad_pi_w"], expected["grad_pi_l"])
+        equal(methods.apply("dpo", columns, beta=beta).losses, expected["dpo_per_pair_losses"])
+
+
+@pytest.mark.parametrize(("tie", "derivative"), [("clamp", "torch.clamp(min=0)"), ("relu", "torch.relu")])
+def test_minor_dpo_at_the_tie(vectors: Any, tie: str, derivative: str) -> None:
+    """d loss / d log pi(y_l) at c = 0 is beta sigmoid(0) d max(0, c) / dc = 0.1 * 0.5 * {1, 0}."""
+    zeros = {name: torch.zeros(1, dtype=torch.float64) for name in NAMES if name.endswith("logps")}
+    rejected = zeros["policy_rejected_logps"].clone().requires_grad_()
+    methods.apply("minor_dpo", {**zeros, "policy_rejected_logps": rejected}, beta=0.1, tie=tie).loss.backward()
+    expected = vectors["minor"]["minor_dpo_tie_subgradient"]["d_max_d_r_at_zero"][derivative]
+    equal(rejected.grad, [0.05 * expected])
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.04])
+def test_minor_sft(vectors: Any, beta: float) -> None:
+    for batch in vectors["minor"]["minor_sft"]["batches"]:
+        columns, expected = columns_of(batch["inputs"]), batch["expected"][f"beta_{beta}"]
+        outcome = methods.apply("minor_sft", columns, beta=beta)
+        outcome.loss.backward()
+        equal(outcome.losses, expected["per_example_losses"])
+        equal(outcome.loss, expected["loss"])
+        equal(columns["policy_chosen_logps"].grad, expected["grad_sum_pi"])
+
+
+@pytest.mark.parametrize(("key", "name", "settings"), [
+    ("dpo_sigmoid", "dpo", {}),
+    ("cdpo_label_smoothing_0.1", "dpo", {"label_smoothing": 0.1}),
+    ("ipo_summed", "ipo", {"normalisation": "sum"}),
+    ("hinge", "hinge", {}),
+    ("simpo", "simpo", {}),
+    ("rso_sigmoid_norm", "dpo", {"beta": 0.05}),
+    ("rso_hinge_norm", "hinge", {"beta": 0.05}),
+    ("cpo_preference_term", "simpo", {"normalisation": "sum", "gamma_beta_ratio": 0}),
+])
+def test_one_shared_batch(vectors: Any, key: str, name: str, settings: dict[str, Any]) -> None:
+    """RSO's losses are DPO and hinge with beta = its gamma; CPO's preference term is SimPO on sums, without margin."""
+    section = vectors["all_sequence_level_methods"]
+    expected = section["methods"][key]
+    known = methods.METHODS[name].hyperparameters
+    given = {setting: value for setting, value in expected["hyperparameters"].items() if setting in known}
+    columns = columns_of(section["inputs"])
+    outcome = methods.apply(name, columns, **{**given, **settings})
+    outcome.loss.backward()
+    equal(outcome.losses, expected["per_pair_losses"])
+    equal(outcome.loss, expected["loss"])
+    equal_gradients(columns, expected["grad_w"], expected["grad_l"], of_averages="averages" in expected.get("note", ""))

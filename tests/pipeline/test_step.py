@@ -1,0 +1,169 @@
+"""One step: the same gradients however it is split, and the same training as TRL."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import VOCABULARY, tiny_model
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.step import Plan, Processes, Step
+
+PAIRS = 12
+
+
+def problem(seed=0):
+    random = np.random.default_rng(seed)
+
+    def ids():
+        return random.integers(3, VOCABULARY, random.integers(2, 14), dtype=np.int32)
+
+    rows = [PromptRow(ids(), (ids(), ids())) for _ in range(PAIRS)]
+    model = tiny_model("llama")
+    with torch.no_grad():
+        sums = TokenScorer(model, "shared")(rows).sums()
+    columns = {"ref_chosen_logps": sums[0::2] + torch.randn(PAIRS), "ref_rejected_logps": sums[1::2] + torch.randn(PAIRS),
+               "chosen_len": torch.tensor([len(r.completions[0]) for r in rows], dtype=torch.float64),
+               "rejected_len": torch.tensor([len(r.completions[1]) for r in rows], dtype=torch.float64),
+               "exponential_draws": torch.from_numpy(random.standard_exponential(PAIRS))}
+    return model, rows, columns
+
+
+def assert_same_gradient(left, right):
+    """Equal to float32 rounding, as vectors."""
+    assert (left - right).norm() < 1e-5 * right.norm()
+
+
+def gradients(name, budget):
+    """The flat gradient, the outcome and the number of forwards of one step under a token budget."""
+    torch.manual_seed(1)
+    model, rows, columns = problem()
+    scorer, calls = TokenScorer(model, "shared"), []
+    scorer.register_forward_hook(lambda *_: calls.append(1))
+    method = methods.resolve(name, {})
+    outcome, _ = Step(scorer, list(model.parameters()), method)(rows, columns, method.init_state(), budget)
+    return torch.cat([p.grad.flatten() for p in model.parameters()]), outcome, len(calls)
+
+
+@pytest.mark.parametrize("name", methods.METHODS)
+def test_micro_batches_change_nothing(name):
+    if name in ("sft", "minor_sft"):
+        pytest.skip("completion-only methods have rows of one side: test_completion_only_step")
+    whole, outcome, calls = gradients(name, budget=10**6)
+    assert calls == 1
+    for budget in (100, 40):
+        split, parts, more = gradients(name, budget)
+        assert more > 1
+        assert_same_gradient(split, whole)
+        torch.testing.assert_close(parts.loss, outcome.loss, rtol=1e-6, atol=0)
+        torch.testing.assert_close(parts.beta, outcome.beta, rtol=1e-6, atol=0, equal_nan=True)
+        assert parts.weight.tolist() == outcome.weight.tolist()
+
+
+def test_a_per_pair_method_needs_no_second_forward():
+    batches = len(Plan.of([row.tokens for row in problem()[1]], 1, 100).microbatches[0])
+    assert gradients("dpo", 100)[2] == batches
+    assert gradients("beta_dpo", 100)[2] == 2 * batches
+
+
+def test_gradient_is_that_of_the_loss():
+    """Against autograd straight through the DPO formula."""
+    flat, outcome, _ = gradients("dpo", 100)
+    torch.manual_seed(1)
+    model, rows, columns = problem()
+    sums = TokenScorer(model, "padded")(rows).sums()
+    margin = (sums[0::2] - columns["ref_chosen_logps"]) - (sums[1::2] - columns["ref_rejected_logps"])
+    loss = -torch.nn.functional.logsigmoid(0.1 * margin).mean()
+    loss.backward()
+    torch.testing.assert_close(outcome.loss, loss.detach(), rtol=1e-6, atol=0)
+    direct = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert_same_gradient(flat, direct)
+
+
+@pytest.mark.parametrize("name", ["sft", "minor_sft"])
+def test_completion_only_step(name):
+    """Weights that differ from 1 (SFT weighs by tokens) are divided out over the whole step."""
+    flats = []
+    for budget in (10**6, 40):
+        torch.manual_seed(1)
+        model, rows, columns = problem()
+        rows = [PromptRow(row.prompt, row.completions[:1]) for row in rows]
+        method = methods.resolve(name, {})
+        Step(TokenScorer(model, "shared"), list(model.parameters()), method)(rows, columns, method.init_state(), budget)
+        flats.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert_same_gradient(flats[0], flats[1])
+
+
+def test_sft_loss_is_the_token_mean():
+    torch.manual_seed(1)
+    model, rows, columns = problem()
+    rows = [PromptRow(row.prompt, row.completions[:1]) for row in rows]
+    method = methods.resolve("sft", {})
+    outcome, _ = Step(TokenScorer(model, "shared"), list(model.parameters()), method)(rows, columns, {}, 10**6)
+    with torch.no_grad():
+        tokens = TokenScorer(model, "padded")(rows).token_logps
+    assert outcome.loss.item() == pytest.approx(-float(tokens.double().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dpo", "beta_dpo", "alpha_dpo"])
+@pytest.mark.parametrize("budget", [10**6, 40])
+def test_two_processes_sum_to_one(name, budget):
+    """Two processes simulated one after the other: columns gathered first, gradients averaged as DDP does."""
+    whole, outcome, _ = gradients(name, 10**6)
+    torch.manual_seed(1)
+    _, rows, columns = problem()
+    method = methods.resolve(name, {})
+    sums = []
+    with torch.no_grad():
+        all_sums = TokenScorer(problem()[0], "shared")(rows).sums()
+    complete = torch.stack([all_sums[0::2], all_sums[1::2]])
+    for index in range(2):
+        torch.manual_seed(1)
+        model, rows, columns = problem()
+        processes = Processes(index=index, gather=lambda column: complete, count=2)
+        Step(TokenScorer(model, "shared"), list(model.parameters()), method, processes)(rows, columns, method.init_state(), budget)
+        sums.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert_same_gradient((sums[0] + sums[1]) / 2, whole)
+
+
+def test_plan_gives_every_process_as_many_micro_batches():
+    plan = Plan.of([9, 1, 1, 1, 8], 2, 8)
+    assert len({len(batches) for batches in plan.microbatches}) == 1
+    assert sorted(pair for batches in plan.microbatches for batch in batches for pair in batch) == [0, 1, 2, 3, 4]
+    assert Plan.of([3], 2, 8).microbatches == (((0,),), ((),))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+def test_training_reproduces_trl(shared, loss_type):
+    """TRL 1.16's own 15 steps on the same ids in the same order: loss and gradient norm to 1e-4 relative."""
+    from transformers import AutoModelForCausalLM
+
+    golden = json.loads((shared / "data/golden/trl_trajectories.json").read_text())
+    model = AutoModelForCausalLM.from_pretrained(shared / "data/models/hh-llama-2.8M", dtype=torch.float32).eval()
+    initial = [p.detach().clone() for p in model.parameters()]
+    rows = [PromptRow(*(np.array(p["prompt_ids"], np.int32), tuple(np.array(p[k], np.int32) for k in ("chosen_ids", "rejected_ids"))))
+            for p in golden["pairs"]]
+    scorer = TokenScorer(model, "shared")
+    method = methods.resolve({"sigmoid": "dpo"}.get(loss_type, loss_type), {"beta": 0.1})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
+    step = Step(scorer, list(model.parameters()), method)
+    with torch.no_grad():
+        reference = torch.cat([scorer(rows[i:i + 4]).sums() for i in range(0, 60, 4)])
+    columns = {"ref_chosen_logps": reference[0::2], "ref_rejected_logps": reference[1::2],
+               "chosen_len": torch.tensor([len(r.completions[0]) for r in rows]).double(),
+               "rejected_len": torch.tensor([len(r.completions[1]) for r in rows]).double()}
+    for number, expected in enumerate(golden["runs"][loss_type]["steps"]):
+        now = slice(4 * number, 4 * number + 4)
+        outcome, policy = step(rows[now], {k: v[now] for k, v in columns.items()}, {}, 1024)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        assert outcome.loss.item() == pytest.approx(expected["loss"], rel=1e-4), number
+        assert float(norm) == pytest.approx(expected["grad_norm"], rel=1e-4), number
+        assert float(policy["policy_chosen_logps"].mean()) == pytest.approx(expected["logps/chosen"], rel=1e-5)
+        optimizer.step()
+        optimizer.zero_grad()
+    moved = sum(float((p.detach() - q).square().sum()) for p, q in zip(model.parameters(), initial, strict=True)) ** 0.5
+    assert moved == pytest.approx(golden["runs"][loss_type]["weights_moved_l2"], rel=1e-3)

@@ -1,0 +1,364 @@
+"""prepare from a run file to the files of a run."""
+
+import functools
+import gzip
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.quarantine import REASONS
+from scoreonce.schemas import identity
+from scoreonce.schemas.tables import Pair, Quarantine
+from scoreonce.stages import pair_files, prepare
+from scoreonce.stages.config import Run
+from scoreonce.stages.files import read_json, sha256
+from scoreonce.stages.layout import SPLITS, Layout
+from scoreonce.stages.tokens import TokenFile
+
+CHATML = (
+    "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+WORDS = ["<unk>", "</s>", "<user>", "<assistant>", "yes", "no", "maybe", *(f"p{number}" for number in range(200))]
+YES, NO, EOS = WORDS.index("yes"), WORDS.index("no"), 1
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory) -> Path:
+    """One token per word; no BOS; a chat template that ends a turn with EOS."""
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    tokenizer.chat_template = CHATML
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class Workplace:
+    """A folder with raw data, and the run that prepares it."""
+
+    def __init__(self, folder: Path, tokenizer: Path) -> None:
+        self.folder, self.tokenizer = folder, tokenizer
+
+    def write(self, rows: list[Any], name: str = "raw.jsonl") -> Path:
+        lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+        (self.folder / name).write_bytes(b"\n".join(lines) + b"\n")
+        return self.folder / name
+
+    def prepare(self, out: str = "out", source: Path | None = None, **data: Any) -> Layout:
+        run = Run.model_validate(
+            {
+                "out": str(self.folder / out),
+                "reference": {"model": str(self.tokenizer)},
+                "data": {"source": str(source or self.folder / "raw.jsonl"), **data},
+            }
+        )
+        prepare.run(run)
+        return Layout.of(run)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tokenizer_folder: Path) -> Workplace:
+    return Workplace(tmp_path, tokenizer_folder)
+
+
+def row(number: int, **change: Any) -> dict[str, Any]:
+    return {"prompt": f"p{number}", "chosen": " yes", "rejected": " no", **change}
+
+
+def pairs(layout: Layout, *splits: str) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(layout.pairs(split)) for split in splits or SPLITS]).sort("row")
+
+
+def quarantine(layout: Layout) -> dict[int, str]:
+    return dict(pl.read_parquet(layout.quarantine).select("row", "reason").iter_rows())
+
+
+def digests(layout: Layout) -> dict[str, str]:
+    return {path.name: sha256(path) for path in sorted(layout.quarantine.parent.iterdir()) if path.suffix != ".json"}
+
+
+def test_text_pairs_become_tokens_with_identities(workplace):
+    workplace.write([row(number, chosen_score=2, source="here") for number in range(60)])
+    layout = workplace.prepare(test_share=0.3)
+    found = Pair.validate(pairs(layout), cast=False)
+    assert found["row"].to_list() == list(range(60))
+    for split in SPLITS:
+        table, tokens = pairs(layout, split), TokenFile(layout.tokens(split))
+        assert len(tokens) == len(table) > 0
+        for index, pair in enumerate(table.iter_rows(named=True)):
+            prompt, chosen, rejected = (tokens.row(index, f"{side}_ids") for side in ("prompt", "chosen", "rejected"))
+            assert (prompt.tolist(), chosen.tolist(), rejected.tolist()) == ([7 + pair["row"]], [YES, EOS], [NO, EOS])
+            assert pair["chosen_id"] == identity.completion_id(prompt, chosen)
+            assert pair["pair_id"] == identity.pair_id(pair["chosen_id"], identity.completion_id(prompt, rejected))
+            assert pair["prompt_id"] == identity.prompt_id(prompt)
+            assert (pair["chosen_len"], pair["chosen_score"], pair["source"]) == (2, 2.0, "here")
+
+
+def test_manifest_says_what_was_read_and_made(workplace):
+    source = workplace.write([row(0), row(1), row(2, chosen="")])
+    layout = workplace.prepare(test_share=0)
+    manifest = read_json(layout.pairs_manifest)
+    assert manifest["inputs"][str(source)]["sha256"] == sha256(source)
+    assert manifest["counts"] == {
+        "raw": 3,
+        "train": 2,
+        "test": 0,
+        "quarantined": 1,
+        "by_reason": {"chosen_is_blank": 1},
+    }
+    assert manifest["files"] == digests(layout)
+    assert manifest["tokenizer"]["vocab_size"] == len(WORDS)
+    assert len(TokenFile(layout.tokens("test"))) == 0
+
+
+PLANTED = [
+    (b'{"prompt": "p1", ', "invalid_json"),
+    (b'{"prompt": "p1", "chosen": "\xff", "rejected": " no"}', "invalid_utf8"),
+    (row(1, chosen="\ud800"), "invalid_utf8"),
+    ({"prompt": "p1", "chosen": " yes"}, "missing_value"),
+    (row(1, rejected=None), "missing_value"),
+    (row(1, chosen=5), "wrong_type"),
+    (row(1, chosen=" "), "chosen_is_blank"),
+    (row(1, chosen="</s>"), "chosen_is_blank"),
+    (row(1, rejected="\n"), "rejected_is_blank"),
+    (row(1, rejected=" yes"), "sides_are_identical"),
+    (row(1, chosen=" yes unknown", rejected=" yes unheard"), "sides_are_identical"),
+    (row(1, chosen=" no no no no yes", rejected=" no no no no no"), "sides_are_identical"),
+    (row(1, prompt=" "), "prompt_has_no_tokens"),
+    (row(1, prompt="p1 p2 p3 p4 p5"), "prompt_fills_max_length"),
+]
+
+
+def test_each_unusable_row_is_quarantined_for_its_own_reason(workplace, capsys):
+    """Good rows stand between the planted ones; every row of the file is in exactly one table."""
+    workplace.write([planted for raw, _ in PLANTED for planted in (raw, row(100))])
+    layout = workplace.prepare(max_length=5, test_share=0)
+    assert list(quarantine(layout).items()) == [(2 * index, reason) for index, (_, reason) in enumerate(PLANTED)]
+    assert pairs(layout)["row"].to_list() == [2 * index + 1 for index in range(len(PLANTED))]
+    table = Quarantine.validate(pl.read_parquet(layout.quarantine), cast=False)
+    assert table["detail"].str.len_chars().min() >= 3
+    assert {reason for _, reason in PLANTED} <= REASONS.keys()
+    printed = capsys.readouterr().out
+    assert "28 rows: 14 train pairs, 0 test pairs, 14 quarantined" in printed
+    assert all(reason in printed for _, reason in PLANTED)
+
+
+def test_truncation_by_side(workplace):
+    workplace.write([row(1, chosen=" yes no yes no yes", rejected=" no"), row(2, prompt="p1 p2 p3 p4")])
+    layout = workplace.prepare(max_length=4, max_prompt_length=2, test_share=0)
+    first, second = pairs(layout).iter_rows(named=True)
+    assert (first["chosen_len"], first["chosen_truncated"], first["rejected_truncated"]) == (3, True, False)
+    assert (second["prompt_len"], second["prompt_truncated"], second["chosen_len"]) == (2, True, 2)
+    tokens = TokenFile(layout.tokens("train"))
+    assert tokens.row(0, "chosen_ids").tolist() == [YES, NO, YES]
+    assert tokens.row(1, "prompt_ids").tolist() == [WORDS.index("p3"), WORDS.index("p4")]
+    assert read_json(layout.pairs_manifest)["truncated"] == {"prompt": 1, "chosen": 1, "rejected": 0}
+
+
+def test_pairs_over_the_length_are_dropped_where_that_is_asked_for(workplace):
+    workplace.write([row(0), row(1, chosen=" yes no yes no yes"), row(2, prompt="p1 p2 p3")])
+    layout = workplace.prepare(max_length=4, max_prompt_length=2, truncation="drop", test_share=0)
+    assert quarantine(layout) == {1: "pair_over_max_length", 2: "prompt_over_max_prompt_length"}
+
+
+def test_messages_are_rendered_with_the_tokenizers_template(workplace):
+    user = {"role": "user", "content": "p1"}
+    sides = [[user, {"role": "assistant", "content": content}] for content in ("yes", "no")]
+    workplace.write([{"chosen": sides[0], "rejected": sides[1]}])
+    layout = workplace.prepare(test_share=0)
+    tokens = TokenFile(layout.tokens("train"))
+    user_id, assistant_id = WORDS.index("<user>"), WORDS.index("<assistant>")
+    assert tokens.row(0, "prompt_ids").tolist() == [user_id, WORDS.index("p1"), EOS, assistant_id]
+    assert tokens.row(0, "chosen_ids").tolist() == [YES, EOS]
+    assert pairs(layout)["prompt"].to_list() == ["<user> p1 </s>\n<assistant> "]
+
+
+def test_completion_only_data(workplace):
+    workplace.write([{"prompt": "p1", "completion": " yes"}])
+    layout = workplace.prepare(test_share=0)
+    [pair] = Pair.validate(pairs(layout), cast=False).iter_rows(named=True)
+    assert (pair["rejected"], pair["rejected_id"], pair["rejected_len"]) == (None, None, 0)
+    assert TokenFile(layout.tokens("train")).row(0, "rejected_ids").tolist() == []
+
+
+def test_no_prompt_is_on_both_sides_and_rows_that_come_later_move_none(workplace):
+    rows = [row(number, chosen=side) for number in range(80) for side in (" yes", " maybe")]
+    workplace.write(rows)
+    before = workplace.prepare(test_share=0.3)
+    sides = {split: set(pairs(before, split)["prompt_id"]) for split in SPLITS}
+    assert sides["train"]
+    assert sides["test"]
+    assert not sides["train"] & sides["test"]
+    workplace.write([row(number) for number in range(80, 160)] + rows)
+    after = workplace.prepare("later", test_share=0.3)
+    for split in SPLITS:
+        assert sides[split] <= set(pairs(after, split)["prompt_id"])
+
+
+def test_given_held_out_data_keep_their_prompts_from_training(workplace):
+    workplace.write([row(0), row(1), row(2), row(1, chosen=" maybe")])
+    held_out = workplace.write([row(1, chosen=" maybe"), row(9), row(1, chosen="")], "held_out.jsonl")
+    layout = workplace.prepare(test_source=str(held_out), test_share=0.9)
+    assert pairs(layout, "train")["prompt"].to_list() == ["p0", "p2"]
+    assert pairs(layout, "test")["prompt"].to_list() == ["p1", "p9"]
+    found = pl.read_parquet(layout.quarantine)
+    assert found.select("row", "reason").rows() == [
+        (2, "chosen_is_blank"),
+        (1, "prompt_is_in_test_set"),
+        (3, "prompt_is_in_test_set"),
+    ]
+    assert found["detail"][0].startswith("test data: ")
+
+
+def test_held_out_split_of_a_folder(workplace):
+    folder = workplace.folder / "data"
+    folder.mkdir()
+    workplace.write([row(0), row(1)], "data/train.jsonl")
+    workplace.write([row(2)], "data/test.jsonl")
+    layout = workplace.prepare(source=folder, test_split="test")
+    assert [len(pairs(layout, split)) for split in SPLITS] == [2, 1]
+
+
+def test_a_second_run_does_nothing_until_something_that_matters_changes(workplace, capsys):
+    source = workplace.write([row(number) for number in range(30)])
+    layout = workplace.prepare()
+    made = layout.pairs_manifest.stat().st_mtime_ns
+    capsys.readouterr()
+    os.utime(source, (1, 1))
+    workplace.prepare(workers=1)
+    assert "up to date" in capsys.readouterr().out
+    assert layout.pairs_manifest.stat().st_mtime_ns == made
+    for change in ({"seed": 1}, {"seed": 1, "max_length": 9}, {"seed": 1, "max_length": 9, "limit": 20}):
+        workplace.prepare(**change)
+        assert "up to date" not in capsys.readouterr().out
+    assert len(pairs(layout)) == 20
+
+
+def test_contents_that_changed_under_the_same_time_and_size_are_seen(workplace):
+    source = workplace.write([row(number) for number in range(10)])
+    status = source.stat()
+    layout = workplace.prepare(test_share=0)
+    workplace.write([row(9 - number) for number in range(10)])
+    os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    workplace.prepare(test_share=0)
+    assert pairs(layout)["prompt"][0] == "p9"
+
+
+def test_a_damaged_output_is_made_anew(workplace):
+    workplace.write([row(number) for number in range(10)])
+    layout = workplace.prepare()
+    good = digests(layout)
+    layout.pairs("train").write_bytes(b"damaged")
+    workplace.prepare()
+    assert digests(layout) == good
+
+
+def test_batches_and_pieces_of_any_size_give_the_same_files(workplace, monkeypatch):
+    """Text pairs with quarantined rows between them, read in batches of 3 and of all."""
+    workplace.write([row(number, chosen=" yes" if number % 7 else "") for number in range(50)])
+    monkeypatch.setattr(pair_files, "ROWS_PER_PIECE", 8)
+    whole = digests(workplace.prepare(test_share=0.3))
+    monkeypatch.setattr(prepare, "open_data", functools.partial(prepare.open_data, batch_rows=3))
+    assert digests(workplace.prepare("in_batches", test_share=0.3)) == whole
+
+
+def test_an_error_on_the_way_leaves_what_was_there(workplace):
+    workplace.write([row(number) for number in range(20)])
+    layout = workplace.prepare()
+    before = {path.name: sha256(path) for path in layout.quarantine.parent.iterdir()}
+    lines = b"".join(json.dumps(row(number)).encode() + b"\n" for number in range(5000))
+    damaged = workplace.folder / "damaged.jsonl.gz"
+    damaged.write_bytes(gzip.compress(lines)[:-500])
+    with pytest.raises(InputError, match="cannot be read"):
+        workplace.prepare(source=damaged)
+    assert {path.name: sha256(path) for path in layout.quarantine.parent.iterdir()} == before
+
+
+def test_an_interruption_between_the_files_and_the_manifest_leaves_no_manifest(workplace, monkeypatch):
+    """New files under the old manifest would be taken for the old ones."""
+    workplace.write([row(number) for number in range(20)])
+    layout = workplace.prepare()
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "write_json", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        workplace.prepare(seed=1)
+    assert not layout.pairs_manifest.exists()
+
+
+def test_rows_are_said_by_format_and_length(workplace, capsys):
+    workplace.write([row(number) for number in range(4)])
+    workplace.prepare(test_share=0)
+    printed = capsys.readouterr().out
+    assert "pairs (prompt, chosen and rejected as text), from columns prompt, chosen, rejected" in printed
+    assert "4 rows: 4 train pairs, 0 test pairs, 0 quarantined" in printed
+
+
+@pytest.mark.parametrize(("rows", "data", "what"), [
+    ([], {}, "no row to read"),
+    ([b"[1]", b"{"], {}, "no row to read"),
+    ([row(0)], {"source": "absent.jsonl"}, "No such dataset"),
+    ([{"promt": "p", "chosen": "c", "rejected": "r"}], {"format": "pairs"}, "lacks a column: prompt"),
+    ([{"text": "p"}], {}, "lacks a column"),
+    ([row(0)], {"columns": {"prompt": "promptt"}}, "no column 'promptt'"),
+    ([row(0, chosen="", source=1)], {}, "Not one row can be used in the train split"),
+    ([row(0)], {"test_share": 0.999}, "Not one row can be used in the train split"),
+    ([row(0)], {"max_length": 8, "max_prompt_length": 8}, "leaves no room"),
+    ([row(0)], {"test_split": "test"}, "A file has no splits"),
+    ([row(0)], {"tokenizer": "no/such/folder"}, "No such model"),
+])  # fmt: skip
+def test_bad_input_is_an_error_that_leaves_nothing(workplace, rows, data, what):
+    workplace.write(rows)
+    with pytest.raises(InputError, match=what) as caught:
+        workplace.prepare(**data)
+    assert all(part for part in (caught.value.found, caught.value.where, caught.value.fix))
+    folder = workplace.folder / "out" / "pairs"
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+def test_nothing_usable_counts_the_reasons(workplace):
+    workplace.write([row(0, chosen=""), row(1, chosen=""), row(2, rejected="")])
+    with pytest.raises(InputError) as caught:
+        workplace.prepare()
+    assert caught.value.found == "chosen_is_blank: 2; rejected_is_blank: 1"
+
+
+def test_messages_need_a_chat_template(workplace, tmp_path):
+    backend = Tokenizer(WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>").save_pretrained(
+        tmp_path / "plain"
+    )
+    workplace.write([{"prompt": [{"role": "user", "content": "p1"}], "chosen": " yes", "rejected": " no"}])
+    with pytest.raises(InputError, match="no chat template"):
+        workplace.prepare(tokenizer=str(tmp_path / "plain"))
+
+
+def test_real_transcripts_give_the_pairs_of_the_real_pairs_file(shared, workplace):
+    """HH as two whole transcripts against the same data as prompt, chosen, rejected, from other hands."""
+    kept = []
+    for name in ("hh_rlhf_test", "hh_rlhf_test_raw"):
+        layout = workplace.prepare(
+            name,
+            shared / f"data/prefs/{name}.jsonl.gz",
+            test_share=0,
+            limit=600,
+            tokenizer=str(shared / "data/models/hh-llama-2.8M"),
+        )
+        kept.append(pairs(layout))
+    columns = ["prompt", "chosen", "rejected", "pair_id"]
+    # The transcripts hold one pair with an empty side among the first 600, so they end a row earlier.
+    assert len(kept[1]) == 598
+    assert kept[0].select(columns).head(598).equals(kept[1].select(columns))

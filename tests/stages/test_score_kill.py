@@ -1,0 +1,154 @@
+"""Scoring killed at random moments, and by several processes: every completion once, and the same values.
+
+This file is also the program that the tests start: torch is imported once, then each run is a fork that costs little.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+KILLS = 20
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_and_resumed(world):
+    """A run that is killed leaves whole shards, or nothing; the last one finishes the work."""
+    pairs = world.random_pairs(250)
+    world.prepare(pairs[:220], pairs[220:])
+    store = {"shard_completions": 4}
+    whole = world.run(score={**store, "store": str(world.folder / "whole")}, out=str(world.folder / "out"))
+    finish(whole)
+    expected = tables(world)
+    world.layout.reference_manifest.unlink()
+    killed = run_file(world, world.run(score=store))
+    said = drive("kill", killed)
+    assert said.count("killed") == KILLS
+    assert tables(world).keys() == expected.keys()
+    for split, table in tables(world).items():
+        assert table["pair_id"].to_list() == expected[split]["pair_id"].to_list()
+        assert table["pair_id"].is_unique().all()
+        for column in ("ref_chosen_logps", "ref_rejected_logps", "ref_chosen_entropy"):
+            assert (table[column] - expected[split][column]).abs().max() <= 1e-6
+    job = job_of(world.run(score=store))
+    rows = sum(job.store.sidecar(shard)["rows"] for shard in job.store.shards())
+    assert rows == job.store.ids().len() == 500
+    assert job.store.damage() == []
+    assert job.store.leftovers() == []
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(world):
+    pairs = world.random_pairs(60)
+    world.prepare(pairs[:50], pairs[50:])
+    finish(world.run(score={"shard_completions": 8, "store": str(world.folder / "whole")}))
+    expected = tables(world)
+    world.layout.reference_manifest.unlink()
+    drive("ranks", run_file(world, world.run(score={"shard_completions": 8})))
+    for split, table in tables(world).items():
+        assert table["pair_id"].to_list() == expected[split]["pair_id"].to_list()
+        assert (table["ref_margin"] - expected[split]["ref_margin"]).abs().max() <= 1e-5
+    store = job_of(world.run()).store
+    sidecars = [store.sidecar(shard) for shard in store.shards()]
+    assert len(sidecars) >= 15
+    assert {sidecar["provenance"]["processes"] for sidecar in sidecars} == {2}
+    assert sum(sidecar["rows"] for sidecar in sidecars) == store.ids().len() == 120
+
+
+def finish(run) -> None:
+    from scoreonce.stages import score
+
+    score.run(run)
+
+
+def job_of(run):
+    from scoreonce.stages.scoring import Job
+
+    return Job.of(run)
+
+
+def tables(world) -> dict[str, pl.DataFrame]:
+    return {split: pl.read_parquet(world.layout.reference(split)) for split in ("train", "test")}
+
+
+def run_file(world, run) -> Path:
+    path = world.folder / "run.json"
+    path.write_text(run.model_dump_json())
+    return path
+
+
+def drive(what: str, run: Path) -> str:
+    """Start this file as a program."""
+    done = subprocess.run([sys.executable, __file__, what, str(run)], capture_output=True, text=True, check=False,
+                          env={**os.environ, "OMP_NUM_THREADS": "1", "POLARS_MAX_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def fork(run_path: Path, environment: dict[str, str] | None = None) -> int:
+    """Score in a child process."""
+    child = os.fork()
+    if child == 0:
+        os.environ.update(environment or {})
+        code = 1
+        try:
+            from scoreonce.stages import score
+            from scoreonce.stages.config import Run
+
+            score.run(Run.model_validate_json(run_path.read_text()))
+            code = 0
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return child
+
+
+def kill_again_and_again(run_path: Path) -> None:
+    """Kill 20 runs, each after a random number of changes seen in the store's folder, and let the next finish."""
+    moments = random.Random(0)
+    for _ in range(KILLS):
+        child = fork(run_path)
+        seen, wanted = set(), moments.randrange(1, 60)
+        while len(seen) < wanted:
+            assert os.waitpid(child, os.WNOHANG) == (0, 0), "the run ended before it could be killed"
+            seen |= {(path, size) for path, size in files(run_path.parent / "out" / "store")}
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        print("killed after", wanted, "changes")
+    _, status = os.waitpid(fork(run_path), 0)
+    assert status == 0
+
+
+def files(folder: Path) -> list[tuple[str, int]]:
+    """Names and sizes, temporary files included; what vanishes while looking does not count."""
+    found = []
+    for path in folder.rglob("*"):
+        try:
+            found.append((str(path), path.stat().st_size))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def two_ranks(run_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
+    ranks = [fork(run_path, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    assert [os.waitpid(rank, 0)[1] for rank in ranks] == [0, 0]
+
+
+if __name__ == "__main__":
+    import accelerate  # noqa: F401
+    import transformers.models.llama.modeling_llama
+
+    from scoreonce.stages import inference, score, tokens  # noqa: F401
+
+    {"kill": kill_again_and_again, "ranks": two_ranks}[sys.argv[1]](Path(sys.argv[2]))

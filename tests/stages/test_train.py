@@ -1,0 +1,344 @@
+"""Training through the stage: what it writes, and that nothing about how it runs changes the result."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.schemas.tables import StepPair
+from scoreonce.stages import score, train
+from scoreonce.stages.layout import Layout
+
+FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
+
+
+@pytest.fixture
+def prepared(world):
+    """A world of 40 training pairs, scored."""
+    world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
+    score.run(world.run())
+    return world
+
+
+def training(world, method, label=None, **settings):
+    run = world.run(train={**FAST, "method": method, "label": label or method, **settings})
+    train.run(run)
+    return Layout.of(run)
+
+
+def weights(layout):
+    return load_file(layout.policy / "model.safetensors")
+
+
+def metrics(layout):
+    return [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal(left, right, tolerance=0.0):
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["dpo", "beta_dpo", "minor_dpo", "ipo", "hinge", "simpo", "alpha_dpo", "sft", "minor_sft"])
+def test_first_loss_and_outputs(prepared, method):
+    """With policy = reference every logistic method starts at log 2, IPO at (1 / (2 beta))^2 = 25, hinge at 1."""
+    layout = training(prepared, method, max_steps=2)
+    first = metrics(layout)[0]
+    expected = {"dpo": math.log(2), "beta_dpo": math.log(2), "minor_dpo": math.log(2), "ipo": 25.0, "hinge": 1.0}
+    if method in expected:
+        assert first["loss"] == pytest.approx(expected[method], abs=1e-4)
+    assert all(math.isfinite(value) for line in metrics(layout) for value in line.values())
+    steps = pl.read_parquet(layout.training / "steps.parquet")
+    assert steps.height == 16
+    StepPair.validate(steps)
+    assert pl.read_parquet(layout.training / "metrics.parquet")["step"].to_list() == [1, 2]
+    card = (layout.policy / "README.md").read_text()
+    assert "library_name: transformers" in card
+    assert "learning_rate" in card
+
+
+def test_training_lowers_the_loss(prepared):
+    lines = metrics(training(prepared, "dpo", max_steps=20, shuffle=False, scheduler="constant"))
+    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
+    assert lines[-1]["rewards/accuracies"] == 1.0
+
+
+@pytest.mark.parametrize("method", ["dpo", "beta_dpo", "alpha_dpo"])
+def test_micro_batches_do_not_change_the_weights(prepared, method):
+    """1, some and 8 micro-batches a step."""
+    results = []
+    for budget in (100_000, 90, 1):
+        run = prepared.run(train={**FAST, "method": method, "label": f"{method}{budget}"}, compute={"tokens_per_microbatch": budget})
+        train.run(run)
+        results.append((weights(Layout.of(run)), metrics(Layout.of(run))))
+    for other, lines in results[1:]:
+        assert_equal(results[0][0], other, tolerance=2e-5)
+        for mine, theirs in zip(results[0][1], lines, strict=True):
+            assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-5)
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("method", ["dpo", "beta_dpo", "alpha_dpo"])
+@pytest.mark.parametrize("killed_in_step", [1, 4, 6])
+def test_killed_and_resumed_equals_uninterrupted(prepared, method, killed_in_step, monkeypatch):
+    whole = training(prepared, method, "whole")
+    calls = []
+    honest = torch.optim.AdamW.step
+
+    def dies(self, *arguments):
+        calls.append(1)
+        if len(calls) == killed_in_step:
+            raise Killed
+        return honest(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
+    with pytest.raises(Killed):
+        training(prepared, method, "killed")
+    monkeypatch.setattr(torch.optim.AdamW, "step", honest)
+    resumed = training(prepared, method, "killed")
+    assert_equal(weights(whole), weights(resumed))
+    timeless = [[{k: v for k, v in line.items() if not k.startswith("perf/")} for line in metrics(layout)] for layout in (whole, resumed)]
+    assert timeless[0] == timeless[1]
+    assert pl.read_parquet(whole.training / "steps.parquet").equals(pl.read_parquet(resumed.training / "steps.parquet"))
+
+
+def test_killed_while_writing_a_checkpoint(prepared, monkeypatch):
+    """A checkpoint that was not finished does not exist."""
+    from scoreonce.stages import checkpoint
+
+    whole = training(prepared, "dpo", "whole")
+    honest = checkpoint.files.write_json
+
+    def dies(path, value):
+        if path.name == "state.json" and value["step"] == 4:
+            raise Killed
+        honest(path, value)
+
+    monkeypatch.setattr(checkpoint.files, "write_json", dies)
+    with pytest.raises(Killed):
+        training(prepared, "dpo", "killed")
+    monkeypatch.setattr(checkpoint.files, "write_json", honest)
+    killed = Layout.of(prepared.run(train={"label": "killed"}))
+    assert [path.name for path in (killed.training / "checkpoints").iterdir()] == ["step-000002"]
+    assert_equal(weights(whole), weights(training(prepared, "dpo", "killed")))
+
+
+def test_sigterm_writes_a_checkpoint_first(prepared, monkeypatch):
+    honest = train.Trainer._step
+
+    def signalled(self, step, state):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(self, step, state)
+
+    monkeypatch.setattr(train.Trainer, "_step", signalled)
+    with pytest.raises(SystemExit) as stopped:
+        training(prepared, "dpo", "stopped", checkpoint_every=100)
+    assert stopped.value.code == 143
+    monkeypatch.setattr(train.Trainer, "_step", honest)
+    assert (Layout.of(prepared.run(train={"label": "stopped"})).training / "checkpoints" / "step-000003").is_dir()
+    assert_equal(weights(training(prepared, "dpo", "whole", checkpoint_every=100)), weights(training(prepared, "dpo", "stopped", checkpoint_every=100)))
+
+
+def test_the_reference_is_never_called(prepared, monkeypatch):
+    """Method, beta, learning rate and batch size change; every forward of training is the policy's, on its own rows."""
+    forwards = []
+    honest = TokenScorer.forward
+
+    def counting(self, rows, *, statistics=False):
+        forwards.append(len(rows))
+        return honest(self, rows, statistics=statistics)
+
+    monkeypatch.setattr(TokenScorer, "forward", counting)
+    settings = [("dpo", {}), ("dpo", {"beta": 0.5}), ("ipo", {}), ("dpo", {"learning_rate": 5e-4}), ("dpo", {"batch_pairs": 4, "max_steps": 12})]
+    for number, (method, changes) in enumerate(settings):
+        forwards.clear()
+        training(prepared, method, f"run{number}", verify_pairs=0, **changes)
+        # The probe takes two forwards; each pair of each step takes part in exactly one.
+        assert sum(forwards[2:]) == 48
+
+
+def test_training_goes_on_without_the_reference(prepared, tmp_path):
+    """The cache is enough: the policy starts elsewhere and the reference's folder is gone."""
+    reference = tmp_path / "model"
+    elsewhere = prepared.model("other", seed=5)
+    reference.rename(tmp_path / "away")
+    run = prepared.run(train={**FAST, "model": str(elsewhere)}, reference={"model": str(reference)})
+    # the manifest knows the reference by this name
+    (tmp_path / "model").mkdir() if False else None
+    train.run(run)
+    assert Layout.of(run).policy.is_dir()
+
+
+def test_done_is_done_and_another_run_needs_another_label(prepared, capsys):
+    layout = training(prepared, "dpo", "one")
+    stamp = (layout.policy / "model.safetensors").stat().st_mtime_ns
+    training(prepared, "dpo", "one")
+    assert "up to date" in capsys.readouterr().out
+    with pytest.raises(InputError, match="Another training run has its outputs under this label"):
+        training(prepared, "dpo", "one", learning_rate=1e-4)
+    assert (layout.policy / "model.safetensors").stat().st_mtime_ns == stamp
+    train.run(prepared.run(train={**FAST, "label": "one", "learning_rate": 1e-4}), restart=True)
+    assert (layout.policy / "model.safetensors").stat().st_mtime_ns != stamp
+
+
+def test_checkpoints_keep_the_last(prepared):
+    layout = training(prepared, "dpo", keep_checkpoints=1)
+    assert [path.name for path in (layout.training / "checkpoints").iterdir()] == ["step-000006"]
+    names = {path.suffix for path in (layout.training / "checkpoints").rglob("*") if path.is_file()}
+    assert names == {".json", ".safetensors"}
+
+
+def test_half_precision_trains_float32_masters(prepared, world):
+    """A step of 1e-5 of a weight is lost in bfloat16; the masters keep it."""
+    run = world.run(train={**FAST, "learning_rate": 1e-5, "scheduler": "constant"}, reference={"dtype": "bfloat16"})
+    score.run(run)
+    train.run(run)
+    masters = load_file(Layout.of(run).training / "checkpoints/step-000006/weights.safetensors")
+    start = load_file(world.model() / "model.safetensors")
+    saved = weights(Layout.of(run))
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in masters.values()} == {torch.float32}
+    moved = [not torch.equal(masters[name], start[name].bfloat16().float()) for name in start if name in masters]
+    assert all(moved)
+    assert abs(metrics(Layout.of(run))[0]["loss"] - math.log(2)) < 0.05
+
+
+def test_gradient_checkpointing_changes_nothing(prepared):
+    assert_equal(weights(training(prepared, "dpo", "plain")), weights(training(prepared, "dpo", "saving", gradient_checkpointing=True)), 1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "rmsprop"])
+def test_other_optimizers_resume_exactly(prepared, optimizer, monkeypatch):
+    whole = training(prepared, "dpo", "whole", optimizer=optimizer, max_steps=4)
+    honest = train.Trainer._step
+
+    def dies(self, step, state):
+        if step == 4:
+            raise Killed
+        return honest(self, step, state)
+
+    monkeypatch.setattr(train.Trainer, "_step", dies)
+    with pytest.raises(Killed):
+        training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)
+    monkeypatch.setattr(train.Trainer, "_step", honest)
+    assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)))
+
+
+def test_shuffle_off_keeps_the_order(prepared):
+    layout = training(prepared, "dpo", shuffle=False, max_steps=6)
+    seen = pl.read_parquet(layout.training / "steps.parquet")["pair_id"].to_list()
+    order = pl.read_parquet(layout.pairs("train"))["pair_id"].to_list()
+    assert seen == order + order[:8]
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_policy(prepared):
+    """accelerate with two gloo processes against one."""
+    for method in ("dpo", "beta_dpo"):
+        one = training(prepared, method, f"{method}-one")
+        run = prepared.run(train={**FAST, "method": method, "label": f"{method}-two"})
+        script = ("import json, sys; from scoreonce.stages.config import Run; from scoreonce.stages import train; "
+                  "train.run(Run.model_validate(json.loads(sys.argv[1])))")
+        path = prepared.folder / "two.py"
+        path.write_text(script)
+        subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+                        "--mixed_precision", "no", "--dynamo_backend", "no", str(path), run.model_dump_json(exclude_none=True)],
+                       check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        assert_equal(weights(one), weights(Layout.of(run)), 2e-5)
+
+
+# What users get wrong
+
+def expect(world, match, **settings):
+    with pytest.raises(InputError, match=match) as raised:
+        train.run(world.run(train={**FAST, **settings}))
+    return raised.value
+
+
+def test_not_prepared(world):
+    assert "scoreonce prepare" in expect(world, "no prepared pairs").fix
+
+
+def test_not_scored(world):
+    world.prepare(world.random_pairs(10))
+    assert "scoreonce score" in expect(world, "needs the reference model's log-probs").fix
+
+
+def test_a_method_without_reference_needs_no_store(world):
+    world.prepare(world.random_pairs(10))
+    assert weights(training(world, "simpo", max_steps=1))
+
+
+def test_completion_only_data_has_no_rejected_side(world):
+    world.prepare([(p, c, None) for p, c, _ in world.random_pairs(10)])
+    assert weights(training(world, "sft", max_steps=1))
+    assert "no value for 10 of 10 pairs" in expect(world, "needs rejected_id", method="simpo").found
+
+
+def test_scored_with_other_weights_or_dtype(prepared):
+    other = prepared.model("other", seed=3)
+    with pytest.raises(InputError, match="scored with another weights"):
+        train.run(prepared.run(train=FAST, reference={"model": str(other)}))
+    with pytest.raises(InputError, match="scored with another dtype"):
+        train.run(prepared.run(train=FAST, reference={"dtype": "bfloat16"}))
+
+
+def test_a_flipped_bit_in_the_columns(prepared):
+    path = prepared.layout.reference("train")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert str(path) in expect(prepared, "not the one that was written").where
+
+
+def test_a_cache_that_disagrees_is_refused(prepared):
+    """One nat per pair off, with a manifest that matches: only scoring again can tell."""
+    from scoreonce.stages import files
+
+    path, manifest = prepared.layout.reference("train"), prepared.layout.reference_manifest
+    table = pl.read_parquet(path).with_columns(pl.col("ref_chosen_logps") - 1.0)
+    files.write_parquet(path, table.to_arrow())
+    files.write_json(manifest, {**files.read_json(manifest), "files": {**files.read_json(manifest)["files"], path.name: files.sha256(path)}})
+    assert "nats per token" in expect(prepared, "its log-probs are not the cached ones").found
+
+
+@pytest.mark.parametrize(("settings", "match"), [
+    ({"optimizer": "adamw_torhc"}, "No such optimizer"), ({"scheduler": "linaer"}, "No such schedule"),
+    ({"learning_rate": 1e30, "scheduler": "constant", "max_grad_norm": 0}, "Training diverged"),
+    ({"method": "dop"}, "dpo"), ({"betta": 0.1}, "betta"),
+])
+def test_bad_settings(prepared, settings, match):
+    expect(prepared, match, **settings)
+
+
+def test_cuda_asked_for_and_absent(prepared):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(InputError, match="CUDA was asked for"):
+        train.run(prepared.run(train=FAST, compute={"device": "cuda"}))
+
+
+def test_damaged_checkpoint(prepared, monkeypatch):
+    layout = training(prepared, "dpo")
+    (layout.training / "checkpoints/step-000006/weights.safetensors").write_bytes(b"broken")
+    import shutil
+
+    shutil.rmtree(layout.policy)
+    with pytest.raises(InputError, match="checkpoint cannot be read") as raised:
+        training(prepared, "dpo")
+    assert "step-000006" in raised.value.where
