@@ -6,15 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from scoreonce.pipeline import architecture, rows
-from scoreonce.pipeline.head import TokenStatistics, token_logps, token_logps_and_statistics
-
-Layout = Literal["shared", "padded"]
+from scoreonce.pipeline.head import Perturbed, ReferenceLogits, TokenStatistics, token_columns
 
 
 class Scored(NamedTuple):
@@ -23,6 +21,8 @@ class Scored(NamedTuple):
     token_logps: Tensor  # (tokens,) float32, nats; gradients flow
     lengths: Tensor  # (completions,) int64
     statistics: TokenStatistics | None = None
+    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
+    perturbed: Perturbed | None = None
 
     def sums(self) -> Tensor:
         """`(completions,)` float64 log-probs, summed over each completion's tokens; gradients flow."""
@@ -38,32 +38,46 @@ def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
 class TokenScorer(nn.Module):
     """A causal language model that answers with token log-probs instead of logits.
 
-    `layout` is "shared" (a prompt and its completions in one row, the prompt computed once) or "padded" (each
-    completion a sequence of its own: the oracle, and the way for attention that takes no custom mask). A module of its
-    own, so that DDP, FSDP2 and DeepSpeed wrap body and head together.
+    `layout` is "shared" (a prompt and its completions in one line, the prompt computed once), "packed" (several such
+    rows in one line) or "padded" (each completion a line of its own: the oracle, and the way for attention that takes
+    no custom mask). A module of its own, so that DDP wraps body and head together.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout) -> None:
+    def __init__(self, model: nn.Module, layout: rows.Layout) -> None:
         super().__init__()
         self.model = model
         self.layout = layout
 
-    def forward(self, prompt_rows: Sequence[rows.PromptRow], *, statistics: bool = False) -> Scored:
-        """Score every completion of `prompt_rows`; with `statistics` no gradient flows."""
+    def forward(
+        self,
+        prompt_rows: Sequence[rows.PromptRow],
+        *,
+        statistics: bool = False,
+        reference: ReferenceLogits | None = None,
+    ) -> Scored:
+        """Score every completion of `prompt_rows`.
+
+        `statistics` adds what the next-token distribution gives without gradient; `reference`, the reference's hidden
+        states at the same completion tokens in the same order, adds the full-vocabulary columns.
+        """
         model = architecture.causal_lm(self.model)
-        batch = rows.collate(prompt_rows if self.layout == "shared" else rows.padded(prompt_rows)).to(model.device)
-        hidden = self._hidden(batch)
-        head = architecture.head_of(model)
-        if statistics:
-            logps, extra = token_logps_and_statistics(hidden, head, batch.targets)
-            return Scored(logps, batch.lengths, extra)
-        return Scored(token_logps(hidden, head, batch.targets), batch.lengths)
+        batch = rows.collate(prompt_rows, self.layout).to(model.device)
+        columns = token_columns(
+            self._hidden(batch), architecture.head_of(model), batch.targets, statistics=statistics, reference=reference
+        )
+        return Scored(columns.logps, batch.lengths, columns.statistics, columns.kl, columns.perturbed)
+
+    @torch.no_grad()
+    def hidden(self, prompt_rows: Sequence[rows.PromptRow]) -> Tensor:
+        """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
+        model = architecture.causal_lm(self.model)
+        return self._hidden(rows.collate(prompt_rows, self.layout).to(model.device))
 
     def _hidden(self, batch: rows.Batch) -> Tensor:
         """Hidden states after the last norm, at the positions that predict a completion token: (tokens, hidden)."""
         model = architecture.causal_lm(self.model)
         body = model.base_model
-        if self.layout == "shared":
+        if self.layout != "padded":
             mask = architecture.masks(model, batch, model.dtype)
             output = body(
                 input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False

@@ -8,6 +8,7 @@ Dimensions: tokens, hidden, vocabulary.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +36,30 @@ class TokenStatistics(NamedTuple):
     top1: Tensor  # (tokens,) bool: the token was the most likely one
 
 
+class ReferenceLogits(NamedTuple):
+    """The reference's distribution over the whole vocabulary, as what its logits are made of; no gradient."""
+
+    hidden: Tensor  # (tokens, reference hidden), after the reference's last norm
+    head: Head
+    perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
+
+
+class Perturbed(NamedTuple):
+    """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient."""
+
+    plus_logps: Tensor  # (tokens,) float32, nats, under f + epsilon (f - f_ref)
+    minus_logps: Tensor  # (tokens,) float32, nats, under f - epsilon (f - f_ref)
+
+
+class TokenColumns(NamedTuple):
+    """Everything that was asked of a pass over the chunks, per token."""
+
+    logps: Tensor  # (tokens,) float32, nats; gradients flow
+    statistics: TokenStatistics | None = None
+    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
+    perturbed: Perturbed | None = None
+
+
 def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens per chunk of logits."""
     return max(1, (CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CPU_CHUNK_ELEMENTS) // vocabulary)
@@ -42,26 +67,37 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
 
 def token_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
     """`(tokens,)` float32 log-probs of `targets` (tokens,) under `hidden` (tokens, hidden); gradients flow."""
-    logps: Tensor = _TokenLogps.apply(hidden, head.weight, head.bias, targets, head.scale, head.softcap)
-    return logps
+    return token_columns(hidden, head, targets).logps
 
 
-@torch.no_grad()
-def token_logps_and_statistics(hidden: Tensor, head: Head, targets: Tensor) -> tuple[Tensor, TokenStatistics]:
-    """The same log-probs with the statistics of the whole next-token distribution, from the same chunks of logits."""
-    parts = []
-    for start, stop in _chunks(hidden, head.weight):
-        logits = _logits(hidden[start:stop], head)
-        log_normaliser, logps = _reduce(logits, targets[start:stop])
-        logits -= log_normaliser.unsqueeze(1)  # now log-probs of the whole vocabulary
-        top1 = logits.argmax(1) == targets[start:stop]
-        probs = logits.exp()
-        # p log p -> 0 as p -> 0, also where a masked logit is -inf
-        entropy = -torch.einsum("tv,tv->t", probs, logits.clamp(min=torch.finfo(logits.dtype).min))
-        collision = torch.einsum("tv,tv->t", probs, probs).log()
-        parts.append((logps, entropy.clamp(min=0), collision.clamp(max=0), top1))
-    logps, entropy, collision, top1 = (torch.cat(column) for column in zip(*parts, strict=True))
-    return logps, TokenStatistics(entropy, collision, top1)
+def token_columns(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    *,
+    statistics: bool = False,
+    reference: ReferenceLogits | None = None,
+) -> TokenColumns:
+    """Reduce each chunk of logits to log-probs of `targets`, and to whatever else is asked for, in one pass.
+
+    With a `reference`, the forward KL from it; with its `perturbation`, the perturbed log-probs of epsilon-DPO.
+    """
+    wanted = _Wanted(head.scale, head.softcap, statistics, reference)
+    columns = _Columns.apply(hidden, head.weight, head.bias, targets, wanted)
+    logps, rest = columns[0], iter(columns[1:])
+    return TokenColumns(
+        logps,
+        TokenStatistics(*islice(rest, 3)) if statistics else None,
+        next(rest) if reference else None,
+        Perturbed(*rest) if reference and reference.perturbation is not None else None,
+    )
+
+
+class _Wanted(NamedTuple):
+    scale: float
+    softcap: float | None
+    statistics: bool
+    reference: ReferenceLogits | None
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
@@ -96,57 +132,96 @@ def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return log_normaliser, (chosen - log_normaliser).clamp(max=0)
 
 
-class _TokenLogps(torch.autograd.Function):
+def _statistics(logits: Tensor, log_normaliser: Tensor, targets: Tensor) -> TokenStatistics:
+    logps = logits - log_normaliser.unsqueeze(1)
+    probs = logps.exp()
+    # p log p -> 0 as p -> 0, also where a masked logit is -inf
+    entropy = -torch.einsum("tv,tv->t", probs, logps.clamp_(min=torch.finfo(logps.dtype).min))
+    collision = torch.einsum("tv,tv->t", probs, probs).log()
+    return TokenStatistics(entropy.clamp(min=0), collision.clamp(max=0), logits.argmax(1) == targets)
+
+
+def _against_reference(
+    logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceLogits, start: int, stop: int
+) -> list[Tensor]:
+    """KL(reference || policy) of a chunk, and the perturbed log-probs where they are wanted."""
+    ref_logits = _logits(reference.hidden[start:stop], reference.head)
+    ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
+    gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
+    columns = [torch.einsum("tv,tv->t", ref_logps.exp(), gaps)]
+    if reference.perturbation is not None:
+        # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
+        ahead = (logits - ref_logits).mul_(reference.perturbation)
+        columns += [_reduce(logits + ahead, targets)[1], _reduce(logits - ahead, targets)[1]]
+    return columns
+
+
+class _Columns(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        scale: float,
-        softcap: float | None,
-    ) -> Tensor:
-        head = Head(weight, bias, scale, softcap)
-        parts = [
-            _reduce(_logits(hidden[start:stop], head), targets[start:stop]) for start, stop in _chunks(hidden, weight)
-        ]
-        log_normaliser, logps = (torch.cat(column) for column in zip(*parts, strict=True))
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
+    ) -> tuple[Tensor, ...]:
+        head, parts = Head(weight, bias, wanted.scale, wanted.softcap), []
+        for start, stop in _chunks(hidden, weight):
+            logits, own = _logits(hidden[start:stop], head), targets[start:stop]
+            log_normaliser, logps = _reduce(logits, own)
+            row = [log_normaliser, logps]
+            if wanted.statistics:
+                row += _statistics(logits, log_normaliser, own)
+            if wanted.reference is not None:
+                row += _against_reference(logits, log_normaliser, own, wanted.reference, start, stop)
+            parts.append(row)
+        log_normaliser, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        kl = 1 + 3 * wanted.statistics
         ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser)
-        ctx.scale, ctx.softcap = scale, softcap
-        return logps
+        ctx.wanted, ctx.kl = wanted, kl if wanted.reference is not None else None
+        ctx.mark_non_differentiable(*(column for index, column in enumerate(columns) if index not in (0, ctx.kl)))
+        return tuple(columns)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, log_normaliser = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        head = Head(weight, bias, ctx.scale, ctx.softcap)
+        wanted, head = ctx.wanted, Head(weight, bias, ctx.wanted.scale, ctx.wanted.softcap)
+        up_kl = None if ctx.kl is None else upstream[ctx.kl]
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
-        d_weight = torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_weight else None
-        d_bias = torch.zeros_like(bias, dtype=torch.promote_types(bias.dtype, torch.float32)) if needs_bias else None
+        d_weight = torch.zeros_like(weight, dtype=_wide(weight)) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=_wide(bias)) if needs_bias else None
         for start, stop in _chunks(hidden, weight):
             logits = _logits(hidden[start:stop], head)
-            slope = _softcap_slope(logits, ctx.softcap)
-            d_logits = logits.sub_(log_normaliser[start:stop].unsqueeze(1)).exp_()  # softmax
-            d_logits *= -upstream[0][start:stop].unsqueeze(1)
-            d_logits.scatter_add_(1, targets[start:stop].unsqueeze(1), upstream[0][start:stop].unsqueeze(1))
+            slope = _softcap_slope(logits, wanted.softcap)
+            probs = logits.sub_(log_normaliser[start:stop].unsqueeze(1)).exp_()
+            d_logits = _d_logits(probs, targets[start:stop], upstream[0][start:stop])
+            if up_kl is not None:
+                d_logits += _d_kl(probs, wanted.reference, start, stop).mul_(up_kl[start:stop].unsqueeze(1))
             if slope is not None:
                 d_logits *= slope
+            d_logits *= wanted.scale
             if d_bias is not None:
-                d_bias += d_logits.sum(0) * ctx.scale
-            d_logits = d_logits.mul_(ctx.scale).to(hidden.dtype)
+                d_bias += d_logits.sum(0)
+            d_logits = d_logits.to(hidden.dtype)
             if d_hidden is not None:
                 d_hidden[start:stop] = _matmul(d_logits, weight)
             if d_weight is not None:
                 d_weight += _matmul(d_logits.T, hidden[start:stop])
-        return (
-            d_hidden,
-            None if d_weight is None else d_weight.to(weight.dtype),
-            None if d_bias is None else d_bias.to(bias.dtype),
-            None,
-            None,
-            None,
-        )
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        return d_hidden, d_weight, None if d_bias is None else d_bias.to(bias.dtype), None, None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """Chunks of a gradient are summed in float32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _d_logits(probs: Tensor, targets: Tensor, upstream: Tensor) -> Tensor:
+    """upstream * (onehot(target) - softmax)."""
+    d_logits = probs * -upstream.unsqueeze(1)
+    return d_logits.scatter_add_(1, targets.unsqueeze(1), upstream.unsqueeze(1))
+
+
+def _d_kl(probs: Tensor, reference: ReferenceLogits, start: int, stop: int) -> Tensor:
+    """d KL(reference || policy) / d logits = policy - reference."""
+    return probs - _logits(reference.hidden[start:stop], reference.head).softmax(1)
 
 
 def _softcap_slope(capped_logits: Tensor, softcap: float | None) -> Tensor | None:

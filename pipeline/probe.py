@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline import architecture
 from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.forward import Layout, TokenScorer
-from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.rows import Layout, PromptRow
 
 # Nats per token, as the worst completion's mean: far above rounding, far below what a wrong mask does.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
@@ -33,11 +33,11 @@ class Probe:
     reason: str = ""
 
 
-def choose_layout(model: torch.nn.Module, requested: Literal["auto", "shared", "padded"], longest_row: int) -> Probe:
+def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, longest_row: int) -> Probe:
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
-    Raises `InputError` where the head's log-probs are not the model's own, and where "shared" was asked for and is
-    not exact.
+    Raises `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not
+    exact. "auto" is the shared layout where that is exact, else the padded one.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -54,32 +54,38 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto", "shared", "
         )
     if requested == "padded":
         return Probe("padded", head_deviation, "asked for")
-    deviation, problem = _try_shared(model, lm, short, padded, longest_row)
+    wanted: Layout = "shared" if requested == "auto" else requested
+    deviation, problem = _try_shared(model, lm, wanted, short, padded, longest_row)
     if deviation <= tolerance + 5 * head_deviation:
-        return Probe("shared", deviation)
+        return Probe(wanted, deviation)
     reason = problem or f"prompt rows differ from padded ones by {deviation:.1e} nats per token"
-    if requested == "shared":
+    if requested != "auto":
         raise InputError(
             f"{type(lm).__name__} cannot share prompts between completions.",
             found=reason,
-            where='compute.attention = "shared"',
+            where="compute.attention",
             fix='Use compute.attention = "auto".',
         )
     return Probe("padded", head_deviation, reason)
 
 
 def _try_shared(
-    model: torch.nn.Module, lm: PreTrainedModel, short: list[PromptRow], padded: Tensor, longest_row: int
+    model: torch.nn.Module,
+    lm: PreTrainedModel,
+    layout: Layout,
+    short: list[PromptRow],
+    padded: Tensor,
+    longest_row: int,
 ) -> tuple[float, str]:
     if architecture.windows(lm) is None:
         return float(
             "inf"
         ), f"its attention layers are of a kind without a known mask: {architecture.settings(lm)['layer_types']}"
     try:
-        deviation = _deviation(_token_logps(model, "shared", short), padded, short)
+        deviation = _deviation(_token_logps(model, layout, short), padded, short)
         long = _rows_past_the_window(lm, longest_row)
         if long:
-            beyond = _deviation(_token_logps(model, "shared", long), _token_logps(model, "padded", long), long)
+            beyond = _deviation(_token_logps(model, layout, long), _token_logps(model, "padded", long), long)
             deviation = max(deviation, beyond)
     except (
         TypeError,

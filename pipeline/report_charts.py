@@ -107,7 +107,8 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
 
 def _line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
     y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
-    return base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity).encode(x=x, y=y)
+    mark = base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity)
+    return mark.encode(x=x, y=y)
 
 
 def _hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt.Chart:

@@ -72,8 +72,9 @@ def _ranked(best: RunRecord, standings: Sequence[Standing]) -> tuple[str, list[s
         return f"{best.label} ranks {share} of held-out pairs right", [opening]
     if level:
         equal = any(item.behind and item.behind["difference"] == 0 for item in standings)
+        rivals = _list(level) if len(level) <= 4 else f"{len(level)} others"
         return "No run is clearly best" if equal else f"{best.label} is ahead, but not clearly", [
-            opening, f"On the same pairs {_list(level) if len(level) <= 4 else f'{len(level)} others'} cannot be told apart from it (paired 95% interval)."]
+            opening, f"On the same pairs {rivals} cannot be told apart from it (paired 95% interval)."]
     return f"{best.label} ranks held-out pairs best", [
         opening, "Every other run is behind on the same pairs (paired 95% interval)."]
 

@@ -162,6 +162,10 @@ def _comparison(data: ReportData) -> Iterator[Finding]:
         if current and evaluated_with and evaluated_with != current:
             yield Finding("serious", run.label, "Evaluated under another reference",
                           "The reference was scored anew since.", "Run evaluate again.")
+        trained, evaluated = run.lineage.get("identity"), run.summary.get("training_identity")
+        if trained and evaluated and trained != evaluated:
+            yield Finding("serious", run.label, "Trained anew since its evaluation",
+                          "The held-out results are those of the policy before.", "Run evaluate again.")
     starting = [run.label for run in data.runs if run.trained and not run.evaluated]
     if starting:
         yield Finding("notice", "", "Not evaluated yet", ", ".join(starting), "Run scoreonce evaluate for each.")

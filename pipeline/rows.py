@@ -1,6 +1,6 @@
 """Prompt rows: a prompt and its completions as one row of a forward pass, and how rows become tensors.
 
-Dimensions: rows = prompt rows (or padded sequences) of a micro-batch, length = positions of the longest row,
+Dimensions: lines = sequences of the model's forward pass, length = positions of the longest line,
 tokens = completion tokens of all rows, one after the other.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 PADDING = -1
-PROMPT = 0
+
+Layout = Literal["shared", "padded", "packed"]
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,17 @@ class PromptRow:
 
 
 class Batch(NamedTuple):
-    """A micro-batch as tensors.
+    """A micro-batch as tensors: lines of positions, each holding one prompt row or, packed, several.
 
-    `predicts` holds, for each completion token, the flat index (row * length + position) of the position whose hidden
-    state predicts it; `segments` is `PADDING`, `PROMPT`, or the number of the completion that a position belongs to.
+    Prompts and completions are segments, numbered over the whole batch; `prompts` names the prompt that a position's
+    segment belongs to, which for a prompt is itself. `predicts` holds, for each completion token, the flat index
+    (line * length + position) of the position whose hidden state predicts it.
     """
 
-    input_ids: Tensor  # (rows, length) int64
-    position_ids: Tensor  # (rows, length) int64
-    segments: Tensor  # (rows, length) int64
+    input_ids: Tensor  # (lines, length) int64
+    position_ids: Tensor  # (lines, length) int64
+    segments: Tensor  # (lines, length) int64, or PADDING
+    prompts: Tensor  # (lines, length) int64, or PADDING
     predicts: Tensor  # (tokens,) int64
     targets: Tensor  # (tokens,) int64
     lengths: Tensor  # (completions,) int64
@@ -56,32 +59,39 @@ def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:
     return [PromptRow(row.prompt, (completion,)) for row in rows for completion in row.completions]
 
 
-def collate(rows: Sequence[PromptRow]) -> Batch:
-    """Lay rows out side by side, padded on the right, positions restarting after the prompt for each completion."""
-    length = max(row.tokens for row in rows)
-    input_ids = np.zeros((len(rows), length), dtype=np.int64)
-    position_ids = np.zeros_like(input_ids)
-    segments = np.full_like(input_ids, PADDING)
+def collate(rows: Sequence[PromptRow], layout: Layout) -> Batch:
+    """Lay rows out as tensors; positions restart after the prompt for each of its completions.
+
+    "shared": a line per row, padded on the right. "padded": a line per completion. "packed": all rows in one line.
+    """
+    if layout == "padded":
+        rows = padded(rows)
+    lines = [rows] if layout == "packed" else [[row] for row in rows]
+    length = max(sum(row.tokens for row in line) for line in lines)
+    ids, positions = (np.zeros((len(lines), length), dtype=np.int64) for _ in range(2))
+    segments, prompts = (np.full((len(lines), length), PADDING, dtype=np.int64) for _ in range(2))
     predicts: list[npt.NDArray[np.int64]] = []
-    for index, row in enumerate(rows):
-        prompt_len = len(row.prompt)
-        input_ids[index, :prompt_len] = row.prompt
-        position_ids[index, :prompt_len] = np.arange(prompt_len)
-        segments[index, :prompt_len] = PROMPT
-        start = prompt_len
-        for number, completion in enumerate(row.completions, start=1):
-            stop = start + len(completion) - 1
-            input_ids[index, start:stop] = completion[:-1]
-            position_ids[index, start:stop] = np.arange(prompt_len, prompt_len + stop - start)
-            segments[index, start:stop] = number
-            # The prompt's last position predicts the first token, each completion position the next one.
-            predicts.append(index * length + np.concatenate(([prompt_len - 1], np.arange(start, stop))))
-            start = stop
+    segment = -1
+    for line, own in enumerate(lines):
+        stop = 0
+        for row in own:
+            start, stop = stop, stop + len(row.prompt)
+            segment, last = segment + 1, stop - 1
+            prompt, ids[line, start:stop], positions[line, start:stop] = segment, row.prompt, np.arange(stop - start)
+            segments[line, start:stop] = prompts[line, start:stop] = prompt
+            for completion in row.completions:
+                segment, start, stop = segment + 1, stop, stop + len(completion) - 1
+                ids[line, start:stop] = completion[:-1]
+                positions[line, start:stop] = len(row.prompt) + np.arange(stop - start)
+                segments[line, start:stop], prompts[line, start:stop] = segment, prompt
+                # The prompt's last position predicts the first token, each completion position the next one.
+                predicts.append(line * length + np.concatenate(([last], np.arange(start, stop))))
     completions = [completion for row in rows for completion in row.completions]
     return Batch(
-        torch.from_numpy(input_ids),
-        torch.from_numpy(position_ids),
+        torch.from_numpy(ids),
+        torch.from_numpy(positions),
         torch.from_numpy(segments),
+        torch.from_numpy(prompts),
         torch.from_numpy(np.concatenate(predicts)),
         torch.from_numpy(np.concatenate(completions).astype(np.int64)),
         torch.tensor([len(completion) for completion in completions]),
@@ -89,17 +99,17 @@ def collate(rows: Sequence[PromptRow]) -> Batch:
 
 
 def attention_mask(batch: Batch, window: int | None = None) -> Tensor:
-    """Which position may attend to which, `(rows, 1, length, length)` bool.
+    """Which position may attend to which, `(lines, 1, length, length)` bool.
 
-    A position sees itself and what stands before it in its prompt and its own completion, never another completion,
-    and with a sliding `window` only what is fewer than `window` positions away. Padding sees itself, so that no
-    softmax is over nothing.
+    A position sees itself and what stands before it in its own segment and in its prompt, never another completion or
+    another row, and with a sliding `window` only what is fewer than `window` positions away. Padding sees itself, so
+    that no softmax is over nothing.
     """
-    query, key = batch.segments.unsqueeze(2), batch.segments.unsqueeze(1)
     length = batch.segments.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-    visible = causal & ((key == PROMPT) | (key == query)) & (key != PADDING)
+    key, query, prompt = batch.segments.unsqueeze(1), batch.segments.unsqueeze(2), batch.prompts.unsqueeze(2)
+    diagonal = torch.eye(length, dtype=torch.bool, device=key.device)
+    causal = torch.ones_like(diagonal).tril()
+    visible = causal & ((key == query) | (key == prompt)) & (key != PADDING)
     if window is not None:
         visible &= batch.position_ids.unsqueeze(2) - batch.position_ids.unsqueeze(1) < window
-    visible |= torch.eye(length, dtype=torch.bool, device=query.device)
-    return visible.unsqueeze(1)
+    return (visible | diagonal).unsqueeze(1)

@@ -1,6 +1,6 @@
 """A small world of postcards whose true reward is known: what the demo measures policies against.
 
-A prompt names who gets the card, from where and when; a card is a greeting, a few sentences from a grammar, and a name.
+A prompt names who gets the card, from where and when; a card is a head, a greeting and a few sentences of a grammar.
 The true reward reads nothing but the text, so that whatever a policy writes can be judged.
 """
 
@@ -31,7 +31,6 @@ SENTENCES = ("The {thing} was {quality}.", "We found the {thing} {quality}.", "I
              "Such a {quality} {thing}!", "Every {day} we saw the {quality} {thing}.",
              "They say the {thing} is {quality}.")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-PLACE_SENTENCES = ("{place} is worth the journey.", "I could stay in {place}.", "{place} in {month} is like that.")
 
 FREE_WORDS = 40
 _WORD = re.compile(r"[A-Za-z]+")
@@ -77,11 +76,8 @@ def prompts(seed: int, *, texts: int, pairs: int, judged: int) -> Prompts:
 def card(prompt: Prompt, draw: random.Random) -> str:
     """One postcard as people of this world write them: two to seven sentences in a mood of the writer's own."""
     mood = draw.uniform(0.2, 1.0)
-    sentences = [_sentence(mood, draw) for _ in range(draw.randint(2, 7))]
-    if draw.random() < 0.4:
-        named = draw.choice(PLACE_SENTENCES).format(place=prompt.place, month=prompt.month)
-        sentences.insert(draw.randint(0, len(sentences)), named)
-    return f"Dear {prompt.name},\n{' '.join(sentences)}\nYours, {draw.choice(NAMES)}"
+    sentences = " ".join(_sentence(mood, draw) for _ in range(draw.randint(2, 7)))
+    return f"{prompt.place} in {prompt.month}\nDear {prompt.name},\n{sentences}\nYours, {draw.choice(NAMES)}"
 
 
 def _sentence(mood: float, draw: random.Random) -> str:
@@ -96,16 +92,16 @@ def _quality(mood: float, draw: random.Random) -> str:
 
 
 def reward(prompt: Prompt, text: str) -> float:
-    """The true reward of a text: (distinct pleasant words) - (harsh words) + [the prompt's place is named]
-    - (sentences said before) - (words over 40) / 4.
+    """The true reward of a text, in points: distinct pleasant words - harsh words + 1 for the reader's name + 1 for the
+    place - sentences said before - 1/4 for every word over 40.
 
-    Pleasant words count once, so praise can be overdone but not repeated for profit; every word over 40 costs.
+    Praise can be overdone but not repeated for profit, and a card that forgets its prompt is worth less.
     """
     words = [word.lower() for word in _WORD.findall(text)]
     sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
     return (len(set(words) & set(PLEASANT)) - sum(word in HARSH for word in words)
-            + (prompt.place.lower() in words) - (len(sentences) - len(set(sentences)))
-            - max(0, len(words) - FREE_WORDS) / 4)
+            + (prompt.name.lower() in words) + (prompt.place.lower() in words)
+            - (len(sentences) - len(set(sentences))) - max(0, len(words) - FREE_WORDS) / 4)
 
 
 def prefers_first(first: float, second: float, draw: random.Random) -> bool:

@@ -36,7 +36,7 @@ class Data(_Section):
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
     test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts held out")
-    format: Literal["auto", "pairs", "implicit", "messages", "completion"] = Field(
+    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "completion"] = Field(
         "auto", description="how a row states a preference"
     )
     columns: dict[str, str] = Field({}, description="our name = the dataset's name, e.g. prompt = 'question'")
@@ -48,7 +48,7 @@ class Data(_Section):
     )
     limit: int | None = Field(None, ge=1, description="use only the first rows")
     seed: int = Field(0, ge=0, description="decides which prompts are held out")
-    workers: int | None = Field(None, ge=1, description="tokenisation processes; defaults to the cores")
+    workers: int | None = Field(None, ge=1, description="tokenisation threads; defaults to the cores")
 
 
 class Reference(_Section):
@@ -67,8 +67,8 @@ class Compute(_Section):
     tokens_per_microbatch: int | None = Field(
         None, ge=1, description="token budget of a forward pass; defaults to 1,024 on a CPU, 16,384 on a GPU"
     )
-    attention: Literal["auto", "shared", "padded"] = Field(
-        "auto", description="prompt rows, plain padding, or what the probe finds exact"
+    attention: Literal["auto", "shared", "packed", "padded"] = Field(
+        "auto", description="prompt rows, several of them in a line, plain padding, or what the probe finds exact"
     )
 
     def budget(self, device_type: str) -> int:

@@ -124,10 +124,11 @@ def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
 
 def _lineage(policy: Reference, store: Store, reference: dict[str, Any]) -> dict[str, Any]:
     record = Path(policy.model).parent / "lineage.json"
-    method = read_json(record)["method"]["name"] if record.is_file() else None
+    story: dict[str, Any] = read_json(record) if record.is_file() else {}
     return {
         "model": policy.model, "revision": policy.revision, "adapter": policy.adapter, "dtype": policy.dtype,
-        "weights": store.identity.weights, "store_key": store.identity.key, "method": method,
+        "weights": store.identity.weights, "store_key": store.identity.key,
+        "method": story.get("method", {}).get("name"), "training_identity": story.get("identity"),
         "reference": {key: reference[key] for key in ("model", "weights", "store_key", "dtype")},
         "pairs_manifest_sha256": reference["pairs_manifest_sha256"],
     }

@@ -107,7 +107,7 @@ class Inference:
         }
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
-        return rows if self.probe.layout == "shared" else padded(rows)
+        return padded(rows) if self.probe.layout == "padded" else rows
 
     @torch.inference_mode()
     def _microbatch(self, rows: list[PromptRow]) -> list[Scores]:

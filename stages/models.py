@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,6 +97,14 @@ def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
             where=adapter,
             fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) made for this model.",
         ) from None
+
+
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Switch gradient checkpointing on. Transformers does it in training mode alone; dropout is 0 all the same."""
+    with warnings.catch_warnings():  # the name that every release 5 has; a later one calls it deprecated
+        warnings.simplefilter("ignore", FutureWarning)
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
 
 
 def dropout_settings(config: Any) -> dict[str, float]:

@@ -61,8 +61,7 @@ class Trainer:
         models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
         found = probe.choose_layout(model, run.compute.attention, data.longest_row)
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.train()  # transformers checkpoints in training mode alone; dropout is 0 all the same
+            models.recompute_activations(model)
         masters = Masters.of(model.parameters())
         optimizer = make_optimizer(model, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
@@ -145,7 +144,7 @@ class Trainer:
             columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
         tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
         outcome, everything = self.step(rows, tensors, state, self.budget)
-        rate = self.training.scheduler.get_last_lr()[0]
+        rate = float(self.training.scheduler.get_last_lr()[0])
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
         metrics: Metrics = {

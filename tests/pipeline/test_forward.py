@@ -8,7 +8,7 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.probe import choose_layout
 
 
-@pytest.mark.parametrize("layout", ["shared", "padded"])
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
 @pytest.mark.parametrize("name", SHARED)
 def test_token_logps_equal_plain_transformers(name, layout):
     model, prompt_rows = tiny_model(name), random_rows(6)
@@ -23,7 +23,7 @@ def test_gradients_equal_plain_transformers(name):
     """Both layouts against autograd through the model's own logits, to float32 rounding."""
     prompt_rows = random_rows(3)
     grads = {}
-    for layout in ("shared", "padded", "plain"):
+    for layout in ("shared", "packed", "padded", "plain"):
         model = tiny_model(name)
         if layout == "plain":
             total = sum(_plain_sum(model, row.prompt, c) * (k + 1) for row in prompt_rows for k, c in enumerate(row.completions))
@@ -32,7 +32,7 @@ def test_gradients_equal_plain_transformers(name):
             total = (sums * torch.tensor([k + 1.0 for row in prompt_rows for k in range(len(row.completions))])).sum()
         total.backward()
         grads[layout] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    for layout in ("shared", "padded"):
+    for layout in ("shared", "packed", "padded"):
         assert (grads[layout] - grads["plain"]).norm() < 1e-5 * grads["plain"].norm()
 
 
@@ -64,6 +64,11 @@ def test_probe_shares_prompts_where_that_is_exact(name):
     found = choose_layout(tiny_model(name), "auto", longest_row=60)
     assert found.layout == "shared"
     assert found.deviation < 1e-5
+
+
+def test_probe_tries_the_layout_that_was_asked_for():
+    assert choose_layout(tiny_model("llama"), "packed", longest_row=60).layout == "packed"
+    assert choose_layout(tiny_model("llama"), "padded", longest_row=60).layout == "padded"
 
 
 @pytest.mark.parametrize("name", PADDED_ONLY)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoreonce.pipeline import head as head_module
-from scoreonce.pipeline.head import Head, token_logps, token_logps_and_statistics
+from scoreonce.pipeline.head import Head, ReferenceLogits, token_columns, token_logps
 
 
 def direct(hidden, head, targets):
@@ -44,7 +44,7 @@ def test_values_and_gradients_equal_autograd_through_whole_logits(chunk, bias, s
 def test_uniform_distribution_by_hand(chunk):
     """Zero weights give p = 1/7: log p = -log 7, entropy log 7, log sum p^2 = log(7 / 49) = -log 7; argmax is token 0."""
     hidden, targets = torch.ones(3, 5), torch.tensor([0, 6, 3])
-    logps, statistics = token_logps_and_statistics(hidden, Head(torch.zeros(7, 5), None), targets)
+    logps, statistics, *_ = token_columns(hidden, Head(torch.zeros(7, 5), None), targets, statistics=True)
     for column, value in ((logps, -math.log(7)), (statistics.entropy, math.log(7)), (statistics.collision_logps, -math.log(7))):
         torch.testing.assert_close(column, torch.full((3,), value))
     assert statistics.top1.tolist() == [True, False, False]
@@ -52,7 +52,8 @@ def test_uniform_distribution_by_hand(chunk):
 
 def test_two_tokens_by_hand():
     """Logits (log 3, 0): p = (3/4, 1/4); entropy = -(3/4 log 3/4 + 1/4 log 1/4); sum p^2 = 10/16."""
-    logps, statistics = token_logps_and_statistics(torch.ones(1, 1), Head(torch.tensor([[math.log(3)], [0.0]]), None), torch.tensor([1]))
+    head = Head(torch.tensor([[math.log(3)], [0.0]]), None)
+    logps, statistics, *_ = token_columns(torch.ones(1, 1), head, torch.tensor([1]), statistics=True)
     assert logps.item() == pytest.approx(math.log(0.25))
     assert statistics.entropy.item() == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), rel=1e-6)
     assert statistics.collision_logps.item() == pytest.approx(math.log(10 / 16), rel=1e-6)
@@ -77,3 +78,42 @@ def test_frozen_head_gets_no_gradient():
     token_logps(hidden, Head(frozen, None), targets).sum().backward()
     assert hidden.grad is not None
     assert frozen.grad is None
+
+
+@pytest.mark.parametrize(("bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.5, 3.0)])
+def test_full_vocabulary_columns_equal_autograd_through_whole_logits(chunk, bias, scale, softcap):
+    """KL(reference || policy) with its gradient and the perturbed log-probs, against the formulas on whole logits."""
+    hidden, weight, b, targets = inputs(bias)
+    head, epsilon = Head(weight, b, scale, softcap), 0.05
+    generator = torch.Generator().manual_seed(1)
+    reference = ReferenceLogits(torch.randn(11, 4, generator=generator, dtype=torch.float64),
+                                Head(torch.randn(7, 4, generator=generator, dtype=torch.float64), None, 1.0, 2.0), epsilon)
+    columns = token_columns(hidden, head, targets, statistics=True, reference=reference)
+    f = whole_logits(hidden, head)
+    g = whole_logits(reference.hidden, reference.head)
+    kl = (g.softmax(1) * (g.log_softmax(1) - f.log_softmax(1))).sum(1)
+    torch.testing.assert_close(columns.kl, kl, rtol=1e-12, atol=1e-12)
+    for column, sign in ((columns.perturbed.plus_logps, 1), (columns.perturbed.minus_logps, -1)):
+        moved = ((1 + sign * epsilon) * f - sign * epsilon * g).log_softmax(1).gather(1, targets[:, None])[:, 0]
+        torch.testing.assert_close(column, moved.detach(), rtol=1e-12, atol=1e-12)
+        assert not column.requires_grad
+    leaves = [leaf for leaf in (hidden, weight, b) if leaf is not None]
+    up, up_kl = torch.linspace(-1, 2, 11, dtype=torch.float64), torch.linspace(3, -1, 11, dtype=torch.float64)
+    ours = torch.autograd.grad((columns.logps * up + columns.kl * up_kl).sum(), leaves)
+    theirs = torch.autograd.grad((direct(hidden, head, targets) * up + kl * up_kl).sum(), leaves)
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
+
+
+def whole_logits(hidden, head):
+    logits = hidden @ head.weight.T
+    logits = (logits if head.bias is None else logits + head.bias) * head.scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+
+def test_equal_models_have_no_kl_and_nothing_to_perturb():
+    hidden, weight, _, targets = inputs(False)
+    columns = token_columns(hidden, Head(weight, None), targets, reference=ReferenceLogits(hidden.detach(), Head(weight.detach(), None), 0.01))
+    assert columns.kl.abs().max() < 1e-15
+    assert torch.equal(columns.perturbed.plus_logps, columns.logps)
+    assert torch.equal(columns.perturbed.minus_logps, columns.logps)

@@ -367,6 +367,11 @@ def test_an_evaluation_under_an_older_reference():
     assert titles(old, reference_manifest={"store_key": "new"}) == {("dpo", "Evaluated under another reference")}
 
 
+def test_an_evaluation_of_an_older_policy():
+    old = record(summary=record().summary | {"training_identity": "old"}, lineage={"identity": "new"})
+    assert titles(old) == {("dpo", "Trained anew since its evaluation")}
+
+
 # ---- data behind the charts ----
 
 

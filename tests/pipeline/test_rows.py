@@ -15,18 +15,19 @@ ROW = PromptRow(ids(10, 11), (ids(20, 21, 22), ids(30, 31)))
 def test_layout_by_hand():
     """Prompt 10 11, completions 20 21 22 and 30 31. The last token of each predicts nothing and is left out:
     10 11 | 20 21 | 30. Position 1 (token 11) predicts both first tokens."""
-    batch = collate([ROW, PromptRow(ids(5), (ids(6),))])
+    batch = collate([ROW, PromptRow(ids(5), (ids(6),))], "shared")
     assert ROW.tokens == 5
     assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30], [5, 0, 0, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 0, 0, 0]]
-    assert batch.segments.tolist() == [[0, 0, 1, 1, 2], [0, -1, -1, -1, -1]]
+    assert batch.segments.tolist() == [[0, 0, 1, 1, 2], [3, -1, -1, -1, -1]]
+    assert batch.prompts.tolist() == [[0, 0, 0, 0, 0], [3, -1, -1, -1, -1]]
     assert batch.predicts.tolist() == [1, 2, 3, 1, 4, 5]
     assert batch.targets.tolist() == [20, 21, 22, 30, 31, 6]
     assert batch.lengths.tolist() == [3, 2, 1]
 
 
 def test_completions_do_not_see_each_other():
-    mask = attention_mask(collate([ROW]))[0, 0].int().tolist()
+    mask = attention_mask(collate([ROW], "shared"))[0, 0].int().tolist()
     assert mask == [[1, 0, 0, 0, 0],
                     [1, 1, 0, 0, 0],
                     [1, 1, 1, 0, 0],
@@ -34,15 +35,24 @@ def test_completions_do_not_see_each_other():
                     [1, 1, 0, 0, 1]]
 
 
+def test_packed_rows_do_not_see_each_other():
+    """Prompt 10 11 with 20 21 22 and 30 31, then prompt 5 with 6 7, in one line: 10 11 | 20 21 | 30 | 5 | 6."""
+    batch = collate([ROW, PromptRow(ids(5), (ids(6, 7),))], "packed")
+    assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30, 5, 6]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
+    assert batch.predicts.tolist() == [1, 2, 3, 1, 4, 5, 6]
+    assert attention_mask(batch)[0, 0, 5:].int().tolist() == [[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 1]]
+
+
 def test_window_counts_positions_not_places():
     """Window 2: token 30 (position 2) sees position 1 although three places lie between them."""
-    mask = attention_mask(collate([ROW]), window=2)[0, 0].int().tolist()
+    mask = attention_mask(collate([ROW], "shared"), window=2)[0, 0].int().tolist()
     assert mask[3] == [0, 0, 1, 1, 0]
     assert mask[4] == [0, 1, 0, 0, 1]
 
 
 def test_padding_sees_itself_and_nobody_sees_padding():
-    mask = attention_mask(collate([ROW, PromptRow(ids(5), (ids(6),))]))[1, 0]
+    mask = attention_mask(collate([ROW, PromptRow(ids(5), (ids(6),))], "shared"))[1, 0]
     assert torch.equal(mask[:, 1:], torch.eye(5, dtype=torch.bool)[:, 1:])
 
 

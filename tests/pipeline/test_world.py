@@ -17,15 +17,15 @@ def test_prompt_text():
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    # lovely, warm (once, though said twice): +2. noisy: -1. Lisbon: +1. No sentence twice, 24 words.
-    ("Dear Ada,\nThe harbour was lovely and warm. We found the soup warm. The hotel was noisy. I could stay in Lisbon."
-     "\nYours, Tom", 2 - 1 + 1),
-    # dull three times: -3; the sentence repeated twice: -2; Porto is not the prompt's place.
-    ("Such a dull view! Such a dull view! Such a dull view! I could stay in Porto.", -3 - 2),
+    # lovely, warm (once, though said twice): +2. noisy: -1. Ada and Lisbon: +2. No sentence twice, 21 words.
+    ("Lisbon in May\nDear Ada,\nThe harbour was lovely and warm. We found the soup warm. The hotel was noisy.\nYours, Tom",
+     2 - 1 + 2),
+    # dull three times: -3; the sentence repeated twice: -2; neither Porto nor Hugo is the prompt's.
+    ("Porto in May\nDear Hugo,\nSuch a dull view! Such a dull view! Such a dull view!", -3 - 2),
     # 5 distinct sentences of 9 words, 45 words: 5 words over 40 cost 1.25; golden: +1.
     (" ".join(f"A b c d e f g h {word}." for word in ("golden", "old", "tall", "grey", "round")), 1 - 5 / 4),
-    # Case and punctuation do not matter; "warmth" is not "warm".
-    ("LOVELY, warmth", 1),
+    # Case and punctuation do not matter; "warmth" is not "warm", nor "Adam" Ada.
+    ("LOVELY, warmth, Adam", 1),
     ("", 0)])
 def test_reward_by_hand(text, expected):
     assert world.reward(ADA, text) == expected
@@ -55,7 +55,7 @@ def test_cards_greet_their_reader_and_differ_in_reward():
     prompts = world.prompts(0, texts=500, pairs=0, judged=0).texts
     draw = random.Random(0)
     cards = [world.card(prompt, draw) for prompt in prompts]
-    assert all(card.startswith(f"Dear {prompt.name},\n") for prompt, card in zip(prompts, cards, strict=True))
+    assert all(f"\nDear {prompt.name},\n" in card for prompt, card in zip(prompts, cards, strict=True))
     rewards = [world.reward(prompt, card) for prompt, card in zip(prompts, cards, strict=True)]
     assert statistics.stdev(rewards) > 1, "a reward that hardly varies cannot be learned from"
     assert len(set(cards)) == 500

@@ -67,7 +67,7 @@ def test_scores_are_the_models_own(world):
             assert row["logps"] == pytest.approx(math.fsum(row["token_logps"]), abs=1e-12)
             assert row["completion_len"] == len(side)
             with torch.inference_mode():
-                p = model(torch.tensor([[*prompt, *side]])).logits[0, len(prompt) - 1:-1].log_softmax(1)
+                p = model(torch.tensor([[*prompt, *side]])).logits[0, len(prompt) - 1 : -1].log_softmax(1)
             assert row["entropy"] == pytest.approx(-(p.exp() * p).sum().item(), rel=1e-5)
             assert row["collision_logps"] == pytest.approx((2 * p).logsumexp(1).sum().item(), rel=1e-5)
             assert row["top1_hits"] == (p.argmax(1) == torch.tensor(side)).sum().item()
@@ -97,7 +97,9 @@ def test_appended_pairs_alone_are_scored(world, forwards):
     assert completions(forwards) == 200
     forwards.clear()
     world.prepare(pairs)
-    scoring = score_completions(Job.of(world.run(compute={"tokens_per_microbatch": 4096}, score={"shard_completions": 512})))
+    scoring = score_completions(
+        Job.of(world.run(compute={"tokens_per_microbatch": 4096}, score={"shard_completions": 512}))
+    )
     assert (scoring.scored, scoring.reused) == (1000, 200)
     assert completions(forwards) == 1000
 
@@ -120,9 +122,15 @@ def test_other_pairs_of_the_same_completions_are_not_scored_again(world, forward
     assert forwards == []
 
 
-@pytest.mark.parametrize("section", [
-    {"train": {"beta": 0.5, "learning_rate": 1e-3, "seed": 7}}, {"compute": {"tokens_per_microbatch": 64}},
-    {"score": {"shard_completions": 3}}, {"compute": {"attention": "padded"}}])
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"train": {"beta": 0.5, "learning_rate": 1e-3, "seed": 7}},
+        {"compute": {"tokens_per_microbatch": 64}},
+        {"score": {"shard_completions": 3}},
+        {"compute": {"attention": "padded"}},
+    ],
+)
 def test_settings_that_change_no_value_score_nothing(world, forwards, section):
     world.prepare(world.random_pairs(12))
     score_completions(Job.of(world.run()))
@@ -134,7 +142,7 @@ def test_settings_that_change_no_value_score_nothing(world, forwards, section):
 def test_graded_completions_share_their_prompt(world, forwards):
     """All 6 pairs of 4 completions: one row, in which the prompt stands once."""
     prompt, graded = [1, 2, 3], [[4, 5], [6, 7, 8], [9], [10, 11]]
-    world.prepare([(prompt, a, b) for i, a in enumerate(graded) for b in graded[i + 1:]])
+    world.prepare([(prompt, a, b) for i, a in enumerate(graded) for b in graded[i + 1 :]])
     score_completions(Job.of(world.run()))
     (row,) = forwards
     assert sorted(map(list, row.completions)) == sorted(graded)
@@ -167,7 +175,9 @@ def test_layout_and_batching_do_not_change_values(world, attention):
     score_completions(other)
     left, right = stored(plain, ["token_logps", "logps"]), stored(other, ["token_logps", "logps"])
     assert left["completion_id"].equals(right["completion_id"])
-    assert left["token_logps"].explode().to_numpy() == pytest.approx(right["token_logps"].explode().to_numpy(), abs=1e-5)
+    assert left["token_logps"].explode().to_numpy() == pytest.approx(
+        right["token_logps"].explode().to_numpy(), abs=1e-5
+    )
 
 
 def test_completion_only_data(world):
@@ -205,8 +215,11 @@ def test_the_pair_view_misses_nothing_in_silence(world):
 
 
 def test_other_weights_or_numerics_have_another_store(world):
-    runs = [world.run(), world.run(reference={"model": str(world.model("other", seed=1))}),
-            world.run(reference={"dtype": "bfloat16"})]
+    runs = [
+        world.run(),
+        world.run(reference={"model": str(world.model("other", seed=1))}),
+        world.run(reference={"dtype": "bfloat16"}),
+    ]
     assert len({Job.of(run).store.folder for run in runs}) == 3
 
 
@@ -290,8 +303,17 @@ def opt(world):
     from transformers import OPTConfig, OPTForCausalLM
 
     folder = world.folder / "opt"
-    OPTForCausalLM(OPTConfig(vocab_size=97, max_position_embeddings=64, hidden_size=16, word_embed_proj_dim=16, ffn_dim=16,
-                             num_hidden_layers=1, num_attention_heads=2)).save_pretrained(folder)
+    OPTForCausalLM(
+        OPTConfig(
+            vocab_size=97,
+            max_position_embeddings=64,
+            hidden_size=16,
+            word_embed_proj_dim=16,
+            ffn_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    ).save_pretrained(folder)
     return world.run(reference={"model": str(folder)})
 
 
@@ -337,7 +359,7 @@ def test_too_little_gpu_memory_names_a_smaller_budget(world, monkeypatch):
     original = TokenScorer.forward
     monkeypatch.setattr(TokenScorer, "forward", exhausted)
     world.prepare(world.random_pairs(4))
-    with pytest.raises(InputError, match="--set compute.tokens_per_microbatch=256") as raised:
+    with pytest.raises(InputError, match=r"--set compute\.tokens_per_microbatch=256") as raised:
         score_completions(Job.of(world.run()))
     assert raised.value.found == "CUDA out of memory. Tried to allocate 2 GiB."
 
@@ -389,21 +411,30 @@ def test_an_adapter_is_part_of_the_reference(world):
     score_completions(plain)
     score_completions(tuned)
     expected = oracle(adapted.merge_and_unload().eval(), [1, 2], [3, 4])
-    (row,) = tuned.store.read(pl.Series([identity.completion_id([1, 2], [3, 4])]), ["token_logps"])["token_logps"].to_list()
+    (row,) = tuned.store.read(pl.Series([identity.completion_id([1, 2], [3, 4])]), ["token_logps"])[
+        "token_logps"
+    ].to_list()
     assert row == pytest.approx(expected, abs=1e-5)
     assert not np.allclose(stored(plain, ["logps"])["logps"], stored(tuned, ["logps"])["logps"], atol=1e-3)
 
 
-@pytest.mark.parametrize(("name", "folder", "per_token"), [
-    ("hh-llama-2.8M", "hh-llama-2.8M", 1e-5),
-    # This model amplifies rounding: plain transformers in float32, one sequence at a time, is 2.8e-5 away itself.
-    ("stories260K", "stories260K-hf", 3e-5)])
+@pytest.mark.parametrize(
+    ("name", "folder", "per_token"),
+    [
+        ("hh-llama-2.8M", "hh-llama-2.8M", 1e-5),
+        # This model amplifies rounding: plain transformers in float32, one sequence at a time, is 2.8e-5 away itself.
+        ("stories260K", "stories260K-hf", 3e-5),
+    ],
+)
 def test_real_models_agree_with_golden_scores(world, shared, name, folder, per_token):
     """Another implementation in float64, one sequence at a time."""
     golden = pl.read_parquet(shared / "data" / "golden" / f"{name}_float64.parquet")
     world.prepare(list(golden.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()))
-    job = Job.of(world.run(reference={"model": str(shared / "data" / "models" / folder)},
-                           compute={"tokens_per_microbatch": 2048}))
+    job = Job.of(
+        world.run(
+            reference={"model": str(shared / "data" / "models" / folder)}, compute={"tokens_per_microbatch": 2048}
+        )
+    )
     score_completions(job)
     rows = {row["completion_id"]: row for row in stored(job, ["token_logps", "logps"]).iter_rows(named=True)}
     differences = []
