@@ -26,12 +26,22 @@ class Column:
     minimum: float | None = None
     maximum: float | None = None
     nullable: bool = False
+    differentiable: bool = False  # made by the policy's forward pass, and a method's gradient may flow through it
 
 
 def _logps(name: str, whose: str, side: str) -> Column:
     return Column(
-        name, "float64", f"{whose} log-prob of the {side} completion, summed over its tokens", "nats", maximum=0
+        name,
+        "float64",
+        f"{whose} log-prob of the {side} completion, summed over its tokens",
+        "nats",
+        maximum=0,
+        differentiable=whose == "policy",
     )
+
+
+def _sum(name: str, meaning: str, *, most: float | None = None, least: float | None = None, flows: bool) -> Column:
+    return Column(name, "float64", meaning, "nats", minimum=least, maximum=most, differentiable=flows)
 
 
 # Identity and origin
@@ -58,6 +68,22 @@ REJECTED = Column("rejected", "string", "the other completion; null in completio
 CHOSEN_SCORE = Column("chosen_score", "float64", "the dataset's own score of the chosen completion", nullable=True)
 REJECTED_SCORE = Column(
     "rejected_score", "float64", "the dataset's own score of the rejected completion", nullable=True
+)
+CHOSEN_PREFERENCE = Column(
+    "chosen_preference",
+    "float64",
+    "probability that the chosen completion is preferred to one of the reference's own (SPPO)",
+    minimum=0,
+    maximum=1,
+    nullable=True,
+)
+REJECTED_PREFERENCE = Column(
+    "rejected_preference",
+    "float64",
+    "probability that the rejected completion is preferred to one of the reference's own (SPPO)",
+    minimum=0,
+    maximum=1,
+    nullable=True,
 )
 
 # Tokens
@@ -141,12 +167,56 @@ POLICY_REJECTED_LOGPS = Column(
     "nats",
     maximum=0,
     nullable=True,
+    differentiable=True,
 )
 CHOSEN_LOGRATIOS = Column("chosen_logratios", "float64", "policy_chosen_logps - ref_chosen_logps", "nats")
 REJECTED_LOGRATIOS = Column(
     "rejected_logratios", "float64", "policy_rejected_logps - ref_rejected_logps", "nats", nullable=True
 )
 MARGIN = Column("margin", "float64", "chosen_logratios - rejected_logratios, without beta", "nats", nullable=True)
+
+# What single methods need of a forward pass besides
+_PREFIX = "the first min(chosen_len, rejected_len) tokens of the"
+_COLLISION = "log sum_v p(v)^2 under the policy, summed over the completion positions of the"
+_PLUS = "log-prob under the logits f + epsilon (f - f_ref), summed over the tokens of the"
+_MINUS = "log-prob under the logits f - epsilon (f - f_ref), summed over the tokens of the"
+_FORWARD_KL = "KL(reference || policy) of the next token, summed over the completion positions of the"
+_MASKED_LOGRATIOS = "token log-ratio times the reward mask, summed over the tokens of the"
+_MASKED_FORWARD_KL = "KL(reference || policy) times the KL mask, summed over the completion positions of the"
+
+POLICY_CHOSEN_PREFIX_LOGPS = _sum("policy_chosen_prefix_logps", f"policy log-prob of {_PREFIX} chosen completion",
+                                  most=0, flows=True)
+POLICY_REJECTED_PREFIX_LOGPS = _sum("policy_rejected_prefix_logps", f"policy log-prob of {_PREFIX} rejected completion",
+                                    most=0, flows=True)
+REF_CHOSEN_PREFIX_LOGPS = _sum("ref_chosen_prefix_logps", f"reference log-prob of {_PREFIX} chosen completion",
+                               most=0, flows=False)
+REF_REJECTED_PREFIX_LOGPS = _sum("ref_rejected_prefix_logps", f"reference log-prob of {_PREFIX} rejected completion",
+                                 most=0, flows=False)
+POLICY_KL_LOGPS = _sum("policy_kl_logps", "policy log-prob of the mismatched completion: another prompt's (KTO)",
+                       most=0, flows=False)
+REF_KL_LOGPS = _sum("ref_kl_logps", "reference log-prob of the mismatched completion: another prompt's (KTO)",
+                    most=0, flows=False)
+POLICY_CHOSEN_COLLISION_LOGPS = _sum("policy_chosen_collision_logps", f"{_COLLISION} chosen one", most=0, flows=False)
+POLICY_REJECTED_COLLISION_LOGPS = _sum("policy_rejected_collision_logps", f"{_COLLISION} rejected one",
+                                       most=0, flows=False)
+POLICY_CHOSEN_PLUS_LOGPS = _sum("policy_chosen_plus_logps", f"{_PLUS} chosen completion", most=0, flows=False)
+POLICY_REJECTED_PLUS_LOGPS = _sum("policy_rejected_plus_logps", f"{_PLUS} rejected completion", most=0, flows=False)
+POLICY_CHOSEN_MINUS_LOGPS = _sum("policy_chosen_minus_logps", f"{_MINUS} chosen completion", most=0, flows=False)
+POLICY_REJECTED_MINUS_LOGPS = _sum("policy_rejected_minus_logps", f"{_MINUS} rejected completion", most=0, flows=False)
+POLICY_CHOSEN_FORWARD_KL = _sum("policy_chosen_forward_kl", f"{_FORWARD_KL} chosen one", least=0, flows=True)
+POLICY_REJECTED_FORWARD_KL = _sum("policy_rejected_forward_kl", f"{_FORWARD_KL} rejected one", least=0, flows=True)
+POLICY_CHOSEN_MASKED_LOGRATIOS = _sum("policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion",
+                                      flows=True)
+POLICY_REJECTED_MASKED_LOGRATIOS = _sum("policy_rejected_masked_logratios", f"{_MASKED_LOGRATIOS} rejected completion",
+                                        flows=True)
+POLICY_CHOSEN_MASKED_FORWARD_KL = _sum("policy_chosen_masked_forward_kl", f"{_MASKED_FORWARD_KL} chosen one",
+                                       least=0, flows=True)
+POLICY_REJECTED_MASKED_FORWARD_KL = _sum("policy_rejected_masked_forward_kl", f"{_MASKED_FORWARD_KL} rejected one",
+                                         least=0, flows=True)
+POLICY_REWARD_MASK_L1 = Column("policy_reward_mask_l1", "float64", "L1 norm of the reward masks of both completions",
+                               minimum=0, differentiable=True)
+POLICY_KL_MASK_L1 = Column("policy_kl_mask_l1", "float64", "L1 norm of the KL masks of both completions",
+                           minimum=0, differentiable=True)
 
 # What a method makes of a pair in one step
 STEP = Column("step", "int64", "optimizer step, from 1", minimum=1)

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import Tensor
 
 from scoreonce.pipeline import architecture
 from scoreonce.pipeline.batching import microbatches
@@ -82,16 +81,18 @@ class Inference:
         )
 
     def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
-        """Measured speed: micro-batches of `rows`, those of middling length first, until `seconds` have passed."""
+        """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
         laid_out = self._laid_out(rows)
-        batches = microbatches([row.tokens for row in laid_out], self.budget)
+        lengths = [row.tokens for row in laid_out]
+        batches = microbatches(lengths, self.budget)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
-        for batch in batches[middle:] + batches[:middle]:
+        for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
             self._microbatch([laid_out[index] for index in batch])
-            done += sum(laid_out[index].tokens for index in batch)
+            done += sum(lengths[index] for index in batch)
             if time.perf_counter() - start > seconds:
                 break
-        return done / (time.perf_counter() - start)
+        repeated = sum(lengths) / sum(row.tokens for row in rows)  # prompts, once per completion in the padded layout
+        return done / repeated / (time.perf_counter() - start)
 
     def provenance(self) -> dict[str, Any]:
         """What produced the numbers without being part of their identity."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from scoreonce.pipeline.methods.reductions import moving_moments
 from scoreonce.pipeline.methods.registry import calibration, rewards, statistic
 from scoreonce.pipeline.methods.simpo import simpo
 
-NOISE = 1e-6  # nats per token: less spread than this is rounding of two forward passes, not a difference of pairs
+NOISE = 1e-6  # nats per token: less spread is rounding of two forward passes, not a difference of pairs
+Z = Annotated[Literal["running", "batch"], Allowed("whose mean and std the gaps are standardised by")]
+Scale = Annotated[Literal["code", "paper"], Allowed("whether alpha is multiplied by beta (code) or stands beside it")]
 Alpha = Annotated[float, Allowed("how far the demanded margin follows the pair's own gap", at_least=0)]
 
 
@@ -36,17 +38,23 @@ def alpha_rewards(normalised_policy_chosen_logps: Tensor, normalised_policy_reje
 
 @calibration("target_margin", batch_coupled=False, rewards=alpha_rewards)
 def alpha_margin(normalised_margin: Tensor, normalised_gap_mean: Tensor, normalised_gap_std: Tensor, *,
-                 alpha: Alpha = 0.2, gamma_beta_ratio: GammaBetaRatio = 0.6) -> Tensor:
+                 beta: Beta, alpha: Alpha = 0.2, gamma_beta_ratio: GammaBetaRatio = 0.6, z_score: Z = "running",
+                 alpha_scale: Scale = "code") -> Tensor:
     """gamma_beta_ratio + alpha z, per pair (pairs,), without gradient; z = (gap - running mean) / running std.
 
-    The paper z-scores the batch and writes gamma + alpha z beside beta u; its code, as here, beta (u - gamma/beta -
-    alpha z): this `alpha` is the paper's alpha / beta. With alpha = 0 it is SimPO. The running std starts at 0, so the
-    first step's z is 10 times too large (code, kept). Where it is below 1e-6 (policy = reference) z = 0, not NaN.
+    The code writes beta (u - gamma/beta - alpha z), the paper beta u - gamma - alpha z: `alpha_scale = "paper"` divides
+    alpha by beta. The paper standardises by the batch (`z_score = "batch"`); the code, the default, by running
+    moments whose std starts at 0, so that z is 10 times too large in the first step. Where the std is below 1e-6
+    (policy = reference) z = 0, not NaN. The batch is the optimizer step. With alpha = 0 it is SimPO.
     """
-    z = (normalised_margin - normalised_gap_mean) / normalised_gap_std.clamp(min=NOISE)
-    return gamma_beta_ratio + alpha * torch.where(normalised_gap_std < NOISE, 0.0, z)
+    mean, std = normalised_gap_mean, normalised_gap_std
+    if z_score == "batch":
+        mean, std = moving_moments(normalised_margin, torch.zeros_like(mean), torch.zeros_like(std), momentum=0.0)
+    z = torch.where(std < NOISE, 0.0, (normalised_margin - mean) / std.clamp(min=NOISE))
+    return gamma_beta_ratio + alpha * z / (beta if alpha_scale == "paper" else 1.0)
 
 
 method("alpha_dpo", "SimPO with a target margin per pair, from its gap to the reference",
        paper=Paper("AlphaDPO: Adaptive Reward Margin for Direct Preference Optimization", "2410.10148", "ICML 2025"),
-       objective=simpo, calibration=alpha_margin, defaults={"beta": 2.5})
+       objective=simpo, calibration=alpha_margin, defaults={"beta": 2.5},
+       learning_rate="1e-6 (Llama-3-8B-Instruct), 6e-7 (Mistral-7B-Instruct), 8e-7 (Gemma-2-9B-it); batch 128")

@@ -4,91 +4,102 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, TypedDict
+from typing import Any
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods.chain import Method, Paper
-from scoreonce.pipeline.methods.compose import Row, compose, hyperparameters, registered
+from scoreonce.pipeline.methods.compose import Row, compose, registered
 from scoreonce.pipeline.methods.hyperparameters import WHERE
+from scoreonce.pipeline.methods.mixture import checked_weights, parsed, weighted_sum
 from scoreonce.pipeline.methods.plain import constant, every_pair
+from scoreonce.pipeline.methods.refused import refuse
 from scoreonce.pipeline.methods.registry import PIECES, Kind, Piece
 from scoreonce.schemas.columns import did_you_mean
 
+Function = Callable[..., Any]
+
 ROWS: dict[str, Row] = {}
 METHODS: dict[str, Method] = {}  # the rows, composed, with their default hyperparameters
+ALIASES: dict[str, tuple[str, Mapping[str, Any]]] = {}  # another name: the row, and defaults that differ from the row's
 
 
-class TableRow(TypedDict):
-    """One method as plain data, for `scoreonce methods` and the README."""
+def method(name: str, title: str, *, paper: Paper, objective: Function | Mapping[Function, float],
+           calibration: Function = constant, selection: Function = every_pair,
+           defaults: Mapping[str, Any] | None = None, aliases: Mapping[str, Mapping[str, Any]] | None = None,
+           synonyms: Mapping[str, str] | None = None, learning_rate: str = "") -> None:
+    """Add a named method, composed of registered pieces, or of a weighted sum of objectives.
 
-    name: str
-    title: str
-    paper: str
-    arxiv: str
-    venue: str
-    reads: list[str]
-    hyperparameters: dict[str, Any]
-    meanings: dict[str, str]
-    objective: str
-    calibration: str
-    selection: str
-    batch_coupled: bool
-    random: bool
-
-
-def method(name: str, title: str, *, paper: Paper, objective: Callable[..., Any],
-           calibration: Callable[..., Any] = constant, selection: Callable[..., Any] = every_pair,
-           defaults: Mapping[str, Any] | None = None) -> None:
-    """Add a named method, composed of registered pieces; `defaults` override those of the pieces.
-
+    `defaults` override those of the pieces. `aliases` are other libraries' names of it, each with the defaults that
+    differ there; `synonyms` are other names of its hyperparameters; `learning_rate` is what its paper recommends.
     Raises `InputError` for a name that is taken, pieces that do not go together, and a default that nothing reads.
     """
-    if name in ROWS:
-        raise InputError(f"There are two methods {name!r}.", found=title, where=objective.__module__,
+    taken = sorted({name, *(aliases or {})} & {*ROWS, *ALIASES})
+    if taken:
+        raise InputError(f"There are two methods {taken[0]!r}.", found=title, where=_module(objective),
                          fix="Give one of them another name.")
-    row = Row(name, title, paper, registered("objective", objective), registered("calibration", calibration),
-              registered("selection", selection), defaults or {})
+    row = Row(name, title, paper, _objective_of(objective), registered("calibration", calibration),
+              registered("selection", selection), defaults or {}, aliases or {}, synonyms or {}, learning_rate)
     METHODS[name] = compose(row, row.defaults)
     ROWS[name] = row
+    ALIASES.update({alias: (name, differing) for alias, differing in row.aliases.items()})
 
 
-def resolve(name: str | None, settings: Mapping[str, Any], objective: str | None = None,
+def resolve(name: str | None, settings: Mapping[str, Any], objective: str | Mapping[str, float] | None = None,
             calibration: str | None = None, selection: str | None = None) -> Method:
     """A named method, its pieces replaced where given; without a name, the objective's own method is the start.
 
-    Raises `InputError` for an unknown name or hyperparameter, a value out of range, and pieces that do not go together.
+    `objective` may be a weighted sum: `"0.8*dpo + 0.2*sft"`, or `{"dpo": 0.8, "sft": 0.2}`.
+    Raises `InputError` for an unknown name or hyperparameter, a value out of range, pieces that do not go together,
+    and with the reason for a method that cannot be trained here.
     """
     start = _start(name, objective)
-    row = replace(start, objective=_piece("objective", objective) if objective else start.objective,
+    row = replace(start, objective=_objective(objective) if objective and name is not None else start.objective,
                   calibration=_piece("calibration", calibration) if calibration else start.calibration,
                   selection=_piece("selection", selection) if selection else start.selection)
     return compose(_named(row, start), settings)
 
 
-def table() -> list[TableRow]:
-    """Every named method: title, paper, columns read, hyperparameters with defaults and meanings, pieces."""
-    return [_table_row(row, METHODS[name], row.paper or Paper("", "", "")) for name, row in ROWS.items()]
+def _module(objective: Function | Mapping[Function, float]) -> str:
+    return (next(iter(objective)) if isinstance(objective, Mapping) else objective).__module__
 
 
-def _table_row(row: Row, composed: Method, paper: Paper) -> TableRow:
-    said = {name: every[0] for name, every in hyperparameters(composed).items()}
-    return TableRow(
-        name=row.name, title=row.title, paper=paper.title, arxiv=paper.arxiv, venue=paper.venue,
-        reads=sorted(composed.reads), hyperparameters=dict(composed.hyperparameters),
-        meanings={name: f"{each.allowed.meaning}: {each.takes}" for name, each in said.items()},
-        objective=row.objective.name, calibration=row.calibration.name, selection=row.selection.name,
-        batch_coupled=composed.batch_coupled, random=composed.random)
+def _objective_of(given: Function | Mapping[Function, float]) -> Piece:
+    if isinstance(given, Mapping):
+        return weighted_sum({registered("objective", function): weight for function, weight in given.items()})
+    return registered("objective", given)
 
 
-def _start(name: str | None, objective: str | None) -> Row:
+def _start(name: str | None, objective: str | Mapping[str, float] | None) -> Row:
     if name is None and objective is not None:
-        return ROWS.get(objective) or Row("", "", None, _piece("objective", objective),
-                                          _piece("calibration", "constant"), _piece("selection", "all"), {})
-    if name is None or name not in ROWS:
-        raise InputError("There is no such method.", found=f"{name}.{did_you_mean(name or '', list(ROWS))}",
-                         where=WHERE,
+        known = ROWS.get(ALIASES.get(objective, (objective, {}))[0]) if isinstance(objective, str) else None
+        if known and isinstance(objective, str) and _objective(objective) is known.objective:
+            return known
+        return Row("", "", None, _objective(objective), _piece("calibration", "constant"), _piece("selection", "all"))
+    row, differing = ALIASES.get(name or "", (name, {}))
+    if row is None or row not in ROWS:
+        refuse(name or "")
+        raise InputError("There is no such method.",
+                         found=f"{name}.{did_you_mean(name or '', [*ROWS, *ALIASES])}", where=WHERE,
                          fix=f"Give one of: {', '.join(ROWS)}; or an objective, a calibration and a selection.")
-    return ROWS[name]
+    return replace(ROWS[row], defaults={**ROWS[row].defaults, **differing})
+
+
+def _objective(given: str | Mapping[str, float]) -> Piece:
+    """An objective by its own name or that of a method which is nothing else, or a weighted sum of objectives."""
+    if isinstance(given, str) and not set(given) & set("+*"):
+        row, differing = ALIASES.get(given, (given, {}))
+        alone = row in ROWS and not differing and given not in PIECES["objective"] and _is_objective_alone(ROWS[row])
+        return ROWS[row].objective if alone else _piece("objective", given)
+    weights = checked_weights(parsed(given) if isinstance(given, str) else given)
+    terms = {_objective(name): float(weight) for name, weight in weights.items()}
+    if len(terms) != len(weights):
+        raise InputError("A weighted sum has one objective under two names.", found=f"objective = {given!r}",
+                         where=WHERE, fix="Name each objective once.")
+    return weighted_sum(terms)
+
+
+def _is_objective_alone(row: Row) -> bool:
+    return row.calibration.function is constant and row.selection.function is every_pair and not row.defaults
 
 
 def _piece(kind: Kind, name: str) -> Piece:
@@ -102,6 +113,8 @@ def _piece(kind: Kind, name: str) -> Piece:
 def _named(row: Row, start: Row) -> Row:
     """The same pieces under their right name: of the method that has just these, or of the pieces themselves."""
     pieces = (row.objective, row.calibration, row.selection)
+    if start.name and pieces == (start.objective, start.calibration, start.selection):
+        return row
     for known in ROWS.values():
         if (known.objective, known.calibration, known.selection) == pieces:
             return known

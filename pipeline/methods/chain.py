@@ -19,6 +19,7 @@ from scoreonce.pipeline.methods.derive import bases, derivation
 from scoreonce.pipeline.methods.inputs import checked
 from scoreonce.pipeline.methods.reductions import weighted_mean
 from scoreonce.pipeline.methods.registry import Piece, state_names
+from scoreonce.schemas.columns import COLUMNS
 
 DRAWS = "exponential_draws"
 
@@ -82,9 +83,14 @@ class Method:
         return bases(name for piece in self.pieces for name in piece.columns if name not in made) - {DRAWS}
 
     @property
+    def differentiable(self) -> frozenset[str]:
+        """Those of `reads` that the loss may have a gradient for: what a training step differentiates."""
+        return frozenset(name for name in self.reads if COLUMNS[name].differentiable)
+
+    @property
     def batch_coupled(self) -> bool:
         """Whether a pair's loss or weight depends on the other pairs of the step."""
-        return any(piece.batch_coupled for piece in self.pieces)
+        return any(piece.batch_coupled for piece in self.pieces if not piece.moves_after(self.hyperparameters))
 
     @property
     def random(self) -> bool:
@@ -102,8 +108,9 @@ class Method:
 
     def init_state(self) -> dict[str, Tensor]:
         """The state before the first step: 0-d float64 tensors; empty for a stateless method."""
-        return {name: torch.tensor(value, dtype=torch.float64)
-                for piece in self.statistics for name, value in piece.initial.items()}
+        return {name: torch.tensor(self.hyperparameters[start] if isinstance(start, str) else start,
+                                   dtype=torch.float64)
+                for piece in self.statistics for name, start in piece.initial.items()}
 
     def run(self, columns: Mapping[str, Tensor], state: Mapping[str, Tensor], training: bool = True) -> Outcome:
         """Losses and everything else of one step, on the device of the columns.
@@ -118,14 +125,19 @@ class Method:
         shown = ["margin"] if bases(["margin"]) <= set(chain) else []
         for piece in derivation([*wanted, *shown]):
             chain |= piece(chain, self.hyperparameters)
-        for piece in self.statistics if training else ():
-            new_state |= self._detached(piece, {**chain, **new_state})
+        moving = self.statistics if training else ()
+        for piece in moving:
+            if not piece.moves_after(self.hyperparameters):
+                new_state |= self._detached(piece, {**chain, **new_state})
         chain |= new_state
         for piece in (self.selection, *self.calibrations):
             chain |= self._detached(piece, chain)
         chain |= self.objective(chain, self.hyperparameters)
         if self.rewards:
             chain |= self._detached(self.rewards, chain)
+        for piece in moving:
+            if piece.moves_after(self.hyperparameters):
+                new_state |= self._detached(piece, chain)
         return self._outcome(chain, new_state)
 
     @torch.no_grad()

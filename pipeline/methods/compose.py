@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods.chain import Method, Paper
 from scoreonce.pipeline.methods.derive import bases, derivation
-from scoreonce.pipeline.methods.hyperparameters import WHERE, Hyperparameter
+from scoreonce.pipeline.methods.hyperparameters import SYNONYMS, WHERE, Hyperparameter
 from scoreonce.pipeline.methods.plain import constant_beta, constant_margin
 from scoreonce.pipeline.methods.registry import PIECES, Kind, Piece
 from scoreonce.schemas.columns import did_you_mean
@@ -25,7 +25,10 @@ class Row:
     objective: Piece
     calibration: Piece
     selection: Piece
-    defaults: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # other names, and the defaults that differ
+    synonyms: Mapping[str, str] = field(default_factory=dict)  # other names of its hyperparameters
+    learning_rate: str = ""
 
 
 def registered(kind: Kind, function: Callable[..., Any]) -> Piece:
@@ -50,7 +53,8 @@ def compose(row: Row, settings: Mapping[str, Any]) -> Method:
     bare = Method(row.name, row.title, row.paper, row.selection, (*fallbacks, row.calibration), row.objective,
                   PIECES["rewards"][rewards] if rewards else None, {})
     defaults = {**row.objective.defaults, **row.defaults}
-    return replace(bare, hyperparameters=_settled(row.name, hyperparameters(bare), defaults, settings))
+    known = hyperparameters(bare)
+    return replace(bare, hyperparameters=_settled(row.name, known, defaults, _plain(row, known, settings)))
 
 
 def hyperparameters(composed: Method) -> dict[str, list[Hyperparameter]]:
@@ -84,6 +88,17 @@ def _senseless(piece: Piece, objective: Piece, reason: str) -> InputError:
     neutral = {"calibration": "constant", "selection": "all"}[piece.kind]
     return InputError(f"The {piece.kind} {piece.name} makes no sense with the objective {objective.name}.",
                       found=reason, where=WHERE, fix=f'Set {piece.kind} = "{neutral}", or another objective.')
+
+
+def _plain(row: Row, known: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings under our names. Raises `InputError` where one is given under two."""
+    names = {name: name if name in known else {**SYNONYMS, **row.synonyms}.get(name, name) for name in settings}
+    for name, ours in names.items():
+        if name != ours and ours in settings:
+            raise InputError(f"One hyperparameter of method {row.name} is given twice.",
+                             found=f"{name} = {settings[name]!r}, {ours} = {settings[ours]!r}", where=WHERE,
+                             fix=f"Leave out {name}: it is another name of {ours}.")
+    return {ours: settings[name] for name, ours in names.items()}
 
 
 def _settled(method: str, known: Mapping[str, list[Hyperparameter]], defaults: Mapping[str, Any],

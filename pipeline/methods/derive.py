@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from scoreonce.pipeline.methods.hyperparameters import Normalisation
+from scoreonce.pipeline.methods.hyperparameters import Divergence, DivergenceAlpha, Normalisation
+from scoreonce.pipeline.methods.links import link
 from scoreonce.pipeline.methods.registry import PIECES, Piece, derived
 
 
@@ -26,6 +27,40 @@ def rejected_logratios(policy_rejected_logps: Tensor, ref_rejected_logps: Tensor
 def margin(chosen_logratios: Tensor, rejected_logratios: Tensor) -> Tensor:
     """Chosen minus rejected log-ratio, summed, without beta: the papers' Delta, or gap."""
     return chosen_logratios - rejected_logratios
+
+
+@derived
+def linked_chosen_logratios(chosen_logratios: Tensor, *, divergence: Divergence = "reverse_kl",
+                            divergence_alpha: DivergenceAlpha = 0.5) -> Tensor:
+    """f'(pi / ref) of the chosen completion: its log-ratio under the reverse KL, see `links.link` for the others."""
+    return link(chosen_logratios, divergence, divergence_alpha)
+
+
+@derived
+def linked_rejected_logratios(rejected_logratios: Tensor, *, divergence: Divergence = "reverse_kl",
+                              divergence_alpha: DivergenceAlpha = 0.5) -> Tensor:
+    """f'(pi / ref) of the rejected completion: its log-ratio under the reverse KL, see `links.link` for the others."""
+    return link(rejected_logratios, divergence, divergence_alpha)
+
+
+@derived
+def linked_margin(linked_chosen_logratios: Tensor, linked_rejected_logratios: Tensor) -> Tensor:
+    """`margin` under the divergence that the method is set to: the same, under the reverse KL."""
+    return linked_chosen_logratios - linked_rejected_logratios
+
+
+@derived
+def prefix_margin(policy_chosen_prefix_logps: Tensor, policy_rejected_prefix_logps: Tensor,
+                  ref_chosen_prefix_logps: Tensor, ref_rejected_prefix_logps: Tensor) -> Tensor:
+    """`margin` over the first min(|y_w|, |y_l|) tokens of each completion."""
+    return (policy_chosen_prefix_logps - ref_chosen_prefix_logps
+            - (policy_rejected_prefix_logps - ref_rejected_prefix_logps))
+
+
+@derived
+def kl_logratios(policy_kl_logps: Tensor, ref_kl_logps: Tensor) -> Tensor:
+    """log pi - log ref of the mismatched completion, summed."""
+    return policy_kl_logps - ref_kl_logps
 
 
 @derived
@@ -50,17 +85,17 @@ def normalised_policy_margin(normalised_policy_chosen_logps: Tensor,
 
 
 @derived
-def normalised_chosen_logratios(chosen_logratios: Tensor, chosen_len: Tensor, *,
+def normalised_chosen_logratios(linked_chosen_logratios: Tensor, chosen_len: Tensor, *,
                                 normalisation: Normalisation = "average") -> Tensor:
-    """Chosen log-ratio, per token ("average") or summed ("sum")."""
-    return chosen_logratios / chosen_len if normalisation == "average" else chosen_logratios
+    """Chosen log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
+    return linked_chosen_logratios / chosen_len if normalisation == "average" else linked_chosen_logratios
 
 
 @derived
-def normalised_rejected_logratios(rejected_logratios: Tensor, rejected_len: Tensor, *,
+def normalised_rejected_logratios(linked_rejected_logratios: Tensor, rejected_len: Tensor, *,
                                   normalisation: Normalisation = "average") -> Tensor:
-    """Rejected log-ratio, per token ("average") or summed ("sum")."""
-    return rejected_logratios / rejected_len if normalisation == "average" else rejected_logratios
+    """Rejected log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
+    return linked_rejected_logratios / rejected_len if normalisation == "average" else linked_rejected_logratios
 
 
 @derived

@@ -11,15 +11,15 @@ from scoreonce.pipeline.methods.registry import objective
 
 
 @objective(rewards=logratio_rewards)
-def hinge(margin: Tensor, beta: Tensor) -> Tensor:
-    """max(0, 1 - beta Delta), per pair (pairs,): RSO's hinge-norm loss, TRL's `hinge`; Delta = `margin`, summed nats.
+def hinge(linked_margin: Tensor, beta: Tensor) -> Tensor:
+    """max(0, 1 - beta Delta), per pair (pairs,): RSO's hinge-norm loss, TRL's `hinge`; Delta in summed nats.
 
-    SLiC-HF itself has no reference in it, and a regularising term on a target text: that is another loss. A pair
-    with beta Delta >= 1 has no gradient.
+    SLiC-HF itself has no reference in it, and a regularising term: that is `slic`. A pair with beta Delta >= 1 has no
+    gradient. Delta as in `dpo`.
     """
-    return (1 - beta * margin).relu()
+    return (1 - beta * linked_margin).relu()
 
 
 method("hinge", "Hinge on the log-ratio margin (SLiC-norm)",
        paper=Paper("Statistical Rejection Sampling Improves Preference Optimization", "2309.06657", "ICLR 2024"),
-       objective=hinge)
+       objective=hinge, aliases={"slic_norm": {}})

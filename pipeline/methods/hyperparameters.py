@@ -15,6 +15,8 @@ from scoreonce.schemas.columns import did_you_mean
 
 WHERE = "[train] of the run file, --set, or the arguments of methods.apply"
 
+SYNONYMS = {"lambda": "lam", "ls": "label_smoothing"}  # of every method that has no hyperparameter of that name
+
 
 @dataclass(frozen=True)
 class Allowed:
@@ -88,3 +90,6 @@ GammaBetaRatio = Annotated[float, Allowed("the margin demanded, gamma / beta, in
 Momentum = Annotated[float, Allowed("the share of a running statistic that each step keeps", at_least=0, below=1)]
 Normalisation = Annotated[Literal["average", "sum"],
                           Allowed("whether a completion's log-prob is its average per token or its sum")]
+Divergence = Annotated[Literal["reverse_kl", "forward_kl", "js", "alpha"],
+                       Allowed("the divergence from the reference that the objective is built on")]
+DivergenceAlpha = Annotated[float, Allowed("alpha of the alpha-divergence; 1 is the forward KL, 0 the reverse KL")]

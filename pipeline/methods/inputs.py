@@ -10,7 +10,15 @@ from torch import Tensor
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
 
-ORIGINS = {  # prefix of a column: what has it, and how to get it
+_FULL_VOCABULARY = ("a forward pass with the reference's logits makes it: `full_vocab` under [train], after "
+                    "`scoreonce score` with the same setting")
+ORIGINS = {  # prefix of a column, the longer ones first: what has it, and how to get it
+    "policy_kl_logps": "score the policy on each prompt with another prompt's completion, the same one at every step",
+    "ref_kl_logps": "score the reference on each prompt with another prompt's completion, as for policy_kl_logps",
+    **{f"policy_{side}_{what}": _FULL_VOCABULARY for side in ("chosen", "rejected")
+       for what in ("plus", "minus", "forward_kl", "masked")},
+    **{f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
+                                   "positions" for side in ("chosen", "rejected")},
     "policy_": "the policy's forward pass makes it: `scoreonce train` does so itself; in a notebook, sum the policy's "
                "log-probs over the completion's tokens",
     "ref_": "the reference store has it: run `scoreonce score`, and take it from the Parquet per pair that it writes",
@@ -18,6 +26,9 @@ ORIGINS = {  # prefix of a column: what has it, and how to get it
     "rejected_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
     "chosen_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
     "rejected_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
+    "chosen_preference": "the dataset must have it: P(chosen beats one of the reference's own completions), e.g. from "
+                         "a pairwise reward model",
+    "rejected_preference": "the dataset must have it: P(rejected beats one of the reference's own completions)",
     "exponential_draws": "draw it with methods.exponential_draws(pairs, generator), or use methods.apply",
 }
 

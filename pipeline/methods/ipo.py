@@ -24,4 +24,6 @@ def ipo(normalised_margin: Tensor, beta: Tensor) -> Tensor:
 method("ipo", "Identity preference optimisation: squared distance to a margin of 1 / (2 beta)",
        paper=Paper("A General Theoretical Paradigm to Understand Learning from Human Preferences",
                    "2310.12036", "AISTATS 2024"),
-       objective=ipo)
+       objective=ipo, aliases={"ipo_summed": {"normalisation": "sum"}, "ipo_sum": {"normalisation": "sum"},
+                               "ipo_average": {}, "ipo_length_averaged_trl": {}},
+       synonyms={"tau": "beta", "f_divergence_type": "divergence"})

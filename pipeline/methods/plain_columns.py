@@ -18,13 +18,16 @@ def exponential_draws(pairs: int, generator: torch.Generator | None = None) -> T
 
 
 def apply(name: str | None, columns: Mapping[str, Tensor], state: Mapping[str, Tensor] | None = None,
-          generator: torch.Generator | None = None, *, objective: str | None = None, calibration: str | None = None,
-          selection: str | None = None, training: bool = True, **hyperparameters: float | str) -> Outcome:
+          generator: torch.Generator | None = None, *, objective: str | Mapping[str, float] | None = None,
+          calibration: str | None = None, selection: str | None = None, training: bool = True,
+          **hyperparameters: float | str) -> Outcome:
     """Run a method on columns named as in the schemas, each (pairs,), any float dtype; differentiable.
 
     >>> apply("dpo", {"policy_chosen_logps": a, "policy_rejected_logps": b, "ref_chosen_logps": c,
     ...               "ref_rejected_logps": d}, beta=0.05).loss.backward()  # doctest: +SKIP
 
+    `name` may be any of `METHODS` or `ALIASES`; with `None`, or besides it, `objective` (also a weighted sum, e.g.
+    "0.8*dpo + 0.2*sft"), `calibration` and `selection` spell the pieces out.
     `state` is the `state` of the last step's outcome, the initial one where it is absent. A random method draws from
     `generator` (torch's default one where it is absent), unless `columns` has `exponential_draws`.
     Raises `InputError` for an unknown name or hyperparameter, a value out of range, and a missing column.

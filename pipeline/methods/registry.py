@@ -6,8 +6,9 @@ parameters its hyperparameters, its `gives` the columns it makes. The chain of a
     cached and policy columns -> derived columns -> statistics -> selection -> calibration -> objective -> rewards
 
 Selection stands before calibration because beta-DPO's beta is the mean over the *selected* pairs, in its code; a
-selection never needs the beta of its own step. A name that no earlier part of the chain can have made is refused at
-import, with the nearest that it can.
+selection never needs the beta of its own step. A statistic moves before everything that reads it, or, where it says
+so (`after`), at the end of the step, which then saw the state of the step before. A name that no earlier part of the
+chain can have made is refused at import, with the nearest that it can.
 
 Dimensions: every column is (pairs,), or 0-d where it is one number for the whole step (state, a shared beta).
 """
@@ -46,7 +47,8 @@ class Piece:
     hyperparameters: Mapping[str, Hyperparameter]
     gives: tuple[str, ...]
     batch_coupled: bool = False  # what it gives a pair depends on the columns of others
-    initial: Mapping[str, float] = field(default_factory=dict)  # statistics: the state before the first step
+    initial: Mapping[str, float | str] = field(default_factory=dict)  # statistics: value or hyperparameter at the start
+    after: Mapping[str, str] | None = None  # statistics: with these settings, moved at the end of the step
     rewards: str | None = None  # objectives and calibrations: how their implicit rewards are logged
     defaults: Mapping[str, Any] = field(default_factory=dict)  # objectives: where their scale wants other defaults
 
@@ -55,6 +57,10 @@ class Piece:
         result = self.function(*[columns[name] for name in self.columns],
                                **{name: settings[name] for name in self.hyperparameters})
         return dict(zip(self.gives, (result,) if isinstance(result, Tensor) else result, strict=True))
+
+    def moves_after(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a statistic moves at the end of the step, so that its own step does not see it moved."""
+        return self.after is not None and all(settings[name] == value for name, value in self.after.items())
 
 
 PIECES: dict[Kind, dict[str, Piece]] = {kind: {} for kind in MADE_EARLIER}
@@ -77,9 +83,15 @@ def derived(function: Function) -> Function:
     return _register("derived", function, (function.__name__,))
 
 
-def statistic(*, initial: Mapping[str, float]) -> Callable[[Function], Function]:
-    """A running statistic over steps: reads columns and its own state, returns its new state in `initial`'s order."""
-    return lambda function: _register("statistic", function, tuple(initial), batch_coupled=True, initial=initial)
+def statistic(*, initial: Mapping[str, float | str],
+              after: Mapping[str, str] | None = None) -> Callable[[Function], Function]:
+    """A running statistic over steps: reads columns and its own state, returns its new state in `initial`'s order.
+
+    `initial` has a number for each entry, or the name of the hyperparameter that it starts at. `after`: the settings
+    of its own hyperparameters with which it moves at the end of the step instead of before use ({}: always).
+    """
+    return lambda function: _register("statistic", function, tuple(initial), batch_coupled=True, initial=initial,
+                                      after=after)
 
 
 def selection(*, batch_coupled: bool, name: str | None = None) -> Callable[[Function], Function]:
@@ -107,7 +119,7 @@ def rewards(*gives: Literal["chosen_rewards", "rejected_rewards"]) -> Callable[[
 
 
 def _register(kind: Kind, function: Function, gives: tuple[str, ...], *, name: str | None = None,
-              initial: Mapping[str, float] | None = None, **facts: Any) -> Function:
+              initial: Mapping[str, float | str] | None = None, **facts: Any) -> Function:
     name = name or function.__name__
     where = f"{function.__module__}.{function.__name__}"
     if name in PIECES[kind]:

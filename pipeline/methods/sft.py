@@ -15,6 +15,15 @@ def sft(policy_chosen_logps: Tensor, chosen_len: Tensor) -> Tensor:
     return -policy_chosen_logps / chosen_len
 
 
+@objective(batch_coupled=True)
+def sft_tokens(policy_chosen_logps: Tensor, chosen_len: Tensor) -> Tensor:
+    """-log pi(y_w) / (mean length of the step), per pair (pairs,): its mean is the cross-entropy per token of the step.
+
+    What `sft` with `token_count` gives, for a weighted sum with objectives that count pairs: TRL's `sft` term.
+    """
+    return -policy_chosen_logps / chosen_len.mean()
+
+
 @selection(batch_coupled=False)
 def token_count(chosen_len: Tensor) -> Tensor:
     """weight = |y_w|: the step's loss of `sft` is the mean over its tokens, not over its completions."""

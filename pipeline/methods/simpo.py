@@ -34,4 +34,6 @@ def simpo(normalised_policy_margin: Tensor, beta: Tensor, target_margin: Tensor,
 
 method("simpo", "Reference-free, per-token log-probs, constant target margin",
        paper=Paper("SimPO: Simple Preference Optimization with a Reference-Free Reward", "2405.14734", "NeurIPS 2024"),
-       objective=simpo)
+       objective=simpo,
+       learning_rate="3e-7 (Mistral-Base), 5e-7 (Mistral-Instruct), 6e-7 (Llama-3-Base), 1e-6 (Llama-3-Instruct), "
+                     "8e-7 (Gemma-2-9B-it); batch 128")

@@ -17,8 +17,8 @@ def test_prompt_text():
 
 
 @pytest.mark.parametrize(("text", "expected"), [
-    # lovely, warm (once, though said twice): +2. noisy: -1. Ada and Lisbon: +2. No sentence twice, 21 words.
-    ("Lisbon in May\nDear Ada,\nThe harbour was lovely and warm. We found the soup warm. The hotel was noisy.\nYours, Tom",
+    # lovely, warm (once, though said twice): +2. noisy: -1. Ada and Lisbon: +2. No sentence twice, 20 words.
+    ("Lisbon in May\nDear Ada,\nThe sea was lovely and warm. We found it warm. The inn was noisy.\nYours, Tom",
      2 - 1 + 2),
     # dull three times: -3; the sentence repeated twice: -2; neither Porto nor Hugo is the prompt's.
     ("Porto in May\nDear Hugo,\nSuch a dull view! Such a dull view! Such a dull view!", -3 - 2),

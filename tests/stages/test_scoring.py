@@ -445,3 +445,17 @@ def test_real_models_agree_with_golden_scores(world, shared, name, folder, per_t
             differences.append(np.subtract(ours["token_logps"], row[f"{side}_token_logps"]))
     assert np.abs(np.concatenate(differences)).max() < per_token
     assert np.abs(np.concatenate(differences)).mean() < 2e-6
+
+
+@pytest.mark.parametrize(("attention", "positions"), [("shared", 120), ("padded", 220)])
+def test_the_measured_speed_counts_a_prompt_once_in_either_layout(world, monkeypatch, attention, positions):
+    """A prompt of 100 and two completions of 11 in one second: 120 positions, though 220 are computed when padded."""
+    run = world.run(compute={"attention": attention})
+    fit = {"longest_row": 120, "longest_sequence": 110, "largest_token": 90}
+    loaded = inference.Inference.load(run.reference, run.compute, **fit)
+    row = PromptRow(np.arange(100, dtype=np.int32) % 90, (np.arange(11, dtype=np.int32), np.arange(11, dtype=np.int32)))
+    moved, clock = [], iter([0.0, 1.0, 1.0])
+    loaded.score([row], lambda completions, tokens: moved.append(tokens))
+    assert sum(moved) == positions
+    monkeypatch.setattr(inference.time, "perf_counter", lambda: next(clock))
+    assert loaded.positions_per_second([row], 5.0) == pytest.approx(120)
