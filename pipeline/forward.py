@@ -23,6 +23,7 @@ class Scored(NamedTuple):
     statistics: TokenStatistics | None = None
     kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
     perturbed: Perturbed | None = None
+    hidden: Tensor | None = None  # (tokens, hidden), what predicts each token, in the model's dtype; no gradient
 
     def sums(self) -> Tensor:
         """`(completions,)` float64 log-probs, summed over each completion's tokens; gradients flow."""
@@ -54,6 +55,7 @@ class TokenScorer(nn.Module):
         *,
         statistics: bool = False,
         reference: ReferenceLogits | None = None,
+        keep_hidden: bool = False,
     ) -> Scored:
         """Score every completion of `prompt_rows`.
 
@@ -62,10 +64,10 @@ class TokenScorer(nn.Module):
         """
         model = architecture.causal_lm(self.model)
         batch = rows.collate(prompt_rows, self.layout).to(model.device)
-        columns = token_columns(
-            self._hidden(batch), architecture.head_of(model), batch.targets, statistics=statistics, reference=reference
-        )
-        return Scored(columns.logps, batch.lengths, columns.statistics, columns.kl, columns.perturbed)
+        hidden, head = self._hidden(batch), architecture.head_of(model)
+        columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
+        kept = hidden.detach() if keep_hidden else None
+        return Scored(columns.logps, batch.lengths, columns.statistics, columns.kl, columns.perturbed, kept)
 
     @torch.no_grad()
     def hidden(self, prompt_rows: Sequence[rows.PromptRow]) -> Tensor:

@@ -1,24 +1,17 @@
 """One self-contained HTML page about one or several training runs.
 
-`render` gives the page as a string. It loads nothing: style, script and data are inside, and its content security
-policy forbids any request and any script but its own, so that text from a dataset cannot become code. Tables hold
-every number and need no script; the script only draws the charts.
+`render` gives the page as a string. Tables hold every number and need no script; the script only draws the charts.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import vl_convert
-from markupsafe import Markup
 
-from scoreonce.pipeline import report_format as text
+from scoreonce.pipeline import page
 from scoreonce.pipeline.evaluation import RATES
 from scoreonce.pipeline.report_charts import bands_of, color, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.report_data import ReportData, RunRecord, final_mean
@@ -39,42 +32,21 @@ def render(data: ReportData) -> str:
     margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
     scatter = reward_against_kl(data.demo, colors) if data.demo else None
     charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
-    script = _script()
-    return _environment().get_template("report.html.jinja").render(
-        data=data, verdict=verdict(data), findings=findings(data), colors=colors, marks=marks, curves=curves,
+    return page.environment().get_template("report.html.jinja").render(
+        data=data, title=data.title, verdict=verdict(data), findings=findings(data), colors=colors, marks=marks, curves=curves,
         margins=margins, betas=betas, scatter=scatter, specs={chart.name: chart.spec for chart in charts},
         evaluated=[run for run in data.runs if run.evaluated], trained=[run for run in data.runs if run.trained],
         rates=RATES, sources=_sources(data.runs), samples=_samples(data.demo),
         pace={run.label: _pace(run) for run in data.runs},
         data_facts=data_facts(data.pairs_manifest), quarantine=quarantine(data.pairs_manifest),
         reference_facts=reference_facts(data.reference_manifest), settings=settings(data.runs),
-        style=Markup(_resource("report.css")), script=Markup(script), script_hash=_hash(script))
+        behind=behind_text, style=page.style("report.css"), **_script())
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("scoreonce.pipeline", "."), autoescape=True,
-                                     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {"number": text.number, "percent": text.percent, "signed": text.signed, "fixed": text.fixed,
-                            "duration": text.duration, "behind": behind_text}
-    return environment
-
-
-@cache
-def _script() -> str:
+def _script() -> Mapping[str, str]:
     """vega, vega-lite and vega-embed with our drawing code at their end, about 0.9 MB, bundled without network."""
-    bundle: str = vl_convert.javascript_bundle(_resource("report.js"))
-    # Inside a script element only these two could end it early; in JavaScript strings the backslash changes nothing.
-    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _resource(name: str) -> str:
-    return files("scoreonce.pipeline").joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return page.script(vl_convert.javascript_bundle(page.resource("report.js")))
 
 
 def _pace(run: RunRecord) -> Mapping[str, Any]:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.forward import Scored
+from scoreonce.pipeline.head import ReferenceLogits
 from scoreonce.pipeline.methods import Method, Outcome
+from scoreonce.pipeline.policy_columns import STATISTICS, kinds, made_here, policy_columns, sides_of
 from scoreonce.pipeline.rows import PromptRow
-
-POLICY_COLUMNS = ("policy_chosen_logps", "policy_rejected_logps")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def column_gradients(
     method: Method, columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Outcome, dict[str, Tensor]]:
     """Run a method and differentiate sum(weight * losses) by each policy column: (pairs,) float64 each."""
-    leaves = {name: columns[name].detach().requires_grad_() for name in POLICY_COLUMNS if name in columns}
+    leaves = {name: columns[name].detach().requires_grad_() for name in sorted(method.differentiable)}
     outcome = method.run({**columns, **leaves}, dict(state))
     names = list(leaves)
     total = (outcome.weight * outcome.losses).sum()
@@ -90,10 +90,11 @@ class Step:
     `columns` are the step's cached columns, each (pairs,) or 0-d, on the scorer's device.
     """
 
-    scorer: Callable[[Sequence[PromptRow]], Scored]
+    scorer: Callable[..., Scored]  # a TokenScorer, perhaps wrapped
     parameters: Sequence[Tensor]
     method: Method
     processes: Processes = Processes()
+    reference: Callable[[Sequence[PromptRow]], ReferenceLogits] | None = None  # for methods of the whole vocabulary
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
@@ -166,9 +167,13 @@ class Step:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
         # A filler forwards the shortest pair, and its gradient is zero.
         shown = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
-        sums = self.scorer(shown).sums()
-        sides = len(shown[0].completions)
-        return {name: sums[side::sides] for side, name in enumerate(POLICY_COLUMNS[:sides])}
+        names = made_here(self.method.reads)
+        scored = self.scorer(
+            shown,
+            statistics=bool(kinds(names) & STATISTICS),
+            reference=self.reference(shown) if self.reference else None,
+        )
+        return policy_columns(scored, sides_of(self.method.reads), names)
 
     def _gathered(
         self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]
@@ -188,6 +193,7 @@ class Step:
         terms = [
             (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()
+            if name in self.method.differentiable
         ]
         self.processes.backward(torch.stack(terms).sum())
 

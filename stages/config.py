@@ -84,6 +84,9 @@ class Score(_Section):
     """Stage one."""
 
     store: str | None = Field(None, description="folder of the reference store; defaults to <out>/store")
+    full_vocab: Literal["none", "hidden"] = Field(
+        "none", description="keep hidden states too, for methods of the whole vocabulary; 2 bytes x width a token"
+    )
     shard_completions: int = Field(2048, ge=1, description="completions written per shard, the unit of resuming")
 
 
@@ -118,6 +121,9 @@ class Train(BaseModel):
         None, ge=1, description="steps between checkpoints; the last step always has one"
     )
     keep_checkpoints: int = Field(2, ge=1)
+    full_vocab: Literal["hidden", "live"] = Field(
+        "hidden", description="where such methods get the reference from: what `score` kept, or the model itself"
+    )
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again before the first step")
     log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
 

@@ -131,7 +131,7 @@ def _labelled(prompt: Prompt, first: tuple[str, float], second: tuple[str, float
 
 def _log_ratios(rows: Sequence[PromptRow], policy: Inference, reference: Inference) -> npt.NDArray[np.float64]:
     """log pi(y) - log ref(y) of each sample y of the policy (samples,); their mean estimates KL(pi || ref)."""
-    own, other = (model.score(rows, lambda completions, tokens: None).logps for model in (policy, reference))
+    own, other = (model.score(rows, lambda completions, tokens: None).scores.logps for model in (policy, reference))
     return own - other
 
 

@@ -17,6 +17,7 @@ from scoreonce.pipeline import architecture
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer, sum_per_completion
+from scoreonce.pipeline.head import Head
 from scoreonce.pipeline.probe import Probe, choose_layout
 from scoreonce.pipeline.rows import PromptRow, padded
 from scoreonce.stages.config import Compute, Reference
@@ -35,6 +36,13 @@ class Scores(NamedTuple):
     entropy: npt.NDArray[np.float64]  # (completions,) nats, summed
     collision_logps: npt.NDArray[np.float64]  # (completions,) nats, summed
     top1_hits: npt.NDArray[np.int32]  # (completions,)
+
+
+class Scored(NamedTuple):
+    """Scores of some prompt rows and, where they were asked for, the hidden states that predict each token."""
+
+    scores: Scores
+    hidden: Tensor | None  # (tokens, d), on the CPU, in the model's dtype
 
 
 @dataclass(frozen=True)
@@ -66,19 +74,22 @@ class Inference:
         probe = choose_layout(model, compute.attention, longest_row)
         return cls(TokenScorer(model, probe.layout), probe, compute.budget(device.type))
 
-    def score(self, rows: Sequence[PromptRow], advance: Advance) -> Scores:
+    def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> Scored:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
         laid_out = self._laid_out(rows)
-        scored: list[Scores | None] = [None] * len(laid_out)
+        scored: list[Scored | None] = [None] * len(laid_out)
         for batch in microbatches([row.tokens for row in laid_out], self.budget):
-            for index, part in zip(batch, self._microbatch([laid_out[index] for index in batch]), strict=True):
+            for index, part in zip(
+                batch, self._microbatch([laid_out[index] for index in batch], keep_hidden), strict=True
+            ):
                 scored[index] = part
             advance(
                 sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
             )
-        return Scores(
-            *(np.concatenate(column) for column in zip(*(part for part in scored if part is not None), strict=True))
-        )
+        parts = [part for part in scored if part is not None]
+        columns = zip(*(part.scores for part in parts), strict=True)
+        hidden = [part.hidden for part in parts if part.hidden is not None]
+        return Scored(Scores(*(np.concatenate(column) for column in columns)), torch.cat(hidden) if hidden else None)
 
     def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
@@ -87,12 +98,16 @@ class Inference:
         batches = microbatches(lengths, self.budget)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
         for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
-            self._microbatch([laid_out[index] for index in batch])
+            self._microbatch([laid_out[index] for index in batch], False)
             done += sum(lengths[index] for index in batch)
             if time.perf_counter() - start > seconds:
                 break
         repeated = sum(lengths) / sum(row.tokens for row in rows)  # prompts, once per completion in the padded layout
         return done / repeated / (time.perf_counter() - start)
+
+    def head(self) -> Head:
+        """The model's output head."""
+        return architecture.head_of(architecture.causal_lm(self.scorer.model))
 
     def provenance(self) -> dict[str, Any]:
         """What produced the numbers without being part of their identity."""
@@ -111,10 +126,11 @@ class Inference:
         return padded(rows) if self.probe.layout == "padded" else rows
 
     @torch.inference_mode()
-    def _microbatch(self, rows: list[PromptRow]) -> list[Scores]:
+    def _microbatch(self, rows: list[PromptRow], keep_hidden: bool) -> list[Scored]:
         """The scores of each row."""
         try:
-            scored = self.scorer(rows, statistics=True)
+            scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
+            hidden = None if scored.hidden is None else scored.hidden.cpu()
             extra, lengths = scored.statistics, scored.lengths
             sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in extra))
             columns = [_numpy(column) for column in (scored.token_logps, lengths, *sums)]
@@ -129,12 +145,9 @@ class Inference:
         ends = np.cumsum([len(row.completions) for row in rows])[:-1]
         token_ends = np.cumsum([sum(map(len, row.completions)) for row in rows])[:-1]
         token_logps, *per_completion = columns
-        return [
-            Scores(*part)
-            for part in zip(
-                np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion), strict=True
-            )
-        ]
+        scores = map(Scores, np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion))
+        states = [None] * len(rows) if hidden is None else hidden.tensor_split(torch.from_numpy(token_ends))
+        return list(map(Scored, scores, states))
 
 
 def _numpy(tensor: Tensor) -> npt.NDArray[Any]:

@@ -24,13 +24,16 @@ from scoreonce.stages.config import Compute, Reference, Run, Score
 from scoreonce.stages.files import read_parquet
 from scoreonce.stages.layout import SPLITS, Layout, Split
 from scoreonce.stages.progress import progress
-from scoreonce.stages.store import Damage, Store, StoreIdentity
+from scoreonce.stages.store import Damage, Store, StoreIdentity, writable
 from scoreonce.stages.weights import adapter_digest, model_digest
 from scoreonce.stages.worklist import Place, Shard, Worklist, largest_token, pairs_left, worklist
 
 LONGEST_ROW = 4_096  # tokens
+HIDDEN_SHARD = 256  # completions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from scoreonce.pipeline.rows import PromptRow
     from scoreonce.stages.inference import Inference, Scores
 
@@ -49,6 +52,11 @@ class Job:
     store: Store
     compute: Compute
     score: Score
+
+    @property
+    def keep_hidden(self) -> bool:
+        """Whether the hidden states are kept too, for methods of the whole vocabulary."""
+        return self.score.full_vocab == "hidden"
 
     @classmethod
     def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> Job:
@@ -157,10 +165,21 @@ def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
 
 def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
     stored = job.store.ids(without=damaged)
+    if job.keep_hidden:
+        from scoreonce.stages.hidden_store import HiddenStore  # torch, which other jobs should not wait for
+
+        stored = stored.filter(stored.is_in(HiddenStore(job.store.folder).ids()))
     # Completions of one prompt beyond this go to another row: attention costs the square of a row's length.
     row_tokens = job.compute.tokens_per_microbatch or LONGEST_ROW
     return worklist(
-        job.layout, job.splits, stored, row_tokens=row_tokens, shard_completions=job.score.shard_completions
+        job.layout,
+        job.splits,
+        stored,
+        row_tokens=row_tokens,
+        # Hidden states of a shard stand in memory together.
+        shard_completions=min(job.score.shard_completions, HIDDEN_SHARD)
+        if job.keep_hidden
+        else job.score.shard_completions,
     )
 
 
@@ -183,10 +202,21 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
             bar.update(completions)
 
         for shard in work.shards(processes.rank, processes.world):
-            scores = inference.score(read(shard), advance)
+            scores, hidden = inference.score(read(shard), advance, keep_hidden=job.keep_hidden)
             _demand_finite(shard, scores, job.reference)
+            if hidden is not None:  # before the scores: a completion counts as done with both
+                _keep_hidden(job, inference, shard, scores, hidden)
             job.store.append(_table(shard.ids, scores), provenance)
     return time.perf_counter() - start
+
+
+def _keep_hidden(job: Job, inference: Inference, shard: Shard, scores: Scores, hidden: Tensor) -> None:
+    from scoreonce.stages.hidden_store import HiddenStore
+
+    with writable(job.store.folder):
+        store = HiddenStore(job.store.folder)
+        store.write_head(inference.head())
+        store.append(shard.ids, scores.lengths.tolist(), hidden)
 
 
 def _load(job: Job, work: Worklist) -> Inference:

@@ -156,7 +156,7 @@ class Store:
         """
         now = datetime.now(UTC)
         shard = self.shards_folder / f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(5)}.parquet"
-        with _writable(self.folder):
+        with writable(self.folder):
             try:
                 write_parquet(shard, table, rows_per_group=max(1, table.num_rows))
                 write_json(
@@ -181,7 +181,7 @@ class Store:
         """Be the only writer, and remove what a killed one left. Waits, saying for whom, at most `timeout` seconds."""
         name = f"the reference store of {self.model or self.identity.key}"
         with ExitStack() as held:
-            with _writable(self.folder):
+            with writable(self.folder):
                 self.shards_folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(exclusive(self.folder / "write.lock", name, timeout=timeout))
                 self._state_identity()
@@ -199,7 +199,7 @@ class Store:
         """Set damaged shards aside, so that their completions count as not scored. For a writer."""
         damages = self.damage()
         for damage in damages:
-            with _writable(self.folder):
+            with writable(self.folder):
                 (self.folder / "damaged").mkdir(exist_ok=True)
                 # The sidecar goes first: without it the shard no longer exists, whatever happens next.
                 for path in (damage.shard.with_suffix(".json"), damage.shard):
@@ -291,7 +291,8 @@ def _file_reason(shard: Path, stated: dict[str, Any]) -> str | None:
 
 
 @contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn a full or read-only disk into an `InputError`."""
     try:
         yield
     except OSError as error:

@@ -21,7 +21,7 @@ from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.metrics import step_metrics
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.step import Processes, Step
-from scoreonce.stages import checkpoint, lineage, models, policy, sampling, verify
+from scoreonce.stages import checkpoint, lineage, models, policy, reference_states, sampling, verify
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.progress import progress
@@ -82,7 +82,13 @@ class Trainer:
             data,
             accelerator,
             checkpoint.Training(model, masters, optimizer, scheduler),
-            Step(scorer, masters.parameters, method, processes),
+            Step(
+                scorer,
+                masters.parameters,
+                method,
+                processes,
+                reference_states.provider(run, method, accelerator.device, data.longest_row),
+            ),
             run.compute.budget(accelerator.device.type),
             steps,
         )

@@ -10,14 +10,16 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.policy_columns import made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages import files
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.store import Store
 from scoreonce.stages.tokens import TokenColumn, TokenFile
 
-SIDES: dict[str, TokenColumn] = {"policy_chosen_logps": "chosen_ids", "policy_rejected_logps": "rejected_ids"}
+SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,13 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
     Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
     has no value for some pair.
     """
+    _demand_trainable(reads)
     table = _pairs(layout)
     cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
-    if any(name in ReferencePair.columns() and name not in Pair.columns() for name in cached):
+    if any(name.startswith("ref_") for name in cached):
         table = _join_reference(table, layout)
+    if any(name.endswith("_prefix_logps") for name in cached):
+        table = _add_prefixes(table, layout)
     unknown = [name for name in cached if name not in table.columns]
     if unknown:
         raise InputError(
@@ -58,7 +63,7 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
             where=str(layout.reference("train")),
             fix=f"Available: {', '.join(table.columns)}.",
         )
-    for name in [*cached, *(["rejected_id"] if "policy_rejected_logps" in reads else [])]:
+    for name in [*cached, *(["rejected_id"] if "rejected" in sides_of(reads) else [])]:
         missing = table[name].null_count()
         if missing:
             raise InputError(
@@ -67,7 +72,7 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
                 where=str(layout.pairs("train")),
                 fix=_how_to_get(name),
             )
-    sides = tuple(ids for logps, ids in SIDES.items() if logps in reads)
+    sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads))
     tokens = TokenFile(layout.tokens("train"))
     if len(tokens) != len(table):
         raise InputError(
@@ -86,6 +91,17 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
         longest_sequence=max(_largest(prompt + side) for side in lengths),
         largest_token=tokens.largest(["prompt_ids", *sides]),
     )
+
+
+def _demand_trainable(reads: frozenset[str]) -> None:
+    beyond = sorted(name for name in reads - made_here(reads) if name.startswith("policy_"))
+    if beyond:
+        raise InputError(
+            "The method needs more of the policy than training computes.",
+            found=", ".join(beyond),
+            where="train.method",
+            fix="Compute these columns yourself and call scoreonce.pipeline.methods.apply, or choose another method.",
+        )
 
 
 def _largest(column: pl.Series) -> int:
@@ -141,6 +157,21 @@ def _join_reference(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return joined
+
+
+def _add_prefixes(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
+    """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
+    store = Store.at(layout.store / files.read_json(layout.reference_manifest)["store_key"])
+    common = pl.min_horizontal("chosen_len", "rejected_len")
+    for side in ("chosen", "rejected"):
+        tokens = store.read(table[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})
+        prefix = pl.col("token_logps").cast(pl.List(pl.Float64)).list.head(common).list.sum()
+        table = (
+            table.join(tokens, on=f"{side}_id", how="left", maintain_order="left")
+            .with_columns(prefix.alias(f"ref_{side}_prefix_logps"))
+            .drop("token_logps")
+        )
+    return table
 
 
 def _read(path: Path, columns: list[str], stage: str, digest: str) -> pl.DataFrame:

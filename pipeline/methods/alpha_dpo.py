@@ -38,7 +38,7 @@ def alpha_rewards(normalised_policy_chosen_logps: Tensor, normalised_policy_reje
 
 @calibration("target_margin", batch_coupled=False, rewards=alpha_rewards)
 def alpha_margin(normalised_margin: Tensor, normalised_gap_mean: Tensor, normalised_gap_std: Tensor, *,
-                 beta: Beta, alpha: Alpha = 0.2, gamma_beta_ratio: GammaBetaRatio = 0.6, z_score: Z = "running",
+                 beta: Beta = 0.1, alpha: Alpha = 0.2, gamma_beta_ratio: GammaBetaRatio = 0.6, z_score: Z = "running",
                  alpha_scale: Scale = "code") -> Tensor:
     """gamma_beta_ratio + alpha z, per pair (pairs,), without gradient; z = (gap - running mean) / running std.
 

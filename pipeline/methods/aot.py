@@ -22,7 +22,7 @@ def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
     return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
 
 
-@objective(rewards=logratio_rewards, batch_coupled=True)
+@objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
 def aot_pair(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor, *,
              label_smoothing: LabelSmoothing = 0.0) -> Tensor:
     """-log sigmoid(beta (a_(k) - c_(k))): the k-th smallest chosen log-ratio against the k-th smallest rejected one.
@@ -34,7 +34,7 @@ def aot_pair(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor,
     return _smoothed(beta * _quantile_gap(chosen_logratios, rejected_logratios), label_smoothing)
 
 
-@objective(rewards=logratio_rewards, batch_coupled=True)
+@objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
 def aot(policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, ref_chosen_logps: Tensor,
         ref_rejected_logps: Tensor, beta: Tensor, *, label_smoothing: LabelSmoothing = 0.0) -> Tensor:
     """-log sigmoid(beta (p_(k) - q_(k))), p = log pi(y_w) - log pi(y_l), q the same of the reference, each sorted.

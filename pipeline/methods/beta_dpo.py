@@ -1,8 +1,4 @@
-"""beta-DPO: Wu et al. 2024, "beta-DPO: Direct Preference Optimization with Dynamic beta".
-
-The state moves first, then pairs are selected with it, then beta follows the selected pairs, as in the authors' code;
-`order` has the paper's. The batch is the optimizer step, whatever its micro-batches; theirs is each micro-batch.
-"""
+"""beta-DPO: Wu et al. 2024, "beta-DPO: Direct Preference Optimization with Dynamic beta"."""
 
 from __future__ import annotations
 
@@ -37,8 +33,8 @@ def gaussian_gap(margin: Tensor, gap_mean: Tensor, gap_std: Tensor, exponential_
                  keep: Keep = 0.8) -> Tensor:
     """1 for max(1, int(N keep)) pairs drawn without replacement by exp(-z^2 / 2), z = (margin - M0) / std; else 0.
 
-    The k largest of log w - log(Exp(1) draw): distributed as drawn one after another, and no weight underflows. `keep`
-    is the paper's rho, the code's 1 - mode_weight. A std below 1e-3 nats counts as 1e-3.
+    The k largest of log w - log(Exp(1) draw): distributed as drawn one after another, without underflow. `keep` is the
+    paper's rho, the code's 1 - mode_weight. A std below 1e-3 nats counts as 1e-3.
     """
     log_weight = -0.5 * ((margin - gap_mean) / gap_std.clamp(min=NOISE)).square()
     keys = log_weight - exponential_draws.clamp(min=torch.finfo(torch.float64).tiny).log()
@@ -51,6 +47,7 @@ def batch_beta(margin: Tensor, weight: Tensor, gap_mean: Tensor, *, beta: Beta =
                beta_floor: Floor = 1e-3, order: Order = "code") -> Tensor:
     """max(beta_floor, beta (1 + a (mean of the selected margins - M0))), one for the step, without gradient.
 
+    Code: the state moves, pairs are selected by it, beta follows those; per micro-batch, here per optimizer step.
     `order = "paper"`: M0 and std move after use; the mean is of all pairs, and of rewards beta Delta: a becomes a beta.
     """
     if order == "paper":

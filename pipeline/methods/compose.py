@@ -10,7 +10,7 @@ from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods.chain import Method, Paper
 from scoreonce.pipeline.methods.derive import bases, derivation
 from scoreonce.pipeline.methods.hyperparameters import SYNONYMS, WHERE, Hyperparameter
-from scoreonce.pipeline.methods.plain import constant_beta, constant_margin
+from scoreonce.pipeline.methods.plain import constant, constant_beta, constant_margin, every_pair
 from scoreonce.pipeline.methods.registry import PIECES, Kind, Piece
 from scoreonce.schemas.columns import did_you_mean
 
@@ -72,12 +72,21 @@ def _check_combination(row: Row) -> None:
     calibration, objective = row.calibration, row.objective
     for column in set(calibration.gives) - set(objective.columns):
         raise _senseless(calibration, objective, f"{calibration.name} sets {column}, and {objective.name} reads none")
+    for piece in (calibration, row.selection):
+        if objective.recouples and _tells_pairs_apart(piece):
+            raise _senseless(piece, objective, f"{piece.name} gives each pair its own {' and '.join(piece.gives)}, and "
+                                               f"{objective.name} compares completions of different pairs")
     if _compares(objective):
         return
     for piece in (calibration, row.selection):
         if _compares(piece):
             raise _senseless(piece, objective, f"{piece.name} compares chosen with rejected completions, and "
                                                f"{objective.name} trains on the chosen ones alone")
+
+
+def _tells_pairs_apart(piece: Piece) -> bool:
+    neutral = piece.function in (constant, every_pair)
+    return not neutral and (piece.kind == "selection" or not piece.batch_coupled)
 
 
 def _compares(piece: Piece) -> bool:

@@ -10,7 +10,8 @@ from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.dpo import dpo
 from scoreonce.pipeline.methods.hyperparameters import Allowed, Beta
-from scoreonce.pipeline.methods.registry import calibration, derived, rewards, statistic
+from scoreonce.pipeline.methods.plain import calibrated_rewards
+from scoreonce.pipeline.methods.registry import calibration, derived, statistic
 
 Epsilon = Annotated[float, Allowed("the size of the perturbation of the logits", above=0, below=1)]
 DeadBand = Annotated[float, Allowed("the least change of the log-prob difference that decides, in nats", at_least=0)]
@@ -36,12 +37,6 @@ def epsilon_update(epsilon_step: Tensor, epsilon_beta: Tensor, *, beta: Beta = 0
     if update == "paper":
         return (epsilon_beta / (1 + epsilon * epsilon_step)).mean()
     return epsilon_beta / (1 + epsilon * epsilon_step.mean())
-
-
-@rewards("chosen_rewards", "rejected_rewards")
-def calibrated_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """The pair's own beta times the log-ratio of each side, as the authors log it."""
-    return beta * chosen_logratios, beta * rejected_logratios
 
 
 @calibration("beta", batch_coupled=False, rewards=calibrated_rewards)

@@ -36,7 +36,7 @@ class Allowed:
     def __str__(self) -> str:
         bounds = {"above": self.above, "at least": self.at_least, "at most": self.at_most, "below": self.below}
         stated = [f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)]
-        return " and ".join(stated) or "any finite number"
+        return " and ".join(stated)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Hyperparameter:
         """The values it takes, in words."""
         if self.choices:
             return "one of " + ", ".join(repr(choice) for choice in self.choices)
-        return f"{'a whole number' if self.kind is int else 'a number'} {self.allowed}"
+        bounds = str(self.allowed)
+        return f"{'a whole number' if self.kind is int else 'a number'} {bounds}" if bounds else "any finite number"
 
     def check(self, value: Any, method: str) -> Any:
         """The value, as its kind. Raises `InputError` where it is of another kind or out of range."""

@@ -29,9 +29,12 @@ def weighted_sum(terms: Mapping[Piece, float]) -> Piece:
         named = dict(zip(columns, values, strict=True))
         return torch.stack([weight * piece(named, given)["loss"] for piece, weight in terms.items()]).sum(0)
 
+    name = " + ".join(f"{weight:g}*{piece.name}" for piece, weight in terms.items())
+    function.__doc__ = f"{name}, per pair (pairs,): the weighted sum of these objectives' losses of the pair."
     return Piece(
-        "objective", " + ".join(f"{weight:g}*{piece.name}" for piece, weight in terms.items()), function, columns,
-        settings, ("loss",), batch_coupled=any(piece.batch_coupled for piece in terms),
+        "objective", name, function, columns, settings, ("loss",),
+        batch_coupled=any(piece.batch_coupled for piece in terms),
+        recouples=any(piece.recouples for piece in terms),
         rewards=next((piece.rewards for piece in terms if piece.rewards), None),
         defaults={name: value for piece in terms for name, value in piece.defaults.items()})
 

@@ -40,3 +40,9 @@ def logratio_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, *, be
     A calibrated beta does not enter, so that the rewards of different steps compare (as beta-DPO's code logs them).
     """
     return beta * chosen_logratios, beta * rejected_logratios
+
+
+@rewards("chosen_rewards", "rejected_rewards")
+def calibrated_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """beta * (log pi - log ref) of each side, summed, with the beta that the pair was calibrated to."""
+    return beta * chosen_logratios, beta * rejected_logratios

@@ -49,6 +49,7 @@ class Piece:
     batch_coupled: bool = False  # what it gives a pair depends on the columns of others
     initial: Mapping[str, float | str] = field(default_factory=dict)  # statistics: value or hyperparameter at the start
     after: Mapping[str, str] | None = None  # statistics: with these settings, moved at the end of the step
+    recouples: bool = False  # objectives: a loss is of two completions that need not be one pair
     rewards: str | None = None  # objectives and calibrations: how their implicit rewards are logged
     defaults: Mapping[str, Any] = field(default_factory=dict)  # objectives: where their scale wants other defaults
 
@@ -106,11 +107,12 @@ def calibration(*gives: Literal["beta", "target_margin"], batch_coupled: bool,
                                       rewards=rewards.__name__ if rewards else None)
 
 
-def objective(*, rewards: Callable[..., Any] | None = None, batch_coupled: bool = False,
+def objective(*, rewards: Callable[..., Any] | None = None, batch_coupled: bool = False, recouples: bool = False,
               **defaults: float | str) -> Callable[[Function], Function]:
     """An objective: returns the loss of each pair. `defaults` are hyperparameter defaults that fit its scale."""
     return lambda function: _register("objective", function, ("loss",), batch_coupled=batch_coupled,
-                                      rewards=rewards.__name__ if rewards else None, defaults=defaults)
+                                      recouples=recouples, defaults=defaults,
+                                      rewards=rewards.__name__ if rewards else None)
 
 
 def rewards(*gives: Literal["chosen_rewards", "rejected_rewards"]) -> Callable[[Function], Function]:

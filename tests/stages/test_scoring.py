@@ -24,10 +24,10 @@ def forwards(monkeypatch):
     seen: list[PromptRow] = []
     original = TokenScorer.forward
 
-    def counting(self, rows, *, statistics=False):
-        if statistics:
+    def counting(self, rows, **options):
+        if options.get("statistics"):
             seen.extend(rows)
-        return original(self, rows, statistics=statistics)
+        return original(self, rows, **options)
 
     monkeypatch.setattr(TokenScorer, "forward", counting)
     return seen
@@ -338,9 +338,9 @@ def test_a_log_prob_that_is_not_finite_is_not_stored(world, monkeypatch, dtype, 
     world.prepare(world.random_pairs(4))
     original = inference.Inference.score
 
-    def spoiled(self, rows, advance):
-        scores = original(self, rows, advance)
-        scores.logps[3] = float("nan")
+    def spoiled(self, rows, advance, **options):
+        scores = original(self, rows, advance, **options)
+        scores.scores.logps[3] = float("nan")
         return scores
 
     monkeypatch.setattr(inference.Inference, "score", spoiled)
@@ -351,10 +351,10 @@ def test_a_log_prob_that_is_not_finite_is_not_stored(world, monkeypatch, dtype, 
 
 
 def test_too_little_gpu_memory_names_a_smaller_budget(world, monkeypatch):
-    def exhausted(self, rows, *, statistics=False):
-        if statistics:
+    def exhausted(self, rows, **options):
+        if options.get("statistics"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
-        return original(self, rows, statistics=statistics)
+        return original(self, rows, **options)
 
     original = TokenScorer.forward
     monkeypatch.setattr(TokenScorer, "forward", exhausted)
@@ -419,15 +419,14 @@ def test_an_adapter_is_part_of_the_reference(world):
 
 
 @pytest.mark.parametrize(
-    ("name", "folder", "per_token"),
-    [
-        ("hh-llama-2.8M", "hh-llama-2.8M", 1e-5),
-        # This model amplifies rounding: plain transformers in float32, one sequence at a time, is 2.8e-5 away itself.
-        ("stories260K", "stories260K-hf", 3e-5),
-    ],
+    ("name", "folder"), [("hh-llama-2.8M", "hh-llama-2.8M"), ("stories260K", "stories260K-hf")]
 )
-def test_real_models_agree_with_golden_scores(world, shared, name, folder, per_token):
-    """Another implementation in float64, one sequence at a time."""
+def test_real_models_agree_with_golden_scores(world, shared, name, folder):
+    """Another implementation in float64, one sequence at a time, to 1e-5 of max(1, |log-prob|) per token.
+
+    In absolute terms stories260K is off by up to 2.6e-5, on tokens of many nats: it amplifies rounding, and plain
+    transformers in float32 is just as far off.
+    """
     golden = pl.read_parquet(shared / "data" / "golden" / f"{name}_float64.parquet")
     world.prepare(list(golden.select("prompt_ids", "chosen_ids", "rejected_ids").iter_rows()))
     job = Job.of(
@@ -442,9 +441,10 @@ def test_real_models_agree_with_golden_scores(world, shared, name, folder, per_t
         for side in ("chosen", "rejected"):
             ours = rows[identity.completion_id(row["prompt_ids"], row[f"{side}_ids"])]
             assert ours["logps"] == pytest.approx(row[f"{side}_logps"], abs=1e-3)
-            differences.append(np.subtract(ours["token_logps"], row[f"{side}_token_logps"]))
-    assert np.abs(np.concatenate(differences)).max() < per_token
-    assert np.abs(np.concatenate(differences)).mean() < 2e-6
+            exact = np.array(row[f"{side}_token_logps"])
+            differences.append((ours["token_logps"] - exact) / np.maximum(1, np.abs(exact)))
+    assert np.abs(np.concatenate(differences)).max() < 1e-5
+    assert np.abs(np.concatenate(differences)).mean() < 1e-6
 
 
 @pytest.mark.parametrize(("attention", "positions"), [("shared", 120), ("padded", 220)])

@@ -1,6 +1,7 @@
 """Composing methods by name, and the four-part errors where that cannot be done."""
 
 import json
+import math
 from typing import Annotated, Any
 
 import pytest
@@ -28,27 +29,118 @@ def refused(call: Any, *words: str) -> None:
 
 
 def test_what_each_method_reads() -> None:
-    lens = {"chosen_len", "rejected_len"}
+    lens, scores = {"chosen_len", "rejected_len"}, {"chosen_score", "rejected_score"}
     reads = {name: set(method.reads) for name, method in METHODS.items()}
-    assert reads == {
-        "dpo": set(LOGPS), "ipo": {*LOGPS, *lens}, "hinge": set(LOGPS), "simpo": {*LOGPS[:2], *lens},
-        "beta_dpo": set(LOGPS), "alpha_dpo": {*LOGPS, *lens}, "minor_dpo": set(LOGPS),
-        "sft": {"policy_chosen_logps", "chosen_len"},
-        "minor_sft": {"policy_chosen_logps", "ref_chosen_logps", "chosen_len"}}
+    sums = {name for name, columns in reads.items() if columns == set(LOGPS)}
+    assert sums == {"dpo", "beta_dpo", "minor_dpo", "robust", "hinge", "rso", "rso_hinge", "dpop", "f_dpo", "chi_po",
+                    "sppo_hard", "cal_dpo", "apo_zero", "apo_down", "exo_pair", "nca_pair", "bco", "bco_pair", "aot",
+                    "aot_pair", "discopop"}
+    assert {name for name, columns in reads.items() if columns == {*LOGPS, *lens}} == {"dpo_norm", "alpha_dpo", "ipo",
+                                                                                       "r_dpo"}
+    assert {name for name, columns in reads.items() if columns == {*LOGPS, *scores}} == {"odpo", "infonca"}
+    assert {name for name, columns in reads.items() if not any(column.startswith("ref_") for column in columns)} == {
+        "simpo", "repo", "slic", "orpo", "cpo", "sft", "sparse_po", "mapo"}
+    assert reads["sft"] == {"policy_chosen_logps", "chosen_len"}
+    assert reads["minor_sft"] == {"policy_chosen_logps", "ref_chosen_logps", "chosen_len"}
+    assert reads["kto"] == {*LOGPS, "policy_kl_logps", "ref_kl_logps"}
+    assert reads["mpo"] == {*LOGPS, "chosen_len"}
+    assert reads["sppo"] == {*LOGPS, "chosen_preference", "rejected_preference"}
+
+
+def test_which_methods_couple_pairs_draw_and_remember() -> None:
     assert [name for name, method in METHODS.items() if method.random] == ["beta_dpo"]
-    assert [name for name, method in METHODS.items() if method.batch_coupled] == ["beta_dpo", "alpha_dpo"]
-    assert [name for name, method in METHODS.items() if method.init_state()] == ["beta_dpo", "alpha_dpo"]
+    assert {name for name, method in METHODS.items() if method.batch_coupled} == {
+        "beta_dpo", "alpha_dpo", "cal_dpo", "bco", "aot", "aot_pair", "kto", "mpo"}
+    assert {name: set(method.init_state()) for name, method in METHODS.items() if method.init_state()} == {
+        "beta_dpo": {"gap_mean", "gap_std"}, "alpha_dpo": {"normalised_gap_mean", "normalised_gap_std"},
+        "epsilon_dpo": {"epsilon_beta"}, "bco": {"mean_logratio", "mean_logratio_steps"},
+        "mpo": {"mean_logratio", "mean_logratio_steps"}}
+    assert METHODS["epsilon_dpo"].init_state()["epsilon_beta"] == 0.01
+
+
+def test_which_columns_are_differentiated() -> None:
+    policy = {"policy_chosen_logps", "policy_rejected_logps"}
+    flows = {name: set(method.differentiable) for name, method in METHODS.items()}
+    assert flows["dpo"] == flows["kto"] == flows["wpo"] == flows["epsilon_dpo"] == policy
+    assert flows["tdpo1"] == {*policy, "policy_chosen_forward_kl", "policy_rejected_forward_kl"}
+    assert flows["ld_dpo"] == {*policy, "policy_chosen_prefix_logps", "policy_rejected_prefix_logps"}
+
+
+DIVERGENCE = {"divergence": "reverse_kl", "divergence_alpha": 0.5}
 
 
 def test_defaults_of_the_named_methods() -> None:
-    assert METHODS["dpo"].hyperparameters == {"beta": 0.1, "label_smoothing": 0.0}
+    assert METHODS["dpo"].hyperparameters == {"beta": 0.1, "gamma_beta_ratio": 0.0, "label_smoothing": 0.0,
+                                              **DIVERGENCE}
     assert METHODS["simpo"].hyperparameters == {"beta": 2.0, "gamma_beta_ratio": 0.5, "label_smoothing": 0.0,
                                                 "normalisation": "average"}
-    assert METHODS["beta_dpo"].hyperparameters == {"beta": 0.1, "a": 0.6, "beta_floor": 1e-3, "keep": 0.8,
-                                                   "momentum": 0.9, "label_smoothing": 0.0}
-    assert METHODS["alpha_dpo"].hyperparameters == {"beta": 2.5, "alpha": 0.2, "gamma_beta_ratio": 0.6, "momentum": 0.9,
-                                                    "label_smoothing": 0.0, "normalisation": "average"}
+    assert METHODS["beta_dpo"].hyperparameters == {
+        "beta": 0.1, "a": 0.6, "beta_floor": 1e-3, "keep": 0.8, "momentum": 0.9, "order": "code",
+        "gamma_beta_ratio": 0.0, "label_smoothing": 0.0, **DIVERGENCE}
+    assert METHODS["alpha_dpo"].hyperparameters == {
+        "beta": 2.5, "alpha": 0.2, "gamma_beta_ratio": 0.6, "momentum": 0.9, "label_smoothing": 0.0,
+        "normalisation": "average", "z_score": "running", "alpha_scale": "code", **DIVERGENCE}
+    assert METHODS["epsilon_dpo"].hyperparameters["beta"] == 0.01
     assert METHODS["sft"].hyperparameters == {}
+
+
+@pytest.mark.parametrize(("alias", "row", "settings"), [
+    ("sigmoid", "dpo", {}), ("sigmoid_norm", "dpo_norm", {"beta": 0.1}), ("aot_unpaired", "aot_pair", {}),
+    ("cdpo", "dpo", {"label_smoothing": 0.1}), ("ipo_summed", "ipo", {"normalisation": "sum"}),
+    ("exo_official_pref", "exo_pair", {"target": "official", "beta": 0.5}), ("tdpo", "tdpo2", {}),
+    ("rdpo", "robust", {"label_smoothing": 0.1}), ("dpo_js_divergence", "f_dpo", {"divergence": "js"}),
+])
+def test_an_alias_is_its_row_with_other_defaults(alias: str, row: str, settings: dict[str, Any]) -> None:
+    method = methods.resolve(alias, {})
+    assert method.name == row
+    assert {name: method.hyperparameters[name] for name in settings} == settings
+    assert methods.resolve(alias, {"beta": 0.7}).hyperparameters["beta"] == 0.7
+
+
+def test_every_loss_type_of_trl_is_here_under_its_name() -> None:
+    for name in ("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
+                 "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"):
+        assert methods.resolve(name, {}).title
+
+
+def test_other_names_of_a_hyperparameter() -> None:
+    assert methods.resolve("dpop", {"lambda": 5}).hyperparameters["lam"] == 5
+    assert methods.resolve("exo_pair", {"ls": 0.01, "beta_pi": 0.3}).hyperparameters["label_smoothing"] == 0.01
+    assert methods.resolve("rso", {"gamma": 0.02}).hyperparameters["beta"] == 0.02
+    assert methods.resolve("repo", {"gamma": 0.4}).hyperparameters["gamma_beta_ratio"] == 0.4
+    assert methods.resolve("odpo", {"alpha": 0.5}).hyperparameters["alpha"] == 0.5
+    refused(lambda: methods.resolve("dpop", {"lambda": 5, "lam": 6}), "given twice", "lambda = 5", "lam = 6")
+    refused(lambda: methods.resolve("simpo", {"gamma": 0.5}), "no hyperparameter gamma", "gamma_beta_ratio")
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("tr_dpo", ("TR-DPO", "reference moves")), ("TR-DPO", ("TR-DPO", "reference moves")),
+    ("ofs_dpo", ("second live policy",)), ("q_sharp", ("not offline preference optimisation",)),
+    ("Q♯", ("not offline preference optimisation",)), ("diffusion_dpo", ("diffusion models",)),
+])
+def test_methods_that_a_cache_cannot_train_are_refused_with_the_sentence(name: str, words: tuple[str, ...]) -> None:
+    refused(lambda: methods.resolve(name, {}), "cannot be trained from cached columns", *words, "scoreonce methods")
+
+
+def test_a_weighted_sum_of_objectives() -> None:
+    """0.8 log 2 + 0.5 * 4 nats / 2 tokens = 1.554518, spelled in either way, and through aliases."""
+    given = columns(*LOGPS) | {"chosen_len": torch.tensor(2)}
+    for spelled in ("0.8*dpo + 0.5*sft", "8e-1 * sigmoid+0.5*sft", {"dpo": 0.8, "sft": 0.5}):
+        outcome = methods.apply(None, given, objective=spelled, beta=0.3)
+        assert abs(float(outcome.loss) - (0.8 * math.log(2) + 1)) < 1e-12
+        assert outcome.beta[0] == 0.3
+    assert methods.resolve(None, {}, objective="0.8*dpo + 0.5*sft").name == "0.8*dpo + 0.5*sft"
+    assert methods.resolve("mpo", {}, objective="dpo").name == "dpo"
+
+
+@pytest.mark.parametrize(("spelled", "words"), [
+    ("0.8*dpo + ", ("not a weighted sum",)), ("dpo + dpo", ("each objective once",)),
+    ("0*dpo + sft", ("dpo = 0.0", "above 0")), ({"dpo": -1}, ("dpo = -1",)), ({"dpo": True}, ("dpo = True",)),
+    ("0.5*dqo + sft", ("no such objective", "'dpo'")), ({"dpo": 1.0, "sigmoid": 1.0}, ("under two names",)),
+    ("0.5*beta_dpo + sft", ("no such objective",)),
+])
+def test_bad_weighted_sums(spelled: Any, words: tuple[str, ...]) -> None:
+    refused(lambda: methods.resolve(None, {}, objective=spelled), *words)
 
 
 def test_pieces_replace_those_of_a_named_method() -> None:
@@ -75,7 +167,11 @@ def test_an_objective_brings_the_scale_of_its_beta() -> None:
 
 
 @pytest.mark.parametrize(("pieces", "reason"), [
-    ({"name": "dpo", "calibration": "alpha_margin"}, "alpha_margin sets target_margin, and dpo reads none"),
+    ({"name": "ipo", "calibration": "alpha_margin"}, "alpha_margin sets target_margin, and ipo reads none"),
+    ({"name": "hinge", "calibration": "score_offset"}, "score_offset sets target_margin, and hinge reads none"),
+    ({"name": "repo", "calibration": "perturbed_beta"}, "perturbed_beta sets beta, and repo reads none"),
+    ({"name": "aot", "selection": "gaussian_gap"}, "aot compares completions of different pairs"),
+    ({"name": "aot_pair", "calibration": "perturbed_beta"}, "aot_pair compares completions of different pairs"),
     ({"name": "sft", "calibration": "batch_beta"}, "batch_beta sets beta, and sft reads none"),
     ({"name": "sft", "selection": "gaussian_gap"}, "gaussian_gap compares chosen with rejected completions"),
     ({"name": "minor_sft", "calibration": "batch_beta"}, "minor_sft trains on the chosen ones alone"),
@@ -96,7 +192,7 @@ def test_unknown_names() -> None:
 
 @pytest.mark.parametrize(("name", "settings", "words"), [
     ("dpo", {"bta": 0.1}, ("dpo has no hyperparameter bta", "Did you mean 'beta'?")),
-    ("dpo", {"keep": 0.5}, ("dpo has no hyperparameter keep", "beta, label_smoothing")),
+    ("dpo", {"keep": 0.5}, ("dpo has no hyperparameter keep", "beta, gamma_beta_ratio, label_smoothing")),
     ("dpo", {"beta": 0}, ("beta = 0", "a number above 0")),
     ("dpo", {"beta": -0.1}, ("beta = -0.1",)),
     ("dpo", {"beta": "0.1x"}, ("beta = '0.1x'",)),
@@ -112,6 +208,11 @@ def test_unknown_names() -> None:
     ("simpo", {"gamma_beta_ratio": -1}, ("gamma_beta_ratio = -1",)),
     ("alpha_dpo", {"alpha": -1}, ("alpha = -1",)),
     ("minor_dpo", {"tie": "max"}, ("one of 'clamp', 'relu'",)),
+    ("robust", {"label_smoothing": 0.5}, ("below 0.5",)),
+    ("exo_pair", {"label_smoothing": 0}, ("above 0",)),
+    ("sppo", {"divergence": "js"}, ("sppo has no hyperparameter divergence",)),
+    ("dpo", {"divergence": "jss"}, ("Did you mean 'js'?",)),
+    ("discopop", {"tau": 2}, ("at most 1",)),
 ])
 def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[str, ...]) -> None:
     refused(lambda: methods.resolve(name, settings), *words)
@@ -122,6 +223,12 @@ def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[s
     ("dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
     ("beta_dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
     ("ipo", "chosen_len", ("chosen_len", "scoreonce prepare")),
+    ("odpo", "chosen_score", ("chosen_score", "data.columns")),
+    ("sppo", "rejected_preference", ("P(rejected beats",)),
+    ("kto", "policy_kl_logps", ("another prompt's completion",)),
+    ("wpo", "policy_chosen_collision_logps", ("log sum_v p(v)^2",)),
+    ("tdpo1", "policy_chosen_forward_kl", ("full_vocab",)),
+    ("ld_dpo", "ref_chosen_prefix_logps", ("scoreonce score",)),
 ])
 def test_a_missing_column_says_where_it_comes_from(name: str, missing: str, words: tuple[str, ...]) -> None:
     given = columns(*(METHODS[name].reads - {missing}))

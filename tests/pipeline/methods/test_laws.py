@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from method_batches import batch, leaves, moved, rows
 from torch import Tensor
 
 from scoreonce.pipeline import methods
@@ -19,42 +20,40 @@ COMPOSED = {
         methods.resolve("alpha_dpo", {}, selection="gaussian_gap"),
         methods.resolve("simpo", {"normalisation": "sum"}, calibration="batch_beta"),
         methods.resolve("dpo", {}, selection="token_count"),
+        methods.resolve("dpo", {"label_smoothing": 0.1}, calibration="alpha_margin"),
+        methods.resolve("repo", {}, calibration="alpha_margin"),
+        methods.resolve("simpo", {}, calibration="length_penalty"),
+        methods.resolve("ipo", {}, calibration="perturbed_beta"),
+        methods.resolve("kto", {}, calibration="batch_beta", selection="gaussian_gap"),
+        methods.resolve("tdpo2", {}, calibration="batch_beta"),
+        methods.resolve("aot", {}, calibration="batch_beta"),
+        methods.resolve(None, {}, objective="0.5*bco_pair + 0.25*orpo + 2*sft_tokens"),
+        methods.resolve("mpo", {}, calibration="batch_beta", selection="gaussian_gap"),
+    )}
+OPTIONS = {  # settings that take another way through a piece
+    f"{name}-{'-'.join(map(str, settings.values()))}": methods.resolve(name, settings) for name, settings in (
+        ("dpo", {"divergence": "forward_kl"}), ("ipo", {"divergence": "alpha", "divergence_alpha": 0.3}),
+        ("robust", {"divergence": "js"}), ("beta_dpo", {"order": "paper"}), ("epsilon_dpo", {"update": "paper"}),
+        ("epsilon_dpo", {"dead_band": 0.05}), ("alpha_dpo", {"z_score": "batch", "alpha_scale": "paper"}),
+        ("exo_official_pref", {}), ("wpo_trl", {}), ("discopop", {"tau": 1.0}), ("orpo_odds_term_only", {}),
+        ("minor_dpo", {"tie": "relu"}), ("odpo", {"offset": "log_ratio"}), ("cpo", {"normalisation": "average"}),
     )}
 EVERY = [pytest.param(method, id=method.name) for method in (METHODS | COMPOSED).values()]
-LOGISTIC = ["dpo", "beta_dpo", "minor_dpo"]
+EVERY += [pytest.param(method, id=name) for name, method in OPTIONS.items()]
+LOGISTIC = ["dpo", "beta_dpo", "minor_dpo", "dpo_norm", "robust", "rso", "r_dpo", "ld_dpo", "dpop", "f_dpo", "chi_po",
+            "aot", "aot_pair", "infonca", "epsilon_dpo"]
 DECIDED = ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}
 every_method = pytest.mark.parametrize("method", EVERY)
-
-
-def batch(count: int = 11, seed: int = 0) -> dict[str, Tensor]:
-    """Random pairs: sums of a few hundred nats, log-ratios of a few, and draws."""
-    generator = torch.Generator().manual_seed(seed)
-    lens = {side: torch.randint(20, 200, (count,), generator=generator) for side in ("chosen", "rejected")}
-    columns: dict[str, Tensor] = {f"{side}_len": length for side, length in lens.items()}
-    for side, length in lens.items():
-        reference = -length * (1 + torch.rand(count, generator=generator, dtype=torch.float64))
-        columns[f"ref_{side}_logps"] = reference
-        columns[f"policy_{side}_logps"] = reference + 3 * torch.randn(count, generator=generator, dtype=torch.float64)
-    return columns | {"exponential_draws": methods.exponential_draws(count, generator)}
-
-
-def rows(columns: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
-    return {name: column[index] for name, column in columns.items()}
 
 
 def floats(state: dict[str, Tensor]) -> dict[str, float]:
     return {name: float(value) for name, value in state.items()}
 
 
-def with_leaves(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: column.detach().clone().requires_grad_() if name.startswith("policy_") else column
-            for name, column in columns.items()}
-
-
 def assert_finite(method: Method, columns: dict[str, Tensor], state: dict[str, Tensor]) -> Outcome:
     """Losses, weights, beta, the state and the gradients are finite; NaN only for a whole column that is not there."""
-    columns = with_leaves(columns)
+    columns = leaves(columns)
     outcome = method.run(columns, state)
     outcome.loss.backward()
     for name in ("losses", *DECIDED):
@@ -83,9 +82,7 @@ def test_finite_at_a_thousand_nats(method: Method) -> None:
     signs = torch.tensor(list(itertools.product((-1000.0, 0.0, 1000.0), repeat=2)), dtype=torch.float64)
     for length in (1, 1000):
         lens = {"chosen_len": torch.full((len(signs),), length), "rejected_len": torch.ones(len(signs))}
-        columns = batch(len(signs)) | lens
-        columns |= {"policy_chosen_logps": columns["ref_chosen_logps"] + signs[:, 0],
-                    "policy_rejected_logps": columns["ref_rejected_logps"] + signs[:, 1]}
+        columns = moved(batch(len(signs)) | lens, signs[:, 0], signs[:, 1])
         state = method.init_state()
         for _ in range(3):
             state = assert_finite(method, columns, state).state
@@ -103,8 +100,7 @@ def test_finite_for_one_pair(method: Method) -> None:
 @every_method
 def test_finite_where_policy_and_reference_are_equal(method: Method) -> None:
     """All gaps exactly 0, as at the first step from a cached reference, and again after a step that was not."""
-    columns = batch()
-    columns |= {f"policy_{side}_logps": columns[f"ref_{side}_logps"] for side in ("chosen", "rejected")}
+    columns = moved(batch(), torch.zeros(11), torch.zeros(11))
     state = assert_finite(method, columns, method.init_state()).state
     state = assert_finite(method, batch(), state).state
     assert_finite(method, columns, state)
@@ -145,10 +141,10 @@ def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
     """The same for a piece alone, its state and every other column being given per pair."""
     columns = {name: column.double() for name, column in batch().items()}
     rising = torch.linspace(0.5, 1.5, 11, dtype=torch.float64)
-    columns |= {name: rising for name in piece.columns if name not in columns}
+    columns |= {name: rising.roll(shift) for shift, name in enumerate(piece.columns) if name not in columns}
     columns |= {name: torch.tensor(0.5, dtype=torch.float64) for name in state_names()}
     settings = {name: setting.default or 0.1 for name, setting in piece.hyperparameters.items()}
-    subset = torch.tensor([0, 3, 4])
+    subset = torch.tensor([0, 3, 4, 7, 9])
     part = {name: column[subset] if column.ndim else column for name, column in columns.items()}
     whole_gives, part_gives = piece(columns, settings), piece(part, settings)
     same = [torch.equal(part_gives[name], whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name])
@@ -158,19 +154,31 @@ def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
 
 @pytest.mark.parametrize("name", LOGISTIC)
 def test_log_2_where_policy_and_reference_are_equal(name: str) -> None:
-    columns = batch()
-    columns |= {f"policy_{side}_logps": columns[f"ref_{side}_logps"] for side in ("chosen", "rejected")}
+    """Lengths and scores equal, so that no margin is demanded."""
+    columns = moved(batch(), torch.zeros(11), torch.zeros(11))
+    columns |= {"rejected_len": columns["chosen_len"], "rejected_score": columns["chosen_score"]}
     outcome = methods.apply(name, columns)
-    torch.testing.assert_close(outcome.losses, torch.full((11,), math.log(2), dtype=torch.float64), rtol=0, atol=1e-15)
+    torch.testing.assert_close(outcome.losses, torch.full((11,), math.log(2), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 @every_method
 def test_gradients_flow_through_the_losses_alone(method: Method) -> None:
-    columns = with_leaves(batch())
+    columns = leaves(batch())
     outcome = method.run(columns, method.init_state())
     assert outcome.losses.requires_grad
     assert not any(getattr(outcome, name).requires_grad for name in DECIDED)
     assert not any(value.requires_grad for value in outcome.state.values())
+
+
+@every_method
+def test_gradients_reach_differentiable_columns_alone(method: Method) -> None:
+    """Weights, beta, state and the estimate of the KL divergence are made of columns without gradient."""
+    columns = leaves(batch())
+    method.run(columns, method.init_state()).loss.backward()
+    reached = {name for name, column in columns.items() if column.grad is not None}
+    assert reached
+    assert reached <= method.differentiable <= method.reads
+    assert all(name.startswith("policy_") for name in method.differentiable)
 
 
 @every_method
@@ -195,14 +203,14 @@ def test_any_float_dtype(method: Method, dtype: torch.dtype) -> None:
     """Multiples of 2 nats below 512, which all three dtypes hold: the same losses; gradients in the columns' dtype."""
     exact = {name: (2 * (column / 2).round()).clamp(min=-510) if name.endswith("logps") else column
              for name, column in batch().items()}
-    columns = with_leaves({name: column.to(dtype) if name.endswith("logps") else column
+    columns = leaves({name: column.to(dtype) if name.endswith("logps") else column
                            for name, column in exact.items()})
     outcome = method.run(columns, method.init_state())
     outcome.loss.backward()
     assert torch.equal(outcome.losses, method.run(exact, method.init_state()).losses)
-    gradient = columns["policy_chosen_logps"].grad
-    assert gradient is not None
-    assert gradient.dtype == dtype
+    gradients = {name: columns[name].grad for name in method.differentiable}
+    assert any(gradient is not None for gradient in gradients.values())
+    assert all(gradient is None or gradient.dtype == columns[name].dtype for name, gradient in gradients.items())
 
 
 @every_method

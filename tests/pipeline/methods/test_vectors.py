@@ -151,25 +151,154 @@ def test_minor_sft(vectors: Any, beta: float) -> None:
         equal(columns["policy_chosen_logps"].grad, expected["grad_sum_pi"])
 
 
-@pytest.mark.parametrize(("key", "name", "settings"), [
-    ("dpo_sigmoid", "dpo", {}),
-    ("cdpo_label_smoothing_0.1", "dpo", {"label_smoothing": 0.1}),
-    ("ipo_summed", "ipo", {"normalisation": "sum"}),
-    ("hinge", "hinge", {}),
-    ("simpo", "simpo", {}),
-    ("rso_sigmoid_norm", "dpo", {"beta": 0.05}),
-    ("rso_hinge_norm", "hinge", {"beta": 0.05}),
-    ("cpo_preference_term", "simpo", {"normalisation": "sum", "gamma_beta_ratio": 0}),
-])
-def test_one_shared_batch(vectors: Any, key: str, name: str, settings: dict[str, Any]) -> None:
-    """RSO's losses are DPO and hinge with beta = its gamma; CPO's preference term is SimPO on sums, without margin."""
+def test_every_sequence_level_vector_under_its_own_name(vectors: Any) -> None:
+    """Each key is a name of the method, each of its hyperparameters one of ours or a synonym."""
     section = vectors["all_sequence_level_methods"]
-    expected = section["methods"][key]
-    known = methods.METHODS[name].hyperparameters
-    given = {setting: value for setting, value in expected["hyperparameters"].items() if setting in known}
-    columns = columns_of(section["inputs"])
-    outcome = methods.apply(name, columns, **{**given, **settings})
+    assert len(section["methods"]) > 20
+    for key, expected in section["methods"].items():
+        columns = columns_of(section["inputs"])
+        outcome = methods.apply(key, columns, **expected["hyperparameters"])
+        outcome.loss.backward()
+        losses = outcome.losses
+        equal(losses.sort().values if key.startswith("aot") else losses,
+              sorted(expected["per_pair_losses"]) if key.startswith("aot") else expected["per_pair_losses"])
+        equal(outcome.loss, expected["loss"])
+        equal_gradients(columns, expected["grad_w"], expected["grad_l"],
+                        of_averages="averages" in expected.get("note", ""))
+
+
+@pytest.mark.parametrize("key", ["aot_pair_own_inputs", "aot_ref_own_inputs"])
+def test_aot(vectors: Any, key: str) -> None:
+    """The vector's losses are in sorted order, ours in that of the pairs: the same losses, and the same gradients."""
+    section = vectors["all_sequence_level_methods"][key]
+    columns, expected = columns_of(section["inputs"]), section["expected"]
+    outcome = methods.apply(key, columns, **section["hyperparameters"])
     outcome.loss.backward()
+    equal(outcome.losses.sort().values, sorted(expected["per_pair_losses"]))
+    equal(outcome.loss, expected["loss"])
+    equal_gradients(columns, expected["grad_w"], expected["grad_l"])
+
+
+def test_bco_over_consecutive_batches(vectors: Any) -> None:
+    section = vectors["all_sequence_level_methods"]["bco_pair_running_mean_3_batches"]
+    method = methods.resolve("bco_pair_running_mean_3_batches", section["hyperparameters"])
+    state = method.init_state()
+    for batch in section["batches"]:
+        outcome = method.run(columns_of({**section, **batch}), state)
+        state = outcome.state
+        equal(outcome.losses, batch["per_pair_losses"])
+
+
+def side_columns(side: str, one: dict[str, Any], epsilon: float = 0.01, prefix: int | None = None) -> dict[str, Tensor]:
+    """The columns of one completion, 0-d, from its logits by the definitions; gradients flow to `one["leaf"]`."""
+    leaf = torch.tensor(one["policy_logits"], dtype=torch.float64, requires_grad=True)
+    one["leaf"] = leaf
+    reference, tokens = torch.tensor(one["ref_logits"], dtype=torch.float64), torch.tensor(one["tokens"])
+
+    def picked(logits: Tensor) -> Tensor:
+        return logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+
+    policy, ref, difference = picked(leaf), picked(reference), leaf - reference
+    divergence = (reference.softmax(-1) * (reference.log_softmax(-1) - leaf.log_softmax(-1))).sum(-1)
+    masks = [torch.tensor(one.get(name, [0.0] * len(tokens)), dtype=torch.float64)
+             for name in ("reward_mask", "kl_mask")]
+    made = {
+        "logps": policy.sum(), "prefix_logps": policy[:prefix].sum(), "forward_kl": divergence.sum(),
+        "collision_logps": leaf.softmax(-1).square().sum(-1).log().sum(),
+        "plus_logps": picked(leaf + epsilon * difference).sum(),
+        "minus_logps": picked(leaf - epsilon * difference).sum(),
+        "masked_logratios": (masks[0] * (policy - ref)).sum(), "masked_forward_kl": (masks[1] * divergence).sum()}
+    return {**{f"policy_{side}_{name}": value for name, value in made.items()}, f"ref_{side}_logps": ref.sum(),
+            f"ref_{side}_prefix_logps": ref[:prefix].sum(), f"{side}_len": torch.tensor(float(len(tokens))),
+            "policy_reward_mask_l1": masks[0].sum(), "policy_kl_mask_l1": masks[1].sum()}
+
+
+def pair_columns(inputs: list[dict[str, Any]], epsilon: float = 0.01) -> dict[str, Tensor]:
+    """The columns of all pairs, (pairs,)."""
+    every = []
+    for pair in inputs:
+        shorter = min(len(pair[side]["tokens"]) for side in ("chosen", "rejected"))
+        chosen, rejected = (side_columns(side, pair[side], epsilon, shorter) for side in ("chosen", "rejected"))
+        norms = {name: chosen[name] + rejected[name] for name in chosen if name.endswith("_l1")}
+        every.append({**chosen, **rejected, **norms})
+    return {name: torch.stack([columns[name] for columns in every]) for name in every[0]}
+
+
+@pytest.mark.parametrize("name", ["tdpo1", "tdpo2", "ld_dpo", "sparsepo_given_masks", "wpo"])
+def test_token_level(vectors: Any, name: str) -> None:
+    """Columns worked out from the logits; TDPO's gradients all the way back to them."""
+    section = vectors["token_level_methods"]
+    inputs, expected = section["inputs"], section[name]
+    columns = pair_columns(inputs)
+    known = methods.resolve(name, {}).hyperparameters
+    outcome = methods.apply(name, columns, **{setting: value for setting, value in expected["hyperparameters"].items()
+                                              if setting in known})
     equal(outcome.losses, expected["per_pair_losses"])
     equal(outcome.loss, expected["loss"])
-    equal_gradients(columns, expected["grad_w"], expected["grad_l"], of_averages="averages" in expected.get("note", ""))
+    if "weight" in expected:
+        equal(outcome.losses / -torch.nn.functional.logsigmoid(0.01 * outcome.margin), expected["weight"])
+    if "grad_policy_logits_chosen" in expected:
+        equal(outcome.chosen_rewards, expected["logged_chosen_rewards"])
+        equal(outcome.rejected_rewards, expected["logged_rejected_rewards"])
+        outcome.loss.backward()
+        for pair, chosen, rejected in zip(inputs, expected["grad_policy_logits_chosen"],
+                                          expected["grad_policy_logits_rejected"], strict=True):
+            equal(pair["chosen"]["leaf"].grad, chosen)
+            equal(pair["rejected"]["leaf"].grad, rejected)
+
+
+def expect_epsilon(outcome: methods.Outcome, columns: dict[str, Tensor], expected: dict[str, Any],
+                   of: slice, share: float) -> None:
+    """One of the original's micro-batches, `share` of the step."""
+    equal(outcome.beta[of], expected["per_pair_beta"])
+    equal(outcome.losses[of], expected["per_pair_losses"])
+    equal(outcome.chosen_rewards[of], expected["logged_chosen_rewards"])
+    equal(outcome.rejected_rewards[of], expected["logged_rejected_rewards"])
+    for side, key in (("chosen", "grad_sum_pi_w"), ("rejected", "grad_sum_pi_l")):
+        gradient = columns[f"policy_{side}_logps"].grad
+        assert gradient is not None
+        # The original divides by the number of micro-batches, or leaves that to the trainer.
+        scale = float(gradient[of][0]) / expected[key][0]
+        assert scale == pytest.approx(share) or scale == pytest.approx(1.0)
+        equal(gradient[of] / scale, expected[key])
+
+
+@pytest.mark.parametrize("update", ["code", "paper"])
+def test_epsilon_dpo_over_optimizer_steps(vectors: Any, update: str) -> None:
+    """A step of ours is all micro-batches of the original's: the same decisions, losses and gradients, the same beta
+    after it; the paper's update by what the vector says that it would give."""
+    section = vectors["epsilon_dpo"]["epsilon_dpo_default_eps"]
+    given = section["hyperparameters"]
+    method = methods.resolve("epsilon_dpo", {"beta_init": given["beta_init"], "epsilon": given["epsilon"],
+                                             "update": update})
+    state = method.init_state()
+    for step in section["optimizer_steps"]:
+        state = {"epsilon_beta": torch.tensor(step["beta_before"], dtype=torch.float64)} if update == "paper" else state
+        inputs = [pair for batch in step["micro_batches"] for pair in batch["inputs"]]
+        columns = leaves_of(pair_columns(inputs, given["epsilon"]))
+        outcome = method.run(columns, state)
+        outcome.loss.backward()
+        at, share = 0, 1 / len(step["micro_batches"])
+        for batch in step["micro_batches"]:
+            count = len(batch["inputs"])
+            expect_epsilon(outcome, columns, batch["expected"], slice(at, at + count), share)
+            at += count
+        state = outcome.state
+        after = "beta_after" if update == "code" else "beta_after_if_paper_mean_of_instance_betas"
+        equal(state["epsilon_beta"], step[after])
+
+
+def test_epsilon_dpo_in_evaluation(vectors: Any) -> None:
+    section = vectors["epsilon_dpo"]["epsilon_dpo_eval"]
+    given, expected = section["hyperparameters"], section["expected"]
+    method = methods.resolve("epsilon_dpo", {"beta": given["beta_init"], "epsilon": given["epsilon"]})
+    columns = leaves_of(pair_columns(section["inputs"], given["epsilon"]))
+    outcome = method.run(columns, method.init_state(), training=False)
+    outcome.loss.backward()
+    expect_epsilon(outcome, columns, expected, slice(None), 1.0)
+    equal(outcome.state["epsilon_beta"], expected["beta_after"])
+
+
+def leaves_of(columns: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: column.detach().requires_grad_() if name.startswith("policy_") else column
+            for name, column in columns.items()}

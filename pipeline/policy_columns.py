@@ -1,0 +1,67 @@
+"""The columns that a policy's forward pass gives a method, per pair, from what it gives per token."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.forward import Scored, sum_per_completion
+
+SIDES = ("chosen", "rejected")
+# What a column's name says between the side and the end, and which extra of the forward pass it needs.
+STATISTICS = frozenset({"collision_logps"})
+PERTURBED = frozenset({"plus_logps", "minus_logps"})
+FULL_VOCABULARY = frozenset({"forward_kl"}) | PERTURBED
+PER_TOKEN = frozenset({"logps", "prefix_logps"}) | STATISTICS | FULL_VOCABULARY
+
+
+def made_here(reads: Collection[str]) -> frozenset[str]:
+    """Those of a method's base columns that the policy's forward pass makes."""
+    return frozenset(
+        name for name in reads if name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
+    )
+
+
+def sides_of(reads: Collection[str]) -> tuple[str, ...]:
+    """The completions that a method reads, chosen first."""
+    return tuple(side for side in SIDES if any(name.startswith(f"policy_{side}_") for name in reads))
+
+
+def kinds(names: Collection[str]) -> frozenset[str]:
+    """What is summed per completion to make the columns `names`."""
+    return frozenset(name.split("_", 2)[2] for name in names)
+
+
+def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str]) -> dict[str, Tensor]:
+    """`names`, each (pairs,) float64, from a micro-batch whose rows have the completions `sides`; gradients flow."""
+    made: dict[str, Tensor] = {}
+    for what in sorted(kinds(names)):
+        sums = sum_per_completion(_per_token(scored, what, len(sides)), scored.lengths)
+        for number, side in enumerate(sides):
+            made[f"policy_{side}_{what}"] = sums[number :: len(sides)]
+    return {name: made[name] for name in sorted(names)}
+
+
+def _per_token(scored: Scored, what: str, sides: int) -> Tensor:
+    """The values (tokens,) whose sum per completion is asked for."""
+    if what == "prefix_logps":
+        return scored.token_logps * _in_common_length(scored.lengths, sides)
+    column = {
+        "logps": scored.token_logps,
+        "collision_logps": scored.statistics and scored.statistics.collision_logps,
+        "forward_kl": scored.kl,
+        "plus_logps": scored.perturbed and scored.perturbed.plus_logps,
+        "minus_logps": scored.perturbed and scored.perturbed.minus_logps,
+    }[what]
+    assert column is not None, f"the forward pass was not asked for {what}"
+    return column
+
+
+def _in_common_length(lengths: Tensor, sides: int) -> Tensor:
+    """1 for the tokens before the end of the shorter completion of a pair, 0 for the rest of the longer (LD-DPO)."""
+    common = lengths.view(-1, sides).amin(1).repeat_interleave(sides)
+    return torch.cat(
+        [torch.arange(int(length)) < limit for length, limit in zip(lengths.cpu(), common.cpu(), strict=True)]
+    ).to(lengths.device)

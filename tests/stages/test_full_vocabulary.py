@@ -1,0 +1,142 @@
+"""Methods of the whole vocabulary: from stored hidden states the same training as with the reference loaded."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.identity import completion_id
+from scoreonce.stages import score, train
+from scoreonce.stages.hidden_store import HiddenStates, HiddenStore
+from scoreonce.stages.layout import Layout
+from scoreonce.stages.scoring import Job
+
+FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6}
+STORED = {"full_vocab": "hidden", "shard_completions": 16}
+
+
+@pytest.fixture
+def prepared(world):
+    world.prepare(world.random_pairs(24))
+    score.run(world.run(score=STORED))
+    return world
+
+
+def training(world, method, full_vocab, **changes):
+    run = world.run(train={**FAST, "method": method, "label": f"{method}-{full_vocab}", "full_vocab": full_vocab, **changes})
+    train.run(run)
+    layout = Layout.of(run)
+    lines = [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
+    return lines, load_file(layout.policy / "model.safetensors")
+
+
+def hidden_store(world):
+    return HiddenStore(Job.of(world.run()).store.folder)
+
+
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2"])
+def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
+    stored, weights = training(prepared, method, "hidden")
+    live, others = training(prepared, method, "live")
+    for mine, theirs in zip(stored, live, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-6)
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
+    assert len({line["loss"] for line in stored}) == len(stored)
+
+
+def test_stored_states_and_head_give_the_models_own_logits(prepared):
+    """Hidden states times head against logits of plain transformers."""
+    model = AutoModelForCausalLM.from_pretrained(prepared.model()).eval()
+    states, head = HiddenStates(hidden_store(prepared)), hidden_store(prepared).head(torch.device("cpu"))
+    for prompt, chosen, _ in prepared.random_pairs(24)[:5]:
+        ids = torch.tensor([prompt + chosen])
+        with torch.no_grad():
+            expected = model(ids).logits[0, len(prompt) - 1 : -1]
+        hidden = states.read([completion_id(prompt, chosen)])
+        assert hidden.shape[0] == len(chosen)
+        torch.testing.assert_close(hidden @ head.weight.T * head.scale, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_are_kept_once_and_added_later(world, capsys):
+    """Scores first, states when asked for; a second time nothing; more pairs, only theirs."""
+    pairs = world.random_pairs(20)
+    world.prepare(pairs[:12])
+    score.run(world.run())
+    assert hidden_store(world).ids() == []
+    score.run(world.run(score=STORED))
+    assert len(hidden_store(world).ids()) == 24
+    score.run(world.run(score=STORED))
+    assert "scored     nothing" in capsys.readouterr().out
+    world.prepare(pairs)
+    score.run(world.run(score=STORED))
+    assert sorted(hidden_store(world).ids()) == sorted(set(hidden_store(world).ids()))
+    assert len(hidden_store(world).ids()) == 40
+
+
+def test_disk_a_token(prepared):
+    """2 d bytes in bfloat16, 4 d in float32, and little besides."""
+    tokens = sum(len(c) + len(r) for _, c, r in prepared.random_pairs(24))
+    for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
+        score.run(run)
+        blocks = HiddenStore(Job.of(run).store.folder).blocks()
+        assert sum(block.stat().st_size for block in blocks) == pytest.approx(size * 32 * tokens, rel=0.05, abs=24 * 2 * 50)
+
+
+def expect(world, match, **settings):
+    with pytest.raises(InputError, match=match) as raised:
+        train.run(world.run(train={**FAST, **settings}))
+    return raised.value
+
+
+def test_without_hidden_states(world):
+    world.prepare(world.random_pairs(8))
+    score.run(world.run())
+    assert "score.full_vocab" in expect(world, "whole next-token distributions", method="tdpo1").fix
+
+
+def test_with_some_hidden_states(world):
+    pairs = world.random_pairs(12)
+    world.prepare(pairs[:8])
+    score.run(world.run(score=STORED))
+    world.prepare(pairs)
+    score.run(world.run())
+    assert "8 of the training completions" in expect(world, "no reference hidden states", method="tdpo1").found
+
+
+def test_a_truncated_block(prepared):
+    block = hidden_store(prepared).blocks()[0]
+    block.write_bytes(block.read_bytes()[:-10])
+    assert str(block) in expect(prepared, "block of reference hidden states is damaged", method="tdpo1").where
+
+
+def test_a_flipped_bit_is_found_by_verify(prepared):
+    block = hidden_store(prepared).blocks()[0]
+    content = bytearray(block.read_bytes())
+    content[-7] ^= 1
+    block.write_bytes(content)
+    assert [path for path, _ in hidden_store(prepared).damage()] == [block]
+
+
+def test_ld_dpo_takes_its_prefixes_from_the_store(prepared):
+    """Equal lengths' worth of both sides; the tail counts half. At step 0 policy and reference agree: log 2."""
+    lines, _ = training(prepared, "ld_dpo", "hidden")
+    assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    steps = pl.read_parquet(Layout.of(prepared.run(train={"label": "ld_dpo-hidden"})).training / "steps.parquet")
+    assert steps["loss"].is_finite().all()
+
+
+def test_wpo_weighs_by_the_policys_own_distribution(prepared):
+    lines, _ = training(prepared, "wpo", "hidden")
+    assert 0 < lines[0]["loss"] < np.log(2)
+
+
+def test_a_method_that_training_cannot_feed_says_what_is_missing(prepared):
+    assert "policy_kl_logps" in expect(prepared, "needs more of the policy", method="kto").found
