@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -95,6 +95,7 @@ class Step:
     method: Method
     processes: Processes = Processes()
     reference: Callable[[Sequence[PromptRow]], ReferenceLogits] | None = None  # for methods of the whole vocabulary
+    share: float = 1.0  # of these pairs' loss in what the optimizer descends
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
@@ -189,7 +190,7 @@ class Step:
     def _backward(
         self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
     ) -> None:
-        scale = self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
+        scale = self.share * self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
         terms = [
             (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()
@@ -199,3 +200,39 @@ class Step:
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.processes.no_sync()
+
+
+def in_parts(
+    step: Step,
+    rows: Sequence[PromptRow],
+    columns: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    budget: int,
+    pairs: int,
+) -> tuple[Outcome, dict[str, Tensor]]:
+    """One optimizer step as the papers' code takes it: each `pairs` consecutive pairs are a batch of their own.
+
+    Statistics move once per part, its loss is its own mean, and the parts' losses are averaged.
+    """
+    starts = range(0, len(rows), pairs)
+    part, done = replace(step, share=1 / len(starts)), []
+    for start in starts:
+        here = slice(start, start + pairs)
+        own = {name: column[here] if column.ndim else column for name, column in columns.items()}
+        outcome, everything = part(rows[here], own, state, budget)
+        state = outcome.state
+        done.append((outcome, everything))
+    return _joined([outcome for outcome, _ in done]), _concatenated([everything for _, everything in done])
+
+
+def _joined(parts: Sequence[Outcome]) -> Outcome:
+    columns = [field.name for field in fields(Outcome) if field.name != "state"]
+    return Outcome(
+        **_concatenated([{name: vars(part)[name] for name in columns} for part in parts]), state=parts[-1].state
+    )
+
+
+def _concatenated(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        name: torch.cat([part[name] for part in parts]) if column.ndim else column for name, column in parts[0].items()
+    }

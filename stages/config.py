@@ -96,6 +96,7 @@ class Train(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
 
     method: str = "dpo"
+    method_file: str | None = Field(None, description="a Python file that registers a method; its code is run")
     objective: str | None = None
     calibration: str | None = None
     selection: str | None = None
@@ -114,6 +115,10 @@ class Train(BaseModel):
     epochs: float = Field(1, gt=0)
     max_steps: int | None = Field(None, ge=1, description="overrides epochs")
     batch_pairs: int = Field(64, ge=1, description="pairs per optimizer step, over all processes and micro-batches")
+    scope: Literal["step", "microbatch"] = Field(
+        "step", description="what batch statistics cover: the optimizer step, or parts of it as in the papers' code"
+    )
+    microbatch_pairs: int = Field(8, ge=1, description="pairs of such a part, over all processes")
     shuffle: bool = True
     seed: int = Field(0, ge=0)
     gradient_checkpointing: bool = False

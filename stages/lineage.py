@@ -18,7 +18,7 @@ from scoreonce.stages.layout import Layout
 # How a run is carried out and watched; the trained weights do not depend on it.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
 # Stated with the method, in their resolved form.
-METHOD = {"method", "objective", "calibration", "selection"}
+METHOD = {"method", "method_file", "objective", "calibration", "selection"}
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from accelerate import Accelerator, DistributedType
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.methods import Method
 from scoreonce.stages import files, lineage, models, training_data
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Run, Train
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.training import Trainer
 
@@ -32,13 +33,7 @@ def run(run: Run, *, restart: bool = False) -> None:
     Raises `InputError` for anything in the way that the user can mend, `SystemExit(143)` after SIGTERM.
     """
     layout, settings = Layout.of(run), run.train
-    method = methods.resolve(
-        settings.method,
-        settings.hyperparameters,
-        objective=settings.objective,
-        calibration=settings.calibration,
-        selection=settings.selection,
-    )
+    method = _method(settings)
     data = training_data.load(layout, method.reads)
     story = lineage.describe(run, method, len(data))
     accelerator = _accelerator(run, layout)
@@ -59,6 +54,27 @@ def run(run: Run, *, restart: bool = False) -> None:
     trainer.save_policy(layout, story)
     accelerator.end_training()
     accelerator.print(f"{layout.label}: {trainer.steps:,} steps done, model in {layout.policy}")
+
+
+def _method(settings: Train) -> Method:
+    if settings.method_file:
+        print(f"running the code of {settings.method_file}")
+        methods.load_file(settings.method_file)
+    method = methods.resolve(
+        settings.method,
+        settings.hyperparameters,
+        objective=settings.objective,
+        calibration=settings.calibration,
+        selection=settings.selection,
+    )
+    if settings.scope == "microbatch" and not method.batch_coupled:
+        raise InputError(
+            f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",
+            found='scope = "microbatch"',
+            where="train.scope",
+            fix='Use scope = "step", or a method such as beta_dpo or alpha_dpo.',
+        )
+    return method
 
 
 def _accelerator(run: Run, layout: Layout) -> Accelerator:

@@ -20,7 +20,7 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.metrics import step_metrics
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
-from scoreonce.pipeline.step import Processes, Step
+from scoreonce.pipeline.step import Processes, Step, in_parts
 from scoreonce.stages import checkpoint, lineage, models, policy, reference_states, sampling, verify
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
@@ -149,7 +149,10 @@ class Trainer:
         if method.random:
             columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
         tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
-        outcome, everything = self.step(rows, tensors, state, self.budget)
+        if settings.scope == "microbatch":
+            outcome, everything = in_parts(self.step, rows, tensors, state, self.budget, settings.microbatch_pairs)
+        else:
+            outcome, everything = self.step(rows, tensors, state, self.budget)
         rate = float(self.training.scheduler.get_last_lr()[0])
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
 from typing import Any
 
 from scoreonce.pipeline.errors import InputError
@@ -23,34 +24,44 @@ def load_file(path: str) -> list[str]:
     leaves nothing behind. Raises `InputError` for a file that is not there, is no Python, raises, registers nothing,
     or takes a name that exists.
     """
-    name = "scoreonce_method_file_" + "".join(c if c.isalnum() else "_" for c in str(path))
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not str(path).endswith(".py"):
-        raise InputError("The method file is not a Python file.", found=str(path), where="method_file",
-                         fix="Give the path of a .py file.")
-    module = importlib.util.module_from_spec(spec)
+    name = "scoreonce_method_file_" + "".join(c if c.isalnum() else "_" for c in path)
+    source = _source(name, path)
     with _undone_on_failure(name):
         _forget(name)
         before = set(METHODS)
-        sys.modules[name] = module
-        try:
-            spec.loader.exec_module(module)
-        except InputError:
-            raise
-        except FileNotFoundError as error:
-            raise InputError("The method file cannot be read.", found=str(error), where=str(path),
-                             fix="Check `method_file`: a relative path starts at the working directory.") from error
-        except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            line = error.lineno if isinstance(error, SyntaxError) else last.lineno
-            raise InputError("The method file raised an error.", found=f"{type(error).__name__}: {error}",
-                             where=f"{path}, line {line}", fix="Correct the file.") from error
+        _execute(name, path, source)
         added = [each for each in METHODS if each not in before]
         if not added:
-            raise InputError("The method file registers no method.", found="no call of method(...)", where=str(path),
+            raise InputError("The method file registers no method.", found="no call of method(...)", where=path,
                              fix='End it with method("my_name", "what it changes", paper=..., objective=...).')
         _LOADED[name] = added
     return added
+
+
+def _source(name: str, path: str) -> bytes:
+    if not path.endswith(".py"):
+        raise InputError("The method file is not a Python file.", found=path, where="method_file",
+                         fix="Give the path of a .py file.")
+    try:
+        return SourceFileLoader(name, path).get_data(path)
+    except OSError as error:
+        raise InputError("The method file cannot be read.", found=str(error), where=path,
+                         fix="Check `method_file`: a relative path starts at the working directory.") from error
+
+
+def _execute(name: str, path: str, source: bytes) -> None:
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)  # not imported: that would leave bytecode beside the file
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) and not lines else lines[-1] if lines else "unknown"
+        raise InputError("The method file raised an error.", found=f"{type(error).__name__}: {error}",
+                         where=f"{path}, line {line}", fix="Correct the file.") from error
 
 
 def _forget(name: str) -> None:
@@ -74,7 +85,8 @@ def _undone_on_failure(name: str) -> Iterator[None]:
         for table, contents in zip(tables, saved, strict=True):
             table.clear()
             table.update(contents)
-        sys.modules.pop(name, None)
-        if earlier is not None:
+        if earlier is None:
+            sys.modules.pop(name, None)
+        else:
             sys.modules[name] = earlier
         raise

@@ -13,7 +13,7 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import ReferenceLogits
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, kinds, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
-from scoreonce.pipeline.step import Plan, Processes, Step
+from scoreonce.pipeline.step import Plan, Processes, Step, in_parts
 
 PAIRS = 12
 
@@ -126,6 +126,31 @@ def test_two_processes_sum_to_one(name, budget):
         Step(TokenScorer(model, "shared"), list(model.parameters()), method, processes)(rows, columns, method.init_state(), budget)
         sums.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
     assert_same_gradient((sums[0] + sums[1]) / 2, whole)
+
+
+@pytest.mark.parametrize("name", ["beta_dpo", "alpha_dpo"])
+@pytest.mark.parametrize("budget", [10**6, 40])
+def test_micro_batch_scope_is_the_papers_loop(name, budget):
+    """Three batches of 4 pairs: state moves after each, each loss is its own mean, gradients are averaged."""
+    torch.manual_seed(1)
+    model, rows, columns = problem()
+    method = methods.resolve(name, {})
+    step = Step(TokenScorer(model, "shared"), list(model.parameters()), method)
+    outcome, _ = in_parts(step, rows, columns, method.init_state(), budget, 4)
+    flat = torch.cat([p.grad.flatten() for p in model.parameters()])
+    state, total, losses = method.init_state(), 0, []
+    for start in (0, 4, 8):
+        torch.manual_seed(1)
+        model, rows, columns = problem()
+        here = slice(start, start + 4)
+        step = Step(TokenScorer(model, "shared"), list(model.parameters()), method)
+        own, _ = step(rows[here], {key: column[here] for key, column in columns.items()}, state, 10**6)
+        state, total = own.state, total + torch.cat([p.grad.flatten() for p in model.parameters()]) / 3
+        losses.append(own.losses)
+    assert_same_gradient(flat, total)
+    torch.testing.assert_close(outcome.losses, torch.cat(losses), rtol=1e-5, atol=1e-5)
+    for key, value in state.items():
+        torch.testing.assert_close(outcome.state[key], value, rtol=1e-5, atol=1e-5)
 
 
 def test_plan_gives_every_process_as_many_micro_batches():

@@ -262,6 +262,30 @@ def test_two_processes_train_the_same_policy(prepared):
         assert_equal(weights(one), weights(Layout.of(run)), 2e-5)
 
 
+def test_a_method_from_a_file(prepared, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text("""
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.registry import objective
+
+
+@objective()
+def squared(margin):
+    return (margin - 1) ** 2
+
+
+method("squared_margin", "a test", paper=None, objective=squared)
+""")
+    layout = training(prepared, "squared_margin", method_file=str(path), max_steps=2)
+    assert "running the code of" in capsys.readouterr().out
+    assert metrics(layout)[0]["loss"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_micro_batch_scope_needs_a_method_with_statistics(prepared):
+    assert metrics(training(prepared, "beta_dpo", scope="microbatch", microbatch_pairs=4))
+    assert "nothing for a micro-batch scope" in str(expect(prepared, "no statistics over a batch", scope="microbatch"))
+
+
 # What users get wrong
 
 def expect(world, match, **settings):

@@ -1,4 +1,7 @@
-"""Columns for every method: random ones, and ones worked out from logits."""
+"""Columns for every method, and what values worked out by hand are compared with."""
+
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,3 +64,32 @@ def leaves(columns: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def rows(columns: dict[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     return {name: column[index] for name, column in columns.items()}
+
+
+def tensor(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def pairs(chosen: list[float], rejected: list[float], *, lens: tuple[float, float] = (1, 1)) -> dict[str, Tensor]:
+    """Pairs with these log-ratios: the policy at -20 nats plus the log-ratio, the reference at -20."""
+    one = torch.ones(len(chosen), dtype=torch.float64)
+    return {"policy_chosen_logps": (tensor(*chosen) - 20).requires_grad_(),
+            "policy_rejected_logps": (tensor(*rejected) - 20).requires_grad_(), "ref_chosen_logps": -20 * one,
+            "ref_rejected_logps": -20 * one, "chosen_len": lens[0] * one, "rejected_len": lens[1] * one}
+
+
+def near(actual: Tensor | None, *expected: float) -> None:
+    assert actual is not None
+    torch.testing.assert_close(actual.detach().reshape(-1), tensor(*expected), rtol=1e-9, atol=1e-12)
+
+
+def losses(name: str, columns: dict[str, Tensor], **settings: Any) -> Tensor:
+    return methods.apply(name, columns, **settings).losses
+
+
+def log_sigmoid(x: float) -> float:
+    return -math.log(1 + math.exp(-x))
+
+
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))

@@ -4,28 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from method_batches import near, pairs, tensor
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods.beta_dpo import gaussian_gap
 from scoreonce.pipeline.methods.reductions import weighted_mean
-
-
-def tensor(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def pairs(chosen: list[float], rejected: list[float], *, lens: tuple[float, float] = (1, 1)) -> dict[str, Tensor]:
-    """Pairs with these log-ratios: the policy at -20 nats plus the log-ratio, the reference at -20."""
-    one = torch.ones(len(chosen), dtype=torch.float64)
-    return {"policy_chosen_logps": (tensor(*chosen) - 20).requires_grad_(),
-            "policy_rejected_logps": (tensor(*rejected) - 20).requires_grad_(), "ref_chosen_logps": -20 * one,
-            "ref_rejected_logps": -20 * one, "chosen_len": lens[0] * one, "rejected_len": lens[1] * one}
-
-
-def near(actual: Tensor | None, *expected: float) -> None:
-    assert actual is not None
-    torch.testing.assert_close(actual.detach().reshape(-1), tensor(*expected), rtol=1e-9, atol=1e-12)
 
 
 def test_dpo() -> None:

@@ -1,0 +1,125 @@
+"""One self-contained HTML page about what an audit found in a preference dataset.
+
+`render` gives the page as a string. Figures are drawn here and need no script; the page's one script only sorts and
+searches the table of the worst pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from scoreonce.pipeline import page
+from scoreonce.pipeline.audit_page_figures import Scale, Shortcut, histograms, scale, shortcuts, strength
+from scoreonce.pipeline.audit_page_pairs import Texts, examples, worst_pairs
+from scoreonce.pipeline.audit_page_verdict import present, verdict
+from scoreonce.pipeline.quarantine import REASONS
+from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number, percent, shown
+
+SOURCES_SHOWN = 25
+# The first finding of each of these has its examples open.
+HEADINGS = (("fail", "Faults: mend these before training"), ("flag", "Flags: look at these"),
+            ("info", "For information"))
+
+
+@dataclass(frozen=True)
+class AuditPage:
+    """What the page shows.
+
+    `audit` is the content of audit.json; `texts` has the pairs that it names by `(split, row)`, `others` those that
+    it names as another pair's double, by their pair_id. `affected` counts the pairs with any finding of a severity.
+    """
+
+    audit: Mapping[str, Any]
+    texts: Mapping[tuple[str, int], Texts] = field(default_factory=dict)
+    others: Mapping[str, Texts] = field(default_factory=dict)
+    affected: Mapping[str, int] = field(default_factory=dict)
+    title: str = "scoreonce audit"
+    made: str = ""
+
+
+def render(shown_page: AuditPage) -> str:
+    """The page, as HTML."""
+    audit = shown_page.audit
+    traits = shortcuts(audit["shortcuts"])
+    axis = scale(traits)
+    sources = sorted(audit["sources"], key=lambda row: -row["pairs"])
+    html: str = page.environment().get_template("audit_page.html.jinja").render(
+        title=shown_page.title, made=shown_page.made, verdict=verdict(audit, shown_page.affected),
+        findings=_findings(shown_page), headings=HEADINGS,
+        absent=[finding for finding in audit["findings"] if not finding["rows"]],
+        titles={finding["name"]: finding["title"] for finding in audit["findings"]},
+        shortcuts=traits, scale=axis, scale_ticks=_scale_ticks(axis), by_source=_by_source(traits),
+        histograms=histograms(audit["distributions"]), sources=sources, sources_shown=SOURCES_SHOWN,
+        measures_by_source=_numbers_of(sources), worst=worst_pairs(audit["worst"], shown_page.texts),
+        quarantine=_quarantine(audit["data"]), data_facts=_data_facts(audit),
+        measures=_facts(audit["measures"]), reference_facts=_facts(audit["reference"] or {}),
+        share=_share, words=_words, heat=_heat,
+        style=page.style("audit_page.css"), **page.script(page.resource("audit_page.js")))
+    # JSON can spell half of a surrogate pair, which no file can hold.
+    return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
+    """The findings that concern any row, by severity, then by rows, with their examples as the page shows them."""
+    groups = [present(shown_page.audit, severity) for severity, _ in HEADINGS]
+    return [{**finding, "examples": examples(finding["examples"], shown_page.texts, shown_page.others),
+             "open": finding["severity"] == "fail" or index == 0 and finding["severity"] == "flag"}
+            for group in groups for index, finding in enumerate(group)]
+
+
+def _by_source(traits: Sequence[Shortcut]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+    """For each source, largest first, its entry under every trait."""
+    tables = [{entry["source"]: entry for entry in trait.sources} for trait in traits]
+    pairs = {source: entry["pairs"] for table in tables for source, entry in table.items()}
+    order = sorted(pairs, key=lambda source: (-pairs[source], source))
+    return [(source, [table.get(source) for table in tables]) for source in order]
+
+
+def _scale_ticks(axis: Scale) -> list[tuple[float, str]]:
+    tenths = [step / 10 for step in range(11) if axis.low <= step / 10 <= axis.high]
+    return [(axis.at(value), f"{value:g}") for value in tenths]
+
+
+def _numbers_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The measures that any source has, in the order of the first that has them."""
+    names = dict.fromkeys(name for row in rows for name, value in row.items() if is_number(value))
+    return [name for name in names if name not in ("pairs", "share")]
+
+
+def _quarantine(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """What keeps rows out, their number and share of the raw rows, most frequent first."""
+    reasons = sorted(data["quarantined_by_reason"].items(), key=lambda item: (-item[1], item[0]))
+    raw = data["counts"]["raw"]
+    return [(REASONS.get(reason, _words(reason)), number(rows), percent(rows / raw) if raw else NOTHING)
+            for reason, rows in reasons]
+
+
+def _data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    counts = audit["data"]["counts"]
+    facts = [("source", shown(audit["data"]["source"])), ("raw rows", number(counts["raw"])),
+             ("pairs to train on", number(counts["train"])), ("pairs held out", number(counts["test"])),
+             ("in quarantine", number(counts["quarantined"]))]
+    return [*facts, ("trained runs", shown(list(audit["training"])))] if audit["training"] else facts
+
+
+def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(_words(name.replace(".", ": ")), number(value) if is_number(value) else shown(value))
+            for name, value in flatten(tree).items()]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _share(value: float) -> str:
+    """A share; never 0.0% of something that is there, nor 100.0% where something is missing."""
+    if 0 < value < 0.001:
+        return "< 0.1%"
+    return percent(value)
+
+
+def _heat(entry: Mapping[str, Any]) -> int:
+    """How strongly a cell is tinted, in per cent: fully from an AUC of 0.3 away from 0.5."""
+    return round(min(1.0, strength(entry) / 0.3) * 45)

@@ -1,0 +1,100 @@
+"""Pairs as the audit page shows them: the texts of both sides, escaped, with their differences marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from scoreonce.pipeline.audit_page_diff import Block, Piece, Side, compare, excerpts, passage
+from scoreonce.pipeline.audit_page_text import visible
+from scoreonce.pipeline.report_format import number
+
+OPENING = 140
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A prepared pair's texts; `rejected` is None in completion-only data."""
+
+    pair_id: str
+    split: str
+    row: int
+    prompt: str
+    chosen: str
+    rejected: str | None
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """The texts of a pair as markup; `marked` unless the sides are too different for marks."""
+
+    prompt: Markup
+    chosen: Markup
+    rejected: Markup | None
+    marked: bool = True
+
+
+def comparison(texts: Texts) -> ShownPair:
+    """A pair with the words marked that only one side has, folded to what matters."""
+    if texts.rejected is None:
+        return ShownPair(markup(passage(texts.prompt)), markup(passage(texts.chosen)), None)
+    found = compare(texts.chosen, texts.rejected)
+    return ShownPair(markup(passage(texts.prompt)), markup(found.left), markup(found.right), found.marked)
+
+
+def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[tuple[str, int], Texts],
+             others: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
+    """A finding's examples with their texts, and those of the pair that each resembles, where these are known."""
+    return [_example(entry, texts.get((entry["split"], entry["row"])), others.get(entry.get("other_pair_id") or ""))
+            for entry in entries]
+
+
+def _example(entry: Mapping[str, Any], texts: Texts | None, other: Texts | None) -> Mapping[str, Any]:
+    return {**entry, "note": visible(entry.get("note") or ""), "pair": comparison(texts) if texts else None,
+            "other": _resembling(other, texts) if other else None,
+            "other_origin": f"{other.split} row {number(other.row)}" if other else ""}
+
+
+def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
+    """Another pair, with the words of its prompt marked that the prompt of the first has not."""
+    pair = comparison(other)
+    if texts is None or texts.prompt == other.prompt:
+        return pair
+    return ShownPair(markup(compare(texts.prompt, other.prompt).right), pair.chosen, pair.rejected, pair.marked)
+
+
+def worst_pairs(entries: Iterable[Mapping[str, Any]], texts: Mapping[tuple[str, int], Texts]) -> list[Mapping[str, Any]]:
+    """The lines of the table: each with the end of its prompt, and excerpts of its sides where they part."""
+    return [_worst(entry, texts.get((entry["split"], entry["row"]))) for entry in entries]
+
+
+def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
+    if texts is None:
+        return {**entry, "pair": None}
+    prompt = " ".join(texts.prompt[-4 * OPENING:].split())
+    opening = prompt if len(prompt) <= OPENING else f"… {prompt[-OPENING:]}"
+    chosen, rejected = excerpts(texts.chosen, texts.rejected or "")
+    pair = ShownPair(visible(opening), visible(chosen), None if texts.rejected is None else visible(rejected))
+    return {**entry, "pair": pair, "opening": visible(opening)}
+
+
+def markup(side: Side) -> Markup:
+    """A side as HTML within an element that keeps white space."""
+    left_out = [Markup('<span dir="ltr" class="cut">{} characters {} are left out of this page</span>').format(
+        number(count), where) if count else Markup() for count, where in ((side.before, "before"), (side.after, "after"))]
+    return Markup("").join([left_out[0], *(_block(block) for block in side.blocks), left_out[1]])
+
+
+def _block(block: Block) -> Markup:
+    pieces = Markup("").join(_piece(piece) for piece in block.pieces)
+    if not block.folded:
+        return pieces
+    return Markup('<details><summary dir="ltr">{} characters</summary>{}</details>').format(
+        number(block.characters), pieces)
+
+
+def _piece(piece: Piece) -> Markup:
+    return Markup("<mark>{}</mark>").format(visible(piece.text)) if piece.changed else visible(piece.text)
