@@ -18,7 +18,6 @@ from scoreonce.pipeline.quarantine import REASONS
 from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number, percent, shown
 
 SOURCES_SHOWN = 25
-# The first finding of each of these has its examples open.
 HEADINGS = (("fail", "Faults: mend these before training"), ("flag", "Flags: look at these"),
             ("info", "For information"))
 
@@ -65,8 +64,8 @@ def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
     """The findings that concern any row, by severity, then by rows, with their examples as the page shows them."""
     groups = [present(shown_page.audit, severity) for severity, _ in HEADINGS]
     return [{**finding, "examples": examples(finding["examples"], shown_page.texts, shown_page.others),
-             "open": finding["severity"] == "fail" or index == 0 and finding["severity"] == "flag"}
-            for group in groups for index, finding in enumerate(group)]
+             "examples_open": int(finding["severity"] == "fail" or finding in groups[1][:1])}
+            for group in groups for finding in group]
 
 
 def _by_source(traits: Sequence[Shortcut]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:

@@ -10,7 +10,7 @@ from difflib import SequenceMatcher
 
 # Characters of one text that a page holds at all, those that it shows at once, and those kept around a difference.
 CAP = 8000
-BUDGET = 900
+BUDGET = 700
 CONTEXT = 120
 LEAD = 1000
 # Texts with less of their characters in common than this are shown without marks: all would be marked.
@@ -167,10 +167,16 @@ def _within(budget: int, blocks: Iterable[Block]) -> Iterator[Block]:
             yield block
             left -= 0 if block.folded else block.characters
             continue
-        piece, keep = block.pieces[0], max(0, left)
+        piece, keep = block.pieces[0], _word_end(block.pieces[0].text, max(0, left))
         yield Block((Piece(piece.text[:keep], piece.changed),))
         yield Block((Piece(piece.text[keep:], piece.changed),), folded=True)
         left = -CONTEXT
+
+
+def _word_end(text: str, most: int) -> int:
+    """The end of the last whole word within `most` characters; `most` itself where the word began long before."""
+    end = most if text[most:most + 1].isspace() else max(text.rfind(" ", 0, most), text.rfind("\n", 0, most))
+    return end if end > most - CONTEXT / 2 else most
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:

@@ -97,4 +97,8 @@ def _block(block: Block) -> Markup:
 
 
 def _piece(piece: Piece) -> Markup:
-    return Markup("<mark>{}</mark>").format(visible(piece.text)) if piece.changed else visible(piece.text)
+    if not piece.changed:
+        return visible(piece.text)
+    # White space at the end is marked only where nothing else is.
+    end = len(piece.text.rstrip()) or len(piece.text)
+    return Markup("<mark>{}</mark>{}").format(visible(piece.text[:end]), visible(piece.text[end:]))

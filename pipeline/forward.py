@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from scoreonce.pipeline import architecture, rows
 from scoreonce.pipeline.head import Perturbed, ReferenceLogits, TokenStatistics, token_columns
+from scoreonce.pipeline.masks import Masking, Masks
 
 
 class Scored(NamedTuple):
@@ -22,7 +23,9 @@ class Scored(NamedTuple):
     lengths: Tensor  # (completions,) int64
     statistics: TokenStatistics | None = None
     kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
+    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
     perturbed: Perturbed | None = None
+    masks: Masks | None = None  # per token; gradients flow into learnt ones
     hidden: Tensor | None = None  # (tokens, hidden), what predicts each token, in the model's dtype; no gradient
 
     def sums(self) -> Tensor:
@@ -44,10 +47,11 @@ class TokenScorer(nn.Module):
     no custom mask). A module of its own, so that DDP wraps body and head together.
     """
 
-    def __init__(self, model: nn.Module, layout: rows.Layout) -> None:
+    def __init__(self, model: nn.Module, layout: rows.Layout, masking: Masking | None = None) -> None:
         super().__init__()
         self.model = model
         self.layout = layout
+        self.masking = masking  # token masks of SparsePO and MAPO, from the reference's hidden states
 
     def forward(
         self,
@@ -66,8 +70,16 @@ class TokenScorer(nn.Module):
         batch = rows.collate(prompt_rows, self.layout).to(model.device)
         hidden, head = self._hidden(batch), architecture.head_of(model)
         columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
-        kept = hidden.detach() if keep_hidden else None
-        return Scored(columns.logps, batch.lengths, columns.statistics, columns.kl, columns.perturbed, kept)
+        return Scored(
+            columns.logps,
+            batch.lengths,
+            columns.statistics,
+            columns.kl,
+            columns.reference_logps,
+            columns.perturbed,
+            self.masking(reference.hidden, batch.lengths) if self.masking and reference else None,
+            hidden.detach() if keep_hidden else None,
+        )
 
     @torch.no_grad()
     def hidden(self, prompt_rows: Sequence[rows.PromptRow]) -> Tensor:

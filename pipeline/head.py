@@ -57,6 +57,7 @@ class TokenColumns(NamedTuple):
     logps: Tensor  # (tokens,) float32, nats; gradients flow
     statistics: TokenStatistics | None = None
     kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
+    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
     perturbed: Perturbed | None = None
 
 
@@ -88,6 +89,7 @@ def token_columns(
     return TokenColumns(
         logps,
         TokenStatistics(*islice(rest, 3)) if statistics else None,
+        next(rest) if reference else None,
         next(rest) if reference else None,
         Perturbed(*rest) if reference and reference.perturbation is not None else None,
     )
@@ -144,11 +146,12 @@ def _statistics(logits: Tensor, log_normaliser: Tensor, targets: Tensor) -> Toke
 def _against_reference(
     logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceLogits, start: int, stop: int
 ) -> list[Tensor]:
-    """KL(reference || policy) of a chunk, and the perturbed log-probs where they are wanted."""
+    """KL(reference || policy) of a chunk, the reference's log-probs, and the perturbed ones where they are wanted."""
     ref_logits = _logits(reference.hidden[start:stop], reference.head)
     ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
     gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
-    columns = [torch.einsum("tv,tv->t", ref_logps.exp(), gaps)]
+    chosen = ref_logps.gather(1, targets.unsqueeze(1)).squeeze(1).clamp(max=0)
+    columns = [torch.einsum("tv,tv->t", ref_logps.exp(), gaps), chosen]
     if reference.perturbation is not None:
         # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
         ahead = (logits - ref_logits).mul_(reference.perturbation)

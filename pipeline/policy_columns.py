@@ -13,14 +13,18 @@ SIDES = ("chosen", "rejected")
 # What a column's name says between the side and the end, and which extra of the forward pass it needs.
 STATISTICS = frozenset({"collision_logps"})
 PERTURBED = frozenset({"plus_logps", "minus_logps"})
-FULL_VOCABULARY = frozenset({"forward_kl"}) | PERTURBED
+MASKED = frozenset({"masked_logratios", "masked_forward_kl"})
+FULL_VOCABULARY = frozenset({"forward_kl"}) | PERTURBED | MASKED
 PER_TOKEN = frozenset({"logps", "prefix_logps"}) | STATISTICS | FULL_VOCABULARY
+PER_PAIR = frozenset({"policy_reward_mask_l1", "policy_kl_mask_l1"})  # over both completions
 
 
 def made_here(reads: Collection[str]) -> frozenset[str]:
     """Those of a method's base columns that the policy's forward pass makes."""
     return frozenset(
-        name for name in reads if name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
+        name
+        for name in reads
+        if name in PER_PAIR or name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
     )
 
 
@@ -31,7 +35,7 @@ def sides_of(reads: Collection[str]) -> tuple[str, ...]:
 
 def kinds(names: Collection[str]) -> frozenset[str]:
     """What is summed per completion to make the columns `names`."""
-    return frozenset(name.split("_", 2)[2] for name in names)
+    return frozenset(name.split("_", 2)[2] for name in names if name not in PER_PAIR)
 
 
 def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str]) -> dict[str, Tensor]:
@@ -41,6 +45,9 @@ def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str
         sums = sum_per_completion(_per_token(scored, what, len(sides)), scored.lengths)
         for number, side in enumerate(sides):
             made[f"policy_{side}_{what}"] = sums[number :: len(sides)]
+    if scored.masks is not None:
+        for name, mask in (("policy_reward_mask_l1", scored.masks.reward), ("policy_kl_mask_l1", scored.masks.kl)):
+            made[name] = sum_per_completion(mask, scored.lengths).view(-1, len(sides)).sum(1)
     return {name: made[name] for name in sorted(names)}
 
 
@@ -48,6 +55,8 @@ def _per_token(scored: Scored, what: str, sides: int) -> Tensor:
     """The values (tokens,) whose sum per completion is asked for."""
     if what == "prefix_logps":
         return scored.token_logps * _in_common_length(scored.lengths, sides)
+    if what in MASKED:
+        return _masked(scored)[what]
     column = {
         "logps": scored.token_logps,
         "collision_logps": scored.statistics and scored.statistics.collision_logps,
@@ -57,6 +66,17 @@ def _per_token(scored: Scored, what: str, sides: int) -> Tensor:
     }[what]
     assert column is not None, f"the forward pass was not asked for {what}"
     return column
+
+
+def _masked(scored: Scored) -> dict[str, Tensor]:
+    masks, reference_logps, kl = scored.masks, scored.reference_logps, scored.kl
+    assert masks is not None, "the forward pass has no masks"
+    assert reference_logps is not None, "the forward pass was not given the reference"
+    assert kl is not None, "the forward pass was not given the reference"
+    return {
+        "masked_logratios": masks.reward * (scored.token_logps - reference_logps),
+        "masked_forward_kl": masks.kl * kl,
+    }
 
 
 def _in_common_length(lengths: Tensor, sides: int) -> Tensor:

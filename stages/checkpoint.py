@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.optimizer import Masters
 from scoreonce.stages import files
 
@@ -26,7 +27,7 @@ from scoreonce.stages import files
 class Training:
     """The moving parts of a training run."""
 
-    model: nn.Module
+    model: TokenScorer
     masters: Masters
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler

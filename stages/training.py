@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from scoreonce.pipeline import probe
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.metrics import step_metrics
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
+from scoreonce.pipeline.policy_columns import MASKED, PER_PAIR, kinds, made_here
 from scoreonce.pipeline.step import Processes, Step, in_parts
 from scoreonce.stages import checkpoint, lineage, models, policy, reference_states, sampling, verify
 from scoreonce.stages.config import Run
@@ -62,18 +65,20 @@ class Trainer:
         found = probe.choose_layout(model, run.compute.attention, data.longest_row)
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
-        masters = Masters.of(model.parameters())
-        optimizer = make_optimizer(model, masters, settings)
+        reference = reference_states.provider(run, method, accelerator.device, data.longest_row)
+        scorer = TokenScorer(model, found.layout, masking(method, model))
+        masters = Masters.of(scorer.parameters())
+        optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
         steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
         scheduler = make_scheduler(optimizer, settings.scheduler, settings.warmup_ratio, steps)
-        scorer = accelerator.prepare_model(TokenScorer(model, found.layout))
+        prepared = accelerator.prepare_model(scorer)
         processes = Processes(
             index=accelerator.process_index,
             count=accelerator.num_processes,
             gather=lambda column: accelerator.reduce(column, "sum"),
             backward=accelerator.backward,
-            no_sync=lambda: accelerator.no_sync(scorer),
+            no_sync=lambda: accelerator.no_sync(prepared),
         )
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         accelerator.print(f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
@@ -81,14 +86,8 @@ class Trainer:
             run,
             data,
             accelerator,
-            checkpoint.Training(model, masters, optimizer, scheduler),
-            Step(
-                scorer,
-                masters.parameters,
-                method,
-                processes,
-                reference_states.provider(run, method, accelerator.device, data.longest_row),
-            ),
+            checkpoint.Training(scorer, masters, optimizer, scheduler),
+            Step(prepared, masters.parameters, method, processes, reference),
             run.compute.budget(accelerator.device.type),
             steps,
         )
@@ -136,7 +135,7 @@ class Trainer:
             start = lineage.start_of(self.run)
             origin = models.folder_of(start.model, start.revision)
             tokenizer = self.run.data.tokenizer or str(origin)
-            policy.save(layout.policy, self.training.model, origin=origin, tokenizer=tokenizer, lineage=story)
+            policy.save(layout.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=story)
         self.accelerator.wait_for_everyone()
 
     def _step(self, step: int, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Metrics, Rows]:
@@ -193,6 +192,17 @@ class Trainer:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def masking(method: Method, model: PreTrainedModel) -> Masking | None:
+    """The token masks that a method reads: learnt where it penalises them, else from activations."""
+    made = made_here(method.reads)
+    if not kinds(made) & MASKED:
+        return None
+    if not made & PER_PAIR:
+        return activation_masks
+    # The reference has the policy's width: it is where the policy starts, or the same architecture.
+    return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(model.device, model.dtype)
 
 
 def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:

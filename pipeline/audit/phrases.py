@@ -43,4 +43,6 @@ CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\x{FFFD}\x{202A}-\x{202E}\x{2066}-\x{
 
 SCRIPTS = ("Latin", "Han", "Hiragana", "Katakana", "Hangul", "Cyrillic", "Arabic", "Devanagari", "Greek", "Hebrew",
            "Thai", "Bengali", "Tamil")  # fmt: skip
+SCRIPT_CHARACTERS = 400  # at the start of a text, of which the letters are counted
 SCRIPT_LETTERS = 10  # a text of fewer letters has no script
+TEN_LATIN_LETTERS = r"(?:[A-Za-z][^A-Za-z]*){10}"

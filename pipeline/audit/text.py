@@ -44,6 +44,7 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
     has_rejected = texts["rejected"].is_not_null()
     columns = {f"{side}_key": pl.Series(key[i * pairs : (i + 1) * pairs]) for i, side in enumerate(SIDES)}
     columns["similarity"] = pl.Series(jaccard(of_side[1], of_side[2]).astype(np.float32))
+    columns |= {f"{side}_script": _scripts(texts[side]) for side in SIDES}
     if evaluation is not None:
         columns |= overlap(found, key, pairs, evaluation)
     frame = texts.select(_expressions()).hstack(pl.DataFrame(columns))
@@ -76,7 +77,6 @@ def _expressions() -> list[pl.Expr]:
     special = list(phrases.SPECIAL_TOKENS)
     return [
         *per_side,
-        *(_script(side).alias(f"{side}_script") for side in SIDES),
         pl.any_horizontal(pl.col(side).str.contains_any(special) for side in COMPLETIONS).fill_null(value=False)
         .alias("control_token_in_completion"),
         pl.col("prompt").str.contains_any(special).alias("control_token_in_prompt"),
@@ -96,12 +96,23 @@ def _completion(side: pl.Expr) -> dict[str, pl.Expr]:
     }
 
 
-def _script(side: str) -> pl.Expr:
-    """The writing system of most of a text's letters; null with fewer than `SCRIPT_LETTERS`."""
-    text = pl.col(side)
-    counts = [text.str.count_matches(rf"\p{{{script}}}") for script in phrases.SCRIPTS]
-    most = pl.max_horizontal(counts)
-    named = pl.coalesce(
-        pl.when(count == most).then(pl.lit(script)) for script, count in zip(phrases.SCRIPTS, counts, strict=True)
+def _scripts(texts: pl.Series) -> pl.Series:
+    """The writing system of most letters at the start of each text; null with fewer than `SCRIPT_LETTERS`."""
+    opening = pl.col("text").str.slice(0, phrases.SCRIPT_CHARACTERS)
+    frame = pl.DataFrame({"text": texts}).select(opening, place=pl.int_range(pl.len()))
+    ascii_only = pl.col("text").str.len_bytes() == pl.col("text").str.len_chars()
+    plain = frame.filter(ascii_only).select(
+        "place", script=pl.when(pl.col("text").str.contains(phrases.TEN_LATIN_LETTERS)).then(pl.lit("Latin"))
     )
-    return pl.when(most >= phrases.SCRIPT_LETTERS).then(named).cast(pl.Enum(phrases.SCRIPTS))
+    counted = frame.filter(~ascii_only).select(
+        "place", *(pl.col("text").str.count_matches(rf"\p{{{script}}}").alias(script) for script in phrases.SCRIPTS)
+    )  # counted before it is compared: an eager frame evaluates an expression as often as it is written
+    other = counted.select("place", script=_most_frequent_script())
+    found = pl.concat([plain, other, frame.filter(pl.col("text").is_null()).select("place", script=pl.lit(None))])
+    return found.sort("place")["script"].cast(pl.Enum(phrases.SCRIPTS))
+
+
+def _most_frequent_script() -> pl.Expr:
+    most = pl.max_horizontal(phrases.SCRIPTS)
+    named = pl.coalesce(pl.when(pl.col(script) == most).then(pl.lit(script)) for script in phrases.SCRIPTS)
+    return pl.when(most >= phrases.SCRIPT_LETTERS).then(named)

@@ -48,6 +48,6 @@ def aot(policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, ref_chosen_l
 
 AOT = Paper("Distributional Preference Alignment of LLMs via Optimal Transport", "2406.05882", "NeurIPS 2024")
 method("aot", "The policy's sorted preference gaps above the reference's", paper=AOT, objective=aot,
-       aliases={"aot_ref": {}, "aot_ref_own_inputs": {"label_smoothing": 0.05}})
+       aliases={"aot_ref": {}})
 method("aot_pair", "The sorted chosen log-ratios above the sorted rejected ones", paper=AOT, objective=aot_pair,
-       aliases={"aot_unpaired": {}, "aot_pair_own_inputs": {"label_smoothing": 0.05}})
+       aliases={"aot_unpaired": {}})

@@ -40,7 +40,6 @@ def bco_pair(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor)
 
 BCO = Paper("Binary Classifier Optimization for Large Language Model Alignment", "2404.04656", "ACL 2025")
 method("bco", "Chosen and rejected told apart by a classifier with a running reward shift", paper=BCO, objective=bco,
-       aliases={"bco_pair_trl_0_13": {}, "bco_pair_trl_0_13_first_batch": {}, "bco_pair_running_mean": {},
-                "bco_pair_running_mean_3_batches": {}})
+       aliases={"bco_pair_trl_0_13": {}, "bco_pair_running_mean": {}})
 method("bco_pair", "Chosen and rejected told apart by a classifier, no reward shift", paper=BCO, objective=bco_pair,
        aliases={"bco_pair_trl_1": {}, "bco_pair_no_delta": {}})

@@ -37,8 +37,7 @@ def dpo_norm(normalised_margin: Tensor, beta: Tensor, target_margin: Tensor) -> 
 DPO = Paper("Direct Preference Optimization: Your Language Model is Secretly a Reward Model", "2305.18290",
             "NeurIPS 2023")
 method("dpo", "Direct preference optimisation; cDPO with label_smoothing > 0", paper=DPO, objective=dpo,
-       aliases={"sigmoid": {}, "dpo_sigmoid": {}, "cdpo": {"label_smoothing": 0.1},
-                "cdpo_label_smoothing_0.1": {"label_smoothing": 0.1}},
+       aliases={"sigmoid": {}, "dpo_sigmoid": {}, "cdpo": {"label_smoothing": 0.1}},
        synonyms={"f_divergence_type": "divergence"},
        learning_rate="5e-7 to 1e-6 (7–9B instruct models; beta 0.01 is typical there)")
 method("dpo_norm", "DPO on log-ratios per token",

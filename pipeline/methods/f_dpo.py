@@ -11,5 +11,5 @@ method("f_dpo", "DPO under another divergence than the reverse KL",
                    "2309.16240", "ICLR 2024"),
        objective=dpo, defaults={"divergence": "js"},
        aliases={"dpo_js_divergence": {}, "dpo_forward_kl": {"divergence": "forward_kl"},
-                "dpo_alpha_divergence": {"divergence": "alpha"}, "dpo_alpha_divergence_0.5": {"divergence": "alpha"}},
+                "dpo_alpha_divergence": {"divergence": "alpha"}},
        synonyms={"alpha": "divergence_alpha", "f_divergence_type": "divergence"})

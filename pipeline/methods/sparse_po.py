@@ -50,7 +50,7 @@ def sparse_po(masked_margin: Tensor, policy_reward_mask_l1: Tensor, policy_kl_ma
 SPARSE_PO = Paper("SparsePO: Controlling Preference Alignment of LLMs via Sparse Token Masks", "2410.05102",
                   "EMNLP Findings 2025")
 method("sparse_po", "Token-wise rewards and divergences under learnt sparse masks", paper=SPARSE_PO,
-       objective=sparse_po, aliases={"sparsepo": {}, "sparsepo_given_masks": {}},
+       objective=sparse_po, aliases={"sparsepo": {}},
        learning_rate="1e-6 (IMDb, beta 0.8), 1e-4 (TL;DR, beta 0.8), 5e-7 (HH, beta 0.1)")
 method("mapo", "Token-wise rewards and divergences under masks from the reference's activations", paper=SPARSE_PO,
        objective=mapo, learning_rate="1e-6 (HH, beta 0.1)")

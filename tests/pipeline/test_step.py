@@ -14,6 +14,7 @@ from scoreonce.pipeline.head import ReferenceLogits
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, kinds, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.pipeline.step import Plan, Processes, Step, in_parts
+from scoreonce.stages.training import masking
 
 PAIRS = 12
 
@@ -44,9 +45,9 @@ def gradients(name, budget):
     """The flat gradient, the outcome and the number of forwards of one step under a token budget."""
     torch.manual_seed(1)
     model, rows, columns = problem()
-    scorer, calls = TokenScorer(model, "shared"), []
-    scorer.register_forward_hook(lambda *_: calls.append(1))
     method = methods.resolve(name, {})
+    scorer, calls = TokenScorer(model, "shared", masking(method, model)), []
+    scorer.register_forward_hook(lambda *_: calls.append(1))
     if len(sides_of(method.reads)) == 1:
         rows = [PromptRow(row.prompt, row.completions[:1]) for row in rows]
     for number, column in enumerate(sorted(method.reads - made_here(method.reads) - columns.keys())):

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from scoreonce.pipeline.errors import InputError
+from scoreonce.pipeline.masks import activation_masks
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import score, train
 from scoreonce.stages.hidden_store import HiddenStates, HiddenStore
@@ -39,7 +40,7 @@ def hidden_store(world):
     return HiddenStore(Job.of(world.run()).store.folder)
 
 
-@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2"])
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo"])
 def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
     stored, weights = training(prepared, method, "hidden")
     live, others = training(prepared, method, "live")
@@ -87,6 +88,27 @@ def test_disk_a_token(prepared):
         score.run(run)
         blocks = HiddenStore(Job.of(run).store.folder).blocks()
         assert sum(block.stat().st_size for block in blocks) == pytest.approx(size * 32 * tokens, rel=0.05, abs=24 * 2 * 50)
+
+
+def test_sparse_po_starts_as_tdpo1_and_learns_its_masks(prepared):
+    """Masks start at 1: the first loss is TDPO1's plus 2 x 1e-3 per completion token of the pair."""
+    sparse, _ = training(prepared, "sparse_po", "hidden", beta=0.1)
+    tdpo, _ = training(prepared, "tdpo1", "hidden", beta=0.1)
+    steps = pl.read_parquet(Layout.of(prepared.run(train={"label": "sparse_po-hidden"})).training / "steps.parquet")
+    first = steps.filter(pl.col("step") == 1)
+    lengths = pl.read_parquet(prepared.layout.pairs("train")).select("pair_id", tokens=pl.col("chosen_len") + pl.col("rejected_len"))
+    tokens = first.join(lengths, on="pair_id", maintain_order="left")["tokens"].to_numpy()
+    assert sparse[0]["loss"] == pytest.approx(tdpo[0]["loss"] + 2e-3 * tokens.mean(), rel=1e-4)
+    layout = Layout.of(prepared.run(train={"label": "sparse_po-hidden"}))
+    masks = load_file(layout.training / "checkpoints/step-000006/weights.safetensors")["masking.heads.weight"]
+    assert masks.abs().max() > 1e-4
+    assert not any("masking" in name for name in load_file(layout.policy / "model.safetensors"))
+
+
+def test_activation_masks_by_hand():
+    """Means 1, 3, 2 rescale to 0, 1, 1/2; a single token has nothing to be rescaled against and counts whole."""
+    masks = activation_masks(torch.tensor([[1.0, 1.0], [2.0, 4.0], [2.0, 2.0], [7.0, 5.0]]), torch.tensor([3, 1]))
+    assert masks.reward.tolist() == [0.0, 1.0, 0.5, 1.0]
 
 
 def expect(world, match, **settings):

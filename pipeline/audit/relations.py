@@ -1,0 +1,42 @@
+"""What pairs are to each other: copies, contradictions, shared prompts, the two splits. Exact facts, by identity.
+
+Identity is that of the token ids (`pair_id`, `prompt_id`), and once more that of the normalised text: `prompt_key`,
+`chosen_key` and `rejected_key` hash the words in lower case, so texts that differ only in case, white space or
+punctuation have the same.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+SAME_WORDS = ["prompt_key", "chosen_key", "rejected_key"]
+
+
+def _sides(chosen: str, rejected: str) -> list[pl.Expr]:
+    """The same for a pair and for the pair with its sides swapped."""
+    return [pl.min_horizontal(chosen, rejected), pl.max_horizontal(chosen, rejected)]
+
+
+def with_relations(pairs: pl.LazyFrame) -> pl.LazyFrame:
+    """Adds columns, some of them null for a pair that has no such relation:
+
+    pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first of them, null for that one),
+    opposite_pair_id (the same two completions, labelled the other way), same_words (pairs whose texts have the same
+    words), words_contradicted (some of them the other way), prompt_splits, prompt_key_splits (1 or 2).
+    """
+    has_rejected = pl.col("rejected_id").is_not_null()
+    completions, keys = _sides("chosen_id", "rejected_id"), _sides("chosen_key", "rejected_key")
+    lowest, highest = pl.col("pair_id").min().over(completions), pl.col("pair_id").max().over(completions)
+    opposite = pl.when(pl.col("pair_id") == lowest).then(highest).otherwise(lowest)
+    label = pl.col("chosen_key") < pl.col("rejected_key")
+    return pairs.with_columns(
+        pairs_of_prompt=pl.len().over("prompt_id"),
+        copies=pl.len().over("pair_id"),
+        copy_of=pl.when(~pl.col("pair_id").is_first_distinct()).then(pl.col("row").first().over("pair_id")),
+        opposite_pair_id=pl.when(has_rejected & (opposite != pl.col("pair_id"))).then(opposite),
+        same_words=pl.len().over(SAME_WORDS),
+        words_contradicted=has_rejected & (label.min().over(["prompt_key", *keys]) != label.max().over(
+            ["prompt_key", *keys])),
+        prompt_splits=pl.col("split").n_unique().over("prompt_id"),
+        prompt_key_splits=pl.col("split").n_unique().over("prompt_key"),
+    )  # fmt: skip

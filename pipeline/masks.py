@@ -1,0 +1,57 @@
+"""Token masks from the reference's last hidden states: learnt ones for SparsePO, fixed ones for MAPO.
+
+Dimensions: tokens = completion tokens, hidden = width of the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+MaskKind = Literal["learnt", "activations"]
+
+
+class Masks(NamedTuple):
+    """What each token's log-ratio and divergence are multiplied with."""
+
+    reward: Tensor  # (tokens,) float32, at least 0
+    kl: Tensor  # (tokens,) float32, at least 0
+
+
+Masking = Callable[[Tensor, Tensor], Masks]
+
+
+class LearntMasks(nn.Module):
+    """m = relu(w . layer_norm(h) + b), one for rewards and one for divergences (SparsePO, arXiv 2410.05102, sec. 3.2).
+
+    Starts at m = 1, where SparsePO is TDPO1. The paper's heads read every layer; the last one is what a store of
+    hidden states has. No dropout: a step must give the same result however it is split.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.Linear(width, 2)
+        nn.init.zeros_(self.heads.weight)
+        nn.init.ones_(self.heads.bias)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Masks:
+        """Masks of the tokens whose hidden states are `hidden` (tokens, hidden)."""
+        reward, kl = torch.relu(self.heads(self.norm(hidden.to(self.heads.weight.dtype)))).float().unbind(1)
+        return Masks(reward, kl)
+
+
+def activation_masks(hidden: Tensor, lengths: Tensor) -> Masks:
+    """The mean activation of each token, rescaled to [0, 1] within its completion (MAPO); 1 where all are equal.
+
+    The paper averages over the outputs of every layer; here it is the last hidden state's mean.
+    """
+    scaled = []
+    for part in hidden.float().mean(1).split(lengths.tolist()):
+        low, high = part.min(), part.max()
+        scaled.append(torch.where(high > low, (part - low) / (high - low).clamp(min=torch.finfo(part.dtype).tiny), 1.0))
+    mask = torch.cat(scaled)
+    return Masks(mask, mask)
