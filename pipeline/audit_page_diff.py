@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from itertools import takewhile
 
 # Characters of one text that a page holds at all, those that it shows at once, and those kept around a difference.
 CAP = 8000
@@ -80,7 +81,7 @@ def passage(text: str, head: int = 150, tail: int = 350) -> Side:
     held = text[start:]
     if len(held) <= head + tail + CONTEXT:
         return Side((Block((Piece(held),)),), before=start)
-    ends = (0, head, len(held) - tail, len(held))
+    ends = (0, _word_end(held, head), _word_end(held, len(held) - tail), len(held))
     cuts = [Block((Piece(held[low:high]),), folded=fold) for low, high, fold in
             zip(ends, ends[1:], (False, True, False), strict=False)]
     return Side(tuple(cuts), before=start)
@@ -118,17 +119,33 @@ def _runs(left: str, right: str) -> Iterator[Run]:
     keys, other_keys = [word.strip() for word in words], [word.strip() for word in others]
     if keys == other_keys:
         keys, other_keys = words, others
-    counts, other_counts = Counter(keys), Counter(other_keys)
+    first = _same(zip(keys, other_keys, strict=False))
+    last = _same(zip(reversed(keys[first:]), reversed(other_keys[first:]), strict=False))
+    yield True, "".join(words[:first]), "".join(others[:first])
+    ends = len(words) - last, len(others) - last
+    for equal, a, b, c, d in _matches(keys[first:ends[0]], other_keys[first:ends[1]]):
+        yield equal, "".join(words[first + a:first + b]), "".join(others[first + c:first + d])
+    yield True, "".join(words[ends[0]:]), "".join(others[ends[1]:])
+
+
+def _same(pairs: Iterable[tuple[str, str]]) -> int:
+    """How many pairs from the first are of equals."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def _matches(keys: list[str], others: list[str]) -> Iterator[tuple[bool, int, int, int, int]]:
+    """`difflib`'s opcodes: equal or not, and from where to where on each side."""
+    counts, other_counts = Counter(keys), Counter(others)
     cells = sum(count * other_counts[key] for key, count in counts.items())
-    for tag, a, b, c, d in SequenceMatcher(None, keys, other_keys, autojunk=cells > MANY_CELLS).get_opcodes():
-        yield tag == "equal", "".join(words[a:b]), "".join(others[c:d])
+    for tag, a, b, c, d in SequenceMatcher(None, keys, others, autojunk=cells > MANY_CELLS).get_opcodes():
+        yield tag == "equal", a, b, c, d
 
 
 def _settled(runs: Iterable[Run]) -> Iterator[Run]:
     """The same runs, without islands: equal words no longer than the changes on either side belong to them."""
     done: list[Run] = []
     for run in runs:
-        if not run[0] and len(done) > 1 and len(done[-1][1]) <= min(_size(done[-2]), _size(run)):
+        if not run[0] and len(done) > 1 and not done[-2][0] and len(done[-1][1]) <= min(_size(done[-2]), _size(run)):
             before, island = done[-2], done[-1]
             done[-2:] = [(False, before[1] + island[1] + run[1], before[2] + island[2] + run[2])]
         else:

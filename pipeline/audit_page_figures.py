@@ -70,7 +70,12 @@ def _histogram(members: list[Mapping[str, Any]]) -> Histogram:
                    for index, item in enumerate(members))
     title = members[0]["group"] if several else members[0]["title"]
     middles = [f"{item['title']}: {_middle(item)}" if several else _middle(item) for item in members]
-    return Histogram(title.replace("_", " "), "; ".join(middles), series, _ticks(members[0]))
+    return Histogram(_heading(title), "; ".join(middles), series, _ticks(members[0]))
+
+
+def _heading(title: str) -> str:
+    words = title.replace("_", " ")
+    return words[:1].upper() + words[1:]
 
 
 def _shares(item: Mapping[str, Any]) -> list[float]:

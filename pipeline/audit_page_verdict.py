@@ -63,7 +63,7 @@ def _concerned(found: Mapping[str, Sequence[Mapping[str, Any]]], affected: Mappi
 
 def _first(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     worst = next(iter(found["fail"]), None)
-    return f"First: {worst['fix']}" if worst and worst["fix"] else ""
+    return f"Start here: {worst['fix']}" if worst and worst["fix"] else ""
 
 
 def _shortcut(shortcuts: Sequence[Mapping[str, Any]]) -> str:

@@ -34,6 +34,11 @@ def completion_messages(value: object, name: str) -> list[Message]:
     return [{"role": "assistant", "content": value}] if isinstance(value, str) else messages_of(value, name)
 
 
+def prompt_messages(prompt: object) -> list[Message]:
+    """A prompt as messages: a text is one user message."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt, "prompt")
+
+
 def shared_messages(chosen: list[Message], rejected: list[Message]) -> int:
     """Messages of the prompt in two whole conversations: the shared ones up to an assistant's turn."""
     shared = 0

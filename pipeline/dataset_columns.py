@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,13 @@ from scoreonce.schemas.columns import did_you_mean
 
 Row = Mapping[str, Any]
 # Other names that published sets use. `data.columns` comes first.
-ALIASES = {"chosen_score": ("chosen_score", "score_chosen"), "rejected_score": ("rejected_score", "score_rejected")}
+ALIASES = {
+    "chosen_score": ("chosen_score", "score_chosen"),
+    "rejected_score": ("rejected_score", "score_rejected"),
+    # As SPPO's authors name them.
+    "chosen_preference": ("chosen_preference", "chosen_probs_win"),
+    "rejected_preference": ("rejected_preference", "chosen_probs_lose"),
+}
 ROLES = (
     "prompt",
     "chosen",
@@ -26,6 +33,10 @@ ROLES = (
     "preference",
     "chosen_score",
     "rejected_score",
+    "chosen_preference",
+    "rejected_preference",
+    "responses",
+    "scores",
     "source",
 )
 
@@ -57,11 +68,33 @@ class Columns:
     def number(self, row: Row, role: str) -> float | None:
         """The row's number, None where it is absent or not a number."""
         value = self.value(row, role)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-            raise RowError("wrong_type", f"{self.names[role]!r} should be a number and is {kind_of(value)}")
-        return None if math.isnan(value) else float(value)
+        return None if value is None else number_of(value, repr(self.names[role]))
+
+    def probability(self, row: Row, role: str) -> float | None:
+        """The row's probability, None where it is absent. Raises `RowError` for anything outside 0 to 1."""
+        value = self.number(row, role)
+        if value is not None and not 0 <= value <= 1:
+            raise RowError("not_a_probability", f"{self.names[role]!r} is {value:g}")
+        return value
+
+    def items(self, row: Row, role: str) -> list[Any]:
+        """The row's list, which may be written as JSON. Raises `RowError` where it is absent or no list."""
+        value = self.needed(row, role)
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                value = str(value)
+        if not isinstance(value, list):
+            raise RowError("wrong_type", f"{self.names[role]!r} should be a list and is {kind_of(value)}")
+        return value
+
+
+def number_of(value: Any, name: str) -> float | None:
+    """The value as a number, None where it is NaN. Raises `RowError` where it is something else."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise RowError("wrong_type", f"{name} should be a number and is {kind_of(value)}")
+    return None if math.isnan(value) else float(value)
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:

@@ -5,6 +5,7 @@ pairs       prompt, chosen, rejected as text
 implicit    chosen, rejected as two whole transcripts that share the prompt
 messages    chosen, rejected (and perhaps prompt) as lists of messages
 completion  prompt, completion as text or messages, or one list of messages: for sft
+graded      prompt, responses, scores: K completions and a score of each, paired by `graded.py`
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from scoreonce.pipeline.conversation import (
     completion_messages,
     is_blank,
     messages_of,
+    prompt_messages,
     render_completion,
     render_prompt,
     shared_messages,
@@ -40,6 +42,8 @@ class Example:
     rejected_score: float | None = None
     source: str | None = None
     rendered: bool = False
+    chosen_preference: float | None = None
+    rejected_preference: float | None = None
 
 
 Read = Callable[[Row, Columns, Render], Example]
@@ -56,6 +60,8 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
         return "pairs" if "prompt" in has else "implicit"
     if {"prompt", "response_1", "response_2", "preference"} <= has:
         return "labelled"
+    if {"prompt", "responses", "scores"} <= has:
+        return "graded"
     if {"prompt", "completion"} <= has or "messages" in has:
         return "completion"
     raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
@@ -84,8 +90,12 @@ def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collectio
 
 
 def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
-    """One row as text. Raises `RowError` with the first reason that applies."""
-    example = FORMATS[name].read(row, columns, render)
+    """One row, of any format but `graded`, as text. Raises `RowError` with the first reason that applies."""
+    return usable(_READERS[name](row, columns, render))
+
+
+def usable(example: Example) -> Example:
+    """The example. Raises `RowError` where a side is blank or no Unicode, or both sides are the same."""
     for text in (example.prompt, example.chosen, example.rejected or ""):
         _check_unicode(text)
     if not example.chosen.strip():
@@ -104,20 +114,27 @@ def _check_unicode(text: str) -> None:
         raise RowError("invalid_utf8", f"half of a surrogate pair at character {error.start}") from None
 
 
-def _example(
-    row: Row, columns: Columns, prompt: str, chosen: str, rejected: str | None, *, rendered: bool = False
-) -> Example:
+def source_of(row: Row, columns: Columns) -> str | None:
+    """Where the row says it comes from. Raises `RowError` where that is no Unicode."""
     source = columns.value(row, "source")
     source = None if source is None else str(source)
     _check_unicode(source or "")
+    return source
+
+
+def _example(
+    row: Row, columns: Columns, prompt: str, chosen: str, rejected: str | None, *, rendered: bool = False
+) -> Example:
     return Example(
         prompt,
         chosen,
         rejected,
         columns.number(row, "chosen_score"),
         columns.number(row, "rejected_score"),
-        source,
+        source_of(row, columns),
         rendered,
+        columns.probability(row, "chosen_preference"),
+        columns.probability(row, "rejected_preference"),
     )
 
 
@@ -170,15 +187,11 @@ def _split_messages(
         raise RowError("sides_are_identical", repr(chosen))
     whole = bool(chosen and rejected) and "assistant" not in (chosen[0]["role"], rejected[0]["role"])
     if prompt is not None and not whole:
-        return _prompt_messages(prompt), chosen, rejected
+        return prompt_messages(prompt), chosen, rejected
     end = shared_messages(chosen, rejected)
     if end == 0:
         raise RowError("no_shared_prompt", "the conversations share no message before an assistant's turn")
     return chosen[:end], chosen[end:], rejected[end:]
-
-
-def _prompt_messages(prompt: object) -> list[Message]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else messages_of(prompt, "prompt")
 
 
 def _rendered(
@@ -201,7 +214,7 @@ def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
     prompt, completion = columns.needed(row, "prompt"), columns.needed(row, "completion")
     if isinstance(prompt, list) or isinstance(completion, list):
         return _rendered_completion(
-            row, columns, render, _prompt_messages(prompt), completion_messages(completion, "completion")
+            row, columns, render, prompt_messages(prompt), completion_messages(completion, "completion")
         )
     return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "completion"), None)
 
@@ -222,15 +235,20 @@ class Format:
 
     meaning: str
     needs: tuple[str, ...]
-    read: Read
 
 
 FORMATS: dict[str, Format] = {
-    "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected"), _read_pairs),
-    "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected"), _read_implicit),
-    "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected"), _read_messages),
-    "labelled": Format(
-        "two responses and which is better", ("prompt", "response_1", "response_2", "preference"), _read_labelled
-    ),
-    "completion": Format("one completion per prompt, for sft", ("prompt", "completion"), _read_completion),
+    "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected")),
+    "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected")),
+    "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected")),
+    "labelled": Format("two responses and which is better", ("prompt", "response_1", "response_2", "preference")),
+    "graded": Format("lists of responses with scores", ("prompt", "responses", "scores")),
+    "completion": Format("one completion per prompt, for sft", ("prompt", "completion")),
+}
+_READERS: dict[str, Read] = {
+    "pairs": _read_pairs,
+    "implicit": _read_implicit,
+    "messages": _read_messages,
+    "labelled": _read_labelled,
+    "completion": _read_completion,
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scoreonce.pipeline import architecture, rows
-from scoreonce.pipeline.head import Perturbed, ReferenceLogits, TokenStatistics, token_columns
+from scoreonce.pipeline.head import Perturbed, Reference, ReferenceLogits, TokenStatistics, token_columns
 from scoreonce.pipeline.masks import Masking, Masks
 
 
@@ -58,7 +58,7 @@ class TokenScorer(nn.Module):
         prompt_rows: Sequence[rows.PromptRow],
         *,
         statistics: bool = False,
-        reference: ReferenceLogits | None = None,
+        reference: Reference | None = None,
         keep_hidden: bool = False,
     ) -> Scored:
         """Score every completion of `prompt_rows`.
@@ -77,7 +77,9 @@ class TokenScorer(nn.Module):
             columns.kl,
             columns.reference_logps,
             columns.perturbed,
-            self.masking(reference.hidden, batch.lengths) if self.masking and reference else None,
+            self._masks(reference, batch.lengths),
+            if self.masking and isinstance(reference, ReferenceLogits)
+            else None,
             hidden.detach() if keep_hidden else None,
         )
 
@@ -86,6 +88,11 @@ class TokenScorer(nn.Module):
         """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
         return self._hidden(rows.collate(prompt_rows, self.layout).to(model.device))
+
+    def _masks(self, reference: Reference | None, lengths: Tensor) -> Masks | None:
+        if self.masking is None or not isinstance(reference, ReferenceLogits):
+            return None
+        return self.masking(reference.hidden, lengths)
 
     def _hidden(self, batch: rows.Batch) -> Tensor:
         """Hidden states after the last norm, at the positions that predict a completion token: (tokens, hidden)."""

@@ -8,6 +8,7 @@ Dimensions: tokens, hidden, vocabulary.
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -43,6 +44,51 @@ class ReferenceLogits(NamedTuple):
     head: Head
     perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
 
+    def logits(self, start: int, stop: int) -> Tensor:
+        """`(tokens, vocabulary)` float32 logits of a chunk."""
+        return _logits(self.hidden[start:stop], self.head)
+
+
+class TopLogps(NamedTuple):
+    """The reference's largest log-probs, the rest spread evenly over the other tokens: approximate; no gradient."""
+
+    ids: Tensor  # (tokens, k) integers
+    logps: Tensor  # (tokens, k) nats
+    vocabulary: int
+    perturbation: float | None = None
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """`(tokens, vocabulary)` float32 log-probs of a chunk."""
+        top = self.logps[start:stop].float()
+        tail = torch.log1p(-top.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6)) - math.log(
+            self.vocabulary - top.shape[1]
+        )
+        return tail.repeat(1, self.vocabulary).scatter_(1, self.ids[start:stop].long(), top)
+
+
+class TopK(NamedTuple):
+    """The largest log-probs of each token's distribution, and what leaving out the rest costs."""
+
+    ids: Tensor  # (tokens, k) int32
+    logps: Tensor  # (tokens, k) float16, nats
+    divergence: Tensor  # (tokens,) float32, nats: KL(distribution || its approximation by `TopLogps`)
+
+
+@torch.no_grad()
+def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
+    """The `k` largest log-probs at each of `hidden` (tokens, hidden), in one pass over the chunks."""
+    parts = []
+    for start, stop in _chunks(hidden, head.weight):
+        logps = _logits(hidden[start:stop], head).log_softmax(1)
+        values, ids = logps.topk(min(k, logps.shape[1] - 1), dim=1)
+        kept = TopLogps(ids, values.half(), logps.shape[1]).logits(0, stop - start).log_softmax(1)
+        divergence = torch.einsum("tv,tv->t", logps.exp(), logps - kept)
+        parts.append((ids.int(), values.half(), divergence))
+    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+Reference = ReferenceLogits | TopLogps
+
 
 class Perturbed(NamedTuple):
     """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient."""
@@ -77,7 +123,7 @@ def token_columns(
     targets: Tensor,
     *,
     statistics: bool = False,
-    reference: ReferenceLogits | None = None,
+    reference: Reference | None = None,
 ) -> TokenColumns:
     """Reduce each chunk of logits to log-probs of `targets`, and to whatever else is asked for, in one pass.
 
@@ -99,7 +145,7 @@ class _Wanted(NamedTuple):
     scale: float
     softcap: float | None
     statistics: bool
-    reference: ReferenceLogits | None
+    reference: Reference | None
 
 
 def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
@@ -144,10 +190,10 @@ def _statistics(logits: Tensor, log_normaliser: Tensor, targets: Tensor) -> Toke
 
 
 def _against_reference(
-    logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceLogits, start: int, stop: int
+    logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: Reference, start: int, stop: int
 ) -> list[Tensor]:
     """KL(reference || policy) of a chunk, the reference's log-probs, and the perturbed ones where they are wanted."""
-    ref_logits = _logits(reference.hidden[start:stop], reference.head)
+    ref_logits = reference.logits(start, stop)
     ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
     gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
     chosen = ref_logps.gather(1, targets.unsqueeze(1)).squeeze(1).clamp(max=0)
@@ -222,9 +268,9 @@ def _d_logits(probs: Tensor, targets: Tensor, upstream: Tensor) -> Tensor:
     return d_logits.scatter_add_(1, targets.unsqueeze(1), upstream.unsqueeze(1))
 
 
-def _d_kl(probs: Tensor, reference: ReferenceLogits, start: int, stop: int) -> Tensor:
+def _d_kl(probs: Tensor, reference: Reference, start: int, stop: int) -> Tensor:
     """d KL(reference || policy) / d logits = policy - reference."""
-    return probs - _logits(reference.hidden[start:stop], reference.head).softmax(1)
+    return probs - reference.logits(start, stop).softmax(1)
 
 
 def _softcap_slope(capped_logits: Tensor, softcap: float | None) -> Tensor | None:

@@ -88,7 +88,8 @@ def rejection_sample(scores: Sequence[float], count: int, beta: float, random: n
     the candidates that are left when the pass begins; the accepted leave. beta -> infinity takes the first `count`,
     beta -> 0 those with the highest scores. Source: Liu et al. 2024 (RSO), arXiv 2309.06657, Algorithm 1.
     """
-    left, accepted = list(range(len(scores))), list[int]()
+    accepted: list[int] = []
+    left = list(range(len(scores)))
     while left and len(accepted) < count:
         highest, refused = max(scores[index] for index in left), []
         for index in left:
@@ -112,7 +113,8 @@ def tournament_rank(scores: Sequence[float], sample: Sequence[int]) -> list[Inde
 
     Of equal scores the first goes on, without a pair; a completion without an opponent goes on too.
     """
-    pairs, standing = list[IndexPair](), list(sample)
+    pairs: list[IndexPair] = []
+    standing = list(sample)
     while len(standing) > 1:
         pairs += first_round_rank(scores, standing)
         matches = [standing[at : at + 2] for at in range(0, len(standing), 2)]
@@ -132,26 +134,29 @@ def preferences(scores: Sequence[float], scale: float) -> list[float]:
     return [float(value) for value in won]
 
 
-def best_of_n_kl(logps: npt.ArrayLike, n: int) -> npt.NDArray[np.float64]:
+def best_of_n_kl(logps: float, n: int) -> float:
     """KL(best of n || reference) in nats, estimated at one selected completion of log-prob `logps` under the reference.
 
     With p = exp(logps): (1 - p)^n (log n + (n - 1) log(1 - p) - (n - 1) / n) + (1 - (1 - p)^n) log((1 - (1 - p)^n) / p).
     Average it over prompts. At p -> 0, and so for all but the shortest completions, it is `best_of_n_kl_bound`.
     """
-    log_p = np.asarray(logps, np.float64)
-    with np.errstate(divide="ignore"):
-        log_missed = np.maximum(np.log1p(-np.exp(log_p)), -1e300)  # log(1 - p), finite at p = 1
-    missed = np.exp(n * log_missed)  # (1 - p)^n: the completion is not among the n
-    # Below 1e-16, p is 0 beside 1, and (1 - (1 - p)^n) / p is n.
-    ratio = np.where(log_p < -36, math.log(n), np.log(-np.expm1(n * np.minimum(log_missed, -1e-300))) - log_p)
-    unseen = np.where(missed > 0, missed * (math.log(n) + (n - 1) * log_missed - (n - 1) / n), 0.0)
-    estimate: npt.NDArray[np.float64] = unseen + (1 - missed) * ratio
-    return estimate
+    if logps >= 0:
+        return 0.0  # the only completion there is
+    log_missed = _log1mexp(logps)  # log(1 - p)
+    missed = math.exp(n * log_missed)  # the completion is not among the n
+    # exp(-700) is near the smallest float64; there the ratio is n to the last digit.
+    ratio = math.log(n) if logps < -700 else math.log(-math.expm1(n * log_missed)) - logps
+    return missed * (math.log(n) + (n - 1) * log_missed - (n - 1) / n) + (1 - missed) * ratio
 
 
 def best_of_n_kl_bound(n: int) -> float:
     """log n - (n - 1) / n nats: KL(best of n || reference) is never above it, whatever the scores."""
     return math.log(n) - (n - 1) / n
+
+
+def _log1mexp(value: float) -> float:
+    """log(1 - exp(value)) of a negative value, to full precision at both ends."""
+    return math.log1p(-math.exp(value)) if value < -math.log(2) else math.log(-math.expm1(value))
 
 
 def _ordered(scores: Sequence[float], first: int, second: int) -> list[IndexPair]:

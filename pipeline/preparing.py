@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scoreonce.pipeline.conversation import Render
 from scoreonce.pipeline.formats import Columns, Example, Row, read_row
+from scoreonce.pipeline.graded import read_list
+from scoreonce.pipeline.pairing import Pairing, preferences
 from scoreonce.pipeline.quarantine import RowError
 from scoreonce.pipeline.tokenise import EncodedPair, Limits, TextEncoder, encode_pairs, fit, strip_eos
 from scoreonce.schemas import identity
@@ -21,6 +23,8 @@ class Recipe:
     render: Render
     encoder: TextEncoder
     limits: Limits
+    pairing: Pairing = Pairing()
+    preference_scale: float | None = None  # Bradley-Terry, where preferences are made of scores
 
 
 @dataclass(frozen=True)
@@ -49,28 +53,59 @@ class QuarantinedRow:
 def prepare_rows(
     rows: Sequence[Row | RowError], first_row: int, recipe: Recipe
 ) -> tuple[list[PreparedPair], list[QuarantinedRow]]:
-    """The pairs of a batch of raw rows, in order, and the rows that cannot be used, in order."""
-    refused: dict[int, RowError] = {}
-    examples: dict[int, Example] = {}
+    """The pairs of a batch of raw rows, in order, and the rows that cannot be used, in order.
+
+    A row of the format `graded` makes several pairs; what cannot be used of it is listed one by one.
+    """
+    refused: list[tuple[int, RowError]] = []
+    examples: list[tuple[int, Example]] = []
     for row, raw in enumerate(rows, first_row):
-        try:
-            examples[row] = _read(raw, recipe)
-        except RowError as problem:
-            refused[row] = problem
+        for found in _read(raw, recipe):
+            if isinstance(found, RowError):
+                refused.append((row, found))
+            else:
+                examples.append((row, found))
     pairs = []
-    encoded = encode_pairs(recipe.encoder, list(examples.values()))
-    for (row, example), tokens in zip(examples.items(), encoded, strict=True):
+    encoded = encode_pairs(recipe.encoder, [example for _, example in examples])
+    for (row, example), tokens in zip(examples, encoded, strict=True):
         try:
             pairs.append(_identified(row, example, _fitted(tokens, recipe)))
         except RowError as problem:
-            refused[row] = problem
-    return pairs, [_quarantined(row, rows[row - first_row], refused[row], recipe) for row in sorted(refused)]
+            refused.append((row, problem))
+    refused.sort(key=lambda problem: problem[0])
+    return pairs, [_quarantined(row, rows[row - first_row], problem, recipe) for row, problem in refused]
 
 
-def _read(raw: Row | RowError, recipe: Recipe) -> Example:
+def _read(raw: Row | RowError, recipe: Recipe) -> list[Example | RowError]:
+    """What is in a row: its pairs, and what cannot be used of it."""
     if isinstance(raw, RowError):
-        raise raw
-    return strip_eos(read_row(recipe.format, raw, recipe.columns, recipe.render), recipe.encoder)
+        return [raw]
+    try:
+        if recipe.format == "graded":
+            found = read_list(raw, recipe.columns, recipe.render, recipe.pairing, recipe.preference_scale)
+            return [_finished(example, recipe) for example in found]
+        return [_finished(read_row(recipe.format, raw, recipe.columns, recipe.render), recipe)]
+    except RowError as problem:
+        return [problem]
+
+
+def _finished(example: Example | RowError, recipe: Recipe) -> Example | RowError:
+    """The example as it is tokenised, without EOS and with its preferences, or why it cannot be used."""
+    if isinstance(example, RowError):
+        return example
+    try:
+        return _with_preferences(strip_eos(example, recipe.encoder), recipe.preference_scale)
+    except RowError as problem:
+        return problem
+
+
+def _with_preferences(example: Example, scale: float | None) -> Example:
+    """A pair that has scores and no preferences of its own, as a graded list of two."""
+    scores, stated = (example.chosen_score, example.rejected_score), example.chosen_preference
+    if scale is None or stated is not None or None in scores:
+        return example
+    chosen, rejected = preferences([score for score in scores if score is not None], scale)
+    return replace(example, chosen_preference=chosen, rejected_preference=rejected)
 
 
 def _fitted(tokens: EncodedPair | RowError, recipe: Recipe) -> EncodedPair:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.forward import Scored
-from scoreonce.pipeline.head import ReferenceLogits
+from scoreonce.pipeline.head import Reference
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.policy_columns import STATISTICS, kinds, made_here, policy_columns, sides_of
 from scoreonce.pipeline.rows import PromptRow
@@ -94,7 +94,7 @@ class Step:
     parameters: Sequence[Tensor]
     method: Method
     processes: Processes = Processes()
-    reference: Callable[[Sequence[PromptRow]], ReferenceLogits] | None = None  # for methods of the whole vocabulary
+    reference: Callable[[Sequence[PromptRow]], Reference] | None = None  # for methods of the whole vocabulary
     share: float = 1.0  # of these pairs' loss in what the optimizer descends
 
     def __call__(

@@ -154,7 +154,11 @@ def _without_dummy_prefix(part: Any) -> Any:
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    # A completion of a graded list stands in several pairs: each text is encoded once.
+    distinct = list(dict.fromkeys(texts))
+    encodings = tokenizer.encode_batch_fast(distinct, add_special_tokens=False)
+    ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
+    return [ids[text] for text in texts]
 
 
 def without_eos(text: str, eos_text: str) -> str:

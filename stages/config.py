@@ -36,10 +36,23 @@ class Data(_Section):
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
     test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts held out")
-    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "completion"] = Field(
+    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion"] = Field(
         "auto", description="how a row states a preference"
     )
     columns: dict[str, str] = Field({}, description="our name = the dataset's name, e.g. prompt = 'question'")
+    pairing: Literal["best_worst", "all_pairs", "random", "rso", "best_of_n"] = Field(
+        "best_worst", description="how a graded list becomes pairs; never two equal scores"
+    )
+    min_gap: float = Field(0.0, ge=0, description="least score gap of a pair made of a graded list")
+    pairs_per_prompt: int = Field(1, ge=1, description='pairs that pairing = "random" draws from a list')
+    rso_samples: int = Field(8, ge=2, description='completions that pairing = "rso" accepts of a list')
+    rso_beta: float = Field(0.5, gt=0, description="rso: a high one samples at random, a low one the best")
+    rso_ranking: Literal["first_round", "tournament"] = Field(
+        "first_round", description="rso: n / 2 pairs of the accepted, or up to n - 1"
+    )
+    preference_from_scores: float | None = Field(
+        None, gt=0, description="make preference probabilities (sppo) of scores: sigmoid of this times a score gap"
+    )
     tokenizer: str | None = Field(None, description="defaults to the reference model's")
     max_length: int = Field(1024, ge=2, description="prompt and completion together, in tokens")
     max_prompt_length: int | None = Field(None, ge=1, description="longer prompts lose their start")
@@ -47,7 +60,7 @@ class Data(_Section):
         "completion", description="what to do with a pair over max_length"
     )
     limit: int | None = Field(None, ge=1, description="use only the first rows")
-    seed: int = Field(0, ge=0, description="decides which prompts are held out")
+    seed: int = Field(0, ge=0, description="decides which prompts are held out, and which pairs are drawn")
     workers: int | None = Field(None, ge=1, description="tokenisation threads; defaults to the cores")
 
 
@@ -80,14 +93,36 @@ class Compute(_Section):
         return self.tokens_per_microbatch or (16_384 if device_type == "cuda" else 1_024)
 
 
+class Audit(_Section):
+    """What `audit` looks for, and from which values on. Changes no pair and no score."""
+
+    near_duplicates: bool = Field(True, description="compare prompts and completions by their words")
+    similarity: float = Field(0.8, gt=0, le=1, description="Jaccard index of 3-word shingles that is nearly the same")
+    contamination: list[str] = Field([], description="files of evaluation prompts that no pair should overlap")
+    ngram: int = Field(8, ge=2, le=64, description="words in a row that count as overlap")
+    crowded_prompt: int = Field(8, ge=1, description="more pairs than this of one prompt are reported")
+    repetition: float = Field(0.5, gt=0, le=1, description="share of repeated 4-grams of tokens that is a loop")
+    votes: str | None = Field(None, description="raw column with each judge's vote: a list, or an object by judge")
+    vote_first: float = Field(0.0, description="the vote that the first response (or chosen) is better")
+    vote_second: float = Field(1.0, description="the vote that the second (or rejected) is; half-way and beyond: tie")
+    methods: list[str] = Field([], description="methods whose down-weighting to work out, after scoring")
+
+
 class Score(_Section):
     """Stage one."""
 
     store: str | None = Field(None, description="folder of the reference store; defaults to <out>/store")
-    full_vocab: Literal["none", "hidden"] = Field(
-        "none", description="keep hidden states too, for methods of the whole vocabulary; 2 bytes x width a token"
+    full_vocab: Literal["none", "hidden", "topk"] = Field(
+        "none",
+        description="for methods of the whole vocabulary keep hidden states too (exact) or the largest log-probs",
     )
+    topk: int = Field(128, ge=1, description="log-probs a token that the form topk keeps, at 6 bytes each")
     shard_completions: int = Field(2048, ge=1, description="completions written per shard, the unit of resuming")
+
+    @property
+    def form(self) -> str | None:
+        """Name of the form in which whole distributions are kept, None where they are not."""
+        return {"none": None, "hidden": "hidden", "topk": f"topk-{self.topk}"}[self.full_vocab]
 
 
 class Train(BaseModel):
@@ -100,6 +135,7 @@ class Train(BaseModel):
     objective: str | None = None
     calibration: str | None = None
     selection: str | None = None
+    where: str | None = Field(None, description="train only on pairs for which this SQL expression holds")
     label: str | None = Field(None, description="folder name of this run's outputs; defaults to the method")
     model: str | None = Field(None, description="policy to start from; defaults to the reference")
     dtype: Dtype | None = Field(None, description="defaults to the reference's")
@@ -126,7 +162,7 @@ class Train(BaseModel):
         None, ge=1, description="steps between checkpoints; the last step always has one"
     )
     keep_checkpoints: int = Field(2, ge=1)
-    full_vocab: Literal["hidden", "live"] = Field(
+    full_vocab: Literal["hidden", "topk", "live"] = Field(
         "hidden", description="where such methods get the reference from: what `score` kept, or the model itself"
     )
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again before the first step")
@@ -152,6 +188,7 @@ class Run(_Section):
     data: Data
     reference: Reference
     compute: Compute = Compute()
+    audit: Audit = Audit()
     score: Score = Score()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()

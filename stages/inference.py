@@ -17,7 +17,7 @@ from scoreonce.pipeline import architecture
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer, sum_per_completion
-from scoreonce.pipeline.head import Head
+from scoreonce.pipeline.head import Head, TopK, top_k
 from scoreonce.pipeline.probe import Probe, choose_layout
 from scoreonce.pipeline.rows import PromptRow, padded
 from scoreonce.stages.config import Compute, Reference
@@ -108,6 +108,11 @@ class Inference:
     def head(self) -> Head:
         """The model's output head."""
         return architecture.head_of(architecture.causal_lm(self.scorer.model))
+
+    def top_k(self, hidden: Tensor, k: int) -> TopK:
+        """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
+        model = architecture.causal_lm(self.scorer.model)
+        return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
 
     def provenance(self) -> dict[str, Any]:
         """What produced the numbers without being part of their identity."""

@@ -71,6 +71,21 @@ class Layout:
         return self.out / "evaluate" / self.label
 
     @property
+    def audit(self) -> Path:
+        """What `audit` found: audit.json, pairs.parquet, and measures.parquet, which later audits go on from."""
+        return self.out / "audit"
+
+    @property
+    def audit_summary(self) -> Path:
+        """Every finding, measure and distribution (JSON), written last."""
+        return self.audit / "audit.json"
+
+    @property
+    def audit_pairs(self) -> Path:
+        """One row per pair of both splits: measures and a boolean column per finding (Parquet)."""
+        return self.audit / "pairs.parquet"
+
+    @property
     def report(self) -> Path:
         """The HTML page."""
         return self.out / "report.html"

@@ -135,6 +135,8 @@ def pair_columns(rows: Sequence[PreparedPair]) -> dict[str, list[Any]]:
         "rejected": [row.text.rejected for row in rows],
         "chosen_score": [row.text.chosen_score for row in rows],
         "rejected_score": [row.text.rejected_score for row in rows],
+        "chosen_preference": [row.text.chosen_preference for row in rows],
+        "rejected_preference": [row.text.rejected_preference for row in rows],
         "prompt_len": [len(row.tokens.prompt_ids) for row in rows],
         "chosen_len": [len(row.tokens.chosen_ids) for row in rows],
         "rejected_len": [len(row.tokens.rejected_ids) for row in rows],

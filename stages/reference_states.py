@@ -10,17 +10,17 @@ import torch
 from scoreonce.pipeline import architecture, probe
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
-from scoreonce.pipeline.head import ReferenceLogits
+from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, PERTURBED, kinds, made_here
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import files, models
 from scoreonce.stages.config import Run
-from scoreonce.stages.hidden_store import HiddenStates, HiddenStore
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
 
-Provider = Callable[[Sequence[PromptRow]], ReferenceLogits]
+Provider = Callable[[Sequence[PromptRow]], Reference]
 
 
 def provider(run: Run, method: Method, device: torch.device, longest_row: int) -> Provider | None:
@@ -31,30 +31,40 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int) -
     wanted = kinds(made_here(method.reads))
     if not wanted & FULL_VOCABULARY:
         return None
+    if wanted & MASKED and run.train.full_vocab == "topk":
+        raise InputError(
+            f"{method.name} makes its masks from hidden states, which the largest log-probs do not tell.",
+            found='full_vocab = "topk"',
+            where="train.full_vocab",
+            fix='Use "hidden" or "live".',
+        )
     epsilon = method.hyperparameters["epsilon"] if wanted & PERTURBED else None
     return _live(run, device, longest_row, epsilon) if run.train.full_vocab == "live" else _stored(run, device, epsilon)
 
 
 def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
     layout = Layout.of(run)
-    store = HiddenStore(layout.store / files.read_json(layout.reference_manifest)["store_key"])
-    states, head = HiddenStates(store), store.head(device)
+    form = "hidden" if run.train.full_vocab == "hidden" else f"topk-{run.score.topk}"
+    store = VocabularyStore(layout.store / files.read_json(layout.reference_manifest)["store_key"], form)
+    states, head = VocabularyStates(store), store.head(device)
     pairs = pl.read_parquet(layout.pairs("train"), columns=["chosen_id", "rejected_id"])
-    missing = states.missing(
-        pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls().to_list()
-    )
+    ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
+    missing = states.missing(ids.to_list())
     if missing:
         raise InputError(
-            "Some completions have no reference hidden states.",
+            "Some completions have no reference distributions.",
             found=f"{missing:,} of the training completions are not stored",
             where=str(store.folder),
-            fix='Set score.full_vocab = "hidden" and run `scoreonce score`: it adds what is missing.',
+            fix=f'Set score.full_vocab = "{run.train.full_vocab}" and run `scoreonce score`: it adds what is missing.',
         )
 
-    def read(rows: Sequence[PromptRow]) -> ReferenceLogits:
+    def read(rows: Sequence[PromptRow]) -> Reference:
         # Content is the address: the ids need not travel with the rows.
         ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
-        return ReferenceLogits(states.read(ids).to(device), head, epsilon)
+        if form == "hidden":
+            return ReferenceLogits(states.read(ids, "hidden").to(device), head, epsilon)
+        top_ids, top_logps = (states.read(ids, column).to(device) for column in ("ids", "logps"))
+        return TopLogps(top_ids, top_logps, head.weight.shape[0], epsilon)
 
     return read
 

@@ -55,8 +55,8 @@ class Job:
 
     @property
     def keep_hidden(self) -> bool:
-        """Whether the hidden states are kept too, for methods of the whole vocabulary."""
-        return self.score.full_vocab == "hidden"
+        """Whether hidden states are needed, for whole distributions to be kept."""
+        return self.score.form is not None
 
     @classmethod
     def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> Job:
@@ -165,10 +165,10 @@ def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
 
 def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
     stored = job.store.ids(without=damaged)
-    if job.keep_hidden:
-        from scoreonce.stages.hidden_store import HiddenStore  # torch, which other jobs should not wait for
+    if job.score.form is not None:
+        from scoreonce.stages.vocabulary_store import VocabularyStore  # torch, which other jobs should not wait for
 
-        stored = stored.filter(stored.is_in(HiddenStore(job.store.folder).ids()))
+        stored = stored.filter(stored.is_in(VocabularyStore(job.store.folder, job.score.form).ids()))
     # Completions of one prompt beyond this go to another row: attention costs the square of a row's length.
     row_tokens = job.compute.tokens_per_microbatch or LONGEST_ROW
     return worklist(
@@ -204,19 +204,30 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
         for shard in work.shards(processes.rank, processes.world):
             scores, hidden = inference.score(read(shard), advance, keep_hidden=job.keep_hidden)
             _demand_finite(shard, scores, job.reference)
-            if hidden is not None:  # before the scores: a completion counts as done with both
-                _keep_hidden(job, inference, shard, scores, hidden)
+            if job.score.form and hidden is not None:  # before the scores: a completion counts as done with both
+                _keep_distributions(job, job.score.form, inference, shard, scores, hidden)
             job.store.append(_table(shard.ids, scores), provenance)
     return time.perf_counter() - start
 
 
-def _keep_hidden(job: Job, inference: Inference, shard: Shard, scores: Scores, hidden: Tensor) -> None:
-    from scoreonce.stages.hidden_store import HiddenStore
+def _keep_distributions(
+    job: Job, form: str, inference: Inference, shard: Shard, scores: Scores, hidden: Tensor
+) -> None:
+    from scoreonce.stages.vocabulary_store import VocabularyStore
 
+    store, head = VocabularyStore(job.store.folder, form), inference.head()
+    columns = {"hidden": hidden}
+    if form != "hidden":
+        top = inference.top_k(hidden, job.score.topk)
+        columns = {"ids": top.ids, "logps": top.logps}
+        if not store.blocks():
+            print(
+                f"{form} is approximate: {top.divergence.mean():.2e} nats of KL per token in the first shard",
+                file=sys.stderr,
+            )
     with writable(job.store.folder):
-        store = HiddenStore(job.store.folder)
-        store.write_head(inference.head())
-        store.append(shard.ids, scores.lengths.tolist(), hidden)
+        store.write_head(head)
+        store.append(shard.ids, scores.lengths.tolist(), columns)
 
 
 def _load(job: Job, work: Worklist) -> Inference:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoreonce.pipeline import head as head_module
-from scoreonce.pipeline.head import Head, ReferenceLogits, token_columns, token_logps
+from scoreonce.pipeline.head import Head, ReferenceLogits, TopLogps, token_columns, token_logps, top_k
 
 
 def direct(hidden, head, targets):
@@ -117,3 +117,16 @@ def test_equal_models_have_no_kl_and_nothing_to_perturb():
     assert columns.kl.abs().max() < 1e-15
     assert torch.equal(columns.perturbed.plus_logps, columns.logps)
     assert torch.equal(columns.perturbed.minus_logps, columns.logps)
+
+
+def test_top_logps_by_hand():
+    """p = (1/2, 1/4, 1/8, 1/8), k = 2: the tail of 1/4 is spread evenly over two tokens, which is exact here; with
+    k = 1 the tail of 1/2 over three: KL = 1/4 log(1/4 / (1/6)) + 2 (1/8) log(1/8 / (1/6))."""
+    probs = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
+    head = Head(torch.eye(4), None)
+    for k, kl in ((2, 0.0), (1, 0.25 * math.log(1.5) + 0.25 * math.log(0.75))):
+        top = top_k(probs.log(), head, k)
+        assert top.ids.tolist() == [[0, 1][:k]]
+        assert top.divergence.item() == pytest.approx(kl, abs=2e-3)
+        logits = TopLogps(top.ids, top.logps, 4).logits(0, 1)
+        assert logits.exp().sum().item() == pytest.approx(1, abs=2e-3)

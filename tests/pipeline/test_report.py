@@ -3,11 +3,10 @@
 import base64
 import hashlib
 import json
-import re
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+from html_page import Page
 
 from scoreonce.pipeline.evaluation import summarise
 from scoreonce.pipeline.report import render
@@ -19,32 +18,6 @@ from scoreonce.pipeline.report_warnings import findings
 
 NAN = float("nan")
 EVIL = "</script><script>alert('x')</script><!--<img src=https://evil.example/x onerror=alert(1)>"
-
-
-class Page(HTMLParser):
-    """Tags with attributes, the text outside of style and script, and the contents of script elements by id."""
-
-    def __init__(self, html):
-        super().__init__()
-        self.tags, self.words, self.scripts, self._open = [], [], {}, None
-        self.feed(html)
-        self.text = " ".join(" ".join(self.words).split())
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag in ("script", "style"):
-            self._open = dict(attributes).get("id", tag)
-            self.scripts.setdefault(self._open, "")
-
-    def handle_endtag(self, tag):
-        if tag in ("script", "style"):
-            self._open = None
-
-    def handle_data(self, data):
-        if self._open:
-            self.scripts[self._open] += data
-        else:
-            self.words.append(data)
 
 
 def held_out(margins, chosen=0.5, source="a"):
@@ -229,18 +202,8 @@ def test_text_from_data_is_text_everywhere():
 
 def test_the_page_loads_nothing_and_runs_only_its_own_script():
     page = Page(evil_page())
-    assert not [
-        (tag, name)
-        for tag, attributes in page.tags
-        for name in attributes
-        if name in ("src", "srcset", "action", "data")
-    ]
-    assert all(attributes["href"].startswith("#") for _, attributes in page.tags if "href" in attributes)
-    assert not re.search(r"url\(|@import", page.scripts["style"])
+    assert page.loads_nothing()
     assert '"url":' not in page.scripts["charts"]
-    policy = next(a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe-eval" not in policy
 
 
 def test_the_policy_admits_exactly_the_script_of_the_page():

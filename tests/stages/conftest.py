@@ -16,6 +16,7 @@ from scoreonce.stages.files import sha256, write_json, write_parquet
 from scoreonce.stages.layout import SPLITS, Layout
 
 VOCABULARY = 97
+SCORES = ("chosen_score", "rejected_score", "chosen_preference", "rejected_preference")
 Ids = list[int]
 TokenPair = tuple[Ids, Ids, Ids | None]
 
@@ -106,7 +107,7 @@ class World:
         }
         frame = pl.DataFrame(columns, schema={name: Pair.create_empty().schema[name] for name in columns})
         text = [pl.lit("text").alias(name) for name in ("prompt", "chosen", "rejected")]
-        empty = [pl.lit(None).alias(name) for name in ("source", "chosen_score", "rejected_score")]
+        empty = [pl.lit(None).alias(name) for name in ("source", *SCORES)]
         flags = [name for name in Pair.column_names() if name.endswith(("truncated", "merged"))]
         whole = frame.with_columns(*text, *empty, *(pl.lit(False).alias(name) for name in flags))
         validated = Pair.validate(whole.select(Pair.column_names()), cast=True)

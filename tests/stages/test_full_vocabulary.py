@@ -13,9 +13,9 @@ from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.masks import activation_masks
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import score, train
-from scoreonce.stages.hidden_store import HiddenStates, HiddenStore
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.scoring import Job
+from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6}
 STORED = {"full_vocab": "hidden", "shard_completions": 16}
@@ -37,7 +37,7 @@ def training(world, method, full_vocab, **changes):
 
 
 def hidden_store(world):
-    return HiddenStore(Job.of(world.run()).store.folder)
+    return VocabularyStore(Job.of(world.run()).store.folder, "hidden")
 
 
 @pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo"])
@@ -55,12 +55,12 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
 def test_stored_states_and_head_give_the_models_own_logits(prepared):
     """Hidden states times head against logits of plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(prepared.model()).eval()
-    states, head = HiddenStates(hidden_store(prepared)), hidden_store(prepared).head(torch.device("cpu"))
+    states, head = VocabularyStates(hidden_store(prepared)), hidden_store(prepared).head(torch.device("cpu"))
     for prompt, chosen, _ in prepared.random_pairs(24)[:5]:
         ids = torch.tensor([prompt + chosen])
         with torch.no_grad():
             expected = model(ids).logits[0, len(prompt) - 1 : -1]
-        hidden = states.read([completion_id(prompt, chosen)])
+        hidden = states.read([completion_id(prompt, chosen)], "hidden")
         assert hidden.shape[0] == len(chosen)
         torch.testing.assert_close(hidden @ head.weight.T * head.scale, expected, rtol=1e-4, atol=1e-4)
 
@@ -86,7 +86,7 @@ def test_disk_a_token(prepared):
     tokens = sum(len(c) + len(r) for _, c, r in prepared.random_pairs(24))
     for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
         score.run(run)
-        blocks = HiddenStore(Job.of(run).store.folder).blocks()
+        blocks = VocabularyStore(Job.of(run).store.folder, "hidden").blocks()
         assert sum(block.stat().st_size for block in blocks) == pytest.approx(size * 32 * tokens, rel=0.05, abs=24 * 2 * 50)
 
 
@@ -111,6 +111,28 @@ def test_activation_masks_by_hand():
     assert masks.reward.tolist() == [0.0, 1.0, 0.5, 1.0]
 
 
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2"])
+def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
+    """All but one of 97 tokens are exact to float16; 8 are not."""
+    losses = {}
+    for k in (96, 8):
+        form = {"full_vocab": "topk", "topk": k}
+        score.run(prepared.run(score=form))
+        assert f"topk-{k} is approximate" in capsys.readouterr().err
+        run = prepared.run(train={**FAST, "method": method, "label": f"top{k}", "full_vocab": "topk"}, score=form)
+        train.run(run)
+        lines = (Layout.of(run).training / "metrics.jsonl").read_text().splitlines()
+        losses[k] = [json.loads(line)["loss"] for line in lines]
+    exact = [line["loss"] for line in training(prepared, method, "hidden")[0]]
+    near, far = (max(abs(a - b) for a, b in zip(losses[k], exact, strict=True)) for k in (96, 8))
+    assert near < 5e-3
+    assert near < far or method == "epsilon_dpo"  # only signs matter there
+
+
+def test_masks_need_hidden_states(prepared):
+    expect(prepared, "makes its masks from hidden states", method="sparse_po", full_vocab="topk")
+
+
 def expect(world, match, **settings):
     with pytest.raises(InputError, match=match) as raised:
         train.run(world.run(train={**FAST, **settings}))
@@ -129,13 +151,13 @@ def test_with_some_hidden_states(world):
     score.run(world.run(score=STORED))
     world.prepare(pairs)
     score.run(world.run())
-    assert "8 of the training completions" in expect(world, "no reference hidden states", method="tdpo1").found
+    assert "8 of the training completions" in expect(world, "no reference distributions", method="tdpo1").found
 
 
 def test_a_truncated_block(prepared):
     block = hidden_store(prepared).blocks()[0]
     block.write_bytes(block.read_bytes()[:-10])
-    assert str(block) in expect(prepared, "block of reference hidden states is damaged", method="tdpo1").where
+    assert str(block) in expect(prepared, "block of reference distributions is damaged", method="tdpo1").where
 
 
 def test_a_flipped_bit_is_found_by_verify(prepared):

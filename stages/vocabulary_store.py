@@ -1,18 +1,20 @@
-"""Reference hidden states of completions: what methods of the whole vocabulary need of the reference, on disk.
+"""The reference's whole next-token distributions, on disk: what methods of the whole vocabulary need of it.
 
-    <store>/<key>/hidden/<name>.safetensors   completion_ids (rows, 16) uint8, lengths (rows,), hidden (tokens, d)
-    <store>/<key>/hidden/<name>.json          sidecar, written last: bytes, SHA-256, rows, tokens
-    <store>/<key>/hidden/head.safetensors     the reference's output head, once: weight, bias, scale, soft-cap
+    <store>/<key>/hidden/     the hidden state after the last norm of each completion token: exact, with the head
+    <store>/<key>/topk-128/   the 128 largest log-probs and their tokens: approximate, and smaller
+        <name>.safetensors    completion_ids (rows, 16) uint8, lengths (rows,), and the columns, (tokens, ...) each
+        <name>.json           sidecar, written last: bytes, SHA-256, rows, tokens
+        head.safetensors      the reference's output head, once: weight, bias, scale, soft-cap
 
-The hidden state after the last norm and the head give the logits exactly, at 2 d bytes a token in bfloat16 against
-2 V for the logits. Blocks are read by memory map; a block without its sidecar does not exist.
+A hidden state takes 2 d bytes a token in bfloat16, against 2 V for the logits. Blocks are read by memory map; a block
+without its sidecar does not exist.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,11 +36,11 @@ class _Place(NamedTuple):
     stop: int
 
 
-class HiddenStore:
-    """The hidden states that a reference store holds. Reading takes no lock: blocks never change once they exist."""
+class VocabularyStore:
+    """What one form keeps in a reference store. Reading takes no lock: blocks never change once they exist."""
 
-    def __init__(self, store_folder: Path) -> None:
-        self.folder = store_folder / "hidden"
+    def __init__(self, store_folder: Path, form: str) -> None:
+        self.form, self.folder = form, store_folder / form
 
     def blocks(self) -> list[Path]:
         """The blocks that exist, oldest first."""
@@ -48,15 +50,12 @@ class HiddenStore:
         """`completion_id` of everything stored. Raises `InputError` at a damaged block."""
         return [name for block in self.blocks() for name in _ids(block)[0]]
 
-    def append(self, ids: Sequence[str], lengths: Sequence[int], hidden: Tensor) -> None:
-        """Write one block: `hidden` (tokens, d) of the completions `ids`, `lengths` tokens each, and commit it."""
+    def append(self, ids: Sequence[str], lengths: Sequence[int], columns: Mapping[str, Tensor]) -> None:
+        """Write one block: `columns` (tokens, ...) of the completions `ids`, `lengths` tokens each, and commit it."""
         block = self.folder / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{secrets.token_hex(5)}.safetensors"
         raw = np.frombuffer(bytes.fromhex("".join(ids)), np.uint8).reshape(-1, 16).copy()
-        tensors = {
-            "completion_ids": torch.from_numpy(raw),
-            "lengths": torch.tensor(list(lengths)),
-            "hidden": hidden.contiguous(),
-        }
+        tensors = {name: column.contiguous() for name, column in columns.items()}
+        tensors |= {"completion_ids": torch.from_numpy(raw), "lengths": torch.tensor(list(lengths))}
         with atomic(block) as temporary:
             save_file(tensors, temporary)
         write_json(
@@ -66,7 +65,7 @@ class HiddenStore:
                 "bytes": block.stat().st_size,
                 "sha256": sha256(block),
                 "rows": len(ids),
-                "tokens": len(hidden),
+                "tokens": sum(lengths),
             },
         )
 
@@ -106,10 +105,10 @@ class HiddenStore:
         block.unlink(missing_ok=True)
 
 
-class HiddenStates:
-    """Hidden states by completion id, read by memory map as they are asked for."""
+class VocabularyStates:
+    """The columns of one form by completion id, read by memory map as they are asked for."""
 
-    def __init__(self, store: HiddenStore) -> None:
+    def __init__(self, store: VocabularyStore) -> None:
         self._blocks = store.blocks()
         self._handles: dict[int, Any] = {}
         self._folder = store.folder
@@ -124,22 +123,22 @@ class HiddenStates:
         """How many of `ids` are not stored."""
         return sum(name not in self._places for name in ids)
 
-    def read(self, ids: Sequence[str]) -> Tensor:
-        """`(tokens, d)` hidden states of the completions `ids`, one after the other, in the model's dtype.
+    def read(self, ids: Sequence[str], column: str) -> Tensor:
+        """`(tokens, ...)` values of a column for the completions `ids`, one after the other.
 
         Raises `InputError` where one is not stored.
         """
         try:
             places = [self._places[name] for name in ids]
         except KeyError as error:
-            raise _missing(f"no hidden states of completion {error.args[0]}", self._folder) from None
-        return torch.cat([self._block(place.block)[place.start : place.stop] for place in places])
+            raise _missing(f"nothing of completion {error.args[0]}", self._folder) from None
+        return torch.cat([self._slice(place.block, column)[place.start : place.stop] for place in places])
 
-    def _block(self, number: int) -> Any:
+    def _slice(self, number: int, column: str) -> Any:
         if number not in self._handles:
             # The handle owns the map; slices are read from it on demand.
-            self._handles[number] = safe_open(self._blocks[number], "pt").__enter__().get_slice("hidden")
-        return self._handles[number]
+            self._handles[number] = safe_open(self._blocks[number], "pt").__enter__()
+        return self._handles[number].get_slice(column)
 
 
 def _ids(block: Path) -> tuple[list[str], list[int]]:
@@ -157,7 +156,7 @@ def _ids(block: Path) -> tuple[list[str], list[int]]:
 
 def _damaged(block: Path, found: str) -> InputError:
     return InputError(
-        "A block of reference hidden states is damaged.",
+        "A block of reference distributions is damaged.",
         found=found,
         where=str(block),
         fix=f"Delete it and {block.with_suffix('.json').name}, then run `scoreonce score` again.",

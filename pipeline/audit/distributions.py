@@ -1,0 +1,93 @@
+"""Distributions of measures as histograms: a few dozen bins that hold every finite value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+BINS = 30
+# The outermost bins reach to the extremes, so that a few outliers do not flatten the rest.
+_INNER = (0.005, 0.995)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What to count. Distributions of one `group` are meant to be drawn over each other."""
+
+    name: str
+    title: str
+    unit: str
+    value: pl.Expr
+    group: str | None = None
+    whole: bool = False  # whole numbers: bins have whole edges
+
+
+PAIR_DISTRIBUTIONS = (
+    Distribution("prompt_len", "prompt", "tokens", pl.col("prompt_len"), whole=True),
+    Distribution("chosen_len", "chosen", "tokens", pl.col("chosen_len"), "completion length", whole=True),
+    Distribution("rejected_len", "rejected", "tokens", pl.col("rejected_len").replace(0, None), "completion length",
+                 whole=True),
+    Distribution("length_gap", "chosen minus rejected length", "tokens",
+                 pl.when(pl.col("rejected_len") > 0).then(pl.col("chosen_len") - pl.col("rejected_len")), whole=True),
+    Distribution("similarity", "similarity of the sides", "Jaccard index", pl.col("similarity")),
+    Distribution("chosen_repetition", "chosen", "share of repeated 4-grams", pl.col("chosen_repetition"), "repetition"),
+    Distribution("rejected_repetition", "rejected", "share of repeated 4-grams",
+                 pl.when(pl.col("rejected_len") > 0).then("rejected_repetition"), "repetition"),
+    Distribution("score_gap", "chosen minus rejected score", "dataset's own scale",
+                 pl.col("chosen_score") - pl.col("rejected_score")),
+)  # fmt: skip
+
+
+def histograms(pairs: pl.LazyFrame, wanted: Sequence[Distribution]) -> list[dict[str, Any]]:
+    """One record per distribution that has a value: name, title, unit, group, bins of low, high and count.
+
+    A bin holds low ≤ value < high, the last one its high end too; nulls and non-finite values are in none. Two passes:
+    one for the ranges, one to count.
+    """
+    columns = pairs.collect_schema().names()
+    known = [each for each in wanted if set(each.value.meta.root_names()) <= set(columns)]
+    values = pairs.select(_finite(each.value).alias(each.name) for each in known)
+    ranges = values.select(
+        quantity.alias(f"{each.name}:{key}") for each in known for key, quantity in _range(pl.col(each.name)).items()
+    ).collect(engine="streaming")
+    found = ranges.row(0, named=True)
+    edges = {each.name: _edges(*(found[f"{each.name}:{key}"] for key in _range(pl.lit(0))), each.whole)
+             for each in known if found[f"{each.name}:low"] is not None}  # fmt: skip
+    counts = values.select(
+        pl.col(name).cut(edge[1:-1], left_closed=True, labels=[str(i) for i in range(len(edge) - 1)])
+        .value_counts().implode().alias(name)
+        for name, edge in edges.items()
+    ).collect(engine="streaming")  # fmt: skip
+    return [_record(each, edges[each.name], counts[each.name].item()) for each in known if each.name in edges]
+
+
+def _finite(value: pl.Expr) -> pl.Expr:
+    number = value.cast(pl.Float64)
+    return pl.when(number.is_finite()).then(number)
+
+
+def _range(value: pl.Expr) -> dict[str, pl.Expr]:
+    low, high = _INNER
+    return {"low": value.min(), "inner": value.quantile(low), "outer": value.quantile(high), "high": value.max()}
+
+
+def _edges(low: float, inner: float, outer: float, high: float, whole: bool) -> list[float]:
+    step = (outer - inner) / BINS
+    if whole:
+        step = max(1.0, float(-(-(outer - inner) // BINS)))
+    if step <= 0:
+        return [low, high] if high > low else [low, low + 1.0]
+    inside = [inner + step * number for number in range(BINS + 1)]
+    kept = [edge for edge in inside if low < edge < high]
+    return [low, *kept, max(high, kept[-1] if kept else low) if high > low else low + step]
+
+
+def _record(each: Distribution, edges: list[float], counted: pl.Series) -> dict[str, Any]:
+    by_bin = {row[each.name]: row["count"] for row in counted.to_list()}
+    bins = [{"low": low, "high": high, "count": by_bin.get(str(number), 0)}
+            for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False))]  # fmt: skip
+    group = {} if each.group is None else {"group": each.group}
+    return {"name": each.name, "title": each.title, "unit": each.unit, **group, "bins": bins}
