@@ -78,8 +78,6 @@ class TokenScorer(nn.Module):
             columns.reference_logps,
             columns.perturbed,
             self._masks(reference, batch.lengths),
-            if self.masking and isinstance(reference, ReferenceLogits)
-            else None,
             hidden.detach() if keep_hidden else None,
         )
 

@@ -21,26 +21,22 @@ class Summary:
     truncated: dict[str, int]
     boundary_merged: int
     lengths: dict[str, dict[str, float]]
+    raw: int  # rows of the dataset: each is in one of the three tables, that of a graded list perhaps several times
 
     @property
     def quarantined(self) -> int:
-        """Rows that cannot be used."""
+        """Rows that cannot be used; of graded lists also responses and pairs."""
         return sum(self.by_reason.values())
-
-    @property
-    def raw(self) -> int:
-        """Rows of the dataset: each is in one of the three tables."""
-        return self.train + self.test + self.quarantined
 
     def manifest(self) -> dict[str, Any]:
         """The same as a part of the manifest."""
         fields = asdict(self)
-        counts = {name: fields.pop(name) for name in ("train", "test", "by_reason")}
-        return {"counts": {"raw": self.raw, "quarantined": self.quarantined, **counts}, **fields}
+        counts = {name: fields.pop(name) for name in ("raw", "train", "test", "by_reason")}
+        return {"counts": {"quarantined": self.quarantined, **counts}, **fields}
 
 
-def summarise(train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame) -> Summary:
-    """The summary of two tables of pairs and the quarantine."""
+def summarise(train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame, raw: int) -> Summary:
+    """The summary of two tables of pairs and the quarantine, made of `raw` rows."""
     pairs = pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
     row = (
         pairs.select(
@@ -63,6 +59,7 @@ def summarise(train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame)
         {side: row[f"{side}_truncated"] for side in SIDES},
         row["boundary_merged"],
         {side: {name: row[f"{side}_{name}"] for name in ("median", "p95", "max")} for side in SIDES},
+        raw,
     )
 
 

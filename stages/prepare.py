@@ -22,6 +22,7 @@ from scoreonce.pipeline.conversation import Render
 from scoreonce.pipeline.dataset_columns import match_columns
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.formats import FORMATS, detect, require
+from scoreonce.pipeline.pairing import Pairing
 from scoreonce.pipeline.pair_summary import Summary, summarise, summary_lines
 from scoreonce.pipeline.preparing import PreparedPair, QuarantinedRow, Recipe, prepare_rows
 from scoreonce.pipeline.quarantine import REASONS, RowError
@@ -124,16 +125,28 @@ def _recipe(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> R
     used = ", ".join(role if role == column else f"{role} = {column}" for role, column in columns.names.items())
     print(f"Format of {raw.name}: {name} ({FORMATS[name].meaning}), from columns {used}")
     limits = Limits(data.max_length, data.max_prompt_length, data.truncation)
-    return Recipe(name, columns, render, encoder, limits)
+    return Recipe(name, columns, render, encoder, limits, _pairing(data), data.preference_from_scores)
+
+
+def _pairing(data: Data) -> Pairing:
+    return Pairing(
+        data.pairing,
+        data.min_gap,
+        data.pairs_per_prompt,
+        data.rso_samples,
+        data.rso_beta,
+        data.rso_ranking,
+        data.seed,
+    )
 
 
 def _write(layout: Layout, data: Data, wanted: dict[str, Any], train: Dataset, test: Dataset | None = None) -> Summary:
     with uncommitted(layout) as growing:
         with open_pair_files(layout, growing) as files:
-            held_out = None if test is None else _write_test(files, test, data)
-            _write_train(files, train, data, held_out)
+            held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
+            rows = _write_train(files, train, data, held_out)
         tables = (layout.pairs("train"), layout.pairs("test"), layout.quarantine)
-        summary = summarise(*(pl.scan_parquet(growing[path]) for path in tables))
+        summary = summarise(*(pl.scan_parquet(growing[path]) for path in tables), rows + test_rows)
         _require_pairs(summary, data, given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
@@ -142,19 +155,24 @@ def _write(layout: Layout, data: Data, wanted: dict[str, Any], train: Dataset, t
     return summary
 
 
-def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> set[str]:
-    """Write the given held-out pairs; returns their prompts."""
+def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> tuple[set[str], int]:
+    """Write the given held-out pairs; returns their prompts, and how many rows there were."""
     prompts: set[str] = set()
-    for pairs, refused in _prepared(dataset, data, "Preparing test"):
+    rows = 0
+    for rows, pairs, refused in _prepared(dataset, data, "Preparing test"):
         prompts.update(pair.prompt_id for pair in pairs)
         files.pairs["test"].add(pairs)
         files.quarantine.add([replace(row, detail=f"test data: {row.detail}") for row in refused])
-    return prompts
+    return prompts, rows
 
 
-def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[str] | None) -> None:
-    """Write the training pairs, and without given held-out pairs the share of prompts that is kept from training."""
-    for pairs, refused in _prepared(dataset, data, "Preparing"):
+def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[str] | None) -> int:
+    """Write the training pairs, and without given held-out pairs the share of prompts that is kept from training.
+
+    Returns how many rows there were.
+    """
+    rows = 0
+    for rows, pairs, refused in _prepared(dataset, data, "Preparing"):
         if held_out is None:
             of_test = {pair.prompt_id for pair in pairs if is_held_out(pair.prompt_id, data.test_share, data.seed)}
             files.pairs["test"].add([pair for pair in pairs if pair.prompt_id in of_test])
@@ -163,6 +181,7 @@ def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[s
             refused = sorted([*refused, *_leaked(pairs, held_out)], key=lambda row: row.row)
         files.pairs["train"].add([pair for pair in pairs if pair.prompt_id not in of_test])
         files.quarantine.add(refused)
+    return rows
 
 
 def _leaked(pairs: list[PreparedPair], held_out: set[str]) -> list[QuarantinedRow]:
@@ -175,14 +194,15 @@ def _leaked(pairs: list[PreparedPair], held_out: set[str]) -> list[QuarantinedRo
 
 def _prepared(
     dataset: Dataset, data: Data, description: str
-) -> Iterator[tuple[list[PreparedPair], list[QuarantinedRow]]]:
-    """Pairs and quarantined rows, batch by batch, with a progress bar."""
+) -> Iterator[tuple[int, list[PreparedPair], list[QuarantinedRow]]]:
+    """Rows read so far, pairs and quarantined rows, batch by batch, with a progress bar."""
     raw, recipe = dataset.raw, dataset.recipe
     first_row = 0
     with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
         for rows in limited(raw.batches(list(recipe.columns.names.values())), data.limit):
-            yield prepare_rows(rows, first_row, recipe)
+            pairs, refused = prepare_rows(rows, first_row, recipe)
             first_row += len(rows)
+            yield first_row, pairs, refused
             bar.update(len(rows))
 
 

@@ -221,10 +221,8 @@ def _keep_distributions(
         top = inference.top_k(hidden, job.score.topk)
         columns = {"ids": top.ids, "logps": top.logps}
         if not store.blocks():
-            print(
-                f"{form} is approximate: {top.divergence.mean():.2e} nats of KL per token in the first shard",
-                file=sys.stderr,
-            )
+            loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
+            print(f"{form} is approximate: {loss}", file=sys.stderr)
     with writable(job.store.folder):
         store.write_head(head)
         store.append(shard.ids, scores.lengths.tolist(), columns)

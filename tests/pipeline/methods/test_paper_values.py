@@ -183,7 +183,7 @@ def test_bco() -> None:
     second = methods.apply("bco", pairs([3], [0]), first.state, beta=0.5)
     near(second.losses, -log_sigmoid(0.5 * 2.5) - log_sigmoid(0.5 * 0.5))
     near(second.state["mean_logratio_steps"], 2)
-    near(losses("bco_pair", pairs([1], [-2]), beta=0.5), -log_sigmoid(0.5) - log_sigmoid(1))
+    near(losses("bco_pair", pairs([3], [-2]), beta=0.5), -log_sigmoid(1.5) - log_sigmoid(1))
 
 
 def test_aot() -> None:
@@ -221,8 +221,9 @@ def test_orpo() -> None:
 
 
 def test_cpo() -> None:
-    """Policy sums -19 and -21: beta * 2 = 1; 2 * 19 / 2 tokens = 19."""
+    """Policy sums -19 and -21: beta * 2 = 1; 2 * 19 / 2 tokens = 19. Smoothed: + 0.1 * 1, as for DPO."""
     near(losses("cpo", pairs([1], [-1], lens=(2, 4)), beta=0.5, cpo_alpha=2), -log_sigmoid(1) + 19)
+    near(losses("cpo", pairs([1], [-1]), beta=0.5, cpo_alpha=0, label_smoothing=0.1), -log_sigmoid(1) + 0.1)
 
 
 def test_kto() -> None:
