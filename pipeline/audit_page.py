@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scoreonce.pipeline import page
-from scoreonce.pipeline.audit_page_figures import Scale, Shortcut, histograms, scale, shortcuts, strength
+from scoreonce.pipeline.audit_page_histogram import histograms, span
+from scoreonce.pipeline.audit_page_judgements import judgement_sentences
 from scoreonce.pipeline.audit_page_pairs import Texts, examples, worst_pairs
+from scoreonce.pipeline.audit_page_shortcuts import Scale, Shortcut, scale, shortcuts, strength
+from scoreonce.pipeline.audit_page_text import visible
 from scoreonce.pipeline.audit_page_verdict import present, verdict
 from scoreonce.pipeline.quarantine import REASONS
 from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number, percent, shown
@@ -20,6 +23,8 @@ from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number
 SOURCES_SHOWN = 25
 HEADINGS = (("fail", "Faults: mend these before training"), ("flag", "Flags: look at these"),
             ("info", "For information"))
+# Lists of records that have a section of their own.
+SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst")
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ def render(shown_page: AuditPage) -> str:
     audit = shown_page.audit
     traits = shortcuts(audit["shortcuts"])
     axis = scale(traits)
+    reference = audit["reference"] or {}
     sources = sorted(audit["sources"], key=lambda row: -row["pairs"])
     html: str = page.environment().get_template("audit_page.html.jinja").render(
         title=shown_page.title, made=shown_page.made, verdict=verdict(audit, shown_page.affected),
@@ -53,8 +59,10 @@ def render(shown_page: AuditPage) -> str:
         histograms=histograms(audit["distributions"]), sources=sources, sources_shown=SOURCES_SHOWN,
         measures_by_source=_numbers_of(sources), worst=worst_pairs(audit["worst"], shown_page.texts),
         quarantine=_quarantine(audit["data"]), data_facts=_data_facts(audit),
-        measures=_facts(audit["measures"]), reference_facts=_facts(audit["reference"] or {}),
-        share=_share, words=_words, heat=_heat,
+        measures=_facts(audit["measures"]), reference_facts=_facts(reference), tables=_tables(audit),
+        judgements=judgement_sentences(audit.get("judgements")), not_judged=audit.get("not_judged", []),
+        decided=any("decided" in entry for entry in audit["shortcuts"]),
+        share=_share, words=_words, upper_first=_upper_first, heat=_heat, seen=visible,
         style=page.style("audit_page.css"), **page.script(page.resource("audit_page.js")))
     # JSON can spell half of a surrogate pair, which no file can hold.
     return html.encode("utf-8", "replace").decode("utf-8")
@@ -104,12 +112,35 @@ def _data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(_words(name.replace(".", ": ")), number(value) if is_number(value) else shown(value))
-            for name, value in flatten(tree).items()]
+    return [(_words(name.replace(".", ": ")), _value(value)) for name, value in flatten(tree).items()]
+
+
+def _tables(audit: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Further lists of records in the audit: the title of each, the names of its columns, and its rows."""
+    found = {name: [_with_span(row) for row in rows] for name, rows in audit.items() if name not in SECTIONS
+             and isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)}
+    return [(_words(name), [_words(key) for key in rows[0]], [[_value(value) for value in row.values()] for row in rows])
+            for name, rows in found.items()]
+
+
+def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record with its ends, where it has such, as one value."""
+    if "low" not in row or "high" not in row:
+        return row
+    rest = {key: value for key, value in row.items() if key not in ("low", "high")}
+    return {"range": span(row["low"], row["high"]), **rest}
+
+
+def _value(value: Any) -> str:
+    return number(value) if is_number(value) else shown(value)
 
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
+
+
+def _upper_first(title: str) -> str:
+    return title[:1].upper() + title[1:]
 
 
 def _share(value: float) -> str:

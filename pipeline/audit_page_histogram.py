@@ -9,10 +9,11 @@ from itertools import groupby
 from statistics import median
 from typing import Any
 
-from scoreonce.pipeline.report_format import is_number, number
+from scoreonce.pipeline.report_format import MINUS, is_number, number
 
 TICKS = 4
 SERIES = 8
+PAINTS = {"chosen": "var(--chosen)", "rejected": "var(--rejected)"}
 # An outermost bin this much wider than the others holds a tail: drawn as wide as they are.
 TAIL = 1.5
 
@@ -41,6 +42,7 @@ class Histogram:
     """One or several distributions on one scale. `ticks` are positions in per cent with their labels."""
 
     title: str
+    unit: str
     caption: str
     series: tuple[Series, ...]
     ticks: tuple[tuple[float, str], ...]
@@ -68,12 +70,11 @@ def _histogram(members: list[Mapping[str, Any]]) -> Histogram:
     bins = [_bins(item) for item in members]
     low, high = min(each.low for part in bins for each in part), max(each.high for part in bins for each in part)
     highest = max(each.density for part in bins for each in part)
-    series = tuple(Series(item["title"], f"var(--run-{index})", _bars(part, low, high, highest))
+    series = tuple(Series(item["title"], PAINTS.get(item["title"], f"var(--run-{index})"), _bars(part, low, high, highest))
                    for index, (item, part) in enumerate(zip(members, bins, strict=True)))
     named = [f"{item['title']}: {middle}" if several else middle for item in members if (middle := _middle(item))]
     title = members[0].get("group") or members[0]["title"]
-    return Histogram(_heading(title), ", ".join(part for part in ("; ".join(named), members[0]["unit"]) if part),
-                     series, _ticks(low, high))
+    return Histogram(_heading(title), members[0]["unit"], "; ".join(named), series, _ticks(low, high))
 
 
 def _heading(title: str) -> str:
@@ -82,26 +83,72 @@ def _heading(title: str) -> str:
 
 
 def _bins(item: Mapping[str, Any]) -> list[_Bin]:
-    whole = sum(part["count"] for part in item["bins"])
-    inner = [part["high"] - part["low"] for part in item["bins"] if _is_closed(part)]
-    step = median(inner) if inner else 1.0
-    return [_Bin(low, high, part["count"] / whole / (high - low), f"{_span(part, item['unit'])}: {number(part['count'])}")
-            for part in item["bins"] for low, high in [_drawn(part, step)]]
+    parts, unit = item["bins"], item["unit"]
+    whole = sum(part["count"] for part in parts)
+    return [_Bin(low, high, part["count"] / whole / (high - low), f"{_span(part, unit)}: {number(part['count'])}")
+            for part, (low, high) in zip(parts, _drawn([(part["low"], part["high"]) for part in parts]), strict=True)]
 
 
-def _is_closed(part: Mapping[str, Any]) -> bool:
-    return is_number(part["low"]) and is_number(part["high"]) and part["low"] < part["high"]
-
-
-def _drawn(part: Mapping[str, Any], step: float) -> tuple[float, float]:
-    """The ends of a bin on the axis: a tail, or a bin without width, gets the width of the others."""
-    low, high = part["low"], part["high"]
-    if _is_closed(part) and high - low <= TAIL * step:
-        return low, high
-    return low, high
+def _drawn(ends: Sequence[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
+    """The ends of each bin on the axis: a tail, open or very wide, is as wide there as the middle bin."""
+    widths = [high - low for low, high in ends if low is not None and high is not None and high > low]
+    step = median(widths) if widths else 1.0
+    drawn = []
+    for index, (low, high) in enumerate(ends):
+        tail = low is None or high is None or high - low > TAIL * step
+        if tail and high is not None and index == 0:
+            drawn.append((high - step, high))
+        elif low is not None and (high is None or (tail and index + 1 == len(ends))):
+            drawn.append((low, low + step))
+        else:
+            start, end = low or 0.0, high or 0.0
+            drawn.append((start, max(end, start + step / 100)))
+    return drawn
 
 
 def _bars(bins: Sequence[_Bin], low: float, high: float, highest: float) -> tuple[Bar, ...]:
     width = 100 / (high - low)
     return tuple(Bar((each.low - low) * width, (each.high - each.low) * width, 100 * each.density / highest, each.words)
                  for each in bins)
+
+
+def _span(part: Mapping[str, Any], unit: str) -> str:
+    return f"{span(part['low'], part['high'])} {unit}".strip()
+
+
+def span(low: float | None, high: float | None) -> str:
+    """`2 to 5`, or `below 5` or `2 and more` where an end is open."""
+    words = f"{number(low)} to {number(high)}"
+    return f"below {number(high)}" if low is None else f"{number(low)} and more" if high is None else words
+
+
+def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
+    """Round numbers on the axis, as many as there are room for, and where they stand in per cent."""
+    step = _round_up((high - low) / TICKS)
+    values = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return tuple((100 * (value - low) / (high - low), f"{value:,.6g}".replace("-", MINUS)) for value in values)
+
+
+def _round_up(value: float) -> float:
+    magnitude: float = 10 ** math.floor(math.log10(value))
+    return next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= value * (1 - 1e-9))
+
+
+def _middle(item: Mapping[str, Any]) -> str:
+    """Median and 95th percentile as far as the bins tell them."""
+    median_value, most = (_quantile(item["bins"], share) for share in (0.5, 0.95))
+    if median_value is None or most is None:
+        return ""
+    return f"half below {number(median_value, 2)}, 95% below {number(most, 2)}"
+
+
+def _quantile(bins: Sequence[Mapping[str, Any]], share: float) -> float | None:
+    """Linear within the bin that holds it; None where that bin is open."""
+    wanted, below = share * sum(part["count"] for part in bins), 0
+    for part in bins:
+        if part["count"] and below + part["count"] >= wanted:
+            if not (is_number(part["low"]) and is_number(part["high"])):
+                return None
+            return float(part["low"] + (part["high"] - part["low"]) * (wanted - below) / part["count"])
+        below += part["count"]
+    return None

@@ -66,7 +66,8 @@ def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
     return ShownPair(markup(compare(texts.prompt, other.prompt).right), pair.chosen, pair.rejected, pair.marked)
 
 
-def worst_pairs(entries: Iterable[Mapping[str, Any]], texts: Mapping[tuple[str, int], Texts]) -> list[Mapping[str, Any]]:
+def worst_pairs(entries: Iterable[Mapping[str, Any]],
+                texts: Mapping[tuple[str, int], Texts]) -> list[Mapping[str, Any]]:
     """The lines of the table: each with the end of its prompt, and excerpts of its sides where they part."""
     return [_worst(entry, texts.get((entry["split"], entry["row"]))) for entry in entries]
 
@@ -83,9 +84,15 @@ def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
 
 def markup(side: Side) -> Markup:
     """A side as HTML within an element that keeps white space."""
-    left_out = [Markup('<span dir="ltr" class="cut">{} characters {} are left out of this page</span>').format(
-        number(count), where) if count else Markup() for count, where in ((side.before, "before"), (side.after, "after"))]
-    return Markup("").join([left_out[0], *(_block(block) for block in side.blocks), left_out[1]])
+    blocks = [_block(block) for block in side.blocks]
+    return Markup("").join([_left_out(side.before, "before"), *blocks, _left_out(side.after, "after")])
+
+
+def _left_out(characters: int, where: str) -> Markup:
+    if not characters:
+        return Markup("")
+    return Markup('<span dir="ltr" class="cut">{} characters {} are left out of this page</span>').format(
+        number(characters), where)
 
 
 def _block(block: Block) -> Markup:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scoreonce.pipeline.audit_page_figures import is_sure, strength
+from scoreonce.pipeline.audit_page_shortcuts import is_sure, strength
 from scoreonce.pipeline.report_format import fixed, is_number, number, percent
 
 WEAK = 0.05
@@ -73,7 +73,7 @@ def _shortcut(shortcuts: Sequence[Mapping[str, Any]]) -> str:
     sure = [entry for entry in overall if is_sure(entry)]
     top = max(sure or overall, key=strength)
     figures = f"AUC {fixed(top['auc'])}, {fixed(top['low'])} to {fixed(top['high'])}"
-    title = _lower(top["title"])
+    title = f"“{top['title']}”"
     if not sure:
         return f"No shortcut predicts the label; the nearest is {title} ({figures})."
     if strength(top) < WEAK:

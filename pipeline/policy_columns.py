@@ -10,6 +10,8 @@ from torch import Tensor
 from scoreonce.pipeline.forward import Scored, sum_per_completion
 
 SIDES = ("chosen", "rejected")
+MISMATCHED = "kl"  # another prompt's completion behind the prompt (KTO): the last of its row, without gradient
+KL_LOGPS = "policy_kl_logps"
 # What a column's name says between the side and the end, and which extra of the forward pass it needs.
 STATISTICS = frozenset({"collision_logps"})
 PERTURBED = frozenset({"plus_logps", "minus_logps"})
@@ -24,13 +26,14 @@ def made_here(reads: Collection[str]) -> frozenset[str]:
     return frozenset(
         name
         for name in reads
-        if name in PER_PAIR or name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
+        if name in PER_PAIR | {KL_LOGPS} or name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
     )
 
 
 def sides_of(reads: Collection[str]) -> tuple[str, ...]:
-    """The completions that a method reads, chosen first."""
-    return tuple(side for side in SIDES if any(name.startswith(f"policy_{side}_") for name in reads))
+    """The completions that a method reads, chosen first, the mismatched one last."""
+    pair = tuple(side for side in SIDES if any(name.startswith(f"policy_{side}_") for name in reads))
+    return (*pair, MISMATCHED) if KL_LOGPS in reads else pair
 
 
 def kinds(names: Collection[str]) -> frozenset[str]:
@@ -47,7 +50,9 @@ def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str
             made[f"policy_{side}_{what}"] = sums[number :: len(sides)]
     if scored.masks is not None:
         for name, mask in (("policy_reward_mask_l1", scored.masks.reward), ("policy_kl_mask_l1", scored.masks.kl)):
-            made[name] = sum_per_completion(mask, scored.lengths).view(-1, len(sides)).sum(1)
+            made[name] = sum_per_completion(mask, scored.lengths).view(-1, len(sides))[:, : len(SIDES)].sum(1)
+    if MISMATCHED in sides:
+        made[KL_LOGPS] = made[KL_LOGPS].detach()
     return {name: made[name] for name in sorted(names)}
 
 
@@ -81,7 +86,7 @@ def _masked(scored: Scored) -> dict[str, Tensor]:
 
 def _in_common_length(lengths: Tensor, sides: int) -> Tensor:
     """1 for the tokens before the end of the shorter completion of a pair, 0 for the rest of the longer (LD-DPO)."""
-    common = lengths.view(-1, sides).amin(1).repeat_interleave(sides)
+    common = lengths.view(-1, sides)[:, : len(SIDES)].amin(1).repeat_interleave(sides)
     return torch.cat(
         [torch.arange(int(length)) < limit for length, limit in zip(lengths.cpu(), common.cpu(), strict=True)]
     ).to(lengths.device)

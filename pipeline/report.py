@@ -33,8 +33,9 @@ def render(data: ReportData) -> str:
     scatter = reward_against_kl(data.demo, colors) if data.demo else None
     charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
     return page.environment().get_template("report.html.jinja").render(
-        data=data, title=data.title, verdict=verdict(data), findings=findings(data), colors=colors, marks=marks, curves=curves,
-        margins=margins, betas=betas, scatter=scatter, specs={chart.name: chart.spec for chart in charts},
+        data=data, title=data.title, verdict=verdict(data), findings=findings(data), colors=colors, marks=marks,
+        curves=curves, margins=margins, betas=betas, scatter=scatter,
+        specs={chart.name: chart.spec for chart in charts},
         evaluated=[run for run in data.runs if run.evaluated], trained=[run for run in data.runs if run.trained],
         rates=RATES, sources=_sources(data.runs), samples=_samples(data.demo),
         pace={run.label: _pace(run) for run in data.runs},

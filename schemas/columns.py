@@ -194,8 +194,13 @@ REF_REJECTED_PREFIX_LOGPS = _sum("ref_rejected_prefix_logps", f"reference log-pr
                                  most=0, flows=False)
 POLICY_KL_LOGPS = _sum("policy_kl_logps", "policy log-prob of the mismatched completion: another prompt's (KTO)",
                        most=0, flows=False)
-REF_KL_LOGPS = _sum("ref_kl_logps", "reference log-prob of the mismatched completion: another prompt's (KTO)",
-                    most=0, flows=False)
+REF_KL_LOGPS = Column("ref_kl_logps", "float64",
+                      "reference log-prob of the mismatched completion: another prompt's (KTO)", "nats", maximum=0,
+                      nullable=True)
+KL_ID = Column("kl_id", "string", "completion_id of the prompt with another prompt's chosen completion (KTO)",
+               "128-bit hex", nullable=True)
+KL_LEN = Column("kl_len", "int32", "tokens of the mismatched completion, cut so that it fits behind the prompt",
+                "tokens", minimum=1, nullable=True)
 POLICY_CHOSEN_COLLISION_LOGPS = _sum("policy_chosen_collision_logps", f"{_COLLISION} chosen one", most=0, flows=False)
 POLICY_REJECTED_COLLISION_LOGPS = _sum("policy_rejected_collision_logps", f"{_COLLISION} rejected one",
                                        most=0, flows=False)

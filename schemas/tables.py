@@ -143,6 +143,9 @@ class ReferencePair(dy.Schema):
     ref_rejected_entropy = declared(c.REF_REJECTED_ENTROPY)
     ref_chosen_top1_hits = declared(c.REF_CHOSEN_TOP1_HITS)
     ref_rejected_top1_hits = declared(c.REF_REJECTED_TOP1_HITS)
+    kl_id = declared(c.KL_ID)
+    kl_len = declared(c.KL_LEN)
+    ref_kl_logps = declared(c.REF_KL_LOGPS)
 
 
 class TrainingRow(Pair):

@@ -1,85 +1,88 @@
-"""audit: what is in the pairs, before anything is trained on them, and what the reference makes of them.
+"""audit: what is in the pairs before anything is trained on them, what the reference makes of them, and what training did.
 
-Reads the files of `prepare`, and those of `score` where they are there; prints a table and writes `<out>/audit.json`.
-Changes nothing in the data.
+Reads the files of `prepare`, and those of `score`, `train` and `evaluate` where they are there. Writes <out>/audit/:
+pairs.parquet (a row per pair, in the order of the prepared files, train first; a column per finding and measure),
+audit.json, and index.html for people. Changes nothing in the data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.auditing import (
-    PAIR_CHECKS,
-    REFERENCE_CHECKS,
-    Finding,
-    Measure,
-    both_splits,
-    findings,
-    pair_measures,
-    reference_measures,
-)
-from scoreonce.pipeline.quarantine import REASONS
-from scoreonce.stages.config import Run
-from scoreonce.stages.files import write_json
-from scoreonce.stages.layout import SPLITS, Layout
+from scoreonce.pipeline.audit.check import Check, judged
+from scoreonce.pipeline.audit.document import document
+from scoreonce.pipeline.audit.fail_on import met, parse
+from scoreonce.pipeline.audit.judgements import VOTE_CHECKS
+from scoreonce.pipeline.audit.layer import Layer, joined
+from scoreonce.pipeline.audit.lines import audit_lines
+from scoreonce.pipeline.audit.pair_checks import pair_checks
+from scoreonce.pipeline.audit.schema_rules import rule_checks
+from scoreonce.pipeline.audit.shortcuts import model_lead
+from scoreonce.stages import audit_page
+from scoreonce.stages.audit_inputs import gather
+from scoreonce.stages.audit_layers import reference_layer
+from scoreonce.stages.audit_measures import Inputs, measures
+from scoreonce.stages.config import Audit, Run
+from scoreonce.stages.files import atomic, write_json
+from scoreonce.stages.layout import Layout
 from scoreonce.stages.prepared import require_prepared
 
-MARKS = {"fail": "FAIL", "flag": "flag", "info": "info"}
+MET = 3  # the exit code of --fail-on
 
 
-def run(run: Run) -> None:
-    """Audit the prepared pairs of a run."""
+def run(run: Run, *, fail_on: str | None = None) -> int:
+    """Audit the pairs of a run; 3 where something that `fail_on` names was found, otherwise 0.
+
+    `fail_on`: names of findings, each perhaps with what it must exceed: "duplicate_pair,contradictory_pair>0.01".
+    Raises `InputError` where nothing is prepared, a file that the run file names cannot be read, or a name is unknown.
+    """
+    thresholds = parse(fail_on or "")
     layout = Layout.of(run)
-    counts = require_prepared(layout)["counts"]
-    pairs = both_splits(*(pl.scan_parquet(layout.pairs(split)) for split in SPLITS))
-    found, measured = findings(pairs, PAIR_CHECKS), pair_measures(pairs)
-    if layout.reference_manifest.is_file():
-        scored = _with_reference(pairs, layout)
-        found, measured = found + findings(scored, REFERENCE_CHECKS), measured + reference_measures(scored)
-    path = layout.out / "audit.json"
-    write_json(
-        path,
-        {
-            "format": 1,
-            "counts": counts,
-            "findings": [asdict(finding) for finding in found],
-            "measures": [asdict(measure) for measure in measured],
-        },
+    manifest = require_prepared(layout)
+    inputs = gather(run, manifest)
+    pairs = pl.scan_parquet(measures(layout, inputs))
+    layers = [layer for layer in (reference_layer(layout, pairs),) if layer is not None]
+    audit = _audit(run, manifest, pairs, layers, _absent(run.audit, inputs))
+    write_json(layout.audit_summary, audit)
+    page = audit_page.write(layout)
+    print(*audit_lines(audit), f"Written to {layout.audit}; open {page}", sep="\n")
+    exceeded = met(thresholds, audit["findings"])
+    if exceeded:
+        print("Met --fail-on:", *exceeded, sep="\n  ")
+    return MET if exceeded else 0
+
+
+def _audit(
+    run: Run, manifest: Mapping[str, Any], pairs: pl.LazyFrame, layers: list[Layer], absent: list[str]
+) -> dict[str, Any]:
+    """Write pairs.parquet; what audit.json is to hold."""
+    layout, pairs = Layout.of(run), joined(pairs, layers)
+    if "chosen_model" in pairs.collect_schema().names():
+        pairs = model_lead(pairs)
+    columns = pairs.collect_schema().names()
+    checks = [check for check in _checks(run.audit, columns, layers) if check.judgeable(columns)]
+    with atomic(layout.audit_pairs) as temporary:
+        judged(pairs, checks).sink_parquet(temporary, compression="zstd", compression_level=1)
+    counts = {name: manifest["counts"].get(name, 0) for name in ("raw", "train", "test", "quarantined")}
+    data = {"source": run.data.source, "counts": counts,
+            "quarantined_by_reason": manifest["counts"].get("by_reason", {})}  # fmt: skip
+    return document(pl.scan_parquet(layout.audit_pairs), checks, layers, data, absent)
+
+
+def _checks(settings: Audit, columns: list[str], layers: list[Layer]) -> list[Check]:
+    of_pairs = pair_checks(
+        crowded=settings.crowded_prompt, repetition=settings.repetition, similarity=settings.similarity
     )
-    print(*audit_lines(counts, found, measured), f"Written to {path}", sep="\n")
+    return [*rule_checks(columns), *of_pairs, *VOTE_CHECKS, *(check for layer in layers for check in layer.checks)]
 
 
-def _with_reference(pairs: pl.LazyFrame, layout: Layout) -> pl.LazyFrame:
-    wanted = ("pair_id", "ref_chosen_logps", "ref_rejected_logps", "ref_margin")
-    reference = pl.concat([pl.scan_parquet(layout.reference(split)).select(wanted) for split in SPLITS])
-    return pairs.join(reference.unique("pair_id"), on="pair_id", how="left", maintain_order="left")
-
-
-def audit_lines(counts: dict[str, Any], found: list[Finding], measured: list[Measure]) -> Iterator[str]:
-    """The audit for people: what was found, worst first, then the measures."""
-    yield (
-        f"{counts['train']:,} train pairs, {counts['test']:,} test pairs, {counts['quarantined']:,} rows in quarantine"
-    )
-    for reason, rows in counts["by_reason"].items():
-        yield _line("kept out", reason, f"{rows:,}", "", REASONS.get(reason, ""))
-    for severity, mark in MARKS.items():
-        for finding in found:
-            if finding.severity == severity and finding.rows:
-                rows = ", ".join(str(example["row"]) for example in finding.examples)
-                meaning = f"{finding.meaning} (row {rows})"
-                yield _line(mark, finding.name, f"{finding.rows:,}", f"{finding.share:.2%}", meaning)
-    absent = [finding.name for finding in found if not finding.rows]
-    if absent:
-        yield f"  {'none':<10}{', '.join(absent)}"
-    for measure in measured:
-        yield _line(
-            "measured", measure.name, "–" if measure.value is None else f"{measure.value:.4g}", "", measure.meaning
-        )
-
-
-def _line(kind: str, name: str, number: str, share: str, meaning: str) -> str:
-    return f"  {kind:<10}{name:<32}{number:>10}{share:>9}  {meaning}"
+def _absent(settings: Audit, inputs: Inputs) -> list[str]:
+    """What this audit does not look for, and why."""
+    return [
+        *([] if inputs.special is not None else ["double BOS, missing EOS: the tokenizer is not at hand"]),
+        *([] if settings.near_duplicates else ["near-duplicates: switched off"]),
+        *([] if inputs.evaluation is not None else ["contamination: audit.contamination names no file"]),
+    ]

@@ -7,10 +7,10 @@ Reads texts and token ids in pieces, on all cores: polars, numpy and rensa relea
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from itertools import batched, chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from scoreonce.pipeline.audit import near, text, tokens
 from scoreonce.pipeline.audit.contamination import EvaluationGrams
 from scoreonce.pipeline.audit.ragged import Counts, Ragged, concatenate
-from scoreonce.pipeline.audit.relations import with_relations
+from scoreonce.pipeline.audit.relations import with_near_duplicates, with_relations
 from scoreonce.pipeline.audit.schema_rules import broken_rules, with_rules
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.config import Audit
@@ -64,6 +64,15 @@ class Piece:
         return frame
 
 
+@dataclass(frozen=True)
+class Part:
+    """What one piece gave."""
+
+    scalars: pl.DataFrame
+    text: text.TextMeasures
+    broken: pl.DataFrame | None
+
+
 def measures(layout: Layout, inputs: Inputs) -> Path:
     """The file of measures, made anew where pairs or settings are others than it was made from."""
     path, record = layout.audit / "measures.parquet", layout.audit / "measures.json"
@@ -93,20 +102,22 @@ def _is_made_from(record: Path, path: Path, identity: dict[str, Any]) -> bool:
 
 def _measure(layout: Layout, inputs: Inputs) -> pl.DataFrame:
     pieces = _pieces(layout)
-    sketch = inputs.settings.near_duplicates
-    measured: list[text.TextMeasures] = []
+    parts: list[Part] = []
     with progress(sum(piece.rows for piece in pieces), "pairs", "Reading texts") as bar:
-        for piece, (scalars, found) in zip(
-            pieces, _concurrently(lambda piece: _read_piece(piece, inputs, sketch), pieces), strict=True):
-            measured.append(text.TextMeasures(scalars.hstack(found.frame), found.prompts, found.completions))
+        for piece, part in zip(pieces, _concurrently(lambda piece: _read(piece, inputs), pieces), strict=True):
+            parts.append(part)
             bar.update(piece.rows)
-    if not measured:
-        raise AssertionError("require_prepared lets no run without pairs through")
-    frame = pl.concat([part.frame for part in measured]).hstack(_token_measures(layout, inputs.special))
-    frame = with_relations(with_rules(frame, _broken(pieces, frame)).lazy()).collect()
+    frame = pl.concat([part.scalars.hstack(part.text.frame) for part in parts])
+    frame = frame.hstack(_token_measures(layout, inputs.special))
+    frame = with_relations(with_rules(frame, [part.broken for part in parts if part.broken is not None]))
     if inputs.annotations is not None:
         frame = frame.join(inputs.annotations, on=["split", "row"], how="left", maintain_order="left")
-    return _with_near_duplicates(frame, measured, pieces, inputs.settings.similarity) if sketch else frame
+    if inputs.settings.near_duplicates:
+        prompts = near.merged([part.text.prompts for part in parts if part.text.prompts])
+        completions = near.merged([part.text.completions for part in parts if part.text.completions])
+        parts.clear()
+        return _with_near_duplicates(frame, prompts, completions, pieces, inputs.settings.similarity)
+    return frame
 
 
 def _pieces(layout: Layout) -> list[Piece]:
@@ -116,8 +127,75 @@ def _pieces(layout: Layout) -> list[Piece]:
         metadata = pq.ParquetFile(layout.pairs(split)).metadata
         sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         each = max(1, ROWS_AT_ONCE // max(sizes, default=1))
-        for groups in batched(range(len(sizes)), each):
-            rows = sum(sizes[group] for group in groups)
-            pieces.append(Piece(layout.pairs(split), split, list(groups), first, rows))
+        for start in range(0, len(sizes), each):
+            rows = sum(sizes[start : start + each])
+            pieces.append(Piece(layout.pairs(split), split, list(range(len(sizes)))[start : start + each], first, rows))
             first += rows
     return pieces
+
+
+def _read(piece: Piece, inputs: Inputs) -> Part:
+    pairs = piece.read(Pair.column_names())
+    places = pl.int_range(piece.first, piece.first + pairs.height, dtype=pl.Int64, eager=True)
+    scalars = pairs.drop(text.SIDES).with_columns(split=pl.lit(piece.split))
+    found = text.measure(
+        pairs.select(text.SIDES), piece.first, sketch=inputs.settings.near_duplicates, evaluation=inputs.evaluation
+    )
+    return Part(scalars, found, broken_rules(pairs, places))
+
+
+def _concurrently(function: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
+    """The results in order, made by as many threads as there are cores."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        yield from threads.map(function, items)
+
+
+def _token_measures(layout: Layout, special: tokens.SpecialIds | None) -> pl.DataFrame:
+    def measured(work: tuple[Path, int]) -> pl.DataFrame:
+        path, number = work
+        with pa.memory_map(str(path)) as mapped:
+            batch = pa.ipc.open_file(mapped).get_batch(number)
+            return tokens.measure(*(_lists(batch.column(f"{side}_ids")) for side in text.SIDES), special)
+
+    works: list[tuple[Path, int]] = []
+    for split in SPLITS:
+        with pa.memory_map(str(layout.tokens(split))) as mapped:
+            works += [(layout.tokens(split), number) for number in range(pa.ipc.open_file(mapped).num_record_batches)]
+    found = list(_concurrently(measured, works))
+    return pl.concat(found) if found else pl.DataFrame()
+
+
+def _lists(column: pa.ListArray) -> tokens.TokenLists:
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    return tokens.TokenLists(column.flatten().to_numpy(), offsets[1:] - offsets[0])
+
+
+def _with_near_duplicates(
+    frame: pl.DataFrame, prompts: near.Sketches, completions: near.Sketches, pieces: Sequence[Piece], similarity: float
+) -> pl.DataFrame:
+    """Adds the group of each text that has a near-duplicate, and the pair_id of another pair of the group."""
+    def read(places: Counts) -> Ragged:
+        return _shingles_at(places, pieces)
+
+    print("Comparing near-duplicates", file=sys.stderr, flush=True)
+    of_prompts = near.near_duplicates(prompts, read, similarity).frame("near_prompt")
+    of_completions = near.near_duplicates(completions, read, similarity).frame("near_completion")
+    return with_near_duplicates(frame, of_prompts, of_completions)
+
+
+def _shingles_at(places: Counts, pieces: Sequence[Piece]) -> Ragged:
+    """The shingles of the texts at places (3 · pair + side), read once more, in that order."""
+    order = np.argsort(places)
+    pair = places[order] // len(text.SIDES)
+    cuts = np.searchsorted(pair, [piece.first for piece in pieces] + [pieces[-1].first + pieces[-1].rows])
+
+    def shingles(number: int) -> Ragged:
+        wanted = places[order[cuts[number] : cuts[number + 1]]]
+        rows, sides = wanted // len(text.SIDES) - pieces[number].first, wanted % len(text.SIDES)
+        table = pieces[number].read(text.SIDES)
+        # One column after the other, each row a text: a text's place in it is side · rows + row.
+        texts = pl.concat([table[side].alias("text") for side in text.SIDES])
+        return text.shingles_of(texts.gather(sides * table.height + rows))
+
+    used = [number for number in range(len(pieces)) if cuts[number] < cuts[number + 1]]
+    return concatenate(list(_concurrently(shingles, used))).take(np.argsort(order))

@@ -3,7 +3,8 @@
 Stages are imported inside the commands, after the run file was checked, because torch alone takes seconds and neither
 `scoreonce --help` nor a misspelt key may.
 
-Exit codes: 0 done; 1 our own fault, with a traceback; 2 something given cannot be used, in four parts; 130 interrupted.
+Exit codes: 0 done; 1 our own fault, with a traceback; 2 something given cannot be used, in four parts; 3 an audit found
+what it was to fail on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -62,6 +63,15 @@ Labels = Annotated[list[str] | None, typer.Option(
     "--label", metavar="NAME", help="Only these training runs; may be given again.")]
 Model = Annotated[str | None, typer.Option(
     metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")]
+FailOn = Annotated[str | None, typer.Option(
+    metavar="FINDINGS", help="Leave with exit code 3 where these were found, e.g. duplicate_pair,contradictory_pair>0.01: "
+                             "any pair, or more than that share (below 1) or number of them.")]
+NearDuplicates = Annotated[bool | None, typer.Option(
+    "--near-duplicates/--no-near-duplicates", help="Compare texts by their words; as the run file says by default.")]
+Contamination = Annotated[list[str] | None, typer.Option(
+    "--contamination", metavar="FILE", help="Evaluation prompts that no pair should overlap; may be given again.")]
+Query = Annotated[str, typer.Argument(
+    metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")]
 Restart = Annotated[bool, typer.Option(
     "--restart", help="Throw this label's outputs away and train anew.")]
 Drop = Annotated[list[str] | None, typer.Option(
@@ -108,12 +118,35 @@ def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
 
 
 @app.command()
-def audit(run: RunFile, sets: Sets = None) -> None:
-    """Say what is wrong with the pairs."""
+def audit(
+    run: RunFile, sets: Sets = None, fail_on: FailOn = None, near_duplicates: NearDuplicates = None,
+    contamination: Contamination = None,
+) -> None:
+    """Say what is wrong with the pairs.
+
+    Again after score and after train, it also says what these made of them. Leaves with exit code 3 where something
+    that --fail-on names was found.
+    """
     settings = _load(run, sets)
+    given = {"near_duplicates": near_duplicates, "contamination": contamination}
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=changed)})
     from scoreonce.stages import audit as stage
 
-    stage.run(settings)
+    if code := stage.run(settings, fail_on=fail_on):
+        raise typer.Exit(code)
+
+
+@app.command()
+def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
+    """Ask the pairs anything, in SQL.
+
+    Tables: pairs (with the columns of score and audit), evaluation, steps, quarantine.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages import sql_command
+
+    print(sql_command.answer(settings, query))
 
 
 @app.command()

@@ -17,7 +17,8 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.files import read_json, sha256, write_json, write_parquet
 from scoreonce.stages.layout import SPLITS, Layout, Split
 from scoreonce.stages.prepared import require_prepared
-from scoreonce.stages.scoring import Job, Scoring, estimate, pair_view, score_completions
+from scoreonce.stages.reference_view import reference_view
+from scoreonce.stages.scoring import Job, Scoring, estimate, score_completions
 from scoreonce.stages.store import Store
 from scoreonce.stages.wording import duration, size
 
@@ -56,13 +57,14 @@ def _write_pairs(job: Job) -> None:
         "dtype": store.identity.dtype,
         "head": store.identity.head,
         "layout": _layouts(store),
+        "mismatched": job.score.mismatched,
         "pairs_manifest_sha256": sha256(layout.pairs_manifest),
     }
     if _up_to_date(layout, stated):
         return
     counts = {}
     for split in SPLITS:
-        pairs = pair_view(layout, split, store)
+        pairs = reference_view(job, split)
         counts[split] = pairs.height
         write_parquet(layout.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
     write_json(layout.reference_manifest, stated | {"pairs": counts, "files": _digests(layout)})

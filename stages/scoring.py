@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
@@ -133,13 +134,13 @@ def estimate(job: Job) -> Estimate:
         return Estimate()
     rate = _load(job, work).positions_per_second(_row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
     size = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
-    return Estimate(pairs_left(job.layout, job.splits, work), len(work), work.tokens, work.tokens / rate, size)
+    return Estimate(_pairs_left(job, work), len(work), work.tokens, work.tokens / rate, size)
 
 
 def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
     """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs.
 
-    Raises `InputError` where the store is damaged, or lacks a completion.
+    What only `score` computes, on request, is null. Raises `InputError` where the store is damaged, or lacks a completion.
     """
     columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
     pairs = _frame(layout.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
@@ -160,7 +161,10 @@ def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
             where=str(store.folder),
             fix="Run `scoreonce score`.",
         )
-    return ReferencePair.validate(pairs.with_columns(ref_margin=margin).select(ReferencePair.column_names()), cast=True)
+    whole = pairs.with_columns(ref_margin=margin)
+    types = ReferencePair.create_empty().schema
+    on_request = [pl.lit(None, dtype).alias(name) for name, dtype in types.items() if name not in whole.columns]
+    return ReferencePair.validate(whole.with_columns(on_request).select(ReferencePair.column_names()), cast=True)
 
 
 def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
@@ -180,7 +184,12 @@ def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
         shard_completions=min(job.score.shard_completions, HIDDEN_SHARD)
         if job.keep_hidden
         else job.score.shard_completions,
+        mismatches=job.score.mismatched,
     )
+
+
+def _pairs_left(job: Job, work: Worklist) -> int:
+    return pairs_left(job.layout, job.splits, work, mismatches=job.score.mismatched)
 
 
 def _score(job: Job, work: Worklist, processes: _Processes) -> float:
@@ -250,9 +259,12 @@ def _row_reader(job: Job) -> Callable[[Shard], list[PromptRow]]:
 
     files = {split: TokenFile(job.layout.tokens(split)) for split in job.splits}
 
+    def completion(place: Place) -> npt.NDArray[np.int32]:
+        return files[place.split].row(place.donor, place.column)[: place.length]
+
     def row(places: list[Place]) -> PromptRow:
         prompt = files[places[0].split].row(places[0].pair, "prompt_ids")
-        return PromptRow(prompt, tuple(files[place.split].row(place.pair, place.column) for place in places))
+        return PromptRow(prompt, tuple(map(completion, places)))
 
     return lambda shard: [row(places) for places in shard.rows]
 

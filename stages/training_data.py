@@ -10,16 +10,25 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.policy_columns import made_here, sides_of
+from scoreonce.pipeline.policy_columns import MISMATCHED, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages import files
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.mismatch import mismatched
 from scoreonce.stages.store import Store
 from scoreonce.stages.tokens import TokenColumn, TokenFile
 
 SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+
+
+@dataclass(frozen=True)
+class Mismatches:
+    """Another prompt's completion for each pair (KTO): whose chosen one, as a row of the token file, and its tokens."""
+
+    donors: npt.NDArray[np.int64]  # (pairs,)
+    lengths: npt.NDArray[np.int64]  # (pairs,)
 
 
 @dataclass(frozen=True)
@@ -29,17 +38,22 @@ class TrainingData:
     pair_ids: list[str]
     columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
     tokens: TokenFile
-    sides: tuple[TokenColumn, ...]  # the completions that the method reads
+    sides: tuple[TokenColumn, ...]  # the completions of the pair that the method reads
     longest_row: int  # tokens of the longest prompt row
     longest_sequence: int  # tokens of the longest prompt and completion
     largest_token: int
+    mismatches: Mismatches | None = None
 
     def __len__(self) -> int:
         return len(self.pair_ids)
 
     def row(self, pair: int) -> PromptRow:
-        """A pair's prompt with the completions that the method reads, chosen first."""
-        return PromptRow(self.tokens.row(pair, "prompt_ids"), tuple(self.tokens.row(pair, side) for side in self.sides))
+        """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last."""
+        completions = [self.tokens.row(pair, side) for side in self.sides]
+        if self.mismatches is not None:
+            donor, length = self.mismatches.donors[pair], self.mismatches.lengths[pair]
+            completions.append(self.tokens.row(int(donor), "chosen_ids")[:length])
+        return PromptRow(self.tokens.row(pair, "prompt_ids"), tuple(completions))
 
 
 def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
@@ -72,7 +86,8 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
                 where=str(layout.pairs("train")),
                 fix=_how_to_get(name),
             )
-    sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads))
+    sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads) if side in SIDE_TOKENS)
+    mismatches = _mismatches(table, layout) if MISMATCHED in sides_of(reads) else None
     tokens = TokenFile(layout.tokens("train"))
     if len(tokens) != len(table):
         raise InputError(
@@ -82,6 +97,8 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
             fix="Run `scoreonce prepare` again.",
         )
     prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
+    if mismatches is not None:
+        lengths.append(pl.Series(mismatches.lengths))
     return TrainingData(
         pair_ids=table["pair_id"].to_list(),
         columns={name: table[name].cast(pl.Float64).to_numpy() for name in cached},
@@ -89,7 +106,8 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
         sides=sides,
         longest_row=_largest(sum(lengths, start=prompt)),
         longest_sequence=max(_largest(prompt + side) for side in lengths),
-        largest_token=tokens.largest(["prompt_ids", *sides]),
+        largest_token=tokens.largest(["prompt_ids", "chosen_ids", *sides]),
+        mismatches=mismatches,
     )
 
 
@@ -111,6 +129,13 @@ def _largest(column: pl.Series) -> int:
 def _how_to_get(name: str) -> str:
     if name.endswith("_score"):
         return f'Name the dataset\'s score columns: data.columns.{name} = "...", and run `scoreonce prepare` again.'
+    if name.endswith("_preference"):
+        return (
+            f'Name the dataset\'s column, data.columns.{name} = "...", or make it of scores with '
+            "data.preference_from_scores, and run `scoreonce prepare` again."
+        )
+    if name == c.REF_KL_LOGPS.name:
+        return "Set score.mismatched = true and run `scoreonce score`: it scores another prompt's completion with each."
     return "Use data with both a chosen and a rejected completion, or a method for completions alone such as sft."
 
 
@@ -157,6 +182,19 @@ def _join_reference(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return joined
+
+
+def _mismatches(table: pl.DataFrame, layout: Layout) -> Mismatches:
+    """The mismatched completions of `table`'s pairs. Raises `InputError` where others were scored."""
+    met = mismatched(layout, "train")
+    if c.KL_ID.name in table.columns and not table[c.KL_ID.name].equals(met[c.KL_ID.name]):
+        raise InputError(
+            "The mismatched completions that were scored are not those of the prepared pairs.",
+            found="other pairs, or the same in another order",
+            where=str(layout.reference("train")),
+            fix="Run `scoreonce score` again: it scores only what is missing.",
+        )
+    return Mismatches(met["donor"].cast(pl.Int64).to_numpy(), met["kl_len"].cast(pl.Int64).to_numpy())
 
 
 def _add_prefixes(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:

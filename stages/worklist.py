@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from scoreonce.stages.files import read_parquet
 from scoreonce.stages.layout import Layout, Split
+from scoreonce.stages.mismatch import mismatched
 
 if TYPE_CHECKING:
     from scoreonce.stages.tokens import TokenColumn
@@ -23,11 +24,13 @@ _PAIR_COLUMNS = ["row", "chosen_id", "rejected_id", "prompt_id", "prompt_len", "
 
 
 class Place(NamedTuple):
-    """Where the token ids of a completion stand: which split, which row of its token file, which column."""
+    """Where the token ids of a completion stand: the row of its prompt, its own row and column, and how many."""
 
     split: Split
     pair: int
+    donor: int  # another pair's row where the completion is another prompt's
     column: TokenColumn
+    length: int
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Shard:
 class Worklist:
     """Unscored completions, each once, in order of scoring.
 
-    `completions` has completion_id, split, pair, column, row, prompt_len, completion_len, prompt_row (number of the
+    `completions` has completion_id, split, pair, donor, column, row, prompt_len, completion_len, prompt_row (number of the
     prompt row), row_tokens (positions that row takes); `bounds` are the first completions of the shards, and the end.
     """
 
@@ -92,30 +95,34 @@ class Worklist:
 
 
 def worklist(
-    layout: Layout, splits: Sequence[Split], scored: pl.Series, *, row_tokens: int, shard_completions: int
+    layout: Layout,
+    splits: Sequence[Split],
+    scored: pl.Series,
+    *,
+    row_tokens: int,
+    shard_completions: int,
+    mismatches: bool = False,
 ) -> Worklist:
     """What is left to score of the pairs of `splits`, `scored` being the completion ids that the store holds.
 
-    Completions of one prompt share a row of at most `row_tokens` positions. Rows stand longest first: memory runs out
+    With `mismatches` each prompt's mismatched completion belongs to them. Completions of one prompt share a row of at most `row_tokens` positions. Rows stand longest first: memory runs out
     at once or never, and what an interrupted run left over falls into the same shards as before.
     """
-    wanted = completions(layout, splits)
+    wanted = completions(layout, splits, mismatches=mismatches)
     left = wanted.join(pl.DataFrame({"completion_id": scored}), on="completion_id", how="anti", maintain_order="left")
     rows = left.pipe(_into_rows, row_tokens).pipe(_longest_first)
     return Worklist(rows, _bounds(rows.get_column("prompt_row").to_numpy(), shard_completions), wanted.height)
 
 
-def completions(layout: Layout, splits: Sequence[Split]) -> pl.DataFrame:
+def completions(layout: Layout, splits: Sequence[Split], *, mismatches: bool = False) -> pl.DataFrame:
     """Every distinct completion of the pairs of `splits`, at the first place where it stands."""
-    sides = [_side(_pairs(layout, split), split, side) for split in splits for side in ("chosen", "rejected")]
-    return pl.concat(sides).unique("completion_id", keep="first", maintain_order=True)
+    return _everywhere(layout, splits, mismatches).unique("completion_id", keep="first", maintain_order=True)
 
 
-def pairs_left(layout: Layout, splits: Sequence[Split], work: Worklist) -> int:
+def pairs_left(layout: Layout, splits: Sequence[Split], work: Worklist, *, mismatches: bool = False) -> int:
     """Pairs with at least one unscored completion."""
-    left = work.completions.get_column("completion_id").implode()
-    either = pl.col("chosen_id").is_in(left) | pl.col("rejected_id").is_in(left).fill_null(False)
-    return sum(_pairs(layout, split).filter(either).height for split in splits)
+    left = _everywhere(layout, splits, mismatches).join(work.completions, on="completion_id", how="semi")
+    return left.n_unique(["split", "pair"])
 
 
 def largest_token(layout: Layout, splits: Sequence[Split]) -> int:
@@ -136,14 +143,26 @@ def _pairs(layout: Layout, split: Split) -> pl.DataFrame:
     return frame
 
 
+def _everywhere(layout: Layout, splits: Sequence[Split], mismatches: bool) -> pl.DataFrame:
+    """The completions of every pair, at each place where they stand."""
+    parts = []
+    for split in splits:
+        pairs = _pairs(layout, split).with_row_index("pair")
+        parts += [_side(pairs.with_columns(donor="pair"), split, side) for side in ("chosen", "rejected")]
+        if mismatches:
+            met = mismatched(layout, split).rename({"kl_id": "chosen_id", "kl_len": "chosen_len"})
+            parts.append(_side(pairs.drop("chosen_id", "chosen_len").hstack(met), split, "chosen"))
+    return pl.concat(parts)
+
+
 def _side(pairs: pl.DataFrame, split: Split, side: str) -> pl.DataFrame:
     return (
-        pairs.with_row_index("pair")
-        .filter(pl.col(f"{side}_id").is_not_null())
+        pairs.filter(pl.col(f"{side}_id").is_not_null())
         .select(
             pl.col(f"{side}_id").alias("completion_id"),
             pl.lit(split).alias("split"),
             "pair",
+            "donor",
             pl.lit(f"{side}_ids").alias("column"),
             "row",
             "prompt_id",
@@ -191,6 +210,6 @@ def _bounds(prompt_row: npt.NDArray[np.uint32], shard_completions: int) -> list[
 
 
 def _shard(part: pl.DataFrame) -> Shard:
-    places = part.select("prompt_row", "split", "pair", "column").iter_rows()
+    places = part.select("prompt_row", "split", "pair", "donor", "column", "completion_len").iter_rows()
     rows = [[Place(*place[1:]) for place in row] for _, row in groupby(places, key=lambda place: place[0])]
     return Shard(part.get_column("completion_id").to_list(), part.get_column("row").to_list(), rows)

@@ -54,7 +54,7 @@ def histograms(pairs: pl.LazyFrame, wanted: Sequence[Distribution]) -> list[dict
         quantity.alias(f"{each.name}:{key}") for each in known for key, quantity in _range(pl.col(each.name)).items()
     ).collect(engine="streaming")
     found = ranges.row(0, named=True)
-    edges = {each.name: _edges(*(found[f"{each.name}:{key}"] for key in _range(pl.lit(0))), each.whole)
+    edges = {each.name: _edges(_spans([each, *_companions(each, known)], found), each.whole)
              for each in known if found[f"{each.name}:low"] is not None}  # fmt: skip
     counts = values.select(
         pl.col(name).cut(edge[1:-1], left_closed=True, labels=[str(i) for i in range(len(edge) - 1)])
@@ -74,7 +74,19 @@ def _range(value: pl.Expr) -> dict[str, pl.Expr]:
     return {"low": value.min(), "inner": value.quantile(low), "outer": value.quantile(high), "high": value.max()}
 
 
-def _edges(low: float, inner: float, outer: float, high: float, whole: bool) -> list[float]:
+def _companions(each: Distribution, known: Sequence[Distribution]) -> list[Distribution]:
+    return [other for other in known if each.group is not None and other.group == each.group]
+
+
+def _spans(group: Sequence[Distribution], found: dict[str, float]) -> tuple[float, float, float, float]:
+    """One range for all of a group, so that their bins are the same."""
+    spans = [[found[f"{each.name}:{key}"] for key in _range(pl.lit(0))] for each in group]
+    low, inner, outer, high = zip(*(span for span in spans if span[0] is not None), strict=True)
+    return min(low), min(inner), max(outer), max(high)
+
+
+def _edges(span: tuple[float, float, float, float], whole: bool) -> list[float]:
+    low, inner, outer, high = span
     step = (outer - inner) / BINS
     if whole:
         step = max(1.0, float(-(-(outer - inner) // BINS)))

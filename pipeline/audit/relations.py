@@ -17,7 +17,7 @@ def _sides(chosen: str, rejected: str) -> list[pl.Expr]:
     return [pl.min_horizontal(chosen, rejected), pl.max_horizontal(chosen, rejected)]
 
 
-def with_relations(pairs: pl.LazyFrame) -> pl.LazyFrame:
+def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
     """Adds columns, some of them null for a pair that has no such relation:
 
     pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first of them, null for that one),
@@ -40,3 +40,23 @@ def with_relations(pairs: pl.LazyFrame) -> pl.LazyFrame:
         prompt_splits=pl.col("split").n_unique().over("prompt_id"),
         prompt_key_splits=pl.col("split").n_unique().over("prompt_key"),
     )  # fmt: skip
+
+
+def with_near_duplicates(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:
+    """Adds near_prompt_group, near_chosen_group, near_rejected_group, near_prompt_splits (splits of the group's prompts)
+    and the pair_id of another pair whose text is alike: near_prompt_other_id, near_completion_other_id.
+
+    `prompts` and `completions` have `key`, a group's number and the number of a pair that holds a text alike.
+    """
+    joined = pairs.join(prompts, left_on="prompt_key", right_on="key", how="left", maintain_order="left")
+    for side in ("chosen", "rejected"):
+        named = completions.rename({"near_completion_group": f"near_{side}_group",
+                                    "near_completion_other": f"near_{side}_other"})  # fmt: skip
+        joined = joined.join(named, left_on=f"{side}_key", right_on="key", how="left", maintain_order="left")
+    pair_id, other = joined["pair_id"], pl.coalesce("near_chosen_other", "near_rejected_other")
+    return joined.with_columns(
+        near_prompt_splits=pl.when(pl.col("near_prompt_group").is_not_null()).then(
+            pl.col("split").n_unique().over("near_prompt_group")),
+        near_prompt_other_id=pl.lit(pair_id).gather(pl.col("near_prompt_other")),
+        near_completion_other_id=pl.lit(pair_id).gather(other),
+    ).drop("near_prompt_other", "near_chosen_other", "near_rejected_other")  # fmt: skip

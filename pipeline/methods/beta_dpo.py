@@ -50,8 +50,7 @@ def batch_beta(margin: Tensor, weight: Tensor, gap_mean: Tensor, *, beta: Beta =
     Code: the state moves, pairs are selected by it, beta follows those; per micro-batch, here per optimizer step.
     `order = "paper"`: M0 and std move after use; the mean is of all pairs, and of rewards beta Delta: a becomes a beta.
     """
-    if order == "paper":
-        a, weight = a * beta, torch.ones_like(margin)
+    a, weight = (a * beta, torch.ones_like(margin)) if order == "paper" else (a, weight)
     return (beta * (1 + a * (weighted_mean(margin, weight, otherwise=gap_mean) - gap_mean))).clamp(min=beta_floor)
 
 

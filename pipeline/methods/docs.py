@@ -27,8 +27,8 @@ from the code by `python -m scoreonce.pipeline.methods.docs`; do not edit it by 
   `w` is chosen, `l` rejected; `a`, `c` are the log-ratios log pi - log ref of chosen and rejected; Delta = a - c.
 - A step's loss is sum(weight * loss) / sum(weight) over the pairs of the **global optimizer step**. Running statistics,
   means, sorts and random selections are over that step too: the same pairs give the same numbers for any number of
-  processes and any micro-batches. The papers' code takes them over each micro-batch of each update, which depends on
-  both; their numbers come out where a step is one micro-batch.
+  processes and any micro-batches. The papers' code takes them over each micro-batch, so that its numbers depend on the
+  accumulation: `scope = "microbatch"` does that.
 - Everything is computed in float64, whatever the columns' dtype. Evaluation reads the state and never moves it.
 - Rewards are for logging, without gradient, and with the beta that was set unless said otherwise.
 - `method = "name"` takes a row of this page or an alias of it. `objective`, `calibration` and `selection` replace its

@@ -5,7 +5,7 @@ import hashlib
 import json
 
 import pytest
-from audits import EVIL, audit, auc, evil_audit, example, finding, histogram, texts, worst
+from audits import EVIL, auc, audit, evil_audit, example, finding, texts
 from html_page import Page
 
 from scoreonce.pipeline.audit_page import AuditPage, render
@@ -26,7 +26,7 @@ def test_the_verdict_counts_faults_and_says_where_to_start():
     assert found.sentences == (
         "9 of 200 pairs (4.5%) have a fault: title of prompt_in_both_splits and title of double_bos.",
         "Start here: Fix of prompt_in_both_splits.",
-        "The strongest shortcut is length: alone it predicts the label with AUC 0.74, 0.73 to 0.75.",
+        "The strongest shortcut is “Length”: alone it predicts the label with AUC 0.74, 0.73 to 0.75.",
         "10 of 210 rows cannot be trained on and stand in quarantine.",
     )
 
@@ -48,11 +48,11 @@ def test_a_clean_set():
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ([auc("length", 0.505)], "No shortcut predicts the label; the nearest is length (AUC 0.51, 0.49 to 0.52)."),
+        ([auc("length", 0.505)], "No shortcut predicts the label; the nearest is “Length” (AUC 0.51, 0.49 to 0.52)."),
         ([auc("length", 0.53)],
-         "No strong shortcut: the best, length, hardly predicts the label (AUC 0.53, 0.52 to 0.54)."),
+         "No strong shortcut: the best, “Length”, hardly predicts the label (AUC 0.53, 0.52 to 0.54)."),
         ([auc("length", 0.6), auc("list", 0.3)],
-         "The strongest shortcut is list: alone it predicts the label with AUC 0.30, 0.29 to 0.31 against it."),
+         "The strongest shortcut is “List”: alone it predicts the label with AUC 0.30, 0.29 to 0.31 against it."),
         # Only of one source: nothing is said of the whole.
         ([auc("length", 0.9, "web")], None),
     ],
@@ -71,7 +71,7 @@ def test_every_section_is_there_with_its_numbers():
         "findings", "shortcuts", "distributions", "sources", "worst", "quarantine", "measures"]
     for words in ("30 of 200 15.0%", "Meaning of duplicate_pair. Fix of duplicate_pair.", "0.74 0.73 to 0.75",
                   "web 150 75.0% 0.625 books 50 25.0% 0.125", "the chosen completion is empty or white space 7 3.3%",
-                  "pairs per prompt 17.5", "half below 20, 95% below 39 tokens", "row 7 reads the same",
+                  "pairs per prompt 17.5", "half below 20, Prompt_Len tokens half below 20, 95% below 39", "row 7 reads the same",
                   "1 check found nothing Title of reference_missing", "pairs to train on 180", "source pairs.jsonl"):
         assert words in shown.text
 
@@ -106,7 +106,8 @@ def test_completion_only_data_has_one_side():
 
 def test_histograms_are_drawn_without_script():
     shown = page()
-    assert [a["height"] for tag, a in shown.tags if tag == "rect" and "class" not in a] == ["20.0", "80.0", "0.0", "100.0"]
+    drawn = [a["height"] for tag, a in shown.tags if tag == "rect" and "class" not in a]
+    assert drawn == ["20.0", "80.0", "0.0", "100.0"]
     assert "10 to 20 tokens: 4" in shown.text
 
 
@@ -127,9 +128,23 @@ def test_many_sources_are_folded():
 
 def test_reference_and_training_are_shown_where_there_are_any():
     assert "Not scored when this was audited" in page().text
-    shown = page(audit(reference={"model": "tiny", "accuracy_sum": 0.625}, training=["dpo", "ipo"]))
+    by_gap = [{"low": None, "high": 0, "pairs": 30}, {"low": 0, "high": None, "pairs": 1200}]
+    shown = page(audit(reference={"model": "tiny", "accuracy_sum": 0.625}, by_length_gap=by_gap, training=["dpo", "ipo"]))
     assert "model tiny accuracy sum 0.625" in shown.text
+    assert "By length gap range pairs below 0 30 0 and more 1,200" in shown.text
     assert "trained runs dpo, ipo" in shown.text
+
+
+def test_judgements_and_what_was_not_looked_for():
+    """Of two judgements 18% disagree: ε = (1 − √(1 − 0.36)) / 2 = 10%."""
+    judged = {"kind": "votes", "pairs": 100, "judgements": 300, "dissent": 25, "disagreement": 0.18,
+              "disagreement_low": 0.1, "disagreement_high": 0.25, "flip_rate": 0.1, "flip_rate_low": 0.05,
+              "flip_rate_high": 0.15, "suggested_label_smoothing": 0.028}  # fmt: skip
+    shown = page(audit(judgements=judged, not_judged=["near-duplicates: switched off"]))
+    assert "ε = (1 − √(1 − 2d)) / 2 = 10.0% (5.0% to 15.0%)" in shown.text
+    assert "Suggested label_smoothing: 0.028. It is never applied by itself." in shown.text
+    assert "1 thing was not looked for near-duplicates: switched off" in shown.text
+    assert "Judgements" not in page().text
 
 
 def test_an_empty_audit_gives_a_page():
@@ -145,7 +160,7 @@ def test_numbers_that_are_none():
     entry = {**auc("length", 1.0), "low": None, "high": None}
     shown = page(audit(shortcuts=[entry, {**auc("list", 0.5), "auc": None}], measures={"x": None, "y": float("nan")},
                        sources=[{"source": None, "pairs": 1, "share": 1.0, "longer_wins": None}]))  # fmt: skip
-    assert "1.00 – to –" in shown.text
+    assert "Length 1.00 150" in shown.text
 
 
 # ---- texts ----

@@ -8,7 +8,8 @@ from scoreonce.pipeline.audit_page_text import visible
 
 def marked(side):
     """The text of a side with its changed words in brackets."""
-    return "".join(f"[{piece.text}]" if piece.changed else piece.text for block in side.blocks for piece in block.pieces)
+    pieces = [piece for block in side.blocks for piece in block.pieces]
+    return "".join(f"[{piece.text}]" if piece.changed else piece.text for piece in pieces)
 
 
 def layout(side):

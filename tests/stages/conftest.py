@@ -85,7 +85,7 @@ class World:
             self._write(layout, split, pairs)
         files = {path.name: sha256(path) for split in SPLITS for path in (layout.pairs(split), layout.tokens(split))}
         counts = {"train": len(train), "test": len(test), "quarantined": 0}
-        write_json(layout.pairs_manifest, {"format": 1, "files": files, "counts": counts})
+        write_json(layout.pairs_manifest, {"format": 1, "files": files, "counts": counts, "config": {"max_length": 64}})
         return layout
 
     def _write(self, layout: Layout, split: Any, pairs: Sequence[TokenPair]) -> None:

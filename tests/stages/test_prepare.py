@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -362,3 +363,68 @@ def test_real_transcripts_give_the_pairs_of_the_real_pairs_file(shared, workplac
     # The transcripts hold one pair with an empty side among the first 600, so they end a row earlier.
     assert len(kept[1]) == 598
     assert kept[0].select(columns).head(598).equals(kept[1].select(columns))
+
+
+def graded(number: int, *scores: float, **change: Any) -> dict[str, Any]:
+    return {"prompt": f"p{number}", "responses": [f" p{place + 100}" for place in range(len(scores))],
+            "scores": list(scores), **change}  # fmt: skip
+
+
+def test_graded_lists_become_pairs_with_scores_and_preferences(workplace, capsys):
+    """Scores 0, 1, 1 and scale log 3: preferences 1/3 and 7/12, worked out in test_pairing."""
+    workplace.write([graded(0, 0, 1, 1), graded(1, 5, 5), graded(2, 1, 2, responses=[" yes", " "])])
+    layout = workplace.prepare(test_share=0, pairing="all_pairs", preference_from_scores=math.log(3))
+    found = Pair.validate(pairs(layout), cast=False)
+    assert found.select("row", "chosen", "rejected", "chosen_score", "rejected_score").rows() == [
+        (0, " p101", " p100", 1, 0),
+        (0, " p102", " p100", 1, 0),
+    ]
+    assert found["chosen_preference"].to_list() == pytest.approx([7 / 12] * 2)
+    assert found["rejected_preference"].to_list() == pytest.approx([1 / 3] * 2)
+    assert quarantine(layout) == {1: "no_preference", 2: "no_preference"}
+    assert read_json(layout.pairs_manifest)["counts"]["raw"] == 3
+    assert "3 rows: 2 train pairs, 0 test pairs, 2 quarantined" in capsys.readouterr().out
+
+
+def test_rows_that_come_later_move_no_pair_of_a_graded_list(workplace):
+    rows = [graded(number, *range(8)) for number in range(20)]
+    workplace.write(rows)
+    for settings in ({"pairing": "random", "pairs_per_prompt": 3}, {"pairing": "rso", "rso_samples": 4}):
+        before = pairs(workplace.prepare(settings["pairing"], **settings))
+        more = workplace.write([graded(number, *range(8)) for number in range(50, 90)] + rows, "more.jsonl")
+        after = pairs(workplace.prepare("more" + settings["pairing"], more, **settings))
+        assert after.filter(pl.col("row") >= 40).select("pair_id").equals(before.select("pair_id"))
+
+
+def test_another_pairing_makes_the_pairs_anew(workplace, capsys):
+    workplace.write([graded(0, 1, 2, 3)])
+    for way, made in (("best_worst", 1), ("all_pairs", 3), ("best_of_n", 2)):
+        assert len(pairs(workplace.prepare(test_share=0, pairing=way))) == made
+
+
+def test_preferences_are_read_or_made_of_two_scores(workplace):
+    """sigmoid(log 3) = 3/4 and the completion itself 1/2: (3/4 + 1/2) / 2 and (1/4 + 1/2) / 2."""
+    stated = {"chosen_score": 2, "rejected_score": 1, "chosen_probs_win": 0.9, "chosen_probs_lose": 0.2}
+    columns = ["chosen_preference", "rejected_preference"]
+    workplace.write([row(0, **stated), row(1, **{**stated, "chosen_probs_win": 1.5})])
+    layout = workplace.prepare(test_share=0)
+    assert pairs(layout).select(columns).rows() == [(0.9, 0.2)]
+    assert quarantine(layout) == {1: "not_a_probability"}
+    workplace.write([row(0, chosen_score=2, rejected_score=1)])
+    layout = workplace.prepare(test_share=0, preference_from_scores=math.log(3))
+    assert pairs(layout).select(columns).rows()[0] == pytest.approx((0.625, 0.375))
+
+
+def test_all_pairs_of_the_summaries(shared, workplace):
+    """10,097 strict pairs, 24 of them of one text with two scores; no prompt is on both sides."""
+    layout = workplace.prepare(
+        source=shared / "data/prefs/tldr_graded_lists.jsonl.gz",
+        pairing="all_pairs",
+        tokenizer=str(shared / "data/models/hh-llama-2.8M"),
+    )
+    found = pairs(layout)
+    refused = pl.read_parquet(layout.quarantine)
+    assert len(found) + refused.filter(pl.col("reason") == "sides_are_identical").height == 10_097
+    assert read_json(layout.pairs_manifest)["counts"]["raw"] == 572
+    assert (found["chosen_score"] > found["rejected_score"]).all()
+    assert not set(pairs(layout, "train")["prompt_id"]) & set(pairs(layout, "test")["prompt_id"])

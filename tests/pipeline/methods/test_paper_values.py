@@ -170,6 +170,8 @@ def test_nca() -> None:
     pair = -log_sigmoid(0.5) - 0.5 * log_sigmoid(-0.5) - 0.5 * log_sigmoid(0.5)
     near(losses("nca_pair", pairs([1], [-1]), beta=0.5), pair)
     near(nca_list(tensor(1, -1)[None], tensor(1000, 0)[None], beta=0.5), pair)
+    near(nca_list(tensor(3, -2)[None], tensor(5, 3)[None], beta=0.5, temperature=2),
+         -sigmoid(1) * log_sigmoid(1.5) - sigmoid(-1) * log_sigmoid(-1) - 0.5 * (log_sigmoid(-1.5) + log_sigmoid(1)))
     scores = {"chosen_score": tensor(5), "rejected_score": tensor(3)}
     soft = -sigmoid(1) * log_sigmoid(1) - sigmoid(-1) * log_sigmoid(-1)
     near(losses("infonca", pairs([1], [-1]) | scores, beta=0.5, temperature=2), soft)
@@ -218,6 +220,8 @@ def test_orpo() -> None:
                "chosen_len": tensor(2), "rejected_len": tensor(3)}
     near(losses("orpo", columns, lam=0.1), math.log(2) + 0.1 * math.log(1.25))
     near(losses("orpo_odds_term_only", columns, beta=1.0), math.log(1.25))
+    near(methods.apply("orpo", columns, lam=0.1).chosen_rewards, 0.1 * math.log(0.5))
+    near(methods.apply("orpo", columns, lam=0.1).rejected_rewards, 0.1 * math.log(0.2))
 
 
 def test_cpo() -> None:
@@ -257,6 +261,8 @@ def test_sparse_po() -> None:
                "policy_kl_mask_l1": tensor(20)}
     near(losses("sparse_po", columns, beta=0.5, l1_norm_param_u=0.01, l1_norm_param_d=0.001), 0.12 - log_sigmoid(1.1))
     near(losses("mapo", columns, beta=0.5), -log_sigmoid(1.1))
+    doubled = columns | {"policy_chosen_masked_logratios": tensor(2)}
+    near(methods.apply("mapo", doubled, beta=0.5).chosen_rewards, 1)
 
 
 def test_mpo() -> None:

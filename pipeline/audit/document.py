@@ -1,0 +1,47 @@
+"""The audit as one document: what `audit.json` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.audit.check import Check
+from scoreonce.pipeline.audit.distributions import PAIR_DISTRIBUTIONS, histograms
+from scoreonce.pipeline.audit.findings import findings, worst
+from scoreonce.pipeline.audit.judgements import judgements
+from scoreonce.pipeline.audit.layer import Layer
+from scoreonce.pipeline.audit.shortcuts import shortcuts
+from scoreonce.pipeline.audit.sources import by_source, known, measured, pair_measures, whole_measures
+
+FORMAT = 1
+
+
+def document(
+    pairs: pl.LazyFrame, checks: Sequence[Check], layers: Sequence[Layer], data: Mapping[str, Any],
+    absent: Sequence[str],
+) -> dict[str, Any]:
+    """The document of pairs that have a column per check; `absent` says what this audit could not look for."""
+    columns = pairs.collect_schema().names()
+    found = findings(pairs, checks)
+    layered = {name: value for layer in layers for name, value in layer.measures.items()}
+    measures = known(pair_measures() | layered, columns)
+    judged = judgements(pairs)
+    return {
+        "format": FORMAT, "data": dict(data), "reference": None, "training": [],
+        "findings": found,
+        "distributions": histograms(pairs, [*PAIR_DISTRIBUTIONS, *(d for layer in layers for d in layer.distributions)]),
+        "shortcuts": shortcuts(pairs),
+        "sources": by_source(pairs, measures),
+        "measures": measured(pairs, measures | known(whole_measures(), columns)) | _rates(judged),
+        "worst": worst(pairs, found),
+        "judgements": judged,
+        "not_judged": [*absent, *(what for layer in layers for what in layer.absent)],
+        **{name: value for layer in layers for name, value in layer.parts.items()},
+    }  # fmt: skip
+
+
+def _rates(judged: Mapping[str, Any] | None) -> dict[str, float]:
+    names = ("disagreement", "flip_rate", "flip_rate_low", "flip_rate_high", "suggested_label_smoothing")
+    return {} if judged is None else {name: judged[name] for name in names}

@@ -1,0 +1,94 @@
+"""What an audit reads besides the pairs: files of evaluation prompts, the tokenizer's control tokens, raw columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from scoreonce.pipeline.audit.contamination import EvaluationGrams, evaluation_grams
+from scoreonce.pipeline.audit.tokens import SpecialIds
+from scoreonce.pipeline.errors import InputError
+from scoreonce.stages.audit_annotations import annotations
+from scoreonce.stages.audit_measures import Inputs
+from scoreonce.stages.config import Run
+from scoreonce.stages.files import sha256
+from scoreonce.stages.raw import open_data
+
+# Where published evaluation sets keep what is asked; without any of these, every text of a row counts.
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "query", "input", "text", "goal", "turns", "messages")
+
+
+def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
+    """Everything but the pairs; `manifest` is that of `prepare`. Raises `InputError` where a file that the run file names cannot be read."""
+    paths = [Path(name).expanduser() for name in run.audit.contamination]
+    texts = {_name(path, paths): _prompts(path) for path in paths}
+    return Inputs(
+        run.audit,
+        _special_ids(run),
+        evaluation_grams(texts, run.audit.ngram) if texts else None,
+        {str(path): sha256(path) for path in paths},
+        annotations(run.data, run.audit, manifest),
+    )
+
+
+def _name(path: Path, paths: list[Path]) -> str:
+    return str(path) if sum(other.name == path.name for other in paths) > 1 else path.name
+
+
+def _special_ids(run: Run) -> SpecialIds | None:
+    """The control tokens, None where the tokenizer is not at hand: an audit goes on without."""
+    from scoreonce.stages.models import load_tokenizer
+
+    try:
+        name, revision = run.data.tokenizer, None
+        tokenizer = load_tokenizer(name, revision=revision) if name else load_tokenizer(
+            run.reference.model, revision=run.reference.revision)  # fmt: skip
+    except InputError:
+        return None
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    every = np.unique(np.array([*tokenizer.all_special_ids, *added], np.int64))
+    return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, every)
+
+
+def _prompts(path: Path) -> pl.Series:
+    if not path.is_file():
+        raise InputError(
+            "There is no such file of evaluation prompts.", found=f"no file {path}",
+            where="audit.contamination, or --contamination",
+            fix="Name text files with a prompt a line, or .jsonl[.gz], .json, .parquet and .arrow files.",
+        )  # fmt: skip
+    try:
+        found = list(path.read_text("utf-8").splitlines()) if path.suffix == ".txt" else list(_texts_of(path))
+    except UnicodeDecodeError as error:
+        raise InputError("A file of evaluation prompts is not UTF-8.", found=str(error), where=str(path),
+                         fix="Convert it to UTF-8.") from None  # fmt: skip
+    found = [text for text in found if text.strip()]
+    if not found:
+        raise InputError(
+            "A file of evaluation prompts has no text.", found="no row with a text", where=str(path),
+            fix=f"Rows need a text, best under one of: {', '.join(PROMPT_COLUMNS)}.",
+        )  # fmt: skip
+    return pl.Series("text", found, dtype=pl.String)
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    for batch in open_data(str(path), subset=None, split="train").batches(None):
+        for row in batch:
+            if isinstance(row, Mapping):
+                asked = [row[name] for name in PROMPT_COLUMNS if row.get(name) is not None]
+                yield from _strings(asked or list(row.values()))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a value, such as the turns of a conversation."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(value["content"] if "content" in value else list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
