@@ -119,8 +119,8 @@ def _tables(audit: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[st
     """Further lists of records in the audit: the title of each, the names of its columns, and its rows."""
     found = {name: [_with_span(row) for row in rows] for name, rows in audit.items() if name not in SECTIONS
              and isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)}
-    return [(_words(name), [_words(key) for key in rows[0]], [[_value(value) for value in row.values()] for row in rows])
-            for name, rows in found.items()]
+    return [(_words(name), [_words(key) for key in rows[0]],
+             [[_value(value) for value in row.values()] for row in rows]) for name, rows in found.items()]
 
 
 def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:

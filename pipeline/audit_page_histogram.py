@@ -70,8 +70,9 @@ def _histogram(members: list[Mapping[str, Any]]) -> Histogram:
     bins = [_bins(item) for item in members]
     low, high = min(each.low for part in bins for each in part), max(each.high for part in bins for each in part)
     highest = max(each.density for part in bins for each in part)
-    series = tuple(Series(item["title"], PAINTS.get(item["title"], f"var(--run-{index})"), _bars(part, low, high, highest))
-                   for index, (item, part) in enumerate(zip(members, bins, strict=True)))
+    paints = [PAINTS.get(item["title"], f"var(--run-{index})") for index, item in enumerate(members)]
+    series = tuple(Series(item["title"], paint, _bars(part, low, high, highest))
+                   for item, paint, part in zip(members, paints, bins, strict=True))
     named = [f"{item['title']}: {middle}" if several else middle for item in members if (middle := _middle(item))]
     title = members[0].get("group") or members[0]["title"]
     return Histogram(_heading(title), members[0]["unit"], "; ".join(named), series, _ticks(low, high))

@@ -159,6 +159,23 @@ REF_REJECTED_TOP1_HITS = Column(
     minimum=0,
     nullable=True,
 )
+REF_EMBEDDING_SIMILARITY = Column(
+    "ref_embedding_similarity",
+    "float64",
+    "cosine of the mean hidden states that predict the chosen and the rejected completion's tokens (REAL)",
+    minimum=-1,
+    maximum=1,
+    nullable=True,
+)
+REF_CHES = Column(
+    "ref_ches",
+    "float64",
+    "CHES score: S+ . S- - |S+|^2, S the sum of the hidden states that predict a completion's tokens",
+    nullable=True,
+)
+REF_LN_CHES = Column(
+    "ref_ln_ches", "float64", "length-normalised CHES score: the same of the means of the hidden states", nullable=True
+)
 POLICY_CHOSEN_LOGPS = _logps("policy_chosen_logps", "policy", "chosen")
 POLICY_REJECTED_LOGPS = Column(
     "policy_rejected_logps",

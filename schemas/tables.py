@@ -146,6 +146,9 @@ class ReferencePair(dy.Schema):
     kl_id = declared(c.KL_ID)
     kl_len = declared(c.KL_LEN)
     ref_kl_logps = declared(c.REF_KL_LOGPS)
+    ref_embedding_similarity = declared(c.REF_EMBEDDING_SIMILARITY)
+    ref_ches = declared(c.REF_CHES)
+    ref_ln_ches = declared(c.REF_LN_CHES)
 
 
 class TrainingRow(Pair):

@@ -117,6 +117,9 @@ class Score(_Section):
         description="for methods of the whole vocabulary keep hidden states too (exact) or the largest log-probs",
     )
     topk: int = Field(128, ge=1, description="log-probs a token that the form topk keeps, at 6 bytes each")
+    embeddings: bool = Field(
+        False, description="make embedding similarity (REAL) and CHES score of each pair; 4 bytes x width a completion"
+    )
     mismatched: bool = Field(False, description="score another prompt's completion behind each prompt too, for kto")
     shard_completions: int = Field(2048, ge=1, description="completions written per shard, the unit of resuming")
 

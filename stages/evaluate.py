@@ -51,7 +51,8 @@ def run(run: Run, *, model: str | None = None, label: str | None = None) -> None
     reference = _reference_manifest(run, layout)
     results = replace(layout, label=label or run.evaluate.label or _label(layout, policy.model))
     store = open_store(layout.store, policy)
-    scoring = score_completions(Job(layout, ("test",), policy, store, run.compute, run.score))
+    bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
+    scoring = score_completions(Job(layout, ("test",), policy, store, run.compute, bare))
     if scoring.main:
         pairs = _join(layout, store)
         summary = {"format": 1, "label": results.label, **_lineage(policy, store, reference), **summarise(pairs)}

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import polars as pl
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.layout import Layout, Split
 from scoreonce.stages.mismatch import mismatched
-from scoreonce.stages.scoring import Job, pair_view
+from scoreonce.stages.scoring import POOLED, Job, pair_view
 from scoreonce.stages.store import Store
+
+
+if TYPE_CHECKING:
+    from scoreonce.stages.vocabulary_store import VocabularyStates
+
+PAIRS_AT_ONCE = 2048
 
 
 def reference_view(job: Job, split: Split) -> pl.DataFrame:
@@ -20,6 +28,8 @@ def reference_view(job: Job, split: Split) -> pl.DataFrame:
     view = pair_view(job.layout, split, job.store)
     if job.score.mismatched and not view.is_empty():
         view = view.pipe(_with_mismatched, job.layout, split, job.store)
+    if job.score.embeddings and not view.is_empty():
+        view = view.pipe(_with_embeddings, job.store)
     return ReferencePair.validate(view.select(ReferencePair.column_names()), cast=True)
 
 
@@ -36,3 +46,38 @@ def _with_mismatched(view: pl.DataFrame, layout: Layout, split: Split, store: St
             fix="Run `scoreonce score`.",
         )
     return view.drop("kl_id", "kl_len", "ref_kl_logps").join(scored, on="pair_id", maintain_order="left")
+
+
+def _with_embeddings(view: pl.DataFrame, store: Store) -> pl.DataFrame:
+    """Adds what `pair_embeddings` makes, null in completion-only data."""
+    from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
+
+    states = VocabularyStates(VocabularyStore(store.folder, POOLED))
+    pairs = view.filter(pl.col("rejected_id").is_not_null())
+    missing = states.missing([*pairs["chosen_id"], *pairs["rejected_id"]])
+    if missing:
+        raise InputError(
+            "The reference store lacks pooled hidden states of these pairs.",
+            found=f"{missing:,} completions without them",
+            where=str(store.folder / POOLED),
+            fix="Run `scoreonce score` with score.embeddings = true.",
+        )
+    parts = [_embedded(part, states) for part in pairs.iter_slices(PAIRS_AT_ONCE)]
+    if not parts:
+        return view
+    made = pl.concat(parts)
+    return view.drop(set(made.columns) - {"pair_id"}).join(made, on="pair_id", how="left", maintain_order="left")
+
+
+def _embedded(pairs: pl.DataFrame, states: VocabularyStates) -> pl.DataFrame:
+    import torch
+
+    from scoreonce.pipeline.embeddings import pair_embeddings
+
+    sums = (states.read(pairs[f"{side}_id"].to_list(), "hidden_sum") for side in ("chosen", "rejected"))
+    lengths = (torch.tensor(pairs[f"{side}_len"].to_list()) for side in ("chosen", "rejected"))
+    made = pair_embeddings(*sums, *lengths)
+    names = ("ref_embedding_similarity", "ref_ches", "ref_ln_ches")
+    return pairs.select(
+        "pair_id", *(pl.Series(name, column.numpy()) for name, column in zip(names, made, strict=True))
+    )

@@ -58,6 +58,7 @@ def _write_pairs(job: Job) -> None:
         "head": store.identity.head,
         "layout": _layouts(store),
         "mismatched": job.score.mismatched,
+        "embeddings": job.score.embeddings,
         "pairs_manifest_sha256": sha256(layout.pairs_manifest),
     }
     if _up_to_date(layout, stated):

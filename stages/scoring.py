@@ -31,6 +31,7 @@ from scoreonce.stages.worklist import Place, Shard, Worklist, largest_token, pai
 
 LONGEST_ROW = 4_096  # tokens
 HIDDEN_SHARD = 256  # completions
+POOLED = "pooled"  # one vector per completion: the sum of its hidden states
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,8 +57,14 @@ class Job:
 
     @property
     def keep_hidden(self) -> bool:
-        """Whether hidden states are needed, for whole distributions to be kept."""
-        return self.score.form is not None
+        """Whether hidden states are needed, for something to be kept of them."""
+        return bool(self.kept)
+
+    @property
+    def kept(self) -> list[str]:
+        """Names of what is kept of each completion besides its scores."""
+        pooled = [POOLED] if self.score.embeddings else []
+        return [self.score.form, *pooled] if self.score.form else pooled
 
     @classmethod
     def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> Job:
@@ -169,10 +176,10 @@ def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
 
 def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
     stored = job.store.ids(without=damaged)
-    if job.score.form is not None:
+    for form in job.kept:
         from scoreonce.stages.vocabulary_store import VocabularyStore  # torch, which other jobs should not wait for
 
-        stored = stored.filter(stored.is_in(VocabularyStore(job.store.folder, job.score.form).ids()))
+        stored = stored.filter(stored.is_in(VocabularyStore(job.store.folder, form).ids()))
     # Completions of one prompt beyond this go to another row: attention costs the square of a row's length.
     row_tokens = job.compute.tokens_per_microbatch or LONGEST_ROW
     return worklist(
@@ -215,6 +222,8 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
             _demand_finite(shard, scores, job.reference)
             if job.score.form and hidden is not None:  # before the scores: a completion counts as done with both
                 _keep_distributions(job, job.score.form, inference, shard, scores, hidden)
+            if job.score.embeddings and hidden is not None:
+                _keep_pooled(job, shard, scores, hidden)
             job.store.append(_table(shard.ids, scores), provenance)
     return time.perf_counter() - start
 
@@ -235,6 +244,15 @@ def _keep_distributions(
     with writable(job.store.folder):
         store.write_head(head)
         store.append(shard.ids, scores.lengths.tolist(), columns)
+
+
+def _keep_pooled(job: Job, shard: Shard, scores: Scores, hidden: Tensor) -> None:
+    from scoreonce.pipeline.embeddings import hidden_sums
+    from scoreonce.stages.vocabulary_store import VocabularyStore
+
+    sums = hidden_sums(hidden, scores.lengths.tolist())
+    with writable(job.store.folder):
+        VocabularyStore(job.store.folder, POOLED).append(shard.ids, [1] * len(sums), {"hidden_sum": sums})
 
 
 def _load(job: Job, work: Worklist) -> Inference:

@@ -14,9 +14,10 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from scoreonce.pipeline.errors import InputError
-from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.columns import KL_ID, did_you_mean
 from scoreonce.stages.files import read_json, read_parquet
 from scoreonce.stages.store import Store
 from scoreonce.stages.wording import size
@@ -75,8 +76,8 @@ def verify(root: Path) -> int:
 def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> int:
     """Remove leftovers and print and return the bytes freed.
 
-    `keep` are pair files (Parquet with chosen_id and rejected_id): completions of none of them are removed. `drop` are
-    keys of stores to remove whole. Raises `InputError` for an unknown key, an unreadable pair file, a damaged shard,
+    `keep` are pair files (Parquet with chosen_id and rejected_id, and kl_id where there are mismatched completions):
+    completions of none of them are removed. `drop` are keys of stores to remove whole. Raises `InputError` for an unknown key, an unreadable pair file, a damaged shard,
     and where a store is being written to.
     """
     folders = {folder.name: folder for folder in _folders(root)}
@@ -144,16 +145,18 @@ def _referenced(pair_files: Sequence[Path]) -> pl.DataFrame:
     parts = []
     for path in pair_files:
         try:
-            pairs = pl.from_arrow(read_parquet(path, ["chosen_id", "rejected_id"]))
+            mismatched = [KL_ID.name] if KL_ID.name in pq.read_schema(path).names else []
+            pairs = pl.from_arrow(read_parquet(path, ["chosen_id", "rejected_id", *mismatched]))
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 "A pair file to keep cannot be read; nothing was removed.",
                 found=str(error),
                 where=str(path),
-                fix="Give Parquet files that `scoreonce prepare` wrote, such as <out>/pairs/train.parquet.",
+                fix="Give Parquet files that `scoreonce` wrote, such as <out>/pairs/train.parquet, or "
+                "<out>/reference/train.parquet for its mismatched completions too.",
             ) from None
         assert isinstance(pairs, pl.DataFrame)
-        parts += [pairs.get_column(side).alias("completion_id").drop_nulls() for side in ("chosen_id", "rejected_id")]
+        parts += [column.alias("completion_id").drop_nulls() for column in pairs.iter_columns()]
     return pl.DataFrame({"completion_id": pl.concat(parts).unique()})
 
 

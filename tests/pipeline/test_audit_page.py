@@ -71,7 +71,8 @@ def test_every_section_is_there_with_its_numbers():
         "findings", "shortcuts", "distributions", "sources", "worst", "quarantine", "measures"]
     for words in ("30 of 200 15.0%", "Meaning of duplicate_pair. Fix of duplicate_pair.", "0.74 0.73 to 0.75",
                   "web 150 75.0% 0.625 books 50 25.0% 0.125", "the chosen completion is empty or white space 7 3.3%",
-                  "pairs per prompt 17.5", "half below 20, Prompt_Len tokens half below 20, 95% below 39", "row 7 reads the same",
+                  "pairs per prompt 17.5", "Prompt Len tokens half below 20, 95% below 39",
+                  "row 7 reads the same",
                   "1 check found nothing Title of reference_missing", "pairs to train on 180", "source pairs.jsonl"):
         assert words in shown.text
 
@@ -129,7 +130,8 @@ def test_many_sources_are_folded():
 def test_reference_and_training_are_shown_where_there_are_any():
     assert "Not scored when this was audited" in page().text
     by_gap = [{"low": None, "high": 0, "pairs": 30}, {"low": 0, "high": None, "pairs": 1200}]
-    shown = page(audit(reference={"model": "tiny", "accuracy_sum": 0.625}, by_length_gap=by_gap, training=["dpo", "ipo"]))
+    reference = {"model": "tiny", "accuracy_sum": 0.625}
+    shown = page(audit(reference=reference, by_length_gap=by_gap, training=["dpo", "ipo"]))
     assert "model tiny accuracy sum 0.625" in shown.text
     assert "By length gap range pairs below 0 30 0 and more 1,200" in shown.text
     assert "trained runs dpo, ipo" in shown.text

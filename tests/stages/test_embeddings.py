@@ -1,0 +1,84 @@
+"""Embedding similarity and CHES through `score`: against the model's own hidden states, and without rescoring."""
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.tables import ReferencePair
+from scoreonce.stages import score, store_command
+from scoreonce.stages.reference_view import reference_view
+from scoreonce.stages.scoring import Job, score_completions
+
+ASKED = {"embeddings": True, "shard_completions": 16}
+NAMES = ["ref_embedding_similarity", "ref_ches", "ref_ln_ches"]
+
+
+def by_hand(model, prompt, chosen, rejected):
+    """The three scalars from transformers' hidden states, one unpadded sequence at a time."""
+    sums = []
+    for completion in (chosen, rejected):
+        with torch.inference_mode():
+            states = model.model(torch.tensor([[*prompt, *completion]])).last_hidden_state[0].double()
+        sums.append(states[len(prompt) - 1 : -1].sum(0))
+    better, worse = sums
+    cosine = better @ worse / (better.norm() * worse.norm())
+    ches = better @ worse - better @ better
+    ln_ches = better @ worse / (len(chosen) * len(rejected)) - better @ better / len(chosen) ** 2
+    return [cosine.item(), ches.item(), ln_ches.item()]
+
+
+@pytest.mark.parametrize("attention", ["shared", "padded"])
+def test_scalars_are_those_of_the_models_own_hidden_states(world, attention):
+    pairs = world.random_pairs(20)
+    world.prepare(pairs, world.random_pairs(4, seed=1))
+    score.run(world.run(score=ASKED, compute={"attention": attention}))
+    view = ReferencePair.validate(pl.read_parquet(world.layout.reference("train")), cast=False)
+    model = AutoModelForCausalLM.from_pretrained(world.model())
+    for pair, row in zip(pairs, view.select(NAMES).iter_rows(), strict=True):
+        assert row == pytest.approx(by_hand(model, *pair), rel=1e-4, abs=1e-4)
+
+
+def test_another_pairing_scores_nothing_again(world):
+    """Chosen and rejected swapped: the same similarity, no completion scored."""
+    pairs = world.random_pairs(20)
+    world.prepare(pairs)
+    job = Job.of(world.run(score=ASKED))
+    score_completions(job)
+    before = reference_view(job, "train")
+    world.prepare([(prompt, rejected, chosen) for prompt, chosen, rejected in pairs])
+    assert score_completions(Job.of(world.run(score=ASKED))).scored == 0
+    after = reference_view(job, "train")
+    assert after[NAMES[0]].to_list() == pytest.approx(before[NAMES[0]].to_list())
+    assert (after["ref_ches"] - before["ref_ches"]).abs().min() > 1e-3
+
+
+def test_asked_for_later(world):
+    """What was scored without is scored once more, with the mismatched completions too; without it all is null."""
+    world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
+    score.run(world.run())
+    path = world.layout.reference("train")
+    assert pl.read_parquet(path).select(NAMES).null_count().row(0) == (12, 12, 12)
+    with pytest.raises(InputError, match="lacks pooled hidden states"):
+        reference_view(Job.of(world.run(score=ASKED)), "train")
+    score.run(world.run(score={**ASKED, "mismatched": True}))
+    assert pl.read_parquet(path).select(*NAMES, "ref_kl_logps").null_count().row(0) == (0, 0, 0, 0)
+    assert score_completions(Job.of(world.run(score=ASKED))).scored == 0
+
+
+def test_completion_only_data_have_none(world):
+    world.prepare([(prompt, chosen, None) for prompt, chosen, _ in world.random_pairs(8)])
+    score.run(world.run(score=ASKED))
+    assert pl.read_parquet(world.layout.reference("train"))["ref_ches"].null_count() == 8
+
+
+def test_gc_keeps_mismatched_completions_by_the_reference_view(world):
+    world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
+    run = world.run(score={"mismatched": True, "shard_completions": 16})
+    score.run(run)
+    splits = ("train", "test")
+    store_command.gc(world.layout.store, keep=[world.layout.reference(split) for split in splits])
+    assert score_completions(Job.of(run)).scored == 0
+    store_command.gc(world.layout.store, keep=[world.layout.pairs(split) for split in splits])
+    assert score_completions(Job.of(run)).scored > 0
