@@ -47,7 +47,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# ---- 2. Two minutes of proof: a world whose true reward is known, and policies that must earn more of it ----
+# ---- 2. Five minutes of proof: a world whose true reward is known, and policies that must earn more of it ----
 
 demo: $(READY) ## a whole run on a small made-up world, in minutes on a CPU; ends with a page to open
 	@echo "== 1/5  a world: texts, a tokenizer and an untrained model of a million parameters"

@@ -15,7 +15,7 @@ from scoreonce.pipeline.audit_page_histogram import histograms, span
 from scoreonce.pipeline.audit_page_judgements import judgement_sentences
 from scoreonce.pipeline.audit_page_pairs import Texts, examples, worst_pairs
 from scoreonce.pipeline.audit_page_shortcuts import Scale, Shortcut, scale, shortcuts, strength
-from scoreonce.pipeline.audit_page_text import visible
+from scoreonce.pipeline.audit_page_text import advice, visible
 from scoreonce.pipeline.audit_page_verdict import present, verdict
 from scoreonce.pipeline.quarantine import REASONS
 from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number, percent, shown
@@ -62,7 +62,7 @@ def render(shown_page: AuditPage) -> str:
         measures=_facts(audit["measures"]), reference_facts=_facts(reference), tables=_tables(audit),
         judgements=judgement_sentences(audit.get("judgements")), not_judged=audit.get("not_judged", []),
         decided=any("decided" in entry for entry in audit["shortcuts"]),
-        share=_share, words=_words, upper_first=_upper_first, heat=_heat, seen=visible,
+        share=_share, words=_words, upper_first=_upper_first, heat=_heat, seen=visible, advice=advice,
         style=page.style("audit_page.css"), **page.script(page.resource("audit_page.js")))
     # JSON can spell half of a surrogate pair, which no file can hold.
     return html.encode("utf-8", "replace").decode("utf-8")

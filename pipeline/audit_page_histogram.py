@@ -14,8 +14,6 @@ from scoreonce.pipeline.report_format import MINUS, is_number, number
 TICKS = 4
 SERIES = 8
 PAINTS = {"chosen": "var(--chosen)", "rejected": "var(--rejected)"}
-# An outermost bin this much wider than the others holds a tail: drawn as wide as they are.
-TAIL = 1.5
 
 
 @dataclass(frozen=True)
@@ -91,19 +89,17 @@ def _bins(item: Mapping[str, Any]) -> list[_Bin]:
 
 
 def _drawn(ends: Sequence[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
-    """The ends of each bin on the axis: a tail, open or very wide, is as wide there as the middle bin."""
+    """The ends of each bin on the axis. The outermost ones hold the tails: they are as wide there as the middle bin."""
     widths = [high - low for low, high in ends if low is not None and high is not None and high > low]
     step = median(widths) if widths else 1.0
     drawn = []
     for index, (low, high) in enumerate(ends):
-        tail = low is None or high is None or high - low > TAIL * step
-        if tail and high is not None and index == 0:
+        if index == 0 and high is not None:
             drawn.append((high - step, high))
-        elif low is not None and (high is None or (tail and index + 1 == len(ends))):
-            drawn.append((low, low + step))
+        elif index + 1 == len(ends) or high is None:
+            drawn.append((low or 0.0, (low or 0.0) + step))
         else:
-            start, end = low or 0.0, high or 0.0
-            drawn.append((start, max(end, start + step / 100)))
+            drawn.append((low or 0.0, max(high, (low or 0.0) + step / 100)))
     return drawn
 
 
@@ -126,8 +122,10 @@ def span(low: float | None, high: float | None) -> str:
 def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
     """Round numbers on the axis, as many as there are room for, and where they stand in per cent."""
     step = _round_up((high - low) / TICKS)
-    values = [index * step for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return tuple((100 * (value - low) / (high - low), f"{value:,.6g}".replace("-", MINUS)) for value in values)
+    # An end a hair from a round number is labelled with it.
+    values = [index * step for index in range(math.ceil(low / step - 0.05), math.floor(high / step + 0.05) + 1)]
+    places = [min(100.0, max(0.0, 100 * (value - low) / (high - low))) for value in values]
+    return tuple((place, f"{value:,.6g}".replace("-", MINUS)) for place, value in zip(places, values, strict=True))
 
 
 def _round_up(value: float) -> float:

@@ -76,7 +76,7 @@ def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
     if texts is None:
         return {**entry, "pair": None}
     prompt = " ".join(texts.prompt[-4 * OPENING:].split())
-    opening = prompt if len(prompt) <= OPENING else f"… {prompt[-OPENING:]}"
+    opening = prompt if len(prompt) <= OPENING else f"… {prompt[-OPENING:].partition(' ')[2]}"
     chosen, rejected = excerpts(texts.chosen, texts.rejected or "")
     pair = ShownPair(visible(opening), visible(chosen), None if texts.rejected is None else visible(rejected))
     return {**entry, "pair": pair, "opening": visible(opening)}

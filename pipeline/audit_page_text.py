@@ -13,6 +13,8 @@ _UNSEEN = (r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5
 # Joiners belong to emoji and to many scripts; only after Latin text they hide something.
 _PATTERN = re.compile(rf"([{_UNSEEN}]|(?<=[\x20-\u024f])[\u200c\u200d])\1*")
 
+_SETTING = re.compile(r"((?:\[\w+\] )?[\w.]+ = &#34;.*?&#34;|`[^`]+`)")
+
 
 def visible(text: str) -> Markup:
     """The text, escaped; each run of one invisible character as its name in a box, such as `U+202E` or `␀×3`."""
@@ -21,6 +23,11 @@ def visible(text: str) -> Markup:
         parts += [escape(text[end:match.start()]), _box(match[1], len(match[0]))]
         end = match.end()
     return Markup("").join([*parts, escape(text[end:])])
+
+
+def advice(text: str) -> Markup:
+    """What to do, with the settings in it as code: `[train] where = "NOT duplicate_pair"`."""
+    return Markup(_SETTING.sub(r"<code>\1</code>", str(visible(text))))
 
 
 def _box(character: str, times: int) -> Markup:

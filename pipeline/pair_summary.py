@@ -35,7 +35,7 @@ class Summary:
         return {"counts": {"quarantined": self.quarantined, **counts}, **fields}
 
 
-def summarise(train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame, raw: int) -> Summary:
+def summarise(train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame, *, raw: int) -> Summary:
     """The summary of two tables of pairs and the quarantine, made of `raw` rows."""
     pairs = pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
     row = (

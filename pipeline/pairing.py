@@ -103,9 +103,8 @@ def rejection_sample(scores: Sequence[float], count: int, beta: float, random: n
 
 def first_round_rank(scores: Sequence[float], sample: Sequence[int]) -> list[IndexPair]:
     """RSO's first-round-rank: n completions meet once, neighbours in the sample; at most n / 2 pairs."""
-    return [
-        pair for first, second in zip(sample[::2], sample[1::2], strict=False) for pair in _ordered(scores, first, second)
-    ]
+    matches = zip(sample[::2], sample[1::2], strict=False)
+    return [pair for first, second in matches for pair in _ordered(scores, first, second)]
 
 
 def tournament_rank(scores: Sequence[float], sample: Sequence[int]) -> list[IndexPair]:
@@ -137,7 +136,7 @@ def preferences(scores: Sequence[float], scale: float) -> list[float]:
 def best_of_n_kl(logps: float, n: int) -> float:
     """KL(best of n || reference) in nats, estimated at one selected completion of log-prob `logps` under the reference.
 
-    With p = exp(logps): (1 - p)^n (log n + (n - 1) log(1 - p) - (n - 1) / n) + (1 - (1 - p)^n) log((1 - (1 - p)^n) / p).
+    With p = exp(logps) and q = (1 - p)^n: q (log n + (n - 1) log(1 - p) - (n - 1) / n) + (1 - q) log((1 - q) / p).
     Average it over prompts. At p -> 0, and so for all but the shortest completions, it is `best_of_n_kl_bound`.
     """
     if logps >= 0:

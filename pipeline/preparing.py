@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from scoreonce.pipeline.conversation import Render
 from scoreonce.pipeline.formats import Columns, Example, Row, read_row
@@ -23,7 +23,7 @@ class Recipe:
     render: Render
     encoder: TextEncoder
     limits: Limits
-    pairing: Pairing = Pairing()
+    pairing: Pairing = field(default_factory=Pairing)
     preference_scale: float | None = None  # Bradley-Terry, where preferences are made of scores
 
 

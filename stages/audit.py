@@ -23,7 +23,7 @@ from scoreonce.pipeline.audit.schema_rules import rule_checks
 from scoreonce.pipeline.audit.shortcuts import model_lead
 from scoreonce.stages import audit_page
 from scoreonce.stages.audit_inputs import gather
-from scoreonce.stages.audit_layers import reference_layer
+from scoreonce.stages.audit_layers import reference_layer, training_layer
 from scoreonce.stages.audit_measures import Inputs, measures
 from scoreonce.stages.config import Audit, Run
 from scoreonce.stages.files import atomic, write_json
@@ -44,7 +44,8 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
     manifest = require_prepared(layout)
     inputs = gather(run, manifest)
     pairs = pl.scan_parquet(measures(layout, inputs))
-    layers = [layer for layer in (reference_layer(layout, pairs),) if layer is not None]
+    found = [make(layout, pairs) for make in (reference_layer, training_layer)]
+    layers = [layer for layer in found if layer is not None]
     audit = _audit(run, manifest, pairs, layers, _absent(run.audit, inputs))
     write_json(layout.audit_summary, audit)
     page = audit_page.write(layout)

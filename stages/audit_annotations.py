@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -44,15 +45,13 @@ class _Reading:
 def annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl.DataFrame | None:
     """`split` and the columns of `SCHEMA` that the raw data have, one row per raw row; None where they have none.
 
-    Positions need data of the format `labelled`. Raw data that are gone, or not those that were prepared, are left
+    Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left
     alone, unless `audit.votes` asks for them: then that is an `InputError`, as is a column that is not there.
     """
-    try:
-        sets = _raw_sets(data)
-    except InputError:
-        if audit.votes:
-            raise
-        return None
+    names = [name for name in (data.source, data.test_source) if name is not None]
+    if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
+        return None  # nobody wants an audit to wait for the Hub
+    sets = _raw_sets(data)
     tables = []
     for splits, raw in sets:
         if not _was_prepared(raw, manifest):

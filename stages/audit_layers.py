@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.audit import reference
+from scoreonce.pipeline.audit import dynamics, reference
 from scoreonce.pipeline.audit.layer import Layer
 from scoreonce.pipeline.errors import InputError
 from scoreonce.stages.files import read_json
@@ -54,3 +55,49 @@ def _scan(layout: Layout, split: Any) -> pl.LazyFrame:
         raise InputError("The reference scores cannot be read.", found=str(error).splitlines()[0], where=str(path),
                          fix="Run `scoreonce score` again: it writes the file anew.") from None  # fmt: skip
     return frame.select(name for name in reference.COLUMNS if name in have)
+
+
+def training_layer(layout: Layout, pairs: pl.LazyFrame) -> Layer | None:
+    """What the training runs of this folder and their evaluations say; None without any.
+
+    Raises `InputError` where a step log or an evaluation cannot be read.
+    """
+    logs = _by_label(layout.out / "train", "steps.parquet")
+    evaluated = _by_label(layout.out / "evaluate", "pairs.parquet")
+    if not logs and not evaluated:
+        return None
+    columns = [dynamics.by_pair(frame, label).collect(engine="streaming") for label, frame in logs.items()]
+    columns += [dynamics.evaluation_columns(frame, label).collect() for label, frame in evaluated.items()]
+
+    def join(pairs: pl.LazyFrame) -> pl.LazyFrame:
+        for table in columns:
+            pairs = pairs.join(table.lazy(), on="pair_id", how="left", maintain_order="left")
+        return pairs
+
+    joined, labels = join(pairs), list(logs)
+    checks = [check for label in labels
+              for check in dynamics.training_checks(label, dynamics.median_range(joined, label))]  # fmt: skip
+    maps = [found for label in labels if (found := dynamics.dynamics_map(joined, label)) is not None]
+    once = [label for label in labels if label not in {found["label"] for found in maps}]
+    return Layer(
+        join, (*checks, *dynamics.evaluation_checks(list(evaluated))),
+        tuple(each for label in labels for each in dynamics.training_distributions(label)),
+        {name: value for label in labels for name, value in dynamics.training_measures(label).items()},
+        {"training": labels, "maps": maps},
+        tuple(f"training dynamics of {label}: no pair was visited twice" for label in once),
+    )  # fmt: skip
+
+
+def _by_label(folder: Path, name: str) -> dict[str, pl.LazyFrame]:
+    found = sorted(folder.glob(f"*/{name}")) if folder.is_dir() else []
+    return {path.parent.name: _readable(path) for path in found}
+
+
+def _readable(path: Path) -> pl.LazyFrame:
+    try:
+        frame = pl.scan_parquet(path)
+        frame.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError("What training left behind cannot be read.", found=str(error).splitlines()[0],
+                         where=str(path), fix="Run `scoreonce train` or `evaluate` of that label again.") from None  # fmt: skip
+    return frame

@@ -202,11 +202,13 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that a program needs to call them.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The README's table.")] = False,
+    method_file: Annotated[Path | None, typer.Option(
+        metavar="FILE.py", help="A file of your own that registers methods; its code is run.")] = None,
 ) -> None:
     """List the methods and what each one needs."""
     from scoreonce.stages import listing
 
-    print(listing.methods(name, "json" if as_json else "markdown" if as_markdown else "text"))
+    print(listing.methods(name, "json" if as_json else "markdown" if as_markdown else "text", method_file))
 
 
 @app.command()

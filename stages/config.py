@@ -136,7 +136,7 @@ class Train(BaseModel):
 
     method: str = "dpo"
     method_file: str | None = Field(None, description="a Python file that registers a method; its code is run")
-    objective: str | None = None
+    objective: str | dict[str, float] | None = None
     calibration: str | None = None
     selection: str | None = None
     where: str | None = Field(None, description="train only on pairs for which this SQL expression holds")

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def _label(train: Train) -> str:
+    """The label given, otherwise the method and the pieces that replace its own, as a folder name."""
+    objective = "+".join(train.objective) if isinstance(train.objective, dict) else train.objective
+    pieces = [piece for piece in (train.method, objective, train.calibration, train.selection) if piece]
+    return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,7 @@ class Layout:
         """The paths that a run file asks for."""
         out = Path(run.out)
         return cls(
-            out, Path(run.score.store) if run.score.store else out / "store", run.train.label or run.train.method
+            out, Path(run.score.store) if run.score.store else out / "store", _label(run.train)
         )
 
     def pairs(self, split: Split) -> Path:

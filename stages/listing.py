@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -56,19 +57,23 @@ def paths(run: Run, what: str) -> list[Path]:
     return LOCATED[what](run, Layout.of(run))
 
 
-def methods(name: str | None, style: Literal["text", "markdown", "json"]) -> str:
+def methods(name: str | None, style: Literal["text", "markdown", "json"], file: Path | None = None) -> str:
     """The methods, or one of them: a list for a terminal, the README's table, or everything as JSON.
 
-    Raises `InputError` for an unknown name.
+    `file` is run first and adds the methods that it registers. Raises `InputError` for an unknown name.
     """
-    from scoreonce.pipeline.methods import table
+    from scoreonce.pipeline.methods import ALIASES, load_file, table
 
+    if file is not None:
+        print(f"running the code of {file}", file=sys.stderr)
+        load_file(str(file))
     rows = table()
     known = [row["name"] for row in rows]
-    if name is not None and name not in known:
-        raise InputError("There is no such method.", found=f"{name}.{did_you_mean(name, known)}",
+    meant = ALIASES[name][0] if name in ALIASES else name
+    if meant is not None and meant not in known:
+        raise InputError("There is no such method.", found=f"{name}.{did_you_mean(meant, [*known, *ALIASES])}",
                          where="scoreonce methods NAME", fix=f"Give one of: {', '.join(known)}.")
-    chosen = [row for row in rows if name in (None, row["name"])]
+    chosen = [row for row in rows if meant in (None, row["name"])]
     match style:
         case "json":
             return json.dumps(chosen, indent=2, ensure_ascii=False)

@@ -38,11 +38,9 @@ def mismatched(layout: Layout, split: Split) -> pl.DataFrame:
             fix="Set score.mismatched = false, or use data with more prompts.",
         )
     room = int(read_json(layout.pairs_manifest)["config"]["max_length"]) - pl.col("prompt_len")
-    met = (
-        first.select("run", "pair", "prompt_len", donor=_following("pair", first), length=_following("chosen_len", first))
-        .with_columns(kl_len=pl.min_horizontal("length", room))
-        .pipe(_identified, TokenFile(layout.tokens(split)))
-    )
+    met = first.select(
+        "run", "pair", donor=_following("pair", first), kl_len=pl.min_horizontal(_following("chosen_len", first), room)
+    ).pipe(_identified, TokenFile(layout.tokens(split)))
     by_pair = distinct.join(met, on="run", how="left").select("pair_id", "kl_id", "kl_len", "donor")
     return pairs.select("pair_id").join(by_pair, on="pair_id", how="left", maintain_order="left").drop("pair_id")
 

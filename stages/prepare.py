@@ -22,8 +22,8 @@ from scoreonce.pipeline.conversation import Render
 from scoreonce.pipeline.dataset_columns import match_columns
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.formats import FORMATS, detect, require
-from scoreonce.pipeline.pairing import Pairing
 from scoreonce.pipeline.pair_summary import Summary, summarise, summary_lines
+from scoreonce.pipeline.pairing import Pairing
 from scoreonce.pipeline.preparing import PreparedPair, QuarantinedRow, Recipe, prepare_rows
 from scoreonce.pipeline.quarantine import REASONS, RowError
 from scoreonce.pipeline.split import is_held_out
@@ -146,7 +146,7 @@ def _write(layout: Layout, data: Data, wanted: dict[str, Any], train: Dataset, t
             held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
             rows = _write_train(files, train, data, held_out)
         tables = (layout.pairs("train"), layout.pairs("test"), layout.quarantine)
-        summary = summarise(*(pl.scan_parquet(growing[path]) for path in tables), rows + test_rows)
+        summary = summarise(*(pl.scan_parquet(growing[path]) for path in tables), raw=rows + test_rows)
         _require_pairs(summary, data, given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
@@ -159,7 +159,8 @@ def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> tuple[set[str
     """Write the given held-out pairs; returns their prompts, and how many rows there were."""
     prompts: set[str] = set()
     rows = 0
-    for rows, pairs, refused in _prepared(dataset, data, "Preparing test"):
+    for read, pairs, refused in _prepared(dataset, data, "Preparing test"):
+        rows = read
         prompts.update(pair.prompt_id for pair in pairs)
         files.pairs["test"].add(pairs)
         files.quarantine.add([replace(row, detail=f"test data: {row.detail}") for row in refused])
@@ -172,7 +173,8 @@ def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[s
     Returns how many rows there were.
     """
     rows = 0
-    for rows, pairs, refused in _prepared(dataset, data, "Preparing"):
+    for read, pairs, refused in _prepared(dataset, data, "Preparing"):
+        rows = read
         if held_out is None:
             of_test = {pair.prompt_id for pair in pairs if is_held_out(pair.prompt_id, data.test_share, data.seed)}
             files.pairs["test"].add([pair for pair in pairs if pair.prompt_id in of_test])

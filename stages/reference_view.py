@@ -13,7 +13,6 @@ from scoreonce.stages.mismatch import mismatched
 from scoreonce.stages.scoring import POOLED, Job, pair_view
 from scoreonce.stages.store import Store
 
-
 if TYPE_CHECKING:
     from scoreonce.stages.vocabulary_store import VocabularyStates
 
@@ -26,7 +25,7 @@ def reference_view(job: Job, split: Split) -> pl.DataFrame:
     Raises `InputError` where the store is damaged, or lacks a completion.
     """
     view = pair_view(job.layout, split, job.store)
-    if job.score.mismatched and not view.is_empty():
+    if job.score.mismatched and split == "train":
         view = view.pipe(_with_mismatched, job.layout, split, job.store)
     if job.score.embeddings and not view.is_empty():
         view = view.pipe(_with_embeddings, job.store)

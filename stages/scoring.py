@@ -147,7 +147,8 @@ def estimate(job: Job) -> Estimate:
 def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
     """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs.
 
-    What only `score` computes, on request, is null. Raises `InputError` where the store is damaged, or lacks a completion.
+    What only `score` computes, on request, is null. Raises `InputError` where the store is damaged, or lacks a
+    completion.
     """
     columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
     pairs = _frame(layout.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)

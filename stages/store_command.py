@@ -77,8 +77,8 @@ def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> in
     """Remove leftovers and print and return the bytes freed.
 
     `keep` are pair files (Parquet with chosen_id and rejected_id, and kl_id where there are mismatched completions):
-    completions of none of them are removed. `drop` are keys of stores to remove whole. Raises `InputError` for an unknown key, an unreadable pair file, a damaged shard,
-    and where a store is being written to.
+    completions of none of them are removed. `drop` are keys of stores to remove whole. Raises `InputError` for an
+    unknown key, an unreadable pair file, a damaged shard, and where a store is being written to.
     """
     folders = {folder.name: folder for folder in _folders(root)}
     unknown = [key for key in drop if key not in folders]

@@ -34,7 +34,7 @@ def run(run: Run, *, restart: bool = False) -> None:
     """
     layout, settings = Layout.of(run), run.train
     method = _method(settings)
-    data = training_data.load(layout, method.reads)
+    data = training_data.load(layout, method.reads, settings.where)
     story = lineage.describe(run, method, len(data))
     accelerator = _accelerator(run, layout)
     if restart and accelerator.is_main_process:

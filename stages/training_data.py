@@ -14,7 +14,7 @@ from scoreonce.pipeline.policy_columns import MISMATCHED, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.tables import Pair, ReferencePair
-from scoreonce.stages import files
+from scoreonce.stages import files, selection
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.mismatch import mismatched
 from scoreonce.stages.store import Store
@@ -43,21 +43,27 @@ class TrainingData:
     longest_sequence: int  # tokens of the longest prompt and completion
     largest_token: int
     mismatches: Mismatches | None = None
+    places: npt.NDArray[np.int64] | None = None  # of each pair in the token file; None: all pairs, in its order
 
     def __len__(self) -> int:
         return len(self.pair_ids)
 
     def row(self, pair: int) -> PromptRow:
         """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last."""
-        completions = [self.tokens.row(pair, side) for side in self.sides]
+        place = self.place(pair)
+        completions = [self.tokens.row(place, side) for side in self.sides]
         if self.mismatches is not None:
             donor, length = self.mismatches.donors[pair], self.mismatches.lengths[pair]
             completions.append(self.tokens.row(int(donor), "chosen_ids")[:length])
-        return PromptRow(self.tokens.row(pair, "prompt_ids"), tuple(completions))
+        return PromptRow(self.tokens.row(place, "prompt_ids"), tuple(completions))
+
+    def place(self, pair: int) -> int:
+        """The pair's row in the token file."""
+        return pair if self.places is None else int(self.places[pair])
 
 
-def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
-    """The training pairs with every cached column in `reads`.
+def load(layout: Layout, reads: frozenset[str], where: str | None = None) -> TrainingData:
+    """The training pairs with every cached column in `reads`; with `where`, those for which this SQL condition holds.
 
     Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
     has no value for some pair.
@@ -77,6 +83,19 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
             where=str(layout.reference("train")),
             fix=f"Available: {', '.join(table.columns)}.",
         )
+    mismatches = _mismatches(table, layout) if MISMATCHED in sides_of(reads) else None
+    tokens = TokenFile(layout.tokens("train"))
+    if len(tokens) != len(table):
+        raise InputError(
+            "Pairs and token ids do not belong together.",
+            found=f"{len(table):,} pairs, {len(tokens):,} rows of token ids",
+            where=str(layout.tokens("train")),
+            fix="Run `scoreonce prepare` again.",
+        )
+    places = None if where is None else selection.places(layout, where)
+    if places is not None:
+        table = table[places]
+        mismatches = mismatches and Mismatches(mismatches.donors[places], mismatches.lengths[places])
     for name in [*cached, *(["rejected_id"] if "rejected" in sides_of(reads) else [])]:
         missing = table[name].null_count()
         if missing:
@@ -87,15 +106,6 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
                 fix=_how_to_get(name),
             )
     sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads) if side in SIDE_TOKENS)
-    mismatches = _mismatches(table, layout) if MISMATCHED in sides_of(reads) else None
-    tokens = TokenFile(layout.tokens("train"))
-    if len(tokens) != len(table):
-        raise InputError(
-            "Pairs and token ids do not belong together.",
-            found=f"{len(table):,} pairs, {len(tokens):,} rows of token ids",
-            where=str(layout.tokens("train")),
-            fix="Run `scoreonce prepare` again.",
-        )
     prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
     if mismatches is not None:
         lengths.append(pl.Series(mismatches.lengths))
@@ -108,6 +118,7 @@ def load(layout: Layout, reads: frozenset[str]) -> TrainingData:
         longest_sequence=max(_largest(prompt + side) for side in lengths),
         largest_token=tokens.largest(["prompt_ids", "chosen_ids", *sides]),
         mismatches=mismatches,
+        places=places,
     )
 
 

@@ -32,7 +32,8 @@ def residual(
 ) -> Residual:
     """Score a random sample of cached chosen completions again and compare."""
     sample = np.random.default_rng(seed).permutation(len(data))[:pairs]
-    rows = [PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids"),)) for i in sample]
+    places = [data.place(int(pair)) for pair in sample]
+    rows = [PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids"),)) for i in places]
     differences = np.empty(len(rows))
     with torch.inference_mode():
         for batch in microbatches([row.tokens for row in rows], budget):

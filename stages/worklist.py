@@ -46,8 +46,9 @@ class Shard:
 class Worklist:
     """Unscored completions, each once, in order of scoring.
 
-    `completions` has completion_id, split, pair, donor, column, row, prompt_len, completion_len, prompt_row (number of the
-    prompt row), row_tokens (positions that row takes); `bounds` are the first completions of the shards, and the end.
+    `completions` has completion_id, split, pair, donor, column, row, prompt_len, completion_len, prompt_row (number of
+    the prompt row), row_tokens (positions that row takes); `bounds` are the first completions of the shards, and the
+    end.
     """
 
     completions: pl.DataFrame
@@ -105,8 +106,9 @@ def worklist(
 ) -> Worklist:
     """What is left to score of the pairs of `splits`, `scored` being the completion ids that the store holds.
 
-    With `mismatches` each prompt's mismatched completion belongs to them. Completions of one prompt share a row of at most `row_tokens` positions. Rows stand longest first: memory runs out
-    at once or never, and what an interrupted run left over falls into the same shards as before.
+    With `mismatches` each training prompt's mismatched completion belongs to them. Completions of one prompt share a row of at
+    most `row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an interrupted run
+    left over falls into the same shards as before.
     """
     wanted = completions(layout, splits, mismatches=mismatches)
     left = wanted.join(pl.DataFrame({"completion_id": scored}), on="completion_id", how="anti", maintain_order="left")
@@ -149,7 +151,7 @@ def _everywhere(layout: Layout, splits: Sequence[Split], mismatches: bool) -> pl
     for split in splits:
         pairs = _pairs(layout, split).with_row_index("pair")
         parts += [_side(pairs.with_columns(donor="pair"), split, side) for side in ("chosen", "rejected")]
-        if mismatches:
+        if mismatches and split == "train":  # what is held out is ranked, not trained on
             met = mismatched(layout, split).rename({"kl_id": "chosen_id", "kl_len": "chosen_len"})
             parts.append(_side(pairs.drop("chosen_id", "chosen_len").hstack(met), split, "chosen"))
     return pl.concat(parts)

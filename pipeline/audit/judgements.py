@@ -82,15 +82,14 @@ def judgements(pairs: pl.LazyFrame) -> dict[str, Any] | None:
         differ=2 * pl.col("first") * pl.col("second") / (pl.col("total") * (pl.col("total") - 1)))  # fmt: skip
     if counted.height < LEAST_PAIRS:
         return None
-    mean, spread = _number(counted["differ"].mean()), _number(counted["differ"].std())
-    half = Z95 * spread / math.sqrt(counted.height)
-    rates = [flip_rate(value) for value in (mean, max(mean - half, 0.0), mean + half)]
+    mean, low, high = _wilson(float(counted["differ"].sum()) / counted.height, counted.height)
+    rates = [flip_rate(value) for value in (mean, low, high)]
     voted = "votes_chosen" in pairs.collect_schema().names()
     sizes = table["first"].cast(pl.Int64) + table["second"].cast(pl.Int64)
     return {
         "kind": "votes" if voted else "rows", "pairs": counted.height, "judgements": int(counted["total"].sum()),
         "dissent": counted.filter((pl.col("first") > 0) & (pl.col("second") > 0)).height,
-        "disagreement": mean, "disagreement_low": max(mean - half, 0.0), "disagreement_high": min(mean + half, 1.0),
+        "disagreement": mean, "disagreement_low": low, "disagreement_high": high,
         "flip_rate": rates[0], "flip_rate_low": rates[1], "flip_rate_high": rates[2],
         "suggested_label_smoothing": _majority_error(rates[0], sizes) if voted else rates[0],
     }  # fmt: skip
@@ -116,5 +115,9 @@ def _wrong(rate: float, votes: int) -> float:
     return lost + (0.5 * exactly(votes // 2) if votes % 2 == 0 else 0.0)
 
 
-def _number(value: Any) -> float:
-    return float(value) if value is not None else 0.0
+def _wilson(share: float, count: int) -> tuple[float, float, float]:
+    """The share and its score interval (Wilson 1927); conservative where a pair's own share is neither 0 nor 1."""
+    ratio = Z95**2 / count
+    half = Z95 * math.sqrt(share * (1 - share) / count + ratio / (4 * count)) / (1 + ratio)
+    centre = (share + ratio / 2) / (1 + ratio)
+    return share, max(centre - half, 0.0), min(centre + half, 1.0)

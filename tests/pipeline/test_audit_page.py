@@ -68,7 +68,7 @@ def test_the_strongest_shortcut(entries, sentence):
 def test_every_section_is_there_with_its_numbers():
     shown = page(texts=texts(0, 1, 2))
     assert [a["id"] for tag, a in shown.tags if tag == "section"] == [
-        "findings", "shortcuts", "distributions", "sources", "worst", "quarantine", "measures"]
+        "findings", "shortcuts", "distributions", "sources", "quarantine", "measures", "worst"]
     for words in ("30 of 200 15.0%", "Meaning of duplicate_pair. Fix of duplicate_pair.", "0.74 0.73 to 0.75",
                   "web 150 75.0% 0.625 books 50 25.0% 0.125", "the chosen completion is empty or white space 7 3.3%",
                   "pairs per prompt 17.5", "Prompt Len tokens half below 20, 95% below 39",

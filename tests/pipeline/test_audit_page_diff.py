@@ -3,7 +3,7 @@
 import pytest
 
 from scoreonce.pipeline.audit_page_diff import BUDGET, CAP, CONTEXT, LEAD, compare, excerpts, passage
-from scoreonce.pipeline.audit_page_text import visible
+from scoreonce.pipeline.audit_page_text import advice, visible
 
 
 def marked(side):
@@ -126,6 +126,11 @@ def test_characters_that_nobody_sees_are_written_out(text, shown):
 @pytest.mark.parametrize("text", ["tab\tand\nline", "👩‍👩‍👧 é 你好 שלום", "क्‍ष", "a\xa0b"])
 def test_ordinary_text_stays_as_it_is(text):
     assert visible(text) == text
+
+
+def test_settings_in_an_advice_are_code():
+    shown = advice('Raise data.max_length, or [train] where = "NOT <b>".')
+    assert shown == 'Raise data.max_length, or <code>[train] where = &#34;NOT &lt;b&gt;&#34;</code>.'
 
 
 def test_markup_is_escaped():

@@ -38,18 +38,23 @@ def test_distributions_of_a_group_are_drawn_over_each_other():
     assert figure.series[0].paint != figure.series[1].paint
 
 
-def test_a_tail_is_drawn_as_wide_as_the_other_bins():
-    """Ten tokens a bin, the last from 30 to 5,000: it stands from 30 to 40, and its words say how far it reaches."""
+@pytest.mark.parametrize("end", [5000, 31])
+def test_a_tail_is_drawn_as_wide_as_the_other_bins(end):
+    """Ten tokens a bin, the last from 30 to `end`: it stands from 30 to 40, and its words say how far it reaches."""
     counts = bins([2, 2, 2, 2])
-    counts[-1]["high"] = 5000
+    counts[-1]["high"] = end
     (figure,) = histograms([{**distribution([]), "bins": counts}])
     assert [bar.width for bar in figure.series[0].bars] == pytest.approx([25] * 4)
     assert [bar.height for bar in figure.series[0].bars] == pytest.approx([100] * 4)
-    assert figure.series[0].bars[-1].words == "30 to 5,000 tokens: 2"
-    head = bins([2, 2, 2, 2])
-    head[0]["low"] = -70
-    (figure,) = histograms([{**distribution([]), "bins": head}])
+    assert figure.series[0].bars[-1].words == f"30 to {end:,} tokens: 2"
+
+
+def test_a_tail_at_the_beginning():
+    counts = bins([2, 2, 2, 2])
+    counts[0]["low"] = -70
+    (figure,) = histograms([{**distribution([]), "bins": counts}])
     assert figure.ticks[0] == (0, "0")
+    assert figure.series[0].bars[0].words == "−70 to 10 tokens: 2"
 
 
 def test_open_and_empty_bins():

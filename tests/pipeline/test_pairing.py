@@ -51,7 +51,7 @@ def test_what_is_random_depends_on_seed_and_prompt_alone(way, ranking):
 
 
 def test_random_pairs_are_equally_likely():
-    """All 6 pairs of 4 distinct scores, 2 of them per prompt: each in a third of 3,000 prompts (sd of a share 0.0086)."""
+    """All 6 pairs of 4 distinct scores, 2 of them per prompt: each in a third of 3,000 prompts (sd 0.0086)."""
     settings = Pairing("random", pairs_per_prompt=2)
     drawn = Counter(pair for prompt in range(3000) for pair in pairs_of([1, 2, 3, 4], str(prompt), settings))
     assert len(drawn) == 6

@@ -11,7 +11,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.architecture import head_of
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import ReferenceLogits
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, kinds, made_here, sides_of
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, kinds, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.pipeline.step import Plan, Processes, Step, in_parts
 from scoreonce.stages.training import masking
@@ -50,6 +50,9 @@ def gradients(name, budget):
     scorer.register_forward_hook(lambda *_: calls.append(1))
     if len(sides_of(method.reads)) == 1:
         rows = [PromptRow(row.prompt, row.completions[:1]) for row in rows]
+    if MISMATCHED in sides_of(method.reads):
+        thirds = [row.completions[0] for row in rows[1:] + rows[:1]]
+        rows = [PromptRow(row.prompt, (*row.completions, third)) for row, third in zip(rows, thirds, strict=True)]
     for number, column in enumerate(sorted(method.reads - made_here(method.reads) - columns.keys())):
         columns[column] = torch.linspace(0.9, 0.2, PAIRS, dtype=torch.float64) / (1 + number)  # scores, preferences
     other = TokenScorer(tiny_model("llama", seed=9), "shared")

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.masks import activation_masks
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages import score, train
+from scoreonce.stages import score, train, training_data
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.scoring import Job
 from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
@@ -183,4 +183,6 @@ def test_wpo_weighs_by_the_policys_own_distribution(prepared):
 
 
 def test_a_method_that_training_cannot_feed_says_what_is_missing(prepared):
-    assert "policy_kl_logps" in expect(prepared, "needs more of the policy", method="kto").found
+    with pytest.raises(InputError, match="needs more of the policy") as caught:
+        training_data.load(prepared.layout, frozenset({"policy_chosen_logps", "policy_attention"}))
+    assert caught.value.found == "policy_attention"

@@ -1,0 +1,66 @@
+"""Which pairs to keep: a condition in SQL over the columns of pairs, reference and audit.
+
+    where = "NOT duplicate_pair AND score_gap > 1 AND source <> 'web'"
+
+A condition is one expression, parsed by polars; findings are boolean columns, so their names are conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.columns import did_you_mean
+
+_WHERE = "train.where"
+_EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len < 512".'
+
+
+def condition(where: str, columns: Sequence[str]) -> tuple[pl.Expr, list[str]]:
+    """The condition as an expression and the columns that it reads.
+
+    Raises `InputError` where it is not one SQL expression, or reads a column that is not among `columns`.
+    """
+    try:
+        expression = pl.sql_expr(where)
+        reads = list(dict.fromkeys(expression.meta.root_names()))
+    except pl.exceptions.PolarsError as error:
+        raise InputError("The condition is not an SQL expression that polars knows.",
+                         found=f"{where!r}: {_first_line(error)}", where=_WHERE, fix=_EXAMPLE) from None  # fmt: skip
+    unknown = [name for name in reads if name not in columns]
+    if unknown:
+        raise InputError(
+            f"The condition reads something that is no column: {', '.join(unknown)}.",
+            found=f"{where!r}.{did_you_mean(unknown[0], list(columns))}", where=_WHERE,
+            fix=f"Columns here: {', '.join(columns)}. Findings are columns once `scoreonce audit` has run; text needs "
+                "single quotes.",
+        )  # fmt: skip
+    return expression, reads
+
+
+def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np.int64]:
+    """The numbers, in order, of the pairs for which the condition holds; where it is null it does not.
+
+    Raises `InputError` where it cannot be evaluated, is not true or false, or holds for no pair.
+    """
+    try:
+        holds = pairs.select(expression.alias("holds")).collect(engine="streaming")["holds"]
+    except pl.exceptions.PolarsError as error:
+        raise InputError("The condition cannot be evaluated.", found=f"{where!r}: {_first_line(error)}", where=_WHERE,
+                         fix=_EXAMPLE) from None  # fmt: skip
+    if holds.dtype != pl.Boolean:
+        raise InputError("The condition is neither true nor false.", found=f"{where!r} is {holds.dtype}", where=_WHERE,
+                         fix=_EXAMPLE)  # fmt: skip
+    numbers = holds.fill_null(value=False).arg_true().cast(pl.Int64).to_numpy()
+    if not len(numbers):
+        raise InputError("The condition holds for no training pair.", found=f"{where!r}: 0 of {holds.len():,} pairs",
+                         where=_WHERE, fix="Widen it, or leave it out.")  # fmt: skip
+    return numbers
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
