@@ -11,19 +11,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
+import real_data
 
 from scoreonce.stages import prepare, score, train
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 
-RESULTS = Path(__file__).parent / "results"
 METHODS = ("epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo")
 
 
@@ -96,7 +95,7 @@ def table(figures: dict[str, Any]) -> str:
     return (
         f"# Whole-vocabulary methods, HH pairs, 2.8 M parameter Llama (d 192, V 2,048), {date.today()}\n\n"
         f"Bytes per completion token, float32: {disk}.\n\n"
-        "| method | largest difference of a step's loss, stored against live | of beta | top 128 against stored | loss |\n"
+        "| method | largest loss difference, stored against live | of beta | top 128 against stored | loss |\n"
         f"|---|---|---|---|---|\n{rows}\n"
     )
 
@@ -106,16 +105,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
-    shared = Path(os.environ.get("SCOREONCE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    if not shared.is_dir():
-        print("skipped: needs the shared real data, set SCOREONCE_SHARED to its folder")
-        return
+    shared = real_data.folder()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(shared, Path(folder), options.pairs, options.steps)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "full_vocabulary.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (RESULTS / "full_vocabulary.md").write_text(table(figures))
-    print(table(figures))
+    real_data.write("full_vocabulary", figures, table(figures))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import real_data
+
 METHODS = ("dpo", "beta_dpo", "alpha_dpo", "minor_dpo")
 RUN_FILE = """
 out = "{out}"
@@ -120,16 +121,10 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()
-    shared = Path(os.environ.get("SCOREONCE_SHARED", Path(__file__).resolve().parents[2] / "shared"))
-    if not shared.is_dir():
-        print("skipped: needs the shared real data, set SCOREONCE_SHARED to its folder")
-        return
+    shared = real_data.folder()
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(shared, Path(folder), options.pairs, options.steps)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "hh.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (RESULTS / "hh.md").write_text(table(figures))
-    print(table(figures))
+    real_data.write("hh", figures, table(figures))
 
 
 if __name__ == "__main__":

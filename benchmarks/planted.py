@@ -147,7 +147,8 @@ class Maker:
         count = int(self.random.integers(8, 13))
         start = int(self.random.integers(len(prompt) - count + 1))
         place = int(self.random.integers(len(side.words)))
-        return replace(side, words=np.concatenate([side.words[:place], prompt[start : start + count], side.words[place:]]))
+        words = np.concatenate([side.words[:place], prompt[start : start + count], side.words[place:]])
+        return replace(side, words=words)
 
 
 def _both(name: str, other: Callable[[Maker, Case], Case], *more: str) -> Callable[[Maker, Case], Plant]:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scoreonce.pipeline import page
-from scoreonce.pipeline.audit_page_histogram import histograms, span
+from scoreonce.pipeline.audit_page_axis import span
+from scoreonce.pipeline.audit_page_histogram import histograms
 from scoreonce.pipeline.audit_page_judgements import judgement_sentences
+from scoreonce.pipeline.audit_page_map import dynamics_maps
 from scoreonce.pipeline.audit_page_pairs import Texts, examples, worst_pairs
 from scoreonce.pipeline.audit_page_shortcuts import Scale, Shortcut, scale, shortcuts, strength
 from scoreonce.pipeline.audit_page_text import advice, visible
@@ -24,7 +26,7 @@ SOURCES_SHOWN = 25
 HEADINGS = (("fail", "Faults: mend these before training"), ("flag", "Flags: look at these"),
             ("info", "For information"))
 # Lists of records that have a section of their own.
-SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst")
+SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst", "maps")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def render(shown_page: AuditPage) -> str:
     audit = shown_page.audit
     traits = shortcuts(audit["shortcuts"])
     axis = scale(traits)
-    reference = audit["reference"] or {}
+    judged = audit.get("judgements")
     sources = sorted(audit["sources"], key=lambda row: -row["pairs"])
     html: str = page.environment().get_template("audit_page.html.jinja").render(
         title=shown_page.title, made=shown_page.made, verdict=verdict(audit, shown_page.affected),
@@ -59,8 +61,10 @@ def render(shown_page: AuditPage) -> str:
         histograms=histograms(audit["distributions"]), sources=sources, sources_shown=SOURCES_SHOWN,
         measures_by_source=_numbers_of(sources), worst=worst_pairs(audit["worst"], shown_page.texts),
         quarantine=_quarantine(audit["data"]), data_facts=_data_facts(audit),
-        measures=_facts(audit["measures"]), reference_facts=_facts(reference), tables=_tables(audit),
-        judgements=judgement_sentences(audit.get("judgements")), not_judged=audit.get("not_judged", []),
+        measures=_measures(audit, of_reference=False), tables=_tables(audit),
+        reference_facts=[*_facts(audit["reference"] or {}), *_measures(audit, of_reference=True)],
+        judgements=judgement_sentences(judged), not_judged=audit.get("not_judged", []),
+        maps=dynamics_maps(audit.get("maps") or []),
         decided=any("decided" in entry for entry in audit["shortcuts"]),
         share=_share, words=_words, upper_first=_upper_first, heat=_heat, seen=visible, advice=advice,
         style=page.style("audit_page.css"), **page.script(page.resource("audit_page.js")))
@@ -99,7 +103,7 @@ def _quarantine(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """What keeps rows out, their number and share of the raw rows, most frequent first."""
     reasons = sorted(data["quarantined_by_reason"].items(), key=lambda item: (-item[1], item[0]))
     raw = data["counts"]["raw"]
-    return [(REASONS.get(reason, _words(reason)), number(rows), percent(rows / raw) if raw else NOTHING)
+    return [(REASONS.get(reason, _words(reason)), number(rows), _share(rows / raw) if raw else NOTHING)
             for reason, rows in reasons]
 
 
@@ -109,6 +113,13 @@ def _data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
              ("pairs to train on", number(counts["train"])), ("pairs held out", number(counts["test"])),
              ("in quarantine", number(counts["quarantined"]))]
     return [*facts, ("trained runs", shown(list(audit["training"])))] if audit["training"] else facts
+
+
+def _measures(audit: Mapping[str, Any], *, of_reference: bool) -> list[tuple[str, str]]:
+    """The measures that are the reference's, or the others without those of judgements, which have their section."""
+    elsewhere, prefix = audit.get("judgements") or {}, "reference_"
+    return _facts({name.removeprefix(prefix): value for name, value in audit["measures"].items()
+                   if name not in elsewhere and name.startswith(prefix) == of_reference})
 
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -132,6 +143,8 @@ def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _value(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        return number(int(value))
     return number(value) if is_number(value) else shown(value)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import median
 from typing import Any
 
-from scoreonce.pipeline.report_format import MINUS, is_number, number
+from scoreonce.pipeline.audit_page_axis import span, ticks
+from scoreonce.pipeline.report_format import is_number, number
 
-TICKS = 4
 SERIES = 8
 PAINTS = {"chosen": "var(--chosen)", "rejected": "var(--rejected)"}
 
@@ -59,21 +57,23 @@ class _Bin:
 def histograms(distributions: Sequence[Mapping[str, Any]]) -> list[Histogram]:
     """A figure for each distribution; those of one group and unit share one. Those without a value are left out."""
     drawn = [item for item in distributions if any(part["count"] for part in item["bins"])]
-    groups = groupby(drawn, key=lambda item: (item.get("group") or item["name"], item["unit"]))
-    return [_histogram(members) for _, group in groups if (members := list(group)[:SERIES])]
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for item in drawn:
+        groups.setdefault((item.get("group") or item["name"], item["unit"]), []).append(item)
+    return [_histogram(members[:SERIES]) for members in groups.values()]
 
 
 def _histogram(members: list[Mapping[str, Any]]) -> Histogram:
-    several = len(members) > 1
     bins = [_bins(item) for item in members]
     low, high = min(each.low for part in bins for each in part), max(each.high for part in bins for each in part)
     highest = max(each.density for part in bins for each in part)
     paints = [PAINTS.get(item["title"], f"var(--run-{index})") for index, item in enumerate(members)]
     series = tuple(Series(item["title"], paint, _bars(part, low, high, highest))
                    for item, paint, part in zip(members, paints, bins, strict=True))
-    named = [f"{item['title']}: {middle}" if several else middle for item in members if (middle := _middle(item))]
-    title = members[0].get("group") or members[0]["title"]
-    return Histogram(_heading(title), members[0]["unit"], "; ".join(named), series, _ticks(low, high))
+    group, middles = members[0].get("group"), [(item["title"], middle) for item in members if (middle := _middle(item))]
+    named = [f"{title}: {middle}" if group else middle for title, middle in middles]
+    return Histogram(_heading(group or members[0]["title"]), members[0]["unit"], "; ".join(named), series,
+                     ticks(low, high))
 
 
 def _heading(title: str) -> str:
@@ -111,26 +111,6 @@ def _bars(bins: Sequence[_Bin], low: float, high: float, highest: float) -> tupl
 
 def _span(part: Mapping[str, Any], unit: str) -> str:
     return f"{span(part['low'], part['high'])} {unit}".strip()
-
-
-def span(low: float | None, high: float | None) -> str:
-    """`2 to 5`, or `below 5` or `2 and more` where an end is open."""
-    words = f"{number(low)} to {number(high)}"
-    return f"below {number(high)}" if low is None else f"{number(low)} and more" if high is None else words
-
-
-def _ticks(low: float, high: float) -> tuple[tuple[float, str], ...]:
-    """Round numbers on the axis, as many as there are room for, and where they stand in per cent."""
-    step = _round_up((high - low) / TICKS)
-    # An end a hair from a round number is labelled with it.
-    values = [index * step for index in range(math.ceil(low / step - 0.05), math.floor(high / step + 0.05) + 1)]
-    places = [min(100.0, max(0.0, 100 * (value - low) / (high - low))) for value in values]
-    return tuple((place, f"{value:,.6g}".replace("-", MINUS)) for place, value in zip(places, values, strict=True))
-
-
-def _round_up(value: float) -> float:
-    magnitude: float = 10 ** math.floor(math.log10(value))
-    return next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= value * (1 - 1e-9))
 
 
 def _middle(item: Mapping[str, Any]) -> str:

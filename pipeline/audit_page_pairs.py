@@ -12,7 +12,9 @@ from scoreonce.pipeline.audit_page_diff import Block, Piece, Side, compare, exce
 from scoreonce.pipeline.audit_page_text import visible
 from scoreonce.pipeline.report_format import number
 
+# Characters of a prompt's end in the table of the worst pairs, and of that unfolded.
 OPENING = 140
+PROMPT = 560
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Texts:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """The texts of a pair as markup; `marked` unless the sides are too different for marks."""
+    """The texts of a pair as markup, `prompt` None where it is shown besides; `marked` unless too much differs."""
 
-    prompt: Markup
+    prompt: Markup | None
     chosen: Markup
     rejected: Markup | None
     marked: bool = True
@@ -75,23 +77,25 @@ def worst_pairs(entries: Iterable[Mapping[str, Any]],
 def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
     if texts is None:
         return {**entry, "pair": None}
-    prompt = " ".join(texts.prompt[-4 * OPENING:].split())
-    opening = prompt if len(prompt) <= OPENING else f"… {prompt[-OPENING:].partition(' ')[2]}"
+    prompt = " ".join(texts.prompt[-PROMPT:].split())
+    is_short = len(prompt) <= OPENING and len(texts.prompt) <= PROMPT
+    opening = prompt if is_short else f"… {prompt[-OPENING:].partition(' ')[2]}"
     chosen, rejected = excerpts(texts.chosen, texts.rejected or "")
-    pair = ShownPair(visible(opening), visible(chosen), None if texts.rejected is None else visible(rejected))
+    pair = ShownPair(None if is_short else visible(texts.prompt[-PROMPT:]), visible(chosen),
+                     None if texts.rejected is None else visible(rejected))
     return {**entry, "pair": pair, "opening": visible(opening)}
 
 
 def markup(side: Side) -> Markup:
     """A side as HTML within an element that keeps white space."""
     blocks = [_block(block) for block in side.blocks]
-    return Markup("").join([_left_out(side.before, "before"), *blocks, _left_out(side.after, "after")])
+    return Markup("").join([_left_out(side.before, "earlier"), *blocks, _left_out(side.after, "more")])
 
 
 def _left_out(characters: int, where: str) -> Markup:
     if not characters:
         return Markup("")
-    return Markup('<span dir="ltr" class="cut">{} characters {} are left out of this page</span>').format(
+    return Markup('<span dir="ltr" class="cut">{} {} characters are not on this page</span>').format(
         number(characters), where)
 
 

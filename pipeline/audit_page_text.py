@@ -10,6 +10,8 @@ from markupsafe import Markup, escape
 # Controls but tab and newline, marks of direction and of no width, line separators, tags, halves of surrogate pairs.
 _UNSEEN = (r"\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b\u200e\u200f\u2028-\u202e"
            r"\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e0fff")
+_CONTROLS = ("NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT", "LF", "VT", "FF", "CR", "SO", "SI",
+             "DLE", "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US")
 # Joiners belong to emoji and to many scripts; only after Latin text they hide something.
 _PATTERN = re.compile(rf"([{_UNSEEN}]|(?<=[\x20-\u024f])[\u200c\u200d])\1*")
 
@@ -17,7 +19,7 @@ _SETTING = re.compile(r"((?:\[\w+\] )?[\w.]+ = &#34;.*?&#34;|`[^`]+`)")
 
 
 def visible(text: str) -> Markup:
-    """The text, escaped; each run of one invisible character as its name in a box, such as `U+202E` or `␀×3`."""
+    """The text, escaped; each run of one invisible character as its name in a box, such as `U+202E` or `NUL×3`."""
     parts, end = [], 0
     for match in _PATTERN.finditer(text):
         parts += [escape(text[end:match.start()]), _box(match[1], len(match[0]))]
@@ -32,8 +34,7 @@ def advice(text: str) -> Markup:
 
 def _box(character: str, times: int) -> Markup:
     code = ord(character)
-    # Unicode has a picture for each ASCII control.
-    picture = chr(0x2421) if code == 0x7F else chr(0x2400 + code) if code < 0x20 else f"U+{code:04X}"
+    short = _CONTROLS[code] if code < len(_CONTROLS) else f"U+{code:04X}"
     title = f"{unicodedata.name(character, 'control character')}, U+{code:04X}"
     return Markup('<bdi dir="ltr" class="unseen" title="{}">{}</bdi>').format(
-        title, picture if times == 1 else f"{picture}×{times:,}")
+        title, short if times == 1 else f"{short}×{times:,}")

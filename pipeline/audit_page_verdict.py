@@ -72,12 +72,12 @@ def _shortcut(shortcuts: Sequence[Mapping[str, Any]]) -> str:
         return ""
     sure = [entry for entry in overall if is_sure(entry)]
     top = max(sure or overall, key=strength)
-    figures = f"AUC {fixed(top['auc'])}, {fixed(top['low'])} to {fixed(top['high'])}"
+    figures = f"AUC {fixed(top['auc'])} ({fixed(top['low'])} to {fixed(top['high'])})"
     title = f"“{top['title']}”"
     if not sure:
-        return f"No shortcut predicts the label; the nearest is {title} ({figures})."
+        return f"No shortcut predicts the label; the nearest is {title}, {figures}."
     if strength(top) < WEAK:
-        return f"No strong shortcut: the best, {title}, hardly predicts the label ({figures})."
+        return f"No strong shortcut: the best, {title}, hardly predicts the label, {figures}."
     away = " against it" if top["auc"] < 0.5 else ""
     return f"The strongest shortcut is {title}: alone it predicts the label with {figures}{away}."
 

@@ -97,7 +97,7 @@ def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
 def usable(example: Example) -> Example:
     """The example. Raises `RowError` where a side is blank or no Unicode, or both sides are the same."""
     for text in (example.prompt, example.chosen, example.rejected or ""):
-        _check_unicode(text)
+        check_unicode(text)
     if not example.chosen.strip():
         raise RowError("chosen_is_blank", repr(example.chosen))
     if example.rejected is not None and not example.rejected.strip():
@@ -107,7 +107,8 @@ def usable(example: Example) -> Example:
     return example
 
 
-def _check_unicode(text: str) -> None:
+def check_unicode(text: str) -> None:
+    """Raise `RowError` for half of a surrogate pair, which JSON can hold and no file can."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -118,7 +119,7 @@ def source_of(row: Row, columns: Columns) -> str | None:
     """Where the row says it comes from. Raises `RowError` where that is no Unicode."""
     source = columns.value(row, "source")
     source = None if source is None else str(source)
-    _check_unicode(source or "")
+    check_unicode(source or "")
     return source
 
 

@@ -17,7 +17,7 @@ from scoreonce.pipeline.conversation import (
     render_prompt,
 )
 from scoreonce.pipeline.dataset_columns import Columns, Row, number_of
-from scoreonce.pipeline.formats import Example, source_of, usable
+from scoreonce.pipeline.formats import Example, check_unicode, source_of, usable
 from scoreonce.pipeline.pairing import Pairing, pairs_of, preferences
 from scoreonce.pipeline.quarantine import RowError, kind_of
 
@@ -36,6 +36,7 @@ def read_list(
     With `preference_scale` the pairs have the probabilities of `pairing.preferences`, over all usable responses.
     """
     prompt, texts, rendered = _texts(row, columns, render)
+    check_unicode(prompt)
     responses, refused = _usable(texts, columns.items(row, "scores"))
     scores = [response.score for response in responses]
     pairs = pairs_of(scores, prompt, pairing) if scores else []

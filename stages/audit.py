@@ -1,4 +1,4 @@
-"""audit: what is in the pairs before anything is trained on them, what the reference makes of them, and what training did.
+"""audit: what is in the pairs, what the reference makes of them, and what training did with them.
 
 Reads the files of `prepare`, and those of `score`, `train` and `evaluate` where they are there. Writes <out>/audit/:
 pairs.parquet (a row per pair, in the order of the prepared files, train first; a column per finding and measure),
@@ -25,6 +25,7 @@ from scoreonce.stages import audit_page
 from scoreonce.stages.audit_inputs import gather
 from scoreonce.stages.audit_layers import reference_layer, training_layer
 from scoreonce.stages.audit_measures import Inputs, measures
+from scoreonce.stages.audit_methods import methods_layer
 from scoreonce.stages.config import Audit, Run
 from scoreonce.stages.files import atomic, write_json
 from scoreonce.stages.layout import Layout
@@ -44,8 +45,7 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
     manifest = require_prepared(layout)
     inputs = gather(run, manifest)
     pairs = pl.scan_parquet(measures(layout, inputs))
-    found = [make(layout, pairs) for make in (reference_layer, training_layer)]
-    layers = [layer for layer in found if layer is not None]
+    layers = _layers(run, layout, pairs)
     audit = _audit(run, manifest, pairs, layers, _absent(run.audit, inputs))
     write_json(layout.audit_summary, audit)
     page = audit_page.write(layout)
@@ -71,6 +71,12 @@ def _audit(
     data = {"source": run.data.source, "counts": counts,
             "quarantined_by_reason": manifest["counts"].get("by_reason", {})}  # fmt: skip
     return document(pl.scan_parquet(layout.audit_pairs), checks, layers, data, absent)
+
+
+def _layers(run: Run, layout: Layout, pairs: pl.LazyFrame) -> list[Layer]:
+    reference = reference_layer(layout, pairs)
+    pulls = reference and methods_layer(run, reference.join(pairs))
+    return [layer for layer in (reference, pulls, training_layer(layout, pairs)) if layer is not None]
 
 
 def _checks(settings: Audit, columns: list[str], layers: list[Layer]) -> list[Check]:

@@ -42,7 +42,7 @@ class _Reading:
         return [*preference, *(self.models or ()), *([self.votes] if self.votes else [])]
 
 
-def annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl.DataFrame | None:
+def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl.DataFrame | None:
     """`split` and the columns of `SCHEMA` that the raw data have, one row per raw row; None where they have none.
 
     Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from scoreonce.pipeline.audit.contamination import EvaluationGrams, evaluation_grams
+from scoreonce.pipeline.audit.contamination import evaluation_grams
 from scoreonce.pipeline.audit.tokens import SpecialIds
 from scoreonce.pipeline.errors import InputError
-from scoreonce.stages.audit_annotations import annotations
+from scoreonce.stages.audit_annotations import raw_annotations
 from scoreonce.stages.audit_measures import Inputs
 from scoreonce.stages.config import Run
 from scoreonce.stages.files import sha256
@@ -23,7 +23,10 @@ PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "query", "inpu
 
 
 def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
-    """Everything but the pairs; `manifest` is that of `prepare`. Raises `InputError` where a file that the run file names cannot be read."""
+    """Everything but the pairs; `manifest` is that of `prepare`.
+
+    Raises `InputError` where a file that the run file names cannot be read.
+    """
     paths = [Path(name).expanduser() for name in run.audit.contamination]
     texts = {_name(path, paths): _prompts(path) for path in paths}
     return Inputs(
@@ -31,7 +34,7 @@ def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
         _special_ids(run),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
         {str(path): sha256(path) for path in paths},
-        annotations(run.data, run.audit, manifest),
+        raw_annotations(run.data, run.audit, manifest),
     )
 
 

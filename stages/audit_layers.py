@@ -41,8 +41,10 @@ def _manifest(layout: Layout) -> dict[str, Any]:
     try:
         manifest = read_json(layout.reference_manifest)
     except (OSError, ValueError) as error:
-        raise InputError("The manifest of the reference scores cannot be read.", found=str(error),
-                         where=str(layout.reference_manifest), fix="Run `scoreonce score` again.") from None  # fmt: skip
+        raise InputError(
+            "The manifest of the reference scores cannot be read.", found=str(error),
+            where=str(layout.reference_manifest), fix="Run `scoreonce score` again.",
+        ) from None  # fmt: skip
     return manifest if isinstance(manifest, dict) else {}
 
 
@@ -98,6 +100,8 @@ def _readable(path: Path) -> pl.LazyFrame:
         frame = pl.scan_parquet(path)
         frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise InputError("What training left behind cannot be read.", found=str(error).splitlines()[0],
-                         where=str(path), fix="Run `scoreonce train` or `evaluate` of that label again.") from None  # fmt: skip
+        raise InputError(
+            "What training left behind cannot be read.", found=str(error).splitlines()[0], where=str(path),
+            fix="Run `scoreonce train` or `scoreonce evaluate` of that label again.",
+        ) from None  # fmt: skip
     return frame

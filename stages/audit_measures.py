@@ -155,7 +155,8 @@ def _token_measures(layout: Layout, special: tokens.SpecialIds | None) -> pl.Dat
         path, number = work
         with pa.memory_map(str(path)) as mapped:
             batch = pa.ipc.open_file(mapped).get_batch(number)
-            return tokens.measure(*(_lists(batch.column(f"{side}_ids")) for side in text.SIDES), special)
+            prompt, chosen, rejected = (_lists(batch.column(f"{side}_ids")) for side in text.SIDES)
+            return tokens.measure(prompt, chosen, rejected, special)
 
     works: list[tuple[Path, int]] = []
     for split in SPLITS:

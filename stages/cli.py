@@ -64,8 +64,8 @@ Labels = Annotated[list[str] | None, typer.Option(
 Model = Annotated[str | None, typer.Option(
     metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")]
 FailOn = Annotated[str | None, typer.Option(
-    metavar="FINDINGS", help="Leave with exit code 3 where these were found, e.g. duplicate_pair,contradictory_pair>0.01: "
-                             "any pair, or more than that share (below 1) or number of them.")]
+    metavar="FINDINGS", help="Leave with exit code 3 where these were found, e.g. "
+                             "duplicate_pair,contradictory_pair>0.01: any pair, or more than that share or number.")]
 NearDuplicates = Annotated[bool | None, typer.Option(
     "--near-duplicates/--no-near-duplicates", help="Compare texts by their words; as the run file says by default.")]
 Contamination = Annotated[list[str] | None, typer.Option(
@@ -299,13 +299,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _disk_full(error: BaseException) -> InputError | None:
-    # Only some libraries pass the errno on; all of them pass on its sentence.
+def _of_the_machine(error: BaseException) -> InputError | None:
+    """What the user can mend though no stage foresaw it: a full disk, a folder without permission."""
     for cause in _causes(error):
-        if (isinstance(cause, OSError) and cause.errno == errno.ENOSPC) or "No space left on device" in str(cause):
+        # Only some libraries pass the errno on; all of them pass on its sentence.
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
             return InputError("The disk is full; what was being written was given up, finished files stay.",
                               found=str(cause), where="the folder `out` or `score.store` of the run file",
                               fix="Free some space, or set another folder, and give the same command again.")
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return InputError("A file or folder may not be read or written.", found=str(cause),
+                              where="the path named above", fix="Change its permissions, or set another folder.")
     return None
 
 
@@ -323,8 +328,8 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         pass  # said below: older typer lets it through, newer leaves with 130
     except Exception as error:
-        if full := _disk_full(error):
-            _say("error", str(full))
+        if known := _of_the_machine(error):
+            _say("error", str(known))
             return 2
         traceback.print_exc()
         _say("fault", "this is a mistake in scoreonce, not in what you gave it. Please report it with the lines above "

@@ -14,5 +14,4 @@ def places(layout: Layout, where: str) -> npt.NDArray[np.int64]:
     """The rows of the training pairs to keep, in order. Raises `InputError` for a condition that keeps none."""
     pairs = wide_pairs(layout, ("train",))
     expression, reads = condition(where, pairs.collect_schema().names())
-    # A condition without a column, such as TRUE, still needs one value per pair.
     return kept(pairs.select(reads or ["pair_id"]), expression, where)

@@ -30,7 +30,8 @@ def answer(run: Run, query: str) -> str:
     except pl.exceptions.PolarsError as error:
         columns = (f"{name}: {', '.join(frame.collect_schema().names())}" for name, frame in frames.items())
         raise InputError(
-            "The query cannot be answered.", found=str(error).strip().splitlines()[0], where="scoreonce sql",
+            "The query cannot be answered.", where="scoreonce sql",
+            found=str(error).strip().splitlines()[0].split("; valid columns")[0],
             fix="Write one SELECT over these tables and columns, text in single quotes.\n  " + "\n  ".join(columns),
         ) from None  # fmt: skip
     return shown(found)
@@ -56,8 +57,9 @@ def _labelled(folder: Path, name: str) -> pl.LazyFrame | None:
 def shown(table: pl.DataFrame) -> str:
     """The table for a terminal."""
     settings = pl.Config(
-        tbl_rows=ROWS_SHOWN, tbl_cols=-1, fmt_str_lengths=TEXT_SHOWN, fmt_table_cell_list_len=8, tbl_hide_dataframe_shape=True,
-        tbl_hide_column_data_types=True, tbl_formatting="NOTHING", tbl_width_chars=max(80, shutil.get_terminal_size().columns),
+        tbl_rows=ROWS_SHOWN, tbl_cols=-1, fmt_str_lengths=TEXT_SHOWN, tbl_formatting="NOTHING",
+        tbl_hide_dataframe_shape=True, tbl_hide_column_data_types=True,
+        tbl_width_chars=max(80, shutil.get_terminal_size().columns),
     )  # fmt: skip
     with settings:
         text = str(table)

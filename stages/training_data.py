@@ -197,8 +197,9 @@ def _join_reference(table: pl.DataFrame, layout: Layout) -> pl.DataFrame:
 
 def _mismatches(table: pl.DataFrame, layout: Layout) -> Mismatches:
     """The mismatched completions of `table`'s pairs. Raises `InputError` where others were scored."""
-    met = mismatched(layout, "train")
-    if c.KL_ID.name in table.columns and not table[c.KL_ID.name].equals(met[c.KL_ID.name]):
+    met, scored = mismatched(layout, "train"), table.get_column(c.KL_ID.name, default=None)
+    # Where none were scored, that is what the user is told, with the column that is missing.
+    if scored is not None and scored.is_not_null().any() and not scored.equals(met[c.KL_ID.name]):
         raise InputError(
             "The mismatched completions that were scored are not those of the prepared pairs.",
             found="other pairs, or the same in another order",

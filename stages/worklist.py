@@ -106,9 +106,9 @@ def worklist(
 ) -> Worklist:
     """What is left to score of the pairs of `splits`, `scored` being the completion ids that the store holds.
 
-    With `mismatches` each training prompt's mismatched completion belongs to them. Completions of one prompt share a row of at
-    most `row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an interrupted run
-    left over falls into the same shards as before.
+    With `mismatches` each training prompt's mismatched completion belongs to them. Completions of one prompt share a
+    row of at most `row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an
+    interrupted run left over falls into the same shards as before.
     """
     wanted = completions(layout, splits, mismatches=mismatches)
     left = wanted.join(pl.DataFrame({"completion_id": scored}), on="completion_id", how="anti", maintain_order="left")

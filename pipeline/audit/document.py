@@ -27,11 +27,12 @@ def document(
     found = findings(pairs, checks)
     layered = {name: value for layer in layers for name, value in layer.measures.items()}
     measures = known(pair_measures() | layered, columns)
+    drawn = [distribution for layer in layers for distribution in layer.distributions]
     judged = judgements(pairs)
     return {
         "format": FORMAT, "data": dict(data), "reference": None, "training": [],
         "findings": found,
-        "distributions": histograms(pairs, [*PAIR_DISTRIBUTIONS, *(d for layer in layers for d in layer.distributions)]),
+        "distributions": histograms(pairs, [*PAIR_DISTRIBUTIONS, *drawn]),
         "shortcuts": shortcuts(pairs),
         "sources": by_source(pairs, measures),
         "measures": measured(pairs, measures | known(whole_measures(), columns)) | _rates(judged),

@@ -133,6 +133,7 @@ def evaluation_checks(labels: list[str]) -> tuple[Check, ...]:
         Check(
             "heldout_against_label", "info", "Held-out pair that training moved the wrong way",
             f"After training, {who} prefers the rejected side more than the reference did. Where policies agree, look "
-            "at the label.", wrong, note=pl.format("margin {} nats", pl.col(f"{slug(labels[0])}_heldout_margin").round(2)),
+            "at the label.", wrong,
+            note=pl.format("margin {} nats", pl.col(f"{slug(labels[0])}_heldout_margin").round(2)),
         ),
     )  # fmt: skip

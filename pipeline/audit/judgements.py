@@ -65,9 +65,8 @@ def items(pairs: pl.LazyFrame) -> pl.LazyFrame:
         return voted.select(first=pl.col("votes_chosen"), second=pl.col("votes_rejected"))
     in_order = pl.col("chosen_id") < pl.col("rejected_id")
     several = pairs.filter((pl.col("copies") > 1) | pl.col("opposite_pair_id").is_not_null())
-    return several.group_by(
-        pl.min_horizontal("chosen_id", "rejected_id").alias("a"), pl.max_horizontal("chosen_id", "rejected_id").alias("b")
-    ).agg(first=in_order.sum().cast(pl.Int64), second=(~in_order).sum().cast(pl.Int64)).drop("a", "b")
+    lower, higher = pl.min_horizontal("chosen_id", "rejected_id"), pl.max_horizontal("chosen_id", "rejected_id")
+    return several.group_by(a=lower, b=higher).agg(first=in_order.sum().cast(pl.Int64), second=(~in_order).sum().cast(pl.Int64)).drop("a", "b")
 
 
 def judgements(pairs: pl.LazyFrame) -> dict[str, Any] | None:

@@ -63,7 +63,7 @@ def _relations(crowded: int) -> tuple[Check, ...]:
     return (
         Check(
             "contradictory_pair", "flag", "Same pair, opposite labels",
-            "The same two completions are here with the other one preferred: one label must be wrong, or judges differ.",
+            "The same two completions are here with the other one preferred: one label is wrong, or judges differ.",
             pl.col("opposite_pair_id").is_not_null(), other="opposite_pair_id",
         ),
         Check(
@@ -228,7 +228,7 @@ def _contamination() -> tuple[Check, ...]:
     return (
         Check(
             "contaminated_prompt", "flag", "Prompt overlaps an evaluation set",
-            "The prompt shares an n-gram of words with a prompt of an evaluation file: results there would be too good.",
+            "The prompt shares an n-gram of words with one of an evaluation file: results there would be too good.",
             pl.col("prompt_contamination") > 0,
             note=pl.format("{} of its n-grams in {}", shares(pl.col("prompt_contamination")), "contamination_file"),
         ),

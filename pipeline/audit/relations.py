@@ -43,7 +43,7 @@ def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_near_duplicates(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:
-    """Adds near_prompt_group, near_chosen_group, near_rejected_group, near_prompt_splits (splits of the group's prompts)
+    """Adds near_prompt_group, near_chosen_group, near_rejected_group, near_prompt_splits (splits of a group's prompts)
     and the pair_id of another pair whose text is alike: near_prompt_other_id, near_completion_other_id.
 
     `prompts` and `completions` have `key`, a group's number and the number of a pair that holds a text alike.

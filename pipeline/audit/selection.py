@@ -16,7 +16,7 @@ import polars as pl
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
 
-_WHERE = "train.where"
+_WHERE, _HOLDS = "train.where", "holds:where"
 _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len < 512".'
 
 
@@ -48,7 +48,8 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
     Raises `InputError` where it cannot be evaluated, is not true or false, or holds for no pair.
     """
     try:
-        holds = pairs.select(expression.alias("holds")).collect(engine="streaming")["holds"]
+        # With the other columns, so that a condition without any, such as TRUE, has a value per pair too.
+        holds = pairs.with_columns(expression.alias(_HOLDS)).select(_HOLDS).collect(engine="streaming")[_HOLDS]
     except pl.exceptions.PolarsError as error:
         raise InputError("The condition cannot be evaluated.", found=f"{where!r}: {_first_line(error)}", where=_WHERE,
                          fix=_EXAMPLE) from None  # fmt: skip

@@ -39,7 +39,8 @@ class TokenLists:
         """The id at a place from the start, or from the end if negative; -1 where the list is too short."""
         start = self.ends - self.lengths
         index = (self.ends if place < 0 else start) + place
-        return np.where((index >= start) & (index < self.ends), np.append(self.ids, -1)[np.minimum(index, len(self.ids))], -1)
+        inside = (index >= start) & (index < self.ends)
+        return np.where(inside, np.append(self.ids, -1)[np.where(inside, index, -1)], -1)
 
     def count(self, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """How many tokens of each list are among `ids`; (pairs,)."""
@@ -54,10 +55,9 @@ def measure(prompt: TokenLists, chosen: TokenLists, rejected: TokenLists, specia
     fewer than four tokens.
     """
     lists = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
-    columns = {f"{side}_tokens": lists[side].lengths.astype(np.int32) for side in lists}
-    columns |= {f"{side}_repetition": _repetition(lists[side]) for side in ("chosen", "rejected")}
-    frame = pl.DataFrame(columns)
-    return frame.with_columns(_special(prompt, chosen, rejected, special))
+    counts = [pl.Series(f"{side}_tokens", lists[side].lengths.astype(np.int32)) for side in lists]
+    repeated = [pl.Series(f"{side}_repetition", _repetition(lists[side])) for side in ("chosen", "rejected")]
+    return pl.DataFrame([*counts, *repeated]).with_columns(_special(prompt, chosen, rejected, special))
 
 
 def _repetition(side: TokenLists) -> npt.NDArray[np.float32]:

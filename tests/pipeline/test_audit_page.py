@@ -26,7 +26,7 @@ def test_the_verdict_counts_faults_and_says_where_to_start():
     assert found.sentences == (
         "9 of 200 pairs (4.5%) have a fault: title of prompt_in_both_splits and title of double_bos.",
         "Start here: Fix of prompt_in_both_splits.",
-        "The strongest shortcut is “Length”: alone it predicts the label with AUC 0.74, 0.73 to 0.75.",
+        "The strongest shortcut is “Length”: alone it predicts the label with AUC 0.74 (0.73 to 0.75).",
         "10 of 210 rows cannot be trained on and stand in quarantine.",
     )
 
@@ -48,11 +48,11 @@ def test_a_clean_set():
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ([auc("length", 0.505)], "No shortcut predicts the label; the nearest is “Length” (AUC 0.51, 0.49 to 0.52)."),
+        ([auc("length", 0.505)], "No shortcut predicts the label; the nearest is “Length”, AUC 0.51 (0.49 to 0.52)."),
         ([auc("length", 0.53)],
-         "No strong shortcut: the best, “Length”, hardly predicts the label (AUC 0.53, 0.52 to 0.54)."),
+         "No strong shortcut: the best, “Length”, hardly predicts the label, AUC 0.53 (0.52 to 0.54)."),
         ([auc("length", 0.6), auc("list", 0.3)],
-         "The strongest shortcut is “List”: alone it predicts the label with AUC 0.30, 0.29 to 0.31 against it."),
+         "The strongest shortcut is “List”: alone it predicts the label with AUC 0.30 (0.29 to 0.31) against it."),
         # Only of one source: nothing is said of the whole.
         ([auc("length", 0.9, "web")], None),
     ],
@@ -131,8 +131,9 @@ def test_reference_and_training_are_shown_where_there_are_any():
     assert "Not scored when this was audited" in page().text
     by_gap = [{"low": None, "high": 0, "pairs": 30}, {"low": 0, "high": None, "pairs": 1200}]
     reference = {"model": "tiny", "accuracy_sum": 0.625}
-    shown = page(audit(reference=reference, by_length_gap=by_gap, training=["dpo", "ipo"]))
-    assert "model tiny accuracy sum 0.625" in shown.text
+    measures = {"pairs_per_prompt": 2.0, "reference_accuracy_mean": 0.75}
+    shown = page(audit(reference=reference, measures=measures, by_length_gap=by_gap, training=["dpo", "ipo"]))
+    assert "Reference model tiny accuracy sum 0.625 accuracy mean 0.750 Pairs pairs per prompt 2 By" in shown.text
     assert "By length gap range pairs below 0 30 0 and more 1,200" in shown.text
     assert "trained runs dpo, ipo" in shown.text
 
@@ -149,6 +150,17 @@ def test_judgements_and_what_was_not_looked_for():
     assert "Judgements" not in page().text
 
 
+def test_training_dynamics_are_drawn():
+    points = [{"pair_id": "a", "mean": 1.5, "spread": 0.5}, {"pair_id": "b", "mean": -0.5, "spread": 0.25}]
+    entry = {"label": "dpo <b>", "x": "mean margin, nats", "y": "spread", "pairs": 4000, "points": points,
+             "regions": {"ambiguous": 1000, "learned": 2000, "hard": 1000}}  # fmt: skip
+    shown = page(audit(maps=[entry]))
+    assert "dpo <b> 4,000 pairs learned: 2,000 (50.0%)" in shown.text
+    assert [a["d"] for tag, a in shown.tags if tag == "path"] == [
+        "M25.0 0V100", "M100.0 0.0h0", "", "M0.0 50.0h0"]
+    assert "Training dynamics" not in page().text
+
+
 def test_an_empty_audit_gives_a_page():
     counts = dict.fromkeys(("raw", "train", "test", "quarantined"), 0)
     shown = page(audit(data={"source": "x", "counts": counts, "quarantined_by_reason": {}}, findings=[], sources=[],
@@ -160,7 +172,8 @@ def test_an_empty_audit_gives_a_page():
 def test_numbers_that_are_none():
     """One pair has no interval; a source without pairs of two sides has no measure."""
     entry = {**auc("length", 1.0), "low": None, "high": None}
-    shown = page(audit(shortcuts=[entry, {**auc("list", 0.5), "auc": None}], measures={"x": None, "y": float("nan")},
+    measures = {"x": None, "y": float("nan"), "z": float("inf")}
+    shown = page(audit(shortcuts=[entry, {**auc("list", 0.5), "auc": None}], measures=measures,
                        sources=[{"source": None, "pairs": 1, "share": 1.0, "longer_wins": None}]))  # fmt: skip
     assert "Length 1.00 150" in shown.text
 
@@ -172,13 +185,13 @@ def test_a_megabyte_of_text_is_clipped():
     long = texts(0, chosen="word " * 200_000, rejected="other " * 200_000)
     html = render(AuditPage(audit(), texts=long))
     assert len(html) < 120_000
-    assert "characters after are left out of this page" in html
+    assert "more characters are not on this page" in html
 
 
 def test_invisible_characters_and_directions():
     html = render(AuditPage(audit(), texts=texts(0, chosen="\u202eabc\x00\x1b[31m שלום 👩‍👩‍👧", rejected="x")))
     assert ">U+202E</bdi>abc" in html
-    assert ">␀</bdi>" in html
+    assert ">NUL</bdi>" in html
     assert "שלום 👩‍👩‍👧" in html
     assert not set("\u202e\x00\x1b") & set(html)
 

@@ -27,8 +27,9 @@ def test_bars_of_one_distribution():
 def test_distributions_of_a_group_are_drawn_over_each_other():
     """Per unit of the axis 1/40 and 3/40 of one, 1/20 of the other, whose one bin spans the last half."""
     chosen = distribution([1, 3], "chosen", group="completion_length")
+    between = distribution([1], "between")
     rejected = {**distribution([], "rejected", group="completion_length"), "bins": bins([7], start=10)}
-    (figure,) = histograms([chosen, rejected])
+    figure, _ = histograms([chosen, between, rejected])
     assert figure.title == "Completion length"
     assert [[(bar.left, bar.width) for bar in series.bars] for series in figure.series] == [
         [(0, 50), (50, 50)], [(50, 50)]]

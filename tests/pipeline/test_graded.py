@@ -76,13 +76,15 @@ def test_unusable_responses_are_named_and_the_others_paired():
         ({"responses": "not a list"}, "wrong_type"),
         ({"responses": None}, "missing_value"),
         ({"prompt": None}, "missing_value"),
-        ({"responses": ["a", "\ud800", "c"], "scores": [1, 2, 2]}, "invalid_utf8"),
+        ({"prompt": "\ud800"}, "invalid_utf8"),
+        ({"responses": ["a", "\ud800"], "scores": [1, 2]}, "invalid_utf8"),
     ],
 )
-def test_rows_that_make_no_pair(change, reason):
+@pytest.mark.parametrize("way", ["all_pairs", "rso"])
+def test_rows_that_make_no_pair(change, reason, way):
     assert reason in REASONS
     try:
-        problems = [found.reason for found in read({**LIST, **change}) if isinstance(found, RowError)]
+        problems = [found.reason for found in read({**LIST, **change}, way) if isinstance(found, RowError)]
     except RowError as problem:
         problems = [problem.reason]
     assert problems == [reason]

@@ -115,7 +115,8 @@ def test_unknown_command_and_option_exit_2(run_file, capsys):
     (KeyboardInterrupt(), 130, ["interrupted: ", "checkpoint stay", "scoreonce prepare"]),
     (OSError(errno.ENOSPC, "No space left on device"), 2, ["error: The disk is full", "found", "where", "do:"]),
     (RuntimeError("Error while serializing: No space left on device (os error 28)"), 2, ["error: The disk is full"]),
-    (OSError(errno.EACCES, "Permission denied"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
+    (OSError(errno.EACCES, "Permission denied", "runs/x"), 2, ["error: A file or folder may not", "runs/x", "do:"]),
+    (OSError(errno.EIO, "Input/output error"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
     (ZeroDivisionError("ours"), 1, ["Traceback", "ZeroDivisionError: ours", "fault: "])])
 def test_errors_of_a_stage(stage, run_file, capsys, monkeypatch, error, code, expected):
     def fail(run):
@@ -240,6 +241,20 @@ def test_make_reruns_when_set_changed(project):
     assert stages_run(project, "score", "SET=train.beta=0.1") == []
     assert stages_run(project, "audit", "SET=train.beta=0.2 data.limit=5") == [
         f"{name} x.toml --set train.beta=0.2 --set data.limit=5" for name in ("prepare", "audit")]
+
+
+def test_make_demo_goes_through_the_stages(project):
+    (project / "configs").mkdir()
+    (project / "configs" / "demo.toml").write_text("")
+    (project / "log").write_text("")
+    said = make("demo", "VENV=venv", folder=project)
+    sft, pairs = "configs/demo_sft.toml", "configs/demo.toml"
+    trained = [f"{stage} {pairs} --method {method}" for method in ("dpo", "beta_dpo", "minor_dpo", "alpha_dpo")
+               for stage in ("train", "evaluate")]
+    assert (project / "log").read_text().splitlines() == [
+        f"demo world {sft}", f"prepare {sft}", f"train {sft}", f"demo pairs {pairs}", f"prepare {pairs}",
+        f"score {pairs}", *trained, f"demo judge {pairs}", f"report {pairs}"]
+    assert said.splitlines()[-1] == "Open pairs.jsonl", "the path that the stand-in gives for everything"
 
 
 def test_make_goes_on_when_an_input_has_gone(project):

@@ -1,13 +1,15 @@
 """Embedding similarity and CHES through `score`: against the model's own hidden states, and without rescoring."""
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
-from scoreonce.stages import score, store_command
+from scoreonce.stages import score, store_command, training_data
 from scoreonce.stages.reference_view import reference_view
 from scoreonce.stages.scoring import Job, score_completions
 
@@ -65,6 +67,18 @@ def test_asked_for_later(world):
     score.run(world.run(score={**ASKED, "mismatched": True}))
     assert pl.read_parquet(path).select(*NAMES, "ref_kl_logps").null_count().row(0) == (0, 0, 0, 0)
     assert score_completions(Job.of(world.run(score=ASKED))).scored == 0
+
+
+def test_selection_by_quantile(world):
+    """REAL keeps the half of the pairs whose completions are least alike."""
+    world.prepare(world.random_pairs(20))
+    score.run(world.run(score=ASKED))
+    similarity = pl.read_parquet(world.layout.reference("train"))["ref_embedding_similarity"].to_numpy()
+    where = "ref_embedding_similarity <= QUANTILE_CONT(ref_embedding_similarity, 0.5)"
+    data = training_data.load(world.layout, methods.resolve("dpo", {}).reads, where)
+    least_alike = np.flatnonzero(similarity <= np.median(similarity)).tolist()
+    assert len(least_alike) == 10
+    assert [data.place(pair) for pair in range(len(data))] == least_alike
 
 
 def test_completion_only_data_have_none(world):

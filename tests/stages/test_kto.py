@@ -26,6 +26,13 @@ READS = methods.resolve("kto", {}).reads
 A, B, C = [1, 5], [1, 6, 7], [1, 8]
 
 
+def by_hand(world, rows):
+    """Summed log-probs, one row and one completion at a time, by the plain padded layout."""
+    scorer = TokenScorer(load_model(str(world.model()), dtype="float32", device=torch.device("cpu")), "padded")
+    with torch.inference_mode():
+        return [scorer([row]).sums().item() for row in rows]
+
+
 def test_each_prompt_meets_the_next_pairs_completion(world):
     """Pairs of prompts A A B C A: both A meet B's, B meets C's, C the last A's; the last A skips the first two."""
     prompts = [A, A, B, C, A]
@@ -45,6 +52,11 @@ def test_copies_of_a_pair_meet_one_completion_and_long_ones_are_cut(world):
     met = mismatched(layout, "train")
     assert met["donor"].to_list() == [1, 3, 1, 4, 0]
     assert met["kl_len"].to_list() == [62, 2, 62, 61, 2]
+    score.run(world.run(score=MISMATCHED))
+    view = pl.read_parquet(layout.reference("train"))
+    rows = [(A, long[:62]), (C, [4, 2]), (B, long[:61]), (C, [9, 2])]
+    expected = by_hand(world, [PromptRow(np.int32(prompt), (np.int32(ids),)) for prompt, ids in rows])
+    np.testing.assert_allclose(view["ref_kl_logps"], expected, atol=1e-4)  # the copy stands once
 
 
 def test_one_prompt_alone_is_refused(world):
@@ -58,13 +70,6 @@ def scored(world):
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
     score.run(world.run(score=MISMATCHED))
     return world
-
-
-def by_hand(world, rows):
-    """Summed log-probs, one row and one completion at a time, by the plain padded layout."""
-    scorer = TokenScorer(load_model(str(world.model()), dtype="float32", device=torch.device("cpu")), "padded")
-    with torch.inference_mode():
-        return [scorer([row]).sums().item() for row in rows]
 
 
 def test_scores_of_mismatched_completions(scored):
@@ -143,3 +148,13 @@ def test_pairs_in_another_order_must_be_scored_again(scored):
         training_data.load(scored.layout, READS)
     score.run(scored.run(score=MISMATCHED))
     assert math.isfinite(training_data.load(scored.layout, READS).columns["ref_kl_logps"].sum())
+
+
+def test_selected_pairs_keep_the_completions_they_met(scored):
+    """Every other pair is left out; the donors are rows of the token file, not of the selection."""
+    whole = training_data.load(scored.layout, READS)
+    part = training_data.load(scored.layout, READS, where="row % 2 = 1")
+    assert len(part) == 20
+    for pair in range(20):
+        expected = whole.row(2 * pair + 1).completions
+        assert [ids.tolist() for ids in part.row(pair).completions] == [ids.tolist() for ids in expected]
