@@ -43,15 +43,22 @@ def dynamics_maps(maps: Sequence[Mapping[str, Any]]) -> list[DynamicsMap]:
 
 def _map(entry: Mapping[str, Any]) -> DynamicsMap:
     means, spreads = ([point[name] for point in entry["points"]] for name in ("mean", "spread"))
-    left, right = min(0.0, *means), max(0.0, *means)
+    (low, high), (_, most) = _bulk(means), _bulk(spreads)
+    left, right, top = min(0.0, low), max(0.0, high), most or 1.0
     right = right if right > left else left + 1.0
-    top = max(spreads) or 1.0
     places: dict[str, list[tuple[float, float]]] = {name: [] for name, _ in REGIONS}
     for mean, spread, region in zip(means, spreads, _regions(entry, means, spreads), strict=True):
-        places[region].append((100 * (mean - left) / (right - left), 100 - 100 * spread / top))
+        across = 100 * (mean - left) / (right - left)
+        places[region].append((min(100.0, max(0.0, across)), max(0.0, 100 - 100 * spread / top)))
     regions = tuple(Region(name, paint, _words(entry, name), _path(places[name])) for name, paint in REGIONS)
     return DynamicsMap(entry["label"], number(entry["pairs"]), entry["x"], entry["y"],
                        -100 * left / (right - left), regions, ticks(left, right), ticks(0.0, top))
+
+
+def _bulk(values: Sequence[float]) -> tuple[float, float]:
+    """Ends of the axis: all but the outermost hundredth on either side, whose dots stand on the edge."""
+    ordered, outer = sorted(values), len(values) // 100
+    return ordered[outer], ordered[-1 - outer]
 
 
 def _regions(entry: Mapping[str, Any], means: Sequence[float], spreads: Sequence[float]) -> list[str]:

@@ -21,6 +21,7 @@ def layout(side):
     [
         ("the cat sat here", "the dog sat here", "the [cat ]sat here", "the [dog ]sat here"),
         ("one two three", "one three", "one [two ]three", "one three"),
+        ("the cat sat on a mat", "the dog sat at a mat", "the [cat ]sat [on ]a mat", "the [dog ]sat [at ]a mat"),
         ("It is 4.", "It is 5.", "It is [4].", "It is [5]."),
         ("same words", "same words", "same words", "same words"),
         # Only the white space differs: then it is what is marked.
@@ -36,6 +37,12 @@ def test_differing_words_by_hand(left, right, shown_left, shown_right):
     found = compare(left, right)
     assert (marked(found.left), marked(found.right)) == (shown_left, shown_right)
     assert found.marked
+
+
+def test_frequent_words_are_matched_too():
+    """300 words, two thirds of them of two kinds only: `difflib` by itself would ignore such frequent ones."""
+    found = compare(*("".join(f"{side}{i} the long " for i in range(100)) for side in "ab"))
+    assert "[a7 ]the long [a8 ]the long" in marked(found.left)
 
 
 def test_texts_with_little_in_common_are_not_marked():

@@ -50,6 +50,15 @@ def test_a_tail_is_drawn_as_wide_as_the_other_bins(end):
     assert figure.series[0].bars[-1].words == f"30 to {end:,} tokens: 2"
 
 
+def test_a_wide_bin_in_between_is_as_high_as_it_is_dense():
+    """Ten a token throughout, one bin spanning 40 tokens instead of ten."""
+    parts = [{"low": low, "high": high, "count": 10 * (high - low)} for low, high in
+             ((0, 10), (10, 20), (20, 60), (60, 70))]  # fmt: skip
+    (figure,) = histograms([{**distribution([]), "bins": parts}])
+    assert [bar.height for bar in figure.series[0].bars] == pytest.approx([100] * 4)
+    assert figure.series[0].bars[2].width == pytest.approx(100 * 40 / 70)
+
+
 def test_a_tail_at_the_beginning():
     counts = bins([2, 2, 2, 2])
     counts[0]["low"] = -70

@@ -24,6 +24,15 @@ def test_dots_by_hand():
     assert drawn.y_ticks[-1] == (100, "2")
 
 
+def test_a_few_far_pairs_do_not_flatten_the_rest():
+    """Of 200 pairs the two outermost on each side stand on the edge."""
+    points = [(float(i), float(i)) for i in range(198)] + [(9000.0, 1.0), (1.0, 9000.0)]
+    (drawn,) = dynamics_maps([entry(points, ambiguous=0)])
+    assert drawn.x_ticks[-1][1] == "150"
+    assert "M100.0 99.5h0" in drawn.regions[0].path
+    assert "M0.5 0.0h0" in drawn.regions[0].path
+
+
 @pytest.mark.parametrize("points", [[(0.0, 0.0)], [(2.0, 0.0), (2.0, 0.0)], [(-3.0, 1.0)]])
 def test_pairs_that_are_all_alike(points):
     (drawn,) = dynamics_maps([entry(points, ambiguous=0)])
