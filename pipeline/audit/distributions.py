@@ -57,11 +57,15 @@ def histograms(pairs: pl.LazyFrame, wanted: Sequence[Distribution]) -> list[dict
     edges = {each.name: _edges(_spans([each, *_companions(each, known)], found), each.whole)
              for each in known if found[f"{each.name}:low"] is not None}  # fmt: skip
     counts = values.select(
-        pl.col(name).cut(edge[1:-1], left_closed=True, labels=[str(i) for i in range(len(edge) - 1)])
-        .value_counts().implode().alias(name)
-        for name, edge in edges.items()
+        bin_number(pl.col(name), edge[1:-1]).alias(name).value_counts().implode() for name, edge in edges.items()
     ).collect(engine="streaming")  # fmt: skip
     return [_record(each, edges[each.name], counts[each.name].item()) for each in known if each.name in edges]
+
+
+def bin_number(value: pl.Expr, edges: Sequence[float]) -> pl.Expr:
+    """How many of the edges, in ascending order, are at or below the value; null stays null."""
+    number = pl.lit(pl.Series(edges, dtype=pl.Float64)).search_sorted(value.cast(pl.Float64), side="right")
+    return pl.when(value.is_not_null()).then(number)
 
 
 def _finite(value: pl.Expr) -> pl.Expr:
@@ -99,7 +103,7 @@ def _edges(span: tuple[float, float, float, float], whole: bool) -> list[float]:
 
 def _record(each: Distribution, edges: list[float], counted: pl.Series) -> dict[str, Any]:
     by_bin = {row[each.name]: row["count"] for row in counted.to_list()}
-    bins = [{"low": low, "high": high, "count": by_bin.get(str(number), 0)}
+    bins = [{"low": low, "high": high, "count": by_bin.get(number, 0)}
             for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False))]  # fmt: skip
     group = {} if each.group is None else {"group": each.group}
     return {"name": each.name, "title": each.title, "unit": each.unit, **group, "bins": bins}

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.audit.check import Check
-from scoreonce.pipeline.audit.distributions import Distribution
+from scoreonce.pipeline.audit.distributions import Distribution, bin_number
 
 # Further from the median than this many interquartile ranges: of a normal distribution, 7 in 10⁸.
 OUTLIER_RANGES = 4.0
@@ -109,7 +109,8 @@ def _against_scores(known: Ranges) -> tuple[Check, ...]:
             "reference_against_large_gap", "info", "Scores far apart, reference the other way",
             "The score gap is in the upper tenth and the reference's margin per token in the lower tenth: a mistake in "
             "the scores, or just what the reference has to learn.",
-            (pl.col("score_gap") >= gap) & (pl.col("ref_mean_margin") <= margin),
+            (pl.col("score_gap") >= gap) & (pl.col("score_gap") > known.quantiles["score_gap:0.5"])
+            & (pl.col("ref_mean_margin") <= margin) & (pl.col("ref_mean_margin") < known.quantiles["ref_mean_margin:0.5"]),
             note=pl.format("gap {}, margin {} nats per token", pl.col("score_gap").round(2),
                            pl.col("ref_mean_margin").round(2)),
         ),
@@ -153,10 +154,9 @@ def by_length_gap(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     """How the reference ranks pairs by how much longer the chosen side is: accuracy by sum follows length."""
     edges = [-200, -50, -10, 0, 1, 10, 50, 200]
     gap = (pl.col("chosen_len") - pl.col("rejected_len")).cast(pl.Int64)
-    labels = [str(number) for number in range(len(edges) + 1)]
     table = (
         pairs.filter(pl.col("ref_margin").is_finite())
-        .group_by(gap.cut(edges, labels=labels, left_closed=True).cast(pl.String).alias("bin"))
+        .group_by(bin_number(gap, edges).alias("bin"))
         .agg(pl.len().alias("pairs"),
              (pl.col("ref_margin") > 0).mean().alias("reference_accuracy_sum"),
              (pl.col("ref_mean_margin") > 0).mean().alias("reference_accuracy_mean"),
@@ -164,6 +164,6 @@ def by_length_gap(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
         .collect(engine="streaming")
     )  # fmt: skip
     limits = [None, *edges, None]
-    return [{"low": limits[int(row["bin"])], "high": limits[int(row["bin"]) + 1],
+    return [{"low": limits[row["bin"]], "high": limits[row["bin"] + 1],
              **{key: value for key, value in row.items() if key != "bin"}}
-            for row in sorted(table.to_dicts(), key=lambda row: int(row["bin"]))]  # fmt: skip
+            for row in table.sort("bin").to_dicts()]  # fmt: skip

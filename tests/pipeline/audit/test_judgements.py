@@ -15,8 +15,9 @@ def rows(*labels: tuple[str, str]) -> pl.LazyFrame:
     table = pl.DataFrame(list(labels), schema=["chosen_id", "rejected_id"], orient="row")
     pair = pl.col("chosen_id") + pl.col("rejected_id")
     swapped = pl.col("rejected_id") + pl.col("chosen_id")
+    known = table.select(pair).to_series().implode()
     return table.with_columns(
-        copies=pl.len().over(pair), opposite_pair_id=pl.when(swapped.is_in(table.select(pair).to_series().implode())).then(swapped)
+        copies=pl.len().over(pair), opposite_pair_id=pl.when(swapped.is_in(known)).then(swapped)
     ).lazy()
 
 
