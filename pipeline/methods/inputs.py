@@ -14,7 +14,7 @@ _FULL_VOCABULARY = ("a forward pass with the reference's logits makes it: `full_
                     "`scoreonce score` with the same setting")
 ORIGINS = {  # prefix of a column, the longer ones first: what has it, and how to get it
     "policy_kl_logps": "score the policy on each prompt with another prompt's completion, the same one at every step",
-    "ref_kl_logps": "score the reference on each prompt with another prompt's completion, as for policy_kl_logps",
+    "ref_kl_logps": "the reference store has it where score.mismatched = true: set that and run `scoreonce score`",
     **{f"policy_{side}_{what}": _FULL_VOCABULARY for side in ("chosen", "rejected")
        for what in ("plus", "minus", "forward_kl", "masked")},
     **{f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
