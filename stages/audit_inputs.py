@@ -27,15 +27,20 @@ def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
 
     Raises `InputError` where a file that the run file names cannot be read.
     """
-    paths = [Path(name).expanduser() for name in run.audit.contamination]
-    texts = {_name(path, paths): _prompts(path) for path in paths}
+    texts = evaluation_prompts(run.audit.contamination)
     return Inputs(
         run.audit,
         _special_ids(run),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
-        {str(path): sha256(path) for path in paths},
+        {name: sha256(Path(name).expanduser()) for name in run.audit.contamination},
         raw_annotations(run.data, run.audit, manifest),
     )
+
+
+def evaluation_prompts(names: list[str]) -> dict[str, pl.Series]:
+    """The prompts in each file, by its name. Raises `InputError` where one is absent, not UTF-8, or has no text."""
+    paths = [Path(name).expanduser() for name in names]
+    return {_name(path, paths): _prompts(path) for path in paths}
 
 
 def _name(path: Path, paths: list[Path]) -> str:

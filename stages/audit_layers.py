@@ -27,11 +27,9 @@ def reference_layer(layout: Layout, pairs: pl.LazyFrame) -> Layer | None:
         return reference.with_rates(pairs.join(columns, on="pair_id", how="left", maintain_order="left"))
 
     scored = join(pairs)
-    names = scored.collect_schema().names()
-    measures = {name: value for name, value in reference.reference_measures().items()
-                if set(value.meta.root_names()) <= set(names)}  # fmt: skip
     return Layer(
-        join, reference.reference_checks(reference.ranges(scored)), reference.REFERENCE_DISTRIBUTIONS, measures,
+        join, reference.reference_checks(reference.ranges(scored)), reference.REFERENCE_DISTRIBUTIONS,
+        reference.reference_measures(),
         {"reference": {key: manifest[key] for key in _SHOWN if key in manifest},
          "by_length_gap": reference.by_length_gap(scored)},
     )  # fmt: skip
@@ -56,7 +54,12 @@ def _scan(layout: Layout, split: Any) -> pl.LazyFrame:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError("The reference scores cannot be read.", found=str(error).splitlines()[0], where=str(path),
                          fix="Run `scoreonce score` again: it writes the file anew.") from None  # fmt: skip
-    return frame.select(name for name in reference.COLUMNS if name in have)
+    lacking = [name for name in reference.NEEDED if name not in have]
+    if lacking:
+        raise InputError("The reference scores lack a column.", found=f"no {', '.join(lacking)}", where=str(path),
+                         fix="Run `scoreonce score` again: it writes the file anew.")  # fmt: skip
+    return frame.select(pl.col(name) if name in have else pl.lit(None, pl.Float64).alias(name)
+                        for name in reference.COLUMNS)  # fmt: skip
 
 
 def training_layer(layout: Layout, pairs: pl.LazyFrame) -> Layer | None:

@@ -24,6 +24,7 @@ from scoreonce.pipeline.audit.contamination import EvaluationGrams
 from scoreonce.pipeline.audit.ragged import Counts, Ragged, concatenate
 from scoreonce.pipeline.audit.relations import with_near_duplicates, with_relations
 from scoreonce.pipeline.audit.schema_rules import broken_rules, with_rules
+from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.config import Audit
 from scoreonce.stages.files import read_json, sha256, write_json, write_parquet
@@ -102,6 +103,9 @@ def _is_made_from(record: Path, path: Path, identity: dict[str, Any]) -> bool:
 
 def _measure(layout: Layout, inputs: Inputs) -> pl.DataFrame:
     pieces = _pieces(layout)
+    if not pieces:
+        raise InputError("There are no pairs to audit.", found="0 rows in both splits", where=str(layout.pairs("train")),
+                         fix="Look at the quarantine file beside it for what kept them out.")  # fmt: skip
     parts: list[Part] = []
     with progress(sum(piece.rows for piece in pieces), "pairs", "Reading texts") as bar:
         for piece, part in zip(pieces, _concurrently(lambda piece: _read(piece, inputs), pieces), strict=True):
@@ -125,12 +129,13 @@ def _pieces(layout: Layout) -> list[Piece]:
     first = 0
     for split in SPLITS:
         metadata = pq.ParquetFile(layout.pairs(split)).metadata
-        sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        each = max(1, ROWS_AT_ONCE // max(sizes, default=1))
-        for start in range(0, len(sizes), each):
-            rows = sum(sizes[start : start + each])
-            pieces.append(Piece(layout.pairs(split), split, list(range(len(sizes)))[start : start + each], first, rows))
-            first += rows
+        sizes = {group: metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)}
+        filled = [group for group, rows in sizes.items() if rows]
+        each = max(1, ROWS_AT_ONCE // max(sizes.values(), default=1)) if filled else 1
+        for start in range(0, len(filled), each):
+            groups = filled[start : start + each]
+            pieces.append(Piece(layout.pairs(split), split, groups, first, sum(sizes[group] for group in groups)))
+            first += pieces[-1].rows
     return pieces
 
 

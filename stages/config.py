@@ -162,6 +162,9 @@ class Train(BaseModel):
     shuffle: bool = True
     seed: int = Field(0, ge=0)
     gradient_checkpointing: bool = False
+    lora_rank: int | None = Field(None, ge=1, description="train LoRA matrices of this rank instead of all weights")
+    lora_alpha: float | None = Field(None, gt=0, description="their scale; defaults to twice the rank")
+    lora_targets: list[str] = Field(["all-linear"], description="modules that get them, by name")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; the last step always has one"
     )

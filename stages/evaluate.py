@@ -22,6 +22,7 @@ from scoreonce.schemas.tables import EvaluationPair
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.files import read_json, read_parquet, sha256, write_json, write_parquet
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.lineage import start_of
 from scoreonce.stages.prepared import require_prepared
 from scoreonce.stages.scoring import Job, Scoring, open_store, pair_view, score_completions
 from scoreonce.stages.store import Store
@@ -49,7 +50,7 @@ def run(run: Run, *, model: str | None = None, label: str | None = None) -> None
                          fix="Set data.test_share above 0, or data.test_split or data.test_source, and run "
                              "`scoreonce prepare` and `scoreonce score` again.")
     reference = _reference_manifest(run, layout)
-    results = replace(layout, label=label or run.evaluate.label or _label(layout, policy.model))
+    results = replace(layout, label=label or run.evaluate.label or _label(layout, policy.adapter or policy.model))
     store = open_store(layout.store, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     scoring = score_completions(Job(layout, ("test",), policy, store, run.compute, bare))
@@ -72,7 +73,11 @@ def _policy(run: Run, layout: Layout, model: str | None) -> Reference:
     if name == run.reference.model:
         return run.reference
     trained = Path(name).resolve() == layout.policy.resolve()
-    return Reference(model=name, adapter=None, dtype=(run.train.dtype if trained else None) or run.reference.dtype)
+    dtype = (run.train.dtype if trained else None) or run.reference.dtype
+    if not (Path(name) / "adapter_config.json").is_file():
+        return Reference(model=name, dtype=dtype)
+    base = start_of(run)  # LoRA was trained on it
+    return Reference(model=base.model, revision=base.revision, adapter=name, dtype=dtype)
 
 
 def _label(layout: Layout, model: str) -> str:
@@ -124,7 +129,7 @@ def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
 
 
 def _lineage(policy: Reference, store: Store, reference: dict[str, Any]) -> dict[str, Any]:
-    record = Path(policy.model).parent / "lineage.json"
+    record = Path(policy.adapter or policy.model).parent / "lineage.json"
     story: dict[str, Any] = read_json(record) if record.is_file() else {}
     return {
         "model": policy.model, "revision": policy.revision, "adapter": policy.adapter, "dtype": policy.dtype,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,11 +55,18 @@ def folder_of(name: str, revision: str | None = None) -> Path:
 
 
 def load_model(
-    name: str, *, dtype: str, device: torch.device | str, revision: str | None = None, adapter: str | None = None
+    name: str,
+    *,
+    dtype: str,
+    device: torch.device | str,
+    revision: str | None = None,
+    adapter: str | None = None,
+    merge: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode on `device`, its weights in `dtype`, an adapter merged in if given.
+    """A causal language model in evaluation mode on `device`, its weights in `dtype`, with an adapter if given.
 
-    Dropout is 0: log-probs must be the same each time. Raises `InputError` where it cannot be loaded.
+    Dropout is 0: log-probs must be the same each time. `merge` adds the adapter into the weights, which rounds in half
+    precision. Raises `InputError` where it cannot be loaded.
     """
     folder = folder_of(name, revision)
     try:
@@ -74,22 +83,16 @@ def load_model(
             fix="Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
     if adapter is not None:
-        model = _with_adapter(model, adapter)
+        model = _with_adapter(model, adapter, merge)
     return model.eval().to(device)
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrainedModel:
+    peft = _peft("reference.adapter")
     try:
-        from peft import PeftModel
-    except ImportError:
-        raise InputError(
-            "An adapter needs the peft package.",
-            found="peft is not installed",
-            where="reference.adapter",
-            fix="pip install 'scoreonce[peft]'.",
-        ) from None
-    try:
-        return PeftModel.from_pretrained(model, str(folder_of(adapter))).merge_and_unload()
+        with _deprecations_ignored():
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder_of(adapter)))
+        return wrapped.merge_and_unload() if merge else wrapped
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             "The adapter cannot be loaded.",
@@ -99,12 +102,55 @@ def _with_adapter(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
         ) from None
 
 
+@contextmanager
+def _deprecations_ignored() -> Iterator[None]:
+    """For names that every release 5 of transformers has, and that a later one calls deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 def recompute_activations(model: PreTrainedModel) -> None:
     """Switch gradient checkpointing on. Transformers does it in training mode alone; dropout is 0 all the same."""
-    with warnings.catch_warnings():  # the name that every release 5 has; a later one calls it deprecated
-        warnings.simplefilter("ignore", FutureWarning)
+    with _deprecations_ignored():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
+
+
+def _peft(where: str) -> Any:
+    try:
+        import peft
+    except ImportError:
+        raise InputError(
+            "An adapter needs the peft package.",
+            found="peft is not installed",
+            where=where,
+            fix="pip install 'scoreonce[peft]'.",
+        ) from None
+    return peft
+
+
+def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PreTrainedModel:
+    """The model with fresh LoRA matrices as its only trained weights; at first it says what the model says.
+
+    Raises `InputError` where no module is called as one of `targets`.
+    """
+    peft = _peft("train.lora_rank")
+    modules = "all-linear" if targets == ["all-linear"] else targets
+    try:
+        settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
+        with _deprecations_ignored():
+            return peft.get_peft_model(model, settings)
+    except ValueError as error:
+        names = sorted(
+            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+        )
+        raise InputError(
+            "LoRA finds nothing to adapt.",
+            found=_first_line(error),
+            where="train.lora_targets",
+            fix=f'Use ["all-linear"], or some of {", ".join(names)}.',
+        ) from None
 
 
 def dropout_settings(config: Any) -> dict[str, float]:

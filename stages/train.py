@@ -21,7 +21,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods import Method
 from scoreonce.stages import files, lineage, models, training_data
-from scoreonce.stages.config import Run, Train
+from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.training import Trainer
 
@@ -33,7 +33,7 @@ def run(run: Run, *, restart: bool = False) -> None:
     Raises `InputError` for anything in the way that the user can mend, `SystemExit(143)` after SIGTERM.
     """
     layout, settings = Layout.of(run), run.train
-    method = _method(settings)
+    method = _method(run)
     data = training_data.load(layout, method.reads, settings.where)
     story = lineage.describe(run, method, len(data))
     accelerator = _accelerator(run, layout)
@@ -56,7 +56,8 @@ def run(run: Run, *, restart: bool = False) -> None:
     accelerator.print(f"{layout.label}: {trainer.steps:,} steps done, model in {layout.policy}")
 
 
-def _method(settings: Train) -> Method:
+def _method(run: Run) -> Method:
+    settings = run.train
     if settings.method_file:
         print(f"running the code of {settings.method_file}")
         methods.load_file(settings.method_file)
@@ -67,6 +68,13 @@ def _method(settings: Train) -> Method:
         calibration=settings.calibration,
         selection=settings.selection,
     )
+    if run.train.lora_rank and run.reference.adapter and not run.train.model:
+        raise InputError(
+            "LoRA would be trained on a reference that is an adapter itself.",
+            found=f"reference.adapter = {run.reference.adapter!r} and train.lora_rank",
+            where="the run file",
+            fix="Merge the adapter into a model folder of its own and name that as reference.model.",
+        )
     if settings.scope == "microbatch" and not method.batch_coupled:
         raise InputError(
             f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",

@@ -60,7 +60,11 @@ class Trainer:
             device=accelerator.device,
             revision=start.revision,
             adapter=start.adapter,
+            merge=True,
         )
+        if settings.lora_rank:
+            alpha = settings.lora_alpha or 2.0 * settings.lora_rank
+            model = models.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
         models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
         found = probe.choose_layout(model, run.compute.attention, data.longest_row)
         if settings.gradient_checkpointing:

@@ -29,10 +29,13 @@ def problem(seed=0):
     model = tiny_model("llama")
     with torch.no_grad():
         sums = TokenScorer(model, "shared")(rows).sums()
-    columns = {"ref_chosen_logps": sums[0::2] + torch.randn(PAIRS), "ref_rejected_logps": sums[1::2] + torch.randn(PAIRS),
-               "chosen_len": torch.tensor([len(r.completions[0]) for r in rows], dtype=torch.float64),
-               "rejected_len": torch.tensor([len(r.completions[1]) for r in rows], dtype=torch.float64),
-               "exponential_draws": torch.from_numpy(random.standard_exponential(PAIRS))}
+    columns = {
+        "ref_chosen_logps": sums[0::2] + torch.randn(PAIRS),
+        "ref_rejected_logps": sums[1::2] + torch.randn(PAIRS),
+        "chosen_len": torch.tensor([len(r.completions[0]) for r in rows], dtype=torch.float64),
+        "rejected_len": torch.tensor([len(r.completions[1]) for r in rows], dtype=torch.float64),
+        "exponential_draws": torch.from_numpy(random.standard_exponential(PAIRS)),
+    }
     return model, rows, columns
 
 
@@ -41,8 +44,11 @@ def assert_same_gradient(left, right):
     assert (left - right).norm() < 1e-5 * right.norm()
 
 
-def gradients(name, budget):
-    """The flat gradient, the outcome and the number of forwards of one step under a token budget."""
+ALONE = Processes()
+
+
+def step_of(name, processes=ALONE):
+    """A step of a method on a fresh model, with the rows and columns that it reads; and its forwards, counted."""
     torch.manual_seed(1)
     model, rows, columns = problem()
     method = methods.resolve(name, {})
@@ -57,14 +63,28 @@ def gradients(name, budget):
         columns[column] = torch.linspace(0.9, 0.2, PAIRS, dtype=torch.float64) / (1 + number)  # scores, preferences
     other = TokenScorer(tiny_model("llama", seed=9), "shared")
     epsilon = method.hyperparameters.get("epsilon")
-    reference = (lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon)) if kinds(made_here(method.reads)) & FULL_VOCABULARY else None
-    step = Step(scorer, list(model.parameters()), method, reference=reference)
-    outcome, _ = step(rows, columns, method.init_state(), budget)
-    return torch.cat([p.grad.flatten() for p in model.parameters()]), outcome, len(calls)
+    reference = None
+    if kinds(made_here(method.reads)) & FULL_VOCABULARY:
+        reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon)  # noqa: E731
+    return Step(scorer, list(model.parameters()), method, processes, reference), rows, columns, calls
 
 
-TRAINABLE = [name for name, method in methods.METHODS.items()
-             if made_here(method.reads) == {column for column in method.reads if column.startswith("policy_")}]
+def flat_gradient(step):
+    return torch.cat([p.grad.flatten() for p in step.parameters])
+
+
+def gradients(name, budget):
+    """The flat gradient, the outcome and the number of forwards of one step under a token budget."""
+    step, rows, columns, calls = step_of(name)
+    outcome, _ = step(rows, columns, step.method.init_state(), budget)
+    return flat_gradient(step), outcome, len(calls)
+
+
+TRAINABLE = [
+    name
+    for name, method in methods.METHODS.items()
+    if made_here(method.reads) == {column for column in method.reads if column.startswith("policy_")}
+]
 
 
 @pytest.mark.parametrize("name", TRAINABLE)
@@ -111,25 +131,22 @@ def test_sft_loss_is_the_token_mean():
     assert outcome.loss.item() == pytest.approx(-float(tokens.double().mean()), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dpo", "beta_dpo", "alpha_dpo"])
+@pytest.mark.parametrize("name", ["dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "cal_dpo"])
 @pytest.mark.parametrize("budget", [10**6, 40])
 def test_two_processes_sum_to_one(name, budget):
-    """Two processes simulated one after the other: columns gathered first, gradients averaged as DDP does."""
-    whole, outcome, _ = gradients(name, 10**6)
-    torch.manual_seed(1)
-    _, rows, columns = problem()
-    method = methods.resolve(name, {})
-    sums = []
-    with torch.no_grad():
-        all_sums = TokenScorer(problem()[0], "shared")(rows).sums()
-    complete = torch.stack([all_sums[0::2], all_sums[1::2]])
+    """Two processes, one after the other, whose columns are added up as gathering does, gradients averaged as DDP."""
+    whole, _, _ = gradients(name, 10**6)
+    asked = []
+    for index in range(2):  # what each would contribute, the other's pairs left at 0
+        step, rows, columns, _ = step_of(name, Processes(index, 2, gather=lambda own: asked.append(own) or own))
+        step(rows, columns, step.method.init_state(), budget)
+    total = sum(asked)
+    parts = []
     for index in range(2):
-        torch.manual_seed(1)
-        model, rows, columns = problem()
-        processes = Processes(index=index, gather=lambda column: complete, count=2)
-        Step(TokenScorer(model, "shared"), list(model.parameters()), method, processes)(rows, columns, method.init_state(), budget)
-        sums.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert_same_gradient((sums[0] + sums[1]) / 2, whole)
+        step, rows, columns, _ = step_of(name, Processes(index, 2, gather=lambda own: total))
+        step(rows, columns, step.method.init_state(), budget)
+        parts.append(flat_gradient(step))
+    assert_same_gradient(sum(parts) / 2, whole)
 
 
 @pytest.mark.parametrize("name", ["beta_dpo", "alpha_dpo"])
@@ -173,17 +190,27 @@ def test_training_reproduces_trl(shared, loss_type):
     golden = json.loads((shared / "data/golden/trl_trajectories.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(shared / "data/models/hh-llama-2.8M", dtype=torch.float32).eval()
     initial = [p.detach().clone() for p in model.parameters()]
-    rows = [PromptRow(*(np.array(p["prompt_ids"], np.int32), tuple(np.array(p[k], np.int32) for k in ("chosen_ids", "rejected_ids"))))
-            for p in golden["pairs"]]
+    rows = [
+        PromptRow(
+            *(
+                np.array(p["prompt_ids"], np.int32),
+                tuple(np.array(p[k], np.int32) for k in ("chosen_ids", "rejected_ids")),
+            )
+        )
+        for p in golden["pairs"]
+    ]
     scorer = TokenScorer(model, "shared")
     method = methods.resolve({"sigmoid": "dpo"}.get(loss_type, loss_type), {"beta": 0.1})
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0)
     step = Step(scorer, list(model.parameters()), method)
     with torch.no_grad():
-        reference = torch.cat([scorer(rows[i:i + 4]).sums() for i in range(0, 60, 4)])
-    columns = {"ref_chosen_logps": reference[0::2], "ref_rejected_logps": reference[1::2],
-               "chosen_len": torch.tensor([len(r.completions[0]) for r in rows]).double(),
-               "rejected_len": torch.tensor([len(r.completions[1]) for r in rows]).double()}
+        reference = torch.cat([scorer(rows[i : i + 4]).sums() for i in range(0, 60, 4)])
+    columns = {
+        "ref_chosen_logps": reference[0::2],
+        "ref_rejected_logps": reference[1::2],
+        "chosen_len": torch.tensor([len(r.completions[0]) for r in rows]).double(),
+        "rejected_len": torch.tensor([len(r.completions[1]) for r in rows]).double(),
+    }
     for number, expected in enumerate(golden["runs"][loss_type]["steps"]):
         now = slice(4 * number, 4 * number + 4)
         outcome, policy = step(rows[now], {k: v[now] for k, v in columns.items()}, {}, 1024)

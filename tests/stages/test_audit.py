@@ -1,69 +1,236 @@
-"""audit from prepared (and scored) files to its table and audit.json."""
+"""audit from prepared (and scored, trained, evaluated) files to its table, audit.json, pairs.parquet and exit code."""
+
+import json
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from scoreonce.pipeline.errors import InputError
-from scoreonce.stages import audit
+from scoreonce.schemas.tables import EvaluationPair, ReferencePair, StepPair
+from scoreonce.stages import audit, audit_measures, sql_command, training_data
+from scoreonce.stages.audit_inputs import evaluation_prompts
+from scoreonce.stages.config import Run
 from scoreonce.stages.files import read_json, write_json, write_parquet
+from scoreonce.stages.layout import SPLITS, Layout
+
+EACH = 3
+READS = frozenset({"policy_chosen_logps", "policy_rejected_logps"})
 
 
-def found(world) -> dict[str, int]:
-    written = read_json(world.layout.out / "audit.json")
+def found(layout: Layout) -> dict[str, int]:
+    written = read_json(layout.audit_summary)
     return {finding["name"]: finding["rows"] for finding in written["findings"] if finding["rows"]}
 
 
-def counted(world) -> None:
-    """Add the counts that `prepare` writes and the fixture leaves out."""
-    manifest = read_json(world.layout.pairs_manifest)
-    write_json(
-        world.layout.pairs_manifest, {**manifest, "counts": {**manifest["counts"], "by_reason": {"chosen_is_blank": 2}}}
-    )
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory, planted):
+    """A generated world with every kind of flaw, audited."""
+    folder = tmp_path_factory.mktemp("planted")
+    planted.write_tokenizer(folder / "tokenizer")
+    world = planted.write(Layout(folder / "out", folder / "store", "x"), 150, each=EACH)
+    run = Run.model_validate({
+        "out": str(folder / "out"), "data": {"source": "none", "tokenizer": str(folder / "tokenizer")},
+        "reference": {"model": "none"}, "audit": {"contamination": [str(world.evaluation)]}})  # fmt: skip
+    assert audit.run(run) == 0
+    return world, run
 
 
-def test_planted_flaws_are_written_and_printed(world, capsys):
-    pairs = world.random_pairs(20)
-    prompt, chosen, rejected = pairs[4]
-    world.prepare([*pairs[:12], pairs[4], (prompt, rejected, chosen)], pairs[12:])
-    counted(world)
-    audit.run(world.run())
-    # random_pairs gives every fourth pair the prompt of the one before; 12 starts the test split, so none is shared.
-    assert found(world) == {"contradictory_pair": 3, "duplicate_pair": 1}
-    printed = capsys.readouterr().out
-    assert "14 train pairs, 8 test pairs" in printed
-    assert "chosen_is_blank" in printed
-    assert "the same pair stands elsewhere with the opposite label (row 4, 12, 13)" in printed
-    assert "longer_side_wins" in printed
-    assert "reference" not in printed
+def test_every_planted_flaw_is_found_and_nothing_else(audited):
+    """Of each kind all rows that were planted, and no other row: 100 % with no false hit, near-duplicates too."""
+    world, _ = audited
+    table = pl.read_parquet(world.layout.audit_pairs)
+    columns = {finding["name"]: finding["column"] for finding in read_json(world.layout.audit_summary)["findings"]}
+    hits = {name: set(table.filter(column).select("split", "row").iter_rows()) for name, column in columns.items()}
+    assert {name: rows for name, rows in hits.items() if rows} == dict(world.expected)
+    assert len(world.expected) >= 29
+    assert min(map(len, world.expected.values())) >= EACH
 
 
-def test_leakage_between_the_splits_fails(world, capsys):
-    pairs = world.random_pairs(8)
-    world.prepare(pairs[:3], pairs[3:])
-    counted(world)
-    audit.run(world.run())
-    assert found(world)["prompt_in_both_splits"] == 2
-    assert "FAIL" in capsys.readouterr().out
+def test_pairs_stand_in_the_order_of_the_prepared_files(audited):
+    world, _ = audited
+    table = pl.read_parquet(world.layout.audit_pairs)
+    for split in SPLITS:
+        prepared = pl.read_parquet(world.layout.pairs(split), columns=["pair_id"])
+        assert table.filter(pl.col("split") == split)["pair_id"].equals(prepared["pair_id"])
 
 
-def test_reference_columns_are_audited_where_they_are(world):
-    world.prepare(world.random_pairs(4))
-    counted(world)
-    layout = world.layout
-    ids = pl.read_parquet(layout.pairs("train"))["pair_id"]
-    scores = pl.DataFrame(
-        {"pair_id": ids[:3], "ref_chosen_logps": [-1.0, -2.0, -3.0], "ref_rejected_logps": [-2.0, -2.5, -1.0]}
-    )
-    scores = scores.with_columns(ref_margin=pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps"))
-    for split, rows in (("train", scores), ("test", scores.clear())):
-        write_parquet(layout.reference(split), rows.to_arrow())
-    write_json(layout.reference_manifest, {})
-    audit.run(world.run())
-    assert found(world)["reference_missing"] == 1
-    measures = {measure["name"]: measure["value"] for measure in read_json(layout.out / "audit.json")["measures"]}
-    assert measures["reference_accuracy_sum"] == pytest.approx(2 / 3)
+def test_the_document_has_what_the_page_needs(audited):
+    world, run = audited
+    document = read_json(world.layout.audit_summary)
+    assert document["format"] == 1
+    assert document["data"]["source"] == run.data.source
+    assert document["reference"] is None
+    assert {row["source"] for row in document["sources"]} == {"source 0", "source 1", "source 2"}
+    assert {entry["name"] for entry in document["shortcuts"]} >= {"length", "markdown", "refusal", "list"}
+    assert document["measures"]["longer_side_wins"] == pytest.approx(0.5, abs=0.15)
+    assert document["worst"][0]["score"] >= document["worst"][-1]["score"]
+    assert {part["name"] for part in document["distributions"]} >= {"chosen_len", "similarity"}
+    assert (world.layout.audit / "index.html").is_file()
+
+
+def test_measures_are_made_once_and_anew_for_other_settings(audited, monkeypatch):
+    _, run = audited
+    made = []
+    measure = audit_measures._measure
+    monkeypatch.setattr(audit_measures, "_measure", lambda *given: made.append(1) or measure(*given))
+    audit.run(run)
+    assert made == []
+    audit.run(run.model_copy(update={"audit": run.audit.model_copy(update={"near_duplicates": False})}))
+    assert made == [1]
+    audit.run(run)
+    assert made == [1, 1]
+
+
+@pytest.mark.parametrize(("fail_on", "code"), [
+    ("contradictory_pair>0.5", 0), ("tokens_disagree", 0), ("duplicate_pair,tokens_disagree", 3), ("duplicate_pair>2", 3),
+])  # fmt: skip
+def test_exit_code_of_fail_on(audited, fail_on, code, capsys):
+    _, run = audited
+    assert audit.run(run, fail_on=fail_on) == code
+    assert ("Met --fail-on" in capsys.readouterr().out) is bool(code)
+
+
+def test_fail_on_names_nothing(audited):
+    _, run = audited
+    with pytest.raises(InputError, match="does not look for"):
+        audit.run(run, fail_on="duplicate_pears")
+
+
+def test_sql_over_pairs_and_findings(audited):
+    _, run = audited
+    said = sql_command.answer(run, "SELECT source, sum(CAST(duplicate_pair AS int)) AS copies, min(prompt) FROM pairs "
+                                   "GROUP BY source ORDER BY source")  # fmt: skip
+    assert said.splitlines()[0].split()[:2] == ["source", "copies"]
+    assert said.splitlines()[-1] == "(3 rows)"
+
+
+@pytest.mark.parametrize("query", ["SELEC", "SELECT nothing FROM pairs", "SELECT 1 FROM nowhere", "SELECT lower(row) FROM pairs"])
+def test_sql_that_cannot_be_answered(audited, query):
+    _, run = audited
+    with pytest.raises(InputError, match="cannot be answered") as error:
+        sql_command.answer(run, query)
+    assert "pairs: pair_id" in str(error.value)
+
+
+def test_training_pairs_are_selected_by_a_condition(audited):
+    world, _ = audited
+    everything = training_data.load(world.layout, READS)
+    assert everything.places is None
+    chosen = training_data.load(world.layout, READS, "NOT duplicate_pair AND prompt_len < 60")
+    table = pl.read_parquet(world.layout.audit_pairs).filter(pl.col("split") == "train").with_row_index()
+    expected = table.filter(~pl.col("duplicate_pair") & (pl.col("prompt_len") < 60))
+    assert 0 < expected.height < table.height
+    assert chosen.pair_ids == expected["pair_id"].to_list()
+    first = int(expected["index"][0])
+    assert chosen.row(0).prompt.tolist() == everything.row(first).prompt.tolist()
+    assert chosen.longest_sequence <= everything.longest_sequence
+
+
+def test_a_condition_needs_an_audit_of_these_pairs(world):
+    world.prepare(world.random_pairs(8))
+    with pytest.raises(InputError, match="no column: duplicate_pair"):
+        training_data.load(world.layout, READS, "NOT duplicate_pair")
+    assert len(training_data.load(world.layout, READS, "row <> 3")) == 7
+
+
+def scored(world) -> None:
+    """Reference scores of all pairs but the last: the first is far off, margins are −1, 0, 1 otherwise."""
+    for split in SPLITS:
+        pairs = pl.read_parquet(world.layout.pairs(split)).unique("pair_id", maintain_order=True)
+        number = pl.int_range(pl.len())
+        table = pairs.with_columns(
+            ref_chosen_logps=pl.when(number == 0).then(-900.0).otherwise(-10.0 - number % 3),
+            ref_rejected_logps=pl.lit(-11.0), ref_chosen_entropy=pl.lit(4.0), ref_rejected_entropy=pl.lit(3.0),
+            ref_chosen_top1_hits=pl.lit(1), ref_rejected_top1_hits=pl.lit(0),
+        ).with_columns(ref_margin=pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps"))  # fmt: skip
+        table = table.select(name for name in ReferencePair.columns() if name in table.columns)
+        write_parquet(world.layout.reference(split), table[: max(len(table) - (split == "train"), 0)].to_arrow())
+    write_json(world.layout.reference_manifest, {"model": "m", "dtype": "float32"})
+
+
+def test_reference_training_and_evaluation_are_audited_where_they_are(world):
+    world.prepare(world.random_pairs(20), world.random_pairs(8, seed=1))
+    scored(world)
+    ids = pl.read_parquet(world.layout.pairs("train"))["pair_id"].to_list()
+    rows = [{"step": epoch * 20 + i + 1, "epoch": epoch, "pair_id": name, "margin": float(i * epoch), "beta": 0.1,
+             "target_margin": None, "weight": float(i > 1), "loss": 0.5} for epoch in range(2) for i, name in enumerate(ids)]  # fmt: skip
+    steps = pl.DataFrame(rows, schema=StepPair.create_empty().schema)
+    write_parquet(world.layout.out / "train" / "my run" / "steps.parquet", steps.to_arrow())
+    held = pl.read_parquet(world.layout.pairs("test"), columns=["pair_id", "source", "chosen_len", "rejected_len"])
+    held = held.with_columns(margin=pl.int_range(pl.len()).cast(pl.Float64) - 1.5)
+    more = {name: pl.lit(-1.0) for name in EvaluationPair.columns() if name not in held.columns}
+    write_parquet(world.layout.out / "evaluate" / "my run" / "pairs.parquet", held.with_columns(**more).to_arrow())
+    assert audit.run(world.run(audit={"methods": ["r_dpo"]}), fail_on="reference_missing") == 3
+    hits = found(world.layout)
+    assert (hits["reference_missing"], hits["my_run_dropped"], hits["heldout_against_label"]) == (1, 2, 2)
+    assert hits["reference_margin_outlier"] >= 1
+    document = read_json(world.layout.audit_summary)
+    assert document["reference"] == {"model": "m", "dtype": "float32"}
+    assert document["training"] == ["my run"]
+    assert document["maps"][0]["pairs"] == 20
+    assert "reference_accuracy_sum" in document["measures"]
+    assert {part["name"] for part in document["distributions"]} >= {"ref_margin", "my_run_margin_last", "r_dpo_pull"}
+    said = sql_command.answer(world.run(), "SELECT s.label, avg(s.margin), avg(p.ref_margin) FROM steps s JOIN pairs p ON "
+                                           "s.pair_id = p.pair_id GROUP BY s.label")  # fmt: skip
+    assert "my run" in said
+
+
+def test_what_a_method_pulls_on_follows_its_formula(world):
+    """R-DPO at policy = reference: loss −log σ(−(α Δlen)) up to sign, its gradient by the margin σ(α Δlen) β."""
+    world.prepare(world.random_pairs(30))
+    scored(world)
+    audit.run(world.run(audit={"methods": ["dpo", "r_dpo", "kto"]}))
+    table = pl.read_parquet(world.layout.audit_pairs)
+    assert table["dpo_pull"].drop_nulls().unique().to_list() == [1.0]
+    gap = pl.col("chosen_len") - pl.col("rejected_len")
+    ranked = table.drop_nulls("r_dpo_pull").group_by(gap.alias("gap")).agg(pl.col("r_dpo_pull").unique()).sort("gap")
+    assert ranked["r_dpo_pull"].list.len().max() == 1
+    pulls = ranked["r_dpo_pull"].list.first()
+    assert pulls.is_sorted() or pulls.is_sorted(descending=True)
+    assert any("kto" in what for what in read_json(world.layout.audit_summary)["not_judged"])
+
+
+def test_unknown_method_and_unreadable_files(world):
+    world.prepare(world.random_pairs(6))
+    scored(world)
+    with pytest.raises(InputError, match="no such method"):
+        audit.run(world.run(audit={"methods": ["depo"]}))
+    world.layout.reference("train").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="scores cannot be read"):
+        audit.run(world.run())
+    world.layout.reference_manifest.write_text("{")
+    with pytest.raises(InputError, match="manifest of the reference"):
+        audit.run(world.run())
 
 
 def test_nothing_prepared(world):
     with pytest.raises(InputError, match="not prepared"):
         audit.run(world.run())
+
+
+def write_evaluation(folder: Path, name: str, text: str | bytes) -> str:
+    (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("a.txt", "one two three four five six seven eight\n\n"),
+    ("a.jsonl", json.dumps({"question": "one two three four five six seven eight", "answer": "nine"})),
+    ("a.json", json.dumps([{"turns": ["one two three four five six seven eight", "more"]}])),
+    ("a.jsonl", json.dumps({"messages": [{"role": "user", "content": "one two three four five six seven eight"}]})),
+    ("a.jsonl", json.dumps({"else": "one two three four five six seven eight"})),
+])  # fmt: skip
+def test_evaluation_prompts_in_any_common_file(tmp_path, name, text):
+    prompts = evaluation_prompts([write_evaluation(tmp_path, name, text)])
+    assert "one two three four five six seven eight" in next(iter(prompts.values())).to_list()
+
+
+@pytest.mark.parametrize(("name", "text", "says"), [
+    ("a.txt", "\n\n", "no text"), ("a.txt", b"\xff\xfe\xfa", "not UTF-8"), ("a.jsonl", json.dumps({"n": 1}), "no text"),
+    ("missing.txt", None, "no such file"),
+])  # fmt: skip
+def test_files_of_evaluation_prompts_that_cannot_be_used(tmp_path, name, text, says):
+    path = str(tmp_path / name) if text is None else write_evaluation(tmp_path, name, text)
+    with pytest.raises(InputError, match=says):
+        evaluation_prompts([path])

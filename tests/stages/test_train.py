@@ -10,12 +10,14 @@ import sys
 import polars as pl
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.schemas.tables import StepPair
-from scoreonce.stages import score, train
+from scoreonce.stages import evaluate, score, train
 from scoreonce.stages.layout import Layout
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
@@ -216,6 +218,33 @@ def test_half_precision_trains_float32_masters(prepared, world):
     moved = [not torch.equal(masters[name], start[name].bfloat16().float()) for name in start if name in masters]
     assert all(moved)
     assert abs(metrics(Layout.of(run))[0]["loss"] - math.log(2)) < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+def test_lora_trains_an_adapter_that_evaluates_as_it_trained(prepared):
+    """Only the matrices are trained and saved; resumed they are the same; evaluate adds them to their base."""
+    run = prepared.run(train={**FAST, "lora_rank": 4, "label": "lora"})
+    train.run(run)
+    layout = Layout.of(run)
+    adapter = load_file(layout.policy / "adapter_model.safetensors")
+    assert all("lora_" in name for name in adapter)
+    assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    assert metrics(layout)[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    evaluate.run(run)
+    pairs = pl.read_parquet(layout.evaluation / "pairs.parquet")
+    assert pairs["margin"].abs().max() > 1e-3
+    expected = LlamaForCausalLM.from_pretrained(prepared.model())
+    merged = PeftModel.from_pretrained(expected, layout.policy).merge_and_unload().eval()
+    prompt, chosen, _ = prepared.random_pairs(8, seed=1)[0]
+    with torch.no_grad():
+        logps = merged(torch.tensor([prompt + chosen])).logits[0].log_softmax(-1)[len(prompt) - 1:-1]
+    ours = pairs.filter(pl.col("chosen_len") == len(chosen))["policy_chosen_logps"].to_list()
+    total = logps.gather(1, torch.tensor(chosen)[:, None]).sum().item()
+    assert min(abs(value - total) for value in ours) < 1e-4
+
+
+def test_lora_without_a_target(prepared):
+    assert "q_proj" in expect(prepared, "LoRA finds nothing", lora_rank=4, lora_targets=["nowhere"]).fix
 
 
 def test_gradient_checkpointing_changes_nothing(prepared):
