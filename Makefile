@@ -16,8 +16,8 @@ SET    ?=
 VENV   ?= .venv
 PYTHON ?= python3
 
-# The demo's four policies: DPO, and three papers that change its beta, its penalty or its margin.
-DEMO_METHODS := dpo beta_dpo minor_dpo alpha_dpo
+# The demo's five policies: DPO, and four papers that change its beta, its penalty or its margin.
+DEMO_METHODS := dpo beta_dpo epsilon_dpo minor_dpo alpha_dpo
 
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready

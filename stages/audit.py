@@ -15,7 +15,7 @@ import polars as pl
 from scoreonce.pipeline.audit.check import Check, judged
 from scoreonce.pipeline.audit.document import document
 from scoreonce.pipeline.audit.fail_on import met, parse
-from scoreonce.pipeline.audit.judgements import VOTE_CHECKS
+from scoreonce.pipeline.audit.judgements import VOTE_CHECKS, judgements
 from scoreonce.pipeline.audit.layer import Layer, joined
 from scoreonce.pipeline.audit.lines import audit_lines
 from scoreonce.pipeline.audit.pair_checks import pair_checks
@@ -46,7 +46,7 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
     inputs = gather(run, manifest)
     pairs = pl.scan_parquet(measures(layout, inputs))
     layers = _layers(run, layout, pairs)
-    audit = _audit(run, manifest, pairs, layers, _absent(run.audit, inputs))
+    audit = _audit(run, manifest, pairs, layers, inputs)
     write_json(layout.audit_summary, audit)
     page = audit_page.write(layout)
     print(*audit_lines(audit), f"Written to {layout.audit}; open {page}", sep="\n")
@@ -57,7 +57,7 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
 
 
 def _audit(
-    run: Run, manifest: Mapping[str, Any], pairs: pl.LazyFrame, layers: list[Layer], absent: list[str]
+    run: Run, manifest: Mapping[str, Any], pairs: pl.LazyFrame, layers: list[Layer], inputs: Inputs
 ) -> dict[str, Any]:
     """Write pairs.parquet; what audit.json is to hold."""
     layout, pairs = Layout.of(run), joined(pairs, layers)
@@ -70,7 +70,11 @@ def _audit(
     counts = {name: manifest["counts"].get(name, 0) for name in ("raw", "train", "test", "quarantined")}
     data = {"source": run.data.source, "counts": counts,
             "quarantined_by_reason": manifest["counts"].get("by_reason", {})}  # fmt: skip
-    return document(pl.scan_parquet(layout.audit_pairs), checks, layers, data, absent)
+    votes = inputs.annotations.votes if inputs.annotations else None
+    judged_repeatedly = judgements(pl.scan_parquet(layout.audit_pairs), votes)
+    return document(
+        pl.scan_parquet(layout.audit_pairs), checks, layers, data, judged_repeatedly, _absent(run.audit, inputs)
+    )
 
 
 def _layers(run: Run, layout: Layout, pairs: pl.LazyFrame) -> list[Layer]:

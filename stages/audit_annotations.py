@@ -42,8 +42,18 @@ class _Reading:
         return [*preference, *(self.models or ()), *([self.votes] if self.votes else [])]
 
 
-def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl.DataFrame | None:
-    """`split` and the columns of `SCHEMA` that the raw data have, one row per raw row; None where they have none.
+@dataclass(frozen=True)
+class Annotations:
+    """`by_row`: split, row and the columns of `SCHEMA` that the raw data have. `votes`: those of every raw row, with the
+    rows that are in quarantine because their votes are even; None where there are none.
+    """
+
+    by_row: pl.DataFrame
+    votes: pl.DataFrame | None
+
+
+def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> Annotations | None:
+    """What the raw data say about their rows; None where that is nothing.
 
     Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left
     alone, unless `audit.votes` asks for them: then that is an `InputError`, as is a column that is not there.
@@ -52,7 +62,7 @@ def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl
     if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
         return None  # nobody wants an audit to wait for the Hub
     sets = _raw_sets(data)
-    tables = []
+    tables, votes = [], []
     for splits, raw in sets:
         if not _was_prepared(raw, manifest):
             if audit.votes:
@@ -64,7 +74,8 @@ def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> pl
         if reading.names:
             table = _read(raw, reading, data)
             tables += [table.with_columns(split=pl.lit(split)) for split in splits]
-    return pl.concat(tables, how="diagonal") if tables else None
+            votes += [table.select("votes_chosen", "votes_rejected")] if "votes_chosen" in table.columns else []
+    return Annotations(pl.concat(tables, how="diagonal"), pl.concat(votes) if votes else None) if tables else None
 
 
 def _raw_sets(data: Data) -> list[tuple[tuple[str, ...], RawData]]:

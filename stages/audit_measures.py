@@ -26,6 +26,7 @@ from scoreonce.pipeline.audit.relations import with_near_duplicates, with_relati
 from scoreonce.pipeline.audit.schema_rules import broken_rules, with_rules
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import Pair
+from scoreonce.stages.audit_annotations import Annotations
 from scoreonce.stages.config import Audit
 from scoreonce.stages.files import read_json, sha256, write_json, write_parquet
 from scoreonce.stages.layout import SPLITS, Layout, Split
@@ -45,7 +46,7 @@ class Inputs:
     special: tokens.SpecialIds | None
     evaluation: EvaluationGrams | None
     evaluation_digests: dict[str, str]
-    annotations: pl.DataFrame | None  # split, row and what the raw data say besides
+    annotations: Annotations | None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def _measure(layout: Layout, inputs: Inputs) -> pl.DataFrame:
     frame = frame.hstack(_token_measures(layout, inputs.special))
     frame = with_relations(with_rules(frame, [part.broken for part in parts if part.broken is not None]))
     if inputs.annotations is not None:
-        frame = frame.join(inputs.annotations, on=["split", "row"], how="left", maintain_order="left")
+        frame = frame.join(inputs.annotations.by_row, on=["split", "row"], how="left", maintain_order="left")
     if inputs.settings.near_duplicates:
         prompts = near.merged([part.text.prompts for part in parts if part.text.prompts])
         completions = near.merged([part.text.completions for part in parts if part.text.completions])

@@ -10,7 +10,6 @@ import polars as pl
 from scoreonce.pipeline.audit.check import Check
 from scoreonce.pipeline.audit.distributions import PAIR_DISTRIBUTIONS, histograms
 from scoreonce.pipeline.audit.findings import findings, worst
-from scoreonce.pipeline.audit.judgements import judgements
 from scoreonce.pipeline.audit.layer import Layer
 from scoreonce.pipeline.audit.shortcuts import shortcuts
 from scoreonce.pipeline.audit.sources import by_source, known, measured, pair_measures, whole_measures
@@ -20,15 +19,17 @@ FORMAT = 1
 
 def document(
     pairs: pl.LazyFrame, checks: Sequence[Check], layers: Sequence[Layer], data: Mapping[str, Any],
-    absent: Sequence[str],
+    judged: Mapping[str, Any] | None, absent: Sequence[str],
 ) -> dict[str, Any]:
-    """The document of pairs that have a column per check; `absent` says what this audit could not look for."""
+    """The document of pairs that have a column per check.
+
+    `judged`: what `judgements` says of them; `absent`: what this audit could not look for.
+    """
     columns = pairs.collect_schema().names()
     found = findings(pairs, checks)
     layered = {name: value for layer in layers for name, value in layer.measures.items()}
     measures = known(pair_measures() | layered, columns)
     drawn = [distribution for layer in layers for distribution in layer.distributions]
-    judged = judgements(pairs)
     return {
         "format": FORMAT, "data": dict(data), "reference": None, "training": [],
         "findings": found,
@@ -37,7 +38,7 @@ def document(
         "sources": by_source(pairs, measures),
         "measures": measured(pairs, measures | known(whole_measures(), columns)) | _rates(judged),
         "worst": worst(pairs, found),
-        "judgements": judged,
+        "judgements": None if judged is None else dict(judged),
         "not_judged": [*absent, *(what for layer in layers for what in layer.absent)],
         **{name: value for layer in layers for name, value in layer.parts.items()},
     }  # fmt: skip

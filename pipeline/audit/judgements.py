@@ -54,43 +54,46 @@ VOTE_CHECKS = (
 )  # fmt: skip
 
 
-def items(pairs: pl.LazyFrame) -> pl.LazyFrame:
-    """Distinct pairs of completions with `first` and `second`, the judgements for either side.
+def votes_by_row(votes: pl.DataFrame) -> pl.DataFrame:
+    """`first` and `second`, the judgements for either side, of each row that has a vote which is no tie."""
+    voted = votes.filter(pl.col("votes_chosen") + pl.col("votes_rejected") > 0)
+    return voted.select(first=pl.col("votes_chosen").cast(pl.Int64), second=pl.col("votes_rejected").cast(pl.Int64))
 
-    From votes where there are any, otherwise from rows: then copies of a pair count as judgements that agree.
-    """
+
+def rows_by_pair(pairs: pl.LazyFrame) -> pl.DataFrame:
+    """The same of every two completions that several rows compare; copies count as judgements that agree."""
     pairs = pairs.filter(pl.col("rejected_id").is_not_null())
-    if "votes_chosen" in pairs.collect_schema().names():
-        voted = pairs.filter(pl.col("votes_chosen") + pl.col("votes_rejected") > 0)
-        return voted.select(first=pl.col("votes_chosen"), second=pl.col("votes_rejected"))
     in_order = pl.col("chosen_id") < pl.col("rejected_id")
     several = pairs.filter((pl.col("copies") > 1) | pl.col("opposite_pair_id").is_not_null())
     lower, higher = pl.min_horizontal("chosen_id", "rejected_id"), pl.max_horizontal("chosen_id", "rejected_id")
-    return several.group_by(a=lower, b=higher).agg(first=in_order.sum().cast(pl.Int64), second=(~in_order).sum().cast(pl.Int64)).drop("a", "b")
+    counts = {"first": in_order.sum().cast(pl.Int64), "second": (~in_order).sum().cast(pl.Int64)}
+    return several.group_by(a=lower, b=higher).agg(**counts).drop("a", "b").collect(engine="streaming")
 
 
-def judgements(pairs: pl.LazyFrame) -> dict[str, Any] | None:
+def judgements(pairs: pl.LazyFrame, votes: pl.DataFrame | None = None) -> dict[str, Any] | None:
     """Disagreement and flip rate with 95 % intervals; None with fewer than two pairs that were judged repeatedly.
+
+    `votes` has votes_chosen and votes_rejected of every raw row; without it, rows are the judgements.
 
     `disagreement`: mean over pairs of the share of pairs of judgements that differ. `flip_rate`: ε of one judgement.
     `suggested_label_smoothing`: the probability that a label is wrong, ε for single judgements, for a majority of k
     votes that of its majority being wrong, averaged over pairs.
     """
-    total, table = pl.col("first") + pl.col("second"), items(pairs).collect(engine="streaming")
+    table = rows_by_pair(pairs) if votes is None else votes_by_row(votes)
+    total = pl.col("first") + pl.col("second")
     counted = table.filter(total >= 2).with_columns(total=total).with_columns(
         differ=2 * pl.col("first") * pl.col("second") / (pl.col("total") * (pl.col("total") - 1)))  # fmt: skip
     if counted.height < LEAST_PAIRS:
         return None
     mean, low, high = _wilson(float(counted["differ"].sum()) / counted.height, counted.height)
     rates = [flip_rate(value) for value in (mean, low, high)]
-    voted = "votes_chosen" in pairs.collect_schema().names()
-    sizes = table["first"].cast(pl.Int64) + table["second"].cast(pl.Int64)
+    sizes = table["first"] + table["second"]
     return {
-        "kind": "votes" if voted else "rows", "pairs": counted.height, "judgements": int(counted["total"].sum()),
+        "kind": "rows" if votes is None else "votes", "pairs": counted.height, "judgements": int(counted["total"].sum()),
         "dissent": counted.filter((pl.col("first") > 0) & (pl.col("second") > 0)).height,
         "disagreement": mean, "disagreement_low": low, "disagreement_high": high,
         "flip_rate": rates[0], "flip_rate_low": rates[1], "flip_rate_high": rates[2],
-        "suggested_label_smoothing": _majority_error(rates[0], sizes) if voted else rates[0],
+        "suggested_label_smoothing": rates[0] if votes is None else _majority_error(rates[0], sizes),
     }  # fmt: skip
 
 

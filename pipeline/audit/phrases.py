@@ -10,22 +10,21 @@ SPECIAL_TOKENS = (
 )  # fmt: skip
 
 REFUSAL_CHARACTERS = 200  # a refusal says so at its start
+_UNWILLING = ("i can't", "i cannot", "i'm unable to", "i am unable to", "i'm not able to", "i am not able to",
+              "i won't", "i will not", "i'm not going to")  # fmt: skip
+_DEEDS = ("help", "assist", "provide", "answer", "fulfill", "comply", "do that", "give you", "tell you", "support",
+          "discuss", "engage")  # fmt: skip
 _REFUSALS = (
-    "i can't help", "i cannot help", "i can't assist", "i cannot assist", "i can't provide", "i cannot provide",
-    "i can't fulfill", "i cannot fulfill", "i can't comply", "i cannot comply", "i can't do that", "i cannot do that",
-    "i can't answer", "i cannot answer", "i can't give you", "i cannot give you", "i can't tell you",
-    "i cannot tell you", "i can't support", "i cannot support", "i'm unable to", "i am unable to", "i'm not able to",
-    "i am not able to", "i won't be able to", "i will not be able to", "i'm sorry, but i", "i am sorry, but i",
-    "i apologize, but i", "sorry, but i can", "i'm not comfortable", "i don't feel comfortable", "i must decline",
-    "i have to decline", "i won't help", "i'm not going to help", "as an ai", "against my programming",
-    "i'm not programmed to", "i don't want to help",
+    *(f"{unwilling} {deed}" for unwilling in _UNWILLING for deed in _DEEDS), "i'm sorry, but i", "i am sorry, but i",
+    "i apologize, but i", "sorry, but i can", "i don't feel comfortable", "i must decline", "i have to decline",
+    "as an ai language model", "against my programming", "i'm not programmed to",
 )  # fmt: skip
 _IDENTITY = (
-    "as an ai", "as a language model", "i'm an ai", "i am an ai", "i'm just an ai", "i am a language model",
-    "i'm a language model", "i'm chatgpt", "i am chatgpt", "i'm claude", "i am claude", "i'm an assistant trained by",
-    "trained by openai", "developed by openai", "created by openai", "made by openai", "created by anthropic",
-    "made by anthropic", "developed by anthropic", "trained by google", "created by meta", "developed by alibaba",
-    "my knowledge cutoff", "my training data",
+    "as an ai language model", "as an ai model", "as an ai assistant", "as an ai,", "as an artificial intelligence",
+    "as a language model", "i'm an ai", "i am an ai", "i'm just an ai", "i am a language model", "i'm a language model",
+    "i'm chatgpt", "i am chatgpt", "i'm claude", "i am claude", "trained by openai", "developed by openai",
+    "created by openai", "made by openai", "created by anthropic", "made by anthropic", "developed by anthropic",
+    "trained by google", "created by meta", "developed by alibaba", "my knowledge cutoff",
 )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from scoreonce.pipeline.audit.judgements import Ballot, flip_rate, judgements
 
+VOTES = ("votes_chosen", "votes_rejected")
+
 
 def rows(*labels: tuple[str, str]) -> pl.LazyFrame:
     """Pairs (chosen, rejected) with what `relations` says of them."""
@@ -21,8 +23,9 @@ def rows(*labels: tuple[str, str]) -> pl.LazyFrame:
     ).lazy()
 
 
-def votes(chosen: list[int], rejected: list[int]) -> pl.LazyFrame:
-    return pl.DataFrame({"rejected_id": ["r"] * len(chosen), "votes_chosen": chosen, "votes_rejected": rejected}).lazy()
+def votes(chosen: list[int], rejected: list[int]) -> dict:
+    table = pl.DataFrame({"votes_chosen": chosen, "votes_rejected": rejected}, schema=dict.fromkeys(VOTES, pl.Int32))
+    return {"pairs": pl.LazyFrame(), "votes": table}
 
 
 @pytest.mark.parametrize(("disagreement", "rate"), [(0.0, 0.0), (0.18, 0.1), (0.32, 0.2), (0.5, 0.5), (0.6, 0.5)])
@@ -42,7 +45,7 @@ def test_rows_in_both_orders_are_judgements():
 
 def test_votes_and_the_error_of_their_majority():
     """3 : 0 and 2 : 1: d = (0 + 2/3) / 2 = 1/3, ε = 0.2113; a majority of three errs with 3 ε² (1 − ε) + ε³."""
-    found = judgements(votes([3, 2], [0, 1]))
+    found = judgements(**votes([3, 2], [0, 1]))
     rate = (1 - np.sqrt(1 / 3)) / 2
     assert found["flip_rate"] == pytest.approx(rate)
     assert found["suggested_label_smoothing"] == pytest.approx(3 * rate**2 * (1 - rate) + rate**3)
@@ -51,7 +54,7 @@ def test_votes_and_the_error_of_their_majority():
 def test_too_little_to_say():
     assert judgements(rows(("a", "b"), ("c", "d"))) is None
     assert judgements(rows(("a", "b"), ("b", "a"))) is None
-    assert judgements(votes([1, 1, 0], [0, 0, 0])) is None
+    assert judgements(**votes([1, 1, 0], [0, 0, 0])) is None
 
 
 @pytest.mark.parametrize(("votes", "ballot", "counts"), [
@@ -69,7 +72,7 @@ def test_counting_votes(votes, ballot, counts):
 def test_simulated_flips_are_estimated(rate):
     random = np.random.default_rng(7)
     wrong = (random.random((3000, 3)) < rate).sum(axis=1)
-    found = judgements(votes((3 - wrong).tolist(), wrong.tolist()))
+    found = judgements(**votes((3 - wrong).tolist(), wrong.tolist()))
     assert found["flip_rate_low"] <= rate <= found["flip_rate_high"]
     assert found["flip_rate_high"] - found["flip_rate_low"] < 0.1
 
@@ -81,5 +84,5 @@ def test_flips_planted_into_real_votes(shared):
     random = np.random.default_rng(3)
     wrong = [int((random.random(3) < 0.1).sum()) for pair in real if 3 in pair]
     assert len(wrong) > 500
-    found = judgements(votes([3 - number for number in wrong], wrong))
+    found = judgements(**votes([3 - number for number in wrong], wrong))
     assert found["flip_rate_low"] <= 0.1 <= found["flip_rate_high"]
