@@ -90,15 +90,17 @@ def write_scored(path: Path, rows: int) -> None:
     writer = None
     for start in range(0, rows, AT_ONCE):
         count = min(AT_ONCE, rows - start)
-        hexes = pa.StringArray.from_buffers(
-            count, pa.array(np.arange(count + 1, dtype=np.int32) * 32).buffers()[1], pa.py_buffer(random.bytes(16 * count).hex().encode()))
+        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * 32).buffers()[1]
+        hexes = pa.StringArray.from_buffers(count, offsets, pa.py_buffer(random.bytes(16 * count).hex().encode()))
+        names = pa.array([f"source {number}" for number in range(SOURCES)])
         lengths = random.integers(10, 400, (2, count), dtype=np.int32)
         nll = random.gamma(8, 0.3, (2, count))
         table = pa.table({
             "pair_id": hexes, "row": np.arange(start, start + count), "split": pa.array(["train"] * count),
-            "source": pa.array([f"source {n}" for n in range(SOURCES)]).take(pa.array(random.integers(0, SOURCES, count))),
+            "source": names.take(pa.array(random.integers(0, SOURCES, count))),
             "chosen_len": lengths[0], "rejected_len": lengths[1],
-            "chosen_score": random.integers(1, 10, count).astype(float), "rejected_score": random.integers(0, 9, count).astype(float),
+            "chosen_score": random.integers(1, 10, count).astype(float),
+            "rejected_score": random.integers(0, 9, count).astype(float),
             "ref_chosen_logps": -nll[0] * lengths[0], "ref_rejected_logps": -nll[1] * lengths[1],
             "ref_margin": nll[1] * lengths[1] - nll[0] * lengths[0],
             "ref_chosen_entropy": nll[0] * lengths[0], "ref_rejected_entropy": nll[1] * lengths[1],
@@ -173,7 +175,7 @@ def page(figures: dict[str, dict[str, float]]) -> str:
              for title, row in figures.items()]
     busy = os.getloadavg()[2]
     return (f"# Audit of generated pairs, {date.today()}\n\n{platform.processor() or platform.machine()}, "
-            f"{os.cpu_count()} cores, load {busy:.1f} over the last quarter of an hour. Pairs have about 300 tokens, and "
+            f"{os.cpu_count()} cores, load {busy:.1f} over the last quarter of an hour. Pairs have about 300 tokens; "
             f"{EACH} of them have each of {len(planted.KINDS) - 3} flaws; contamination is looked for as well.\n\n"
             f"| what | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n" + "\n".join(lines) + "\n")
 

@@ -44,8 +44,8 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Annotations:
-    """`by_row`: split, row and the columns of `SCHEMA` that the raw data have. `votes`: those of every raw row, with the
-    rows that are in quarantine because their votes are even; None where there are none.
+    """`by_row`: split, row and the columns of `SCHEMA` that the raw data have. `votes`: those of every raw row, also of
+    the rows that are in quarantine because their votes are even; None where there are none.
     """
 
     by_row: pl.DataFrame

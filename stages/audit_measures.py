@@ -105,8 +105,10 @@ def _is_made_from(record: Path, path: Path, identity: dict[str, Any]) -> bool:
 def _measure(layout: Layout, inputs: Inputs) -> pl.DataFrame:
     pieces = _pieces(layout)
     if not pieces:
-        raise InputError("There are no pairs to audit.", found="0 rows in both splits", where=str(layout.pairs("train")),
-                         fix="Look at the quarantine file beside it for what kept them out.")  # fmt: skip
+        raise InputError(
+            "There are no pairs to audit.", found="0 rows in both splits", where=str(layout.pairs("train")),
+            fix="Look at the quarantine file beside it for what kept them out.",
+        )  # fmt: skip
     parts: list[Part] = []
     with progress(sum(piece.rows for piece in pieces), "pairs", "Reading texts") as bar:
         for piece, part in zip(pieces, _concurrently(lambda piece: _read(piece, inputs), pieces), strict=True):

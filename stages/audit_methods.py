@@ -29,6 +29,7 @@ def methods_layer(run: Run, scored: pl.LazyFrame) -> Layer | None:
     found = {name: pull(run, name, scored) for name in run.audit.methods}
     columns = [values.alias(_column(name)) for name, values in found.items() if isinstance(values, pl.Series)]
     names = [name for name, values in found.items() if isinstance(values, pl.Series)]
+    absent = [f"what {name} down-weights: {why}" for name, why in found.items() if isinstance(why, str)]
 
     def join(pairs: pl.LazyFrame) -> pl.LazyFrame:
         return pl.concat([pairs, pl.DataFrame(columns).lazy()], how="horizontal") if columns else pairs
@@ -37,7 +38,7 @@ def methods_layer(run: Run, scored: pl.LazyFrame) -> Layer | None:
         join, tuple(_check(name) for name in names),
         tuple(Distribution(_column(name), name, "of the median", pl.col(_column(name)), "first pull on a pair")
               for name in names),
-        absent=tuple(f"what {name} down-weights: {values}" for name, values in found.items() if isinstance(values, str)),
+        absent=tuple(absent),
     )  # fmt: skip
 
 

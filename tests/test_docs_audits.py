@@ -12,7 +12,8 @@ from scoreonce.stages.files import write_json, write_parquet
 from scoreonce.stages.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "audits.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+TEXT = (ROOT / "docs" / "audits.md").read_text(encoding="utf-8")
+RECIPES = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +26,18 @@ def audited(tmp_path_factory, planted) -> Path:
     for split in ("train", "test"):
         ids = pl.read_parquet(layout.pairs(split), columns=["pair_id"]).unique()
         scores = {"ref_chosen_logps": -20.0, "ref_rejected_logps": -21.0, "ref_margin": 1.0}
-        write_parquet(layout.reference(split), ids.with_columns(pl.lit(v).alias(k) for k, v in scores.items()).to_arrow())
+        scored = ids.with_columns(pl.lit(value).alias(name) for name, value in scores.items())
+        write_parquet(layout.reference(split), scored.to_arrow())
     write_json(layout.reference_manifest, {})
-    steps = ids.select("pair_id", step=pl.int_range(1, pl.len() + 1), epoch=0, margin=-1.0, beta=0.1, weight=1.0, loss=0.5)
+    numbers = {"epoch": 0, "margin": -1.0, "beta": 0.1, "weight": 1.0, "loss": 0.5}
+    steps = ids.select("pair_id", step=pl.int_range(1, pl.len() + 1), **numbers)
     write_parquet(out / "train" / "dpo" / "steps.parquet", steps.to_arrow())
     audit.run(run)
     return out
 
 
 def test_there_are_ten_recipes():
-    text = (ROOT / "docs" / "audits.md").read_text(encoding="utf-8")
-    assert re.findall(r"^## (\d+)\.", text, re.MULTILINE) == [str(number) for number in range(1, 11)]
+    assert re.findall(r"^## (\d+)\.", TEXT, re.MULTILINE) == [str(number) for number in range(1, 11)]
     assert len(RECIPES) == 11
 
 

@@ -89,7 +89,8 @@ def judgements(pairs: pl.LazyFrame, votes: pl.DataFrame | None = None) -> dict[s
     rates = [flip_rate(value) for value in (mean, low, high)]
     sizes = table["first"] + table["second"]
     return {
-        "kind": "rows" if votes is None else "votes", "pairs": counted.height, "judgements": int(counted["total"].sum()),
+        "kind": "rows" if votes is None else "votes",
+        "pairs": counted.height, "judgements": int(counted["total"].sum()),
         "dissent": counted.filter((pl.col("first") > 0) & (pl.col("second") > 0)).height,
         "disagreement": mean, "disagreement_low": low, "disagreement_high": high,
         "flip_rate": rates[0], "flip_rate_low": rates[1], "flip_rate_high": rates[2],

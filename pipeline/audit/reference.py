@@ -11,11 +11,10 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.audit.check import Check
-from scoreonce.pipeline.audit.distributions import Distribution, bin_number
+from scoreonce.pipeline.audit.distributions import Distribution, bin_number, even_sample
 
 # Further from the median than this many interquartile ranges: of a normal distribution, 7 in 10⁸.
 OUTLIER_RANGES = 4.0
-QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 COLUMNS = ("pair_id", "ref_chosen_logps", "ref_rejected_logps", "ref_margin", "ref_chosen_entropy",
            "ref_rejected_entropy", "ref_chosen_top1_hits", "ref_rejected_top1_hits")  # fmt: skip
 NEEDED = COLUMNS[:4]  # without the others an audit still says something
@@ -52,12 +51,13 @@ class Ranges:
 
 
 def ranges(pairs: pl.LazyFrame) -> Ranges:
-    """Quantiles of the margins, perplexities, score gaps, over finite values, in one pass."""
-    names = ("ref_margin", "ref_mean_margin", "ref_chosen_nll", "ref_rejected_nll", "score_gap")
-    wanted = {name: QUANTILES if name == "ref_margin" else (0.1, 0.25, 0.5, 0.75, 0.9) for name in names}
-    found = pairs.select(
+    """Quantiles of margins, perplexities and score gaps, over the finite values of an even sample."""
+    quartiles = (0.25, 0.5, 0.75)
+    wanted = {"ref_margin": quartiles, "ref_mean_margin": (0.1, 0.5), "ref_chosen_nll": quartiles,
+              "ref_rejected_nll": quartiles, "score_gap": (0.5, 0.9)}  # fmt: skip
+    found = even_sample(pairs.select(wanted)).select(
         pl.col(name).filter(pl.col(name).is_finite()).quantile(q).cast(pl.Float64).alias(f"{name}:{q}")
-        for name in names for q in wanted[name]
+        for name, quantiles in wanted.items() for q in quantiles
     ).collect(engine="streaming")  # fmt: skip
     return Ranges(found.row(0, named=True))
 
@@ -102,16 +102,19 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
 
 
 def _against_scores(known: Ranges) -> tuple[Check, ...]:
-    gap, margin = known.quantiles["score_gap:0.9"], known.quantiles["ref_mean_margin:0.1"]
+    names = ("score_gap:0.9", "score_gap:0.5", "ref_mean_margin:0.1", "ref_mean_margin:0.5")
+    gap, usual_gap, margin, usual_margin = (known.quantiles[name] for name in names)
     if gap is None or margin is None:
         return ()
+    # Where most values are the same, a tenth is not the upper tenth: it must differ from the median too.
+    far_apart = (pl.col("score_gap") >= gap) & (pl.col("score_gap") > usual_gap)
+    other_way = (pl.col("ref_mean_margin") <= margin) & (pl.col("ref_mean_margin") < usual_margin)
     return (
         Check(
             "reference_against_large_gap", "info", "Scores far apart, reference the other way",
             "The score gap is in the upper tenth and the reference's margin per token in the lower tenth: a mistake in "
             "the scores, or just what the reference has to learn.",
-            (pl.col("score_gap") >= gap) & (pl.col("score_gap") > known.quantiles["score_gap:0.5"])
-            & (pl.col("ref_mean_margin") <= margin) & (pl.col("ref_mean_margin") < known.quantiles["ref_mean_margin:0.5"]),
+            far_apart & other_way,
             note=pl.format("gap {}, margin {} nats per token", pl.col("score_gap").round(2),
                            pl.col("ref_mean_margin").round(2)),
         ),

@@ -3,13 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+import tomli_w
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import EvaluationPair, ReferencePair, StepPair
 from scoreonce.stages import audit, audit_measures, sql_command, training_data
 from scoreonce.stages.audit_inputs import evaluation_prompts
+from scoreonce.stages.cli import run_command
 from scoreonce.stages.config import Run
 from scoreonce.stages.files import read_json, write_json, write_parquet
 from scoreonce.stages.layout import SPLITS, Layout
@@ -83,7 +87,8 @@ def test_measures_are_made_once_and_anew_for_other_settings(audited, monkeypatch
 
 
 @pytest.mark.parametrize(("fail_on", "code"), [
-    ("contradictory_pair>0.5", 0), ("tokens_disagree", 0), ("duplicate_pair,tokens_disagree", 3), ("duplicate_pair>2", 3),
+    ("contradictory_pair>0.5", 0), ("tokens_disagree", 0), ("duplicate_pair,tokens_disagree", 3),
+    ("duplicate_pair>2", 3),
 ])  # fmt: skip
 def test_exit_code_of_fail_on(audited, fail_on, code, capsys):
     _, run = audited
@@ -105,7 +110,8 @@ def test_sql_over_pairs_and_findings(audited):
     assert said.splitlines()[-1] == "(3 rows)"
 
 
-@pytest.mark.parametrize("query", ["SELEC", "SELECT nothing FROM pairs", "SELECT 1 FROM nowhere", "SELECT lower(row) FROM pairs"])
+@pytest.mark.parametrize("query", [
+    "SELEC", "SELECT nothing FROM pairs", "SELECT 1 FROM nowhere", "SELECT lower(row) FROM pairs"])  # fmt: skip
 def test_sql_that_cannot_be_answered(audited, query):
     _, run = audited
     with pytest.raises(InputError, match="cannot be answered") as error:
@@ -154,7 +160,8 @@ def test_reference_training_and_evaluation_are_audited_where_they_are(world):
     scored(world)
     ids = pl.read_parquet(world.layout.pairs("train"))["pair_id"].to_list()
     rows = [{"step": epoch * 20 + i + 1, "epoch": epoch, "pair_id": name, "margin": float(i * epoch), "beta": 0.1,
-             "target_margin": None, "weight": float(i > 1), "loss": 0.5} for epoch in range(2) for i, name in enumerate(ids)]  # fmt: skip
+             "target_margin": None, "weight": float(i > 1), "loss": 0.5}
+            for epoch in range(2) for i, name in enumerate(ids)]  # fmt: skip
     steps = pl.DataFrame(rows, schema=StepPair.create_empty().schema)
     write_parquet(world.layout.out / "train" / "my run" / "steps.parquet", steps.to_arrow())
     held = pl.read_parquet(world.layout.pairs("test"), columns=["pair_id", "source", "chosen_len", "rejected_len"])
@@ -171,23 +178,23 @@ def test_reference_training_and_evaluation_are_audited_where_they_are(world):
     assert document["maps"][0]["pairs"] == 20
     assert "reference_accuracy_sum" in document["measures"]
     assert {part["name"] for part in document["distributions"]} >= {"ref_margin", "my_run_margin_last", "r_dpo_pull"}
-    said = sql_command.answer(world.run(), "SELECT s.label, avg(s.margin), avg(p.ref_margin) FROM steps s JOIN pairs p ON "
-                                           "s.pair_id = p.pair_id GROUP BY s.label")  # fmt: skip
-    assert "my run" in said
+    query = ("SELECT s.label, avg(s.margin), avg(p.ref_margin) FROM steps s JOIN pairs p ON s.pair_id = p.pair_id "
+             "GROUP BY s.label")  # fmt: skip
+    assert "my run" in sql_command.answer(world.run(), query)
 
 
 def test_what_a_method_pulls_on_follows_its_formula(world):
-    """R-DPO at policy = reference: loss −log σ(−(α Δlen)) up to sign, its gradient by the margin σ(α Δlen) β."""
+    """R-DPO at policy = reference: loss −log σ(α Δlen), its gradient by the chosen log-prob −β σ(−α Δlen)."""
     world.prepare(world.random_pairs(30))
     scored(world)
     audit.run(world.run(audit={"methods": ["dpo", "r_dpo", "kto"]}))
     table = pl.read_parquet(world.layout.audit_pairs)
     assert table["dpo_pull"].drop_nulls().unique().to_list() == [1.0]
-    gap = pl.col("chosen_len") - pl.col("rejected_len")
-    ranked = table.drop_nulls("r_dpo_pull").group_by(gap.alias("gap")).agg(pl.col("r_dpo_pull").unique()).sort("gap")
-    assert ranked["r_dpo_pull"].list.len().max() == 1
-    pulls = ranked["r_dpo_pull"].list.first()
-    assert pulls.is_sorted() or pulls.is_sorted(descending=True)
+    alpha = methods.resolve("r_dpo", {}).hyperparameters["alpha"]
+    scored_pairs = table.drop_nulls("r_dpo_pull")
+    size = (1 / (1 + (alpha * (scored_pairs["chosen_len"] - scored_pairs["rejected_len"])).exp())).to_numpy()
+    assert scored_pairs["r_dpo_pull"].to_list() == pytest.approx((size / np.sort(size)[(len(size) - 1) // 2]).tolist())
+    assert scored_pairs["r_dpo_pull"].n_unique() > 5
     assert any("kto" in what for what in read_json(world.layout.audit_summary)["not_judged"])
 
 
@@ -234,3 +241,31 @@ def test_files_of_evaluation_prompts_that_cannot_be_used(tmp_path, name, text, s
     path = str(tmp_path / name) if text is None else write_evaluation(tmp_path, name, text)
     with pytest.raises(InputError, match=says):
         evaluation_prompts([path])
+
+
+def test_training_sees_the_selected_pairs_and_its_lineage_says_so(world):
+    """Of 8 pairs those of rows 0 to 3; another condition under the same label is another run."""
+    from scoreonce.stages import train
+
+    world.prepare(world.random_pairs(8))
+    settings = {"method": "sft", "max_steps": 2, "batch_pairs": 4, "checkpoint_every": 2}
+    train.run(world.run(train={**settings, "where": "row < 4"}))
+    folder = world.layout.out / "train" / "sft"
+    ids = pl.read_parquet(world.layout.pairs("train"))["pair_id"].to_list()
+    assert set(pl.read_parquet(folder / "steps.parquet")["pair_id"]) == set(ids[:4])
+    story = read_json(folder / "lineage.json")
+    assert (story["data"]["pairs"], story["train"]["where"]) == (4, "row < 4")
+    with pytest.raises(InputError, match="Another training run"):
+        train.run(world.run(train={**settings, "where": "row < 5"}))
+
+
+def test_the_command_leaves_with_three(audited, tmp_path):
+    _, run = audited
+    tree = {"out": run.out, "data": {"source": "none", "tokenizer": run.data.tokenizer}, "reference": {"model": "none"}}
+    (tmp_path / "run.toml").write_text(tomli_w.dumps(tree), encoding="utf-8")
+    command = ["audit", str(tmp_path / "run.toml"), "--no-near-duplicates", "--fail-on"]
+    assert run_command([*command, "duplicate_pair"]) == 3
+    assert run_command([*command, "tokens_disagree"]) == 0
+    assert run_command([*command, "no_such"]) == 2
+    contaminated = ["--contamination", str(Path(run.out) / "evaluation.jsonl"), "--fail-on", "contaminated_prompt"]
+    assert run_command([*command[:2], *contaminated]) == 3

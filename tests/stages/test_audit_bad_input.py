@@ -28,7 +28,8 @@ def found(world) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("text", [
-    EVIL, "\x00\x01\x1b[31m", "\u202egnp.exe", "👩‍👩‍👧‍👦" * 50, "", " ", "\n" * 1000, "字" * 500, "a" * 1_000_000, "```\n" * 5000,
+    EVIL, "\x00\x01\x1b[31m", "\u202egnp.exe", "👩‍👩‍👧‍👦" * 50, "", " ", "\n" * 1000, "字" * 500, "a" * 1_000_000,
+    "```\n" * 5000,
     "\ufffd", "[INST] <s> </s>", "'; DROP TABLE pairs; --", "1. " * 3000, "\u0301" * 100, "İ" * 100,
 ])  # fmt: skip
 def test_any_text_gives_a_page(world, text):
@@ -53,7 +54,8 @@ class Scripts(HTMLParser):
 
 def test_text_of_the_data_never_becomes_markup(world):
     world.prepare([*world.random_pairs(6), world.random_pairs(6)[2]])
-    rewritten(world, **{name: pl.lit(EVIL) + pl.col(name).fill_null("") for name in ("prompt", "chosen", "rejected", "source")})
+    texts = ("prompt", "chosen", "rejected", "source")
+    rewritten(world, **{name: pl.lit(EVIL) + pl.col(name).fill_null("") for name in texts})
     audit.run(world.run())
     page = (world.layout.audit / "index.html").read_text(encoding="utf-8")
     parser = Scripts()
@@ -82,6 +84,7 @@ def test_ten_thousand_pairs_of_one_prompt(world):
 
 def test_completions_only_and_one_pair(world):
     world.prepare([(prompt, chosen, None) for prompt, chosen, _ in world.random_pairs(5)])
+    rewritten(world, rejected=pl.lit(None, pl.String))
     audit.run(world.run())
     assert "near_identical_sides" not in found(world)
     assert read_json(world.layout.audit_summary)["shortcuts"] == []

@@ -35,7 +35,7 @@ def test_flip_rate(disagreement, rate):
 
 
 def test_rows_in_both_orders_are_judgements():
-    """a/b three times, once the other way: of 3 pairs of judgements 2 differ. c/d twice the same. e/f once: not counted."""
+    """a/b three times, once the other way: of 3 pairs of judgements 2 differ. c/d twice the same; e/f once."""
     found = judgements(rows(("a", "b"), ("b", "a"), ("a", "b"), ("c", "d"), ("c", "d"), ("e", "f")))
     assert (found["pairs"], found["judgements"], found["dissent"], found["kind"]) == (2, 5, 1, "rows")
     assert found["disagreement"] == pytest.approx((2 / 3 + 0) / 2)

@@ -34,7 +34,8 @@ def test_pairs_just_above_the_threshold_are_found_and_those_below_are_not():
         texts += [" ".join(original), " ".join([*original[:-changed], *text(changed)])]
         similar |= {2 * number, 2 * number + 1} if number < 400 else set()
     series = pl.Series("text", texts)
-    found = {number for number, key in enumerate(keys(series, words(series))) if key in set(found_in(texts).keys)}
+    near_keys = set(found_in(texts).keys)
+    found = {number for number, key in enumerate(keys(series, words(series))) if key in near_keys}
     assert len(found & similar) / len(similar) >= 0.98
     assert not found - similar
 
@@ -64,7 +65,7 @@ def test_both_sides_of_one_pair_are_not_compared_with_each_other():
 def test_merging_keeps_the_first_place_and_notices_repetition():
     texts = pl.Series("text", ["a b c d", "e f g h"])
     shingles, key = shingles_of(texts), keys(texts, words(texts))
-    merged = near.merged([near.sketches(shingles, key, np.array([0, 3])), near.sketches(shingles, key, np.array([6, 9]))])
+    merged = near.merged([near.sketches(shingles, key, np.array(places)) for places in ([0, 3], [6, 9])])
     assert sorted(merged.places.tolist()) == [0, 3]
     assert merged.repeated.tolist() == [True, True]
 

@@ -36,14 +36,15 @@ def pair(row: int, **change: Any) -> dict[str, Any]:
 
 def table(*rows: dict[str, Any]) -> pl.DataFrame:
     nobody = pl.DataFrame(schema={"key": pl.Int64, "near_prompt_group": pl.Int64, "near_prompt_other": pl.Int64})
-    nothing = nobody.rename({"near_prompt_group": "near_completion_group", "near_prompt_other": "near_completion_other"})
+    nothing = nobody.rename(lambda name: name.replace("prompt", "completion"))
     pairs = pl.DataFrame(rows, infer_schema_length=None).cast({"rejected_key": pl.Int64})
     return with_near_duplicates(with_relations(pairs), nobody, nothing)
 
 
 def found(*rows: dict[str, Any]) -> dict[str, list[int]]:
     pairs = judged(table(*rows).lazy(), CHECKS)
-    return {each["name"]: [example["row"] for example in each["examples"]] for each in findings(pairs, CHECKS) if each["rows"]}
+    records = [record for record in findings(pairs, CHECKS) if record["rows"]]
+    return {record["name"]: [example["row"] for example in record["examples"]] for record in records}
 
 
 GOOD = [pair(row) for row in range(10)]
@@ -109,7 +110,8 @@ def test_a_contradiction_concerns_both_rows_and_names_the_other():
     swapped = pair(99, chosen_id="r1", rejected_id="c1", prompt_key=3, chosen_key=5, rejected_key=4)
     pairs = judged(table(*GOOD, swapped).lazy(), CHECKS)
     record = next(each for each in findings(pairs, CHECKS) if each["name"] == "contradictory_pair")
-    assert [(example["row"], example["other_pair_id"]) for example in record["examples"]] == [(1, "r1>c1"), (99, "c1>r1")]
+    others = [(example["row"], example["other_pair_id"]) for example in record["examples"]]
+    assert others == [(1, "r1>c1"), (99, "c1>r1")]
 
 
 def test_control_tokens_in_most_prompts_are_a_template():
@@ -128,8 +130,9 @@ def test_near_duplicates_name_the_other_pair_and_the_splits():
     completions = pl.DataFrame({"key": [7, 11], "near_completion_group": [5, 5], "near_completion_other": [3, 2]})
     whole = with_near_duplicates(with_relations(pl.DataFrame(rows, infer_schema_length=None)), prompts, completions)
     records = {each["name"]: each for each in findings(judged(whole.lazy(), CHECKS), CHECKS) if each["rows"]}
-    assert set(records) == {"near_duplicate_prompt", "near_duplicate_prompt_in_both_splits", "near_duplicate_completion"}
-    others = [(example["row"], example["other_pair_id"]) for example in records["near_duplicate_completion"]["examples"]]
+    prompt, completion = "near_duplicate_prompt", "near_duplicate_completion"
+    assert set(records) == {prompt, "near_duplicate_prompt_in_both_splits", completion}
+    others = [(example["row"], example["other_pair_id"]) for example in records[completion]["examples"]]
     assert others == [(2, "c3>r3"), (3, "c2>r2")]
     assert records["near_duplicate_prompt"]["examples"][0]["other_pair_id"] == "c1>r1"
 
@@ -155,7 +158,8 @@ def test_the_worst_pairs_come_first():
 
 
 def prepared(**change: Any) -> pl.DataFrame:
-    table = Pair.sample(3, overrides={"chosen_id": ["a", "b", "c"], "rejected_id": ["x", "y", None], "source": ["s"] * 3})
+    ids = {"chosen_id": ["a", "b", "c"], "rejected_id": ["x", "y", None]}
+    table = Pair.sample(3, overrides={**ids, "source": ["s"] * 3})
     return table.with_columns(**change)
 
 

@@ -8,7 +8,7 @@ from scoreonce.pipeline.audit.shortcuts import auc, model_lead, shortcuts
 
 
 def by_definition(difference: list[int]) -> float:
-    """Each pair in both orders: scores d with label 1, −d with label 0; the share of (1, 0) pairs in the right order."""
+    """Each pair in both orders: scores d with label 1, −d with label 0; the share of (1, 0) in the right order."""
     positive, negative = np.array(difference), -np.array(difference)
     above = positive[:, None] > negative[None, :]
     return float(np.mean(above + 0.5 * (positive[:, None] == negative[None, :])))
@@ -46,7 +46,8 @@ def test_pairs_of_one_prompt_widen_the_interval():
 
 
 def pairs(count: int = 200, **columns) -> pl.LazyFrame:
-    base = {"prompt_id": [f"p{i}" for i in range(count)], "rejected_id": ["r"] * count, "source": ["a", "b"] * (count // 2)}
+    prompts = [f"p{number}" for number in range(count)]
+    base = {"prompt_id": prompts, "rejected_id": ["r"] * count, "source": ["a", "b"] * (count // 2)}
     return pl.DataFrame({**base, **columns}).lazy()
 
 
@@ -59,20 +60,25 @@ def test_shortcuts_by_source_and_of_all():
 
 
 def test_no_pairs_and_completions_only():
-    assert shortcuts(pairs(0, chosen_len=[], rejected_len=[]).cast({"chosen_len": pl.Int32, "rejected_len": pl.Int32})) == []
+    lengths = {"chosen_len": [], "rejected_len": []}
+    assert shortcuts(pairs(0, **lengths).cast(dict.fromkeys(lengths, pl.Int32))) == []
     table = pairs(4, chosen_len=[1] * 4, rejected_len=[0] * 4).with_columns(rejected_id=pl.lit(None, pl.String))
     assert shortcuts(table) == []
 
 
 def test_position_and_refusal():
-    found = shortcuts(pairs(chosen_position=[1, 1, 1, 2] * 50, chosen_refuses=[False] * 200, rejected_refuses=[True, False] * 100))
+    refuses = {"chosen_refuses": [False] * 200, "rejected_refuses": [True, False] * 100}
+    found = shortcuts(pairs(chosen_position=[1, 1, 1, 2] * 50, **refuses))
     overall = {record["name"]: record for record in found if record["source"] is None}
     assert overall["position"]["auc"] == pytest.approx(0.75)
     assert (overall["refusal"]["wins"], overall["refusal"]["decided"]) == (0.0, 100)
 
 
 def test_the_better_model_is_known_from_the_other_half_of_the_prompts():
-    """Model x always beats y; of the pairs of one prompt alone nothing is known of its models."""
+    """Model x always beats y. Of models that were in one pair alone nothing is known but that pair's own label."""
+    names = [f"m{number}" for number in range(200)]
+    once = model_lead(pairs(chosen_model=names, rejected_model=[f"{name}'" for name in names])).collect()
+    assert once["model_lead"].null_count() == 200
     table = model_lead(pairs(chosen_model=["x"] * 200, rejected_model=["y"] * 200)).collect()
     assert table["model_lead"].to_list() == [1] * 200
     noise = np.random.default_rng(1).random(2000) < 0.5

@@ -36,7 +36,8 @@ def test_markup_is_counted():
 
 @pytest.mark.parametrize(("words", "script"), [
     ("a plain English sentence", "Latin"), ("Überall schöne Wörter hier", "Latin"),
-    ("Съешь же ещё этих мягких", "Cyrillic"), ("多くの漢字漢字漢字漢字漢字漢字", "Han"), ("short", None), ("12345 67890 12345", None),
+    ("Съешь же ещё этих мягких", "Cyrillic"), ("多くの漢字漢字漢字漢字漢字漢字", "Han"), ("short", None),
+    ("12345 67890 12345", None),
     ("🙂" * 30, None), ("abc Съешь же ещё этих мягких", "Cyrillic"),
 ])  # fmt: skip
 def test_script_is_that_of_most_letters(words, script):
@@ -101,8 +102,8 @@ def token_facts(prompt: list[int], chosen: list[int], rejected: list[int], speci
     return table.row(1, named=True)
 
 
-CLEAN = {"double_bos": False, "chosen_ends_in_eos": True, "rejected_ends_in_eos": True, "special_id_in_completion": False,
-         "special_id_in_prompt": False}  # fmt: skip
+CLEAN = {"double_bos": False, "chosen_ends_in_eos": True, "rejected_ends_in_eos": True,
+         "special_id_in_completion": False, "special_id_in_prompt": False}  # fmt: skip
 
 
 @pytest.mark.parametrize(("prompt", "chosen", "rejected", "differs"), [
