@@ -55,7 +55,7 @@ def ranges(pairs: pl.LazyFrame) -> Ranges:
     quartiles = (0.25, 0.5, 0.75)
     wanted = {"ref_margin": quartiles, "ref_mean_margin": (0.1, 0.5), "ref_chosen_nll": quartiles,
               "ref_rejected_nll": quartiles, "score_gap": (0.5, 0.9)}  # fmt: skip
-    found = even_sample(pairs.select(wanted)).select(
+    found = even_sample(pairs.select(*wanted)).select(
         pl.col(name).filter(pl.col(name).is_finite()).quantile(q).cast(pl.Float64).alias(f"{name}:{q}")
         for name, quantiles in wanted.items() for q in quantiles
     ).collect(engine="streaming")  # fmt: skip

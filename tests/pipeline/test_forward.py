@@ -26,7 +26,9 @@ def test_gradients_equal_plain_transformers(name):
     for layout in ("shared", "packed", "padded", "plain"):
         model = tiny_model(name)
         if layout == "plain":
-            total = sum(_plain_sum(model, row.prompt, c) * (k + 1) for row in prompt_rows for k, c in enumerate(row.completions))
+            total = sum(
+                _plain_sum(model, row.prompt, c) * (k + 1) for row in prompt_rows for k, c in enumerate(row.completions)
+            )
         else:
             sums = TokenScorer(model, layout)(prompt_rows).sums()
             total = (sums * torch.tensor([k + 1.0 for row in prompt_rows for k in range(len(row.completions))])).sum()
@@ -38,8 +40,8 @@ def test_gradients_equal_plain_transformers(name):
 
 def _plain_sum(model, prompt, completion):
     ids = torch.tensor([*prompt, *completion], dtype=torch.long)
-    logps = model(ids[None]).logits[0].log_softmax(-1)[len(prompt) - 1:-1]
-    return logps.gather(1, ids[len(prompt):, None]).sum()
+    logps = model(ids[None]).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps.gather(1, ids[len(prompt) :, None]).sum()
 
 
 def test_batch_size_does_not_change_scores():

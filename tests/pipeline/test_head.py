@@ -20,7 +20,12 @@ def direct(hidden, head, targets):
 def inputs(bias, dtype=torch.float64, tokens=11, hidden=5, vocabulary=7):
     generator = torch.Generator().manual_seed(0)
     make = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()  # noqa: E731
-    return make(tokens, hidden), make(vocabulary, hidden), make(vocabulary) if bias else None, torch.randint(vocabulary, (tokens,), generator=generator)
+    return (
+        make(tokens, hidden),
+        make(vocabulary, hidden),
+        make(vocabulary) if bias else None,
+        torch.randint(vocabulary, (tokens,), generator=generator),
+    )
 
 
 @pytest.fixture(params=[1, 3, 100])
@@ -29,7 +34,9 @@ def chunk(request, monkeypatch):
     monkeypatch.setattr(head_module, "CPU_CHUNK_ELEMENTS", request.param * 7)
 
 
-@pytest.mark.parametrize(("bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.25, None), (True, 1.0, 2.0), (True, 0.5, 3.0)])
+@pytest.mark.parametrize(
+    ("bias", "scale", "softcap"), [(False, 1.0, None), (True, 0.25, None), (True, 1.0, 2.0), (True, 0.5, 3.0)]
+)
 def test_values_and_gradients_equal_autograd_through_whole_logits(chunk, bias, scale, softcap):
     hidden, weight, b, targets = inputs(bias)
     head = Head(weight, b, scale, softcap)
@@ -37,15 +44,23 @@ def test_values_and_gradients_equal_autograd_through_whole_logits(chunk, bias, s
     leaves = [leaf for leaf in (hidden, weight, b) if leaf is not None]
     ours, theirs = token_logps(hidden, head, targets), direct(hidden, head, targets)
     torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
-    for mine, other in zip(torch.autograd.grad((ours * upstream).sum(), leaves), torch.autograd.grad((theirs * upstream).sum(), leaves), strict=True):
+    for mine, other in zip(
+        torch.autograd.grad((ours * upstream).sum(), leaves),
+        torch.autograd.grad((theirs * upstream).sum(), leaves),
+        strict=True,
+    ):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
 def test_uniform_distribution_by_hand(chunk):
-    """Zero weights give p = 1/7: log p = -log 7, entropy log 7, log sum p^2 = log(7 / 49) = -log 7; argmax is token 0."""
+    """Zero weights give p = 1/7: log p = -log 7, entropy log 7, log sum p^2 = log(7 / 49) = -log 7; token 0 wins."""
     hidden, targets = torch.ones(3, 5), torch.tensor([0, 6, 3])
     logps, statistics, *_ = token_columns(hidden, Head(torch.zeros(7, 5), None), targets, statistics=True)
-    for column, value in ((logps, -math.log(7)), (statistics.entropy, math.log(7)), (statistics.collision_logps, -math.log(7))):
+    for column, value in (
+        (logps, -math.log(7)),
+        (statistics.entropy, math.log(7)),
+        (statistics.collision_logps, -math.log(7)),
+    ):
         torch.testing.assert_close(column, torch.full((3,), value))
     assert statistics.top1.tolist() == [True, False, False]
 
@@ -86,8 +101,11 @@ def test_full_vocabulary_columns_equal_autograd_through_whole_logits(chunk, bias
     hidden, weight, b, targets = inputs(bias)
     head, epsilon = Head(weight, b, scale, softcap), 0.05
     generator = torch.Generator().manual_seed(1)
-    reference = ReferenceLogits(torch.randn(11, 4, generator=generator, dtype=torch.float64),
-                                Head(torch.randn(7, 4, generator=generator, dtype=torch.float64), None, 1.0, 2.0), epsilon)
+    reference = ReferenceLogits(
+        torch.randn(11, 4, generator=generator, dtype=torch.float64),
+        Head(torch.randn(7, 4, generator=generator, dtype=torch.float64), None, 1.0, 2.0),
+        epsilon,
+    )
     columns = token_columns(hidden, head, targets, statistics=True, reference=reference)
     f = whole_logits(hidden, head)
     g = whole_logits(reference.hidden, reference.head)
@@ -113,7 +131,12 @@ def whole_logits(hidden, head):
 
 def test_equal_models_have_no_kl_and_nothing_to_perturb():
     hidden, weight, _, targets = inputs(False)
-    columns = token_columns(hidden, Head(weight, None), targets, reference=ReferenceLogits(hidden.detach(), Head(weight.detach(), None), 0.01))
+    columns = token_columns(
+        hidden,
+        Head(weight, None),
+        targets,
+        reference=ReferenceLogits(hidden.detach(), Head(weight.detach(), None), 0.01),
+    )
     assert columns.kl.abs().max() < 1e-15
     assert torch.equal(columns.perturbed.plus_logps, columns.logps)
     assert torch.equal(columns.perturbed.minus_logps, columns.logps)

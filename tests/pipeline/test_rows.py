@@ -28,11 +28,7 @@ def test_layout_by_hand():
 
 def test_completions_do_not_see_each_other():
     mask = attention_mask(collate([ROW], "shared"))[0, 0].int().tolist()
-    assert mask == [[1, 0, 0, 0, 0],
-                    [1, 1, 0, 0, 0],
-                    [1, 1, 1, 0, 0],
-                    [1, 1, 1, 1, 0],
-                    [1, 1, 0, 0, 1]]
+    assert mask == [[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 1, 1, 0], [1, 1, 0, 0, 1]]
 
 
 def test_packed_rows_do_not_see_each_other():

@@ -8,10 +8,20 @@ from scoreonce.pipeline.rows import PromptRow
 
 VOCABULARY = 97
 # Random weights of the usual 0.02 give nearly uniform distributions, in which a wrong mask hardly shows.
-SHAPE = dict(vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-             num_key_value_heads=2, max_position_embeddings=256, initializer_range=0.3,
-             bos_token_id=1, eos_token_id=2, pad_token_id=0)
-OWN = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 
 # Those that must share prompts exactly...
 SHARED = {
@@ -19,12 +29,14 @@ SHARED = {
     "qwen2": lambda: tr.Qwen2Config(**SHAPE),
     "qwen3": lambda: tr.Qwen3Config(**SHAPE, head_dim=8),
     "mistral_sliding": lambda: tr.MistralConfig(**SHAPE, sliding_window=6),
-    "gemma2_softcap_sliding": lambda: tr.Gemma2Config(**SHAPE, head_dim=8, sliding_window=6, query_pre_attn_scalar=8,
-                                                      final_logit_softcapping=3.0),
+    "gemma2_softcap_sliding": lambda: tr.Gemma2Config(
+        **SHAPE, head_dim=8, sliding_window=6, query_pre_attn_scalar=8, final_logit_softcapping=3.0
+    ),
     "gemma3_sliding": lambda: tr.Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=6, query_pre_attn_scalar=8),
     "gpt_neox": lambda: tr.GPTNeoXConfig(**{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"}),
-    "gpt2_absolute_positions": lambda: tr.GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4,
-                                                     n_positions=256, initializer_range=0.3, **OWN),
+    "gpt2_absolute_positions": lambda: tr.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3, **OWN
+    ),
     "phi_head_bias": lambda: tr.PhiConfig(**SHAPE),
     "olmo2": lambda: tr.Olmo2Config(**SHAPE),
     "cohere_logit_scale": lambda: tr.CohereConfig(**SHAPE, logit_scale=0.25),
@@ -32,7 +44,9 @@ SHARED = {
 }
 # ...and those whose attention takes no custom mask.
 PADDED_ONLY = {
-    "bloom": lambda: tr.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, **OWN),
+    "bloom": lambda: tr.BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, **OWN
+    ),
     "mamba": lambda: tr.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, **OWN),
 }
 
@@ -58,6 +72,6 @@ def plain_token_logps(model, rows) -> torch.Tensor:
         for row in rows:
             for completion in row.completions:
                 ids = torch.tensor(np.concatenate([row.prompt, completion]), dtype=torch.long)
-                logps = model(ids[None]).logits[0].double().log_softmax(-1)[len(row.prompt) - 1:-1]
-                parts.append(logps.gather(1, ids[len(row.prompt):, None])[:, 0])
+                logps = model(ids[None]).logits[0].double().log_softmax(-1)[len(row.prompt) - 1 : -1]
+                parts.append(logps.gather(1, ids[len(row.prompt) :, None])[:, 0])
     return torch.cat(parts)

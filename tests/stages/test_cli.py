@@ -249,8 +249,8 @@ def test_make_demo_goes_through_the_stages(project):
     (project / "log").write_text("")
     said = make("demo", "VENV=venv", folder=project)
     sft, pairs = "configs/demo_sft.toml", "configs/demo.toml"
-    trained = [f"{stage} {pairs} --method {method}" for method in ("dpo", "beta_dpo", "epsilon_dpo", "minor_dpo", "alpha_dpo")
-               for stage in ("train", "evaluate")]
+    methods = ("dpo", "beta_dpo", "epsilon_dpo", "minor_dpo", "alpha_dpo")
+    trained = [f"{stage} {pairs} --method {method}" for method in methods for stage in ("train", "evaluate")]
     assert (project / "log").read_text().splitlines() == [
         f"demo world {sft}", f"prepare {sft}", f"train {sft}", f"demo pairs {pairs}", f"prepare {pairs}",
         f"score {pairs}", *trained, f"demo judge {pairs}", f"report {pairs}"]

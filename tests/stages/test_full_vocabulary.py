@@ -29,7 +29,9 @@ def prepared(world):
 
 
 def training(world, method, full_vocab, **changes):
-    run = world.run(train={**FAST, "method": method, "label": f"{method}-{full_vocab}", "full_vocab": full_vocab, **changes})
+    run = world.run(
+        train={**FAST, "method": method, "label": f"{method}-{full_vocab}", "full_vocab": full_vocab, **changes}
+    )
     train.run(run)
     layout = Layout.of(run)
     lines = [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
@@ -87,7 +89,9 @@ def test_disk_a_token(prepared):
     for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
         score.run(run)
         blocks = VocabularyStore(Job.of(run).store.folder, "hidden").blocks()
-        assert sum(block.stat().st_size for block in blocks) == pytest.approx(size * 32 * tokens, rel=0.05, abs=24 * 2 * 50)
+        assert sum(block.stat().st_size for block in blocks) == pytest.approx(
+            size * 32 * tokens, rel=0.05, abs=24 * 2 * 50
+        )
 
 
 def test_sparse_po_starts_as_tdpo1_and_learns_its_masks(prepared):
@@ -96,7 +100,9 @@ def test_sparse_po_starts_as_tdpo1_and_learns_its_masks(prepared):
     tdpo, _ = training(prepared, "tdpo1", "hidden", beta=0.1)
     steps = pl.read_parquet(Layout.of(prepared.run(train={"label": "sparse_po-hidden"})).training / "steps.parquet")
     first = steps.filter(pl.col("step") == 1)
-    lengths = pl.read_parquet(prepared.layout.pairs("train")).select("pair_id", tokens=pl.col("chosen_len") + pl.col("rejected_len"))
+    lengths = pl.read_parquet(prepared.layout.pairs("train")).select(
+        "pair_id", tokens=pl.col("chosen_len") + pl.col("rejected_len")
+    )
     tokens = first.join(lengths, on="pair_id", maintain_order="left")["tokens"].to_numpy()
     assert sparse[0]["loss"] == pytest.approx(tdpo[0]["loss"] + 2e-3 * tokens.mean(), rel=1e-4)
     layout = Layout.of(prepared.run(train={"label": "sparse_po-hidden"}))

@@ -51,7 +51,9 @@ def assert_equal(left, right, tolerance=0.0):
         torch.testing.assert_close(left[name], right[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("method", ["dpo", "beta_dpo", "minor_dpo", "ipo", "hinge", "simpo", "alpha_dpo", "sft", "minor_sft"])
+@pytest.mark.parametrize(
+    "method", ["dpo", "beta_dpo", "minor_dpo", "ipo", "hinge", "simpo", "alpha_dpo", "sft", "minor_sft"]
+)
 def test_first_loss_and_outputs(prepared, method):
     """With policy = reference every logistic method starts at log 2, IPO at (1 / (2 beta))^2 = 25, hinge at 1."""
     layout = training(prepared, method, max_steps=2)
@@ -80,7 +82,9 @@ def test_micro_batches_do_not_change_the_weights(prepared, method):
     """1, some and 8 micro-batches a step."""
     results = []
     for budget in (100_000, 90, 1):
-        run = prepared.run(train={**FAST, "method": method, "label": f"{method}{budget}"}, compute={"tokens_per_microbatch": budget})
+        run = prepared.run(
+            train={**FAST, "method": method, "label": f"{method}{budget}"}, compute={"tokens_per_microbatch": budget}
+        )
         train.run(run)
         results.append((weights(Layout.of(run)), metrics(Layout.of(run))))
     for other, lines in results[1:]:
@@ -113,7 +117,10 @@ def test_killed_and_resumed_equals_uninterrupted(prepared, method, killed_in_ste
     monkeypatch.setattr(torch.optim.AdamW, "step", honest)
     resumed = training(prepared, method, "killed")
     assert_equal(weights(whole), weights(resumed))
-    timeless = [[{k: v for k, v in line.items() if not k.startswith("perf/")} for line in metrics(layout)] for layout in (whole, resumed)]
+    timeless = [
+        [{k: v for k, v in line.items() if not k.startswith("perf/")} for line in metrics(layout)]
+        for layout in (whole, resumed)
+    ]
     assert timeless[0] == timeless[1]
     assert pl.read_parquet(whole.training / "steps.parquet").equals(pl.read_parquet(resumed.training / "steps.parquet"))
 
@@ -153,7 +160,10 @@ def test_sigterm_writes_a_checkpoint_first(prepared, monkeypatch):
     assert stopped.value.code == 143
     monkeypatch.setattr(train.Trainer, "_step", honest)
     assert (Layout.of(prepared.run(train={"label": "stopped"})).training / "checkpoints" / "step-000003").is_dir()
-    assert_equal(weights(training(prepared, "dpo", "whole", checkpoint_every=100)), weights(training(prepared, "dpo", "stopped", checkpoint_every=100)))
+    assert_equal(
+        weights(training(prepared, "dpo", "whole", checkpoint_every=100)),
+        weights(training(prepared, "dpo", "stopped", checkpoint_every=100)),
+    )
 
 
 def test_the_reference_is_never_called(prepared, monkeypatch):
@@ -166,7 +176,13 @@ def test_the_reference_is_never_called(prepared, monkeypatch):
         return honest(self, rows, **options)
 
     monkeypatch.setattr(TokenScorer, "forward", counting)
-    settings = [("dpo", {}), ("dpo", {"beta": 0.5}), ("ipo", {}), ("dpo", {"learning_rate": 5e-4}), ("dpo", {"batch_pairs": 4, "max_steps": 12})]
+    settings = [
+        ("dpo", {}),
+        ("dpo", {"beta": 0.5}),
+        ("ipo", {}),
+        ("dpo", {"learning_rate": 5e-4}),
+        ("dpo", {"batch_pairs": 4, "max_steps": 12}),
+    ]
     for number, (method, changes) in enumerate(settings):
         forwards.clear()
         training(prepared, method, f"run{number}", verify_pairs=0, **changes)
@@ -237,7 +253,7 @@ def test_lora_trains_an_adapter_that_evaluates_as_it_trained(prepared):
     merged = PeftModel.from_pretrained(expected, layout.policy).merge_and_unload().eval()
     prompt, chosen, _ = prepared.random_pairs(8, seed=1)[0]
     with torch.no_grad():
-        logps = merged(torch.tensor([prompt + chosen])).logits[0].log_softmax(-1)[len(prompt) - 1:-1]
+        logps = merged(torch.tensor([prompt + chosen])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
     ours = pairs.filter(pl.col("chosen_len") == len(chosen))["policy_chosen_logps"].to_list()
     total = logps.gather(1, torch.tensor(chosen)[:, None]).sum().item()
     assert min(abs(value - total) for value in ours) < 1e-4
@@ -248,7 +264,11 @@ def test_lora_without_a_target(prepared):
 
 
 def test_gradient_checkpointing_changes_nothing(prepared):
-    assert_equal(weights(training(prepared, "dpo", "plain")), weights(training(prepared, "dpo", "saving", gradient_checkpointing=True)), 1e-6)
+    assert_equal(
+        weights(training(prepared, "dpo", "plain")),
+        weights(training(prepared, "dpo", "saving", gradient_checkpointing=True)),
+        1e-6,
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "rmsprop"])
@@ -281,13 +301,33 @@ def test_two_processes_train_the_same_policy(prepared):
     for method in ("dpo", "beta_dpo"):
         one = training(prepared, method, f"{method}-one")
         run = prepared.run(train={**FAST, "method": method, "label": f"{method}-two"})
-        script = ("import json, sys; from scoreonce.stages.config import Run; from scoreonce.stages import train; "
-                  "train.run(Run.model_validate(json.loads(sys.argv[1])))")
+        script = (
+            "import json, sys; from scoreonce.stages.config import Run; from scoreonce.stages import train; "
+            "train.run(Run.model_validate(json.loads(sys.argv[1])))"
+        )
         path = prepared.folder / "two.py"
         path.write_text(script)
-        subprocess.run([sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                        "--mixed_precision", "no", "--dynamo_backend", "no", str(path), run.model_dump_json(exclude_none=True)],
-                       check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--cpu",
+                "--num_processes",
+                "2",
+                "--num_machines",
+                "1",
+                "--mixed_precision",
+                "no",
+                "--dynamo_backend",
+                "no",
+                str(path),
+                run.model_dump_json(exclude_none=True),
+            ],
+            check=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+        )
         assert_equal(weights(one), weights(Layout.of(run)), 2e-5)
 
 
@@ -316,6 +356,7 @@ def test_micro_batch_scope_needs_a_method_with_statistics(prepared):
 
 
 # What users get wrong
+
 
 def expect(world, match, **settings):
     with pytest.raises(InputError, match=match) as raised:
@@ -366,15 +407,23 @@ def test_a_cache_that_disagrees_is_refused(prepared):
     path, manifest = prepared.layout.reference("train"), prepared.layout.reference_manifest
     table = pl.read_parquet(path).with_columns(pl.col("ref_chosen_logps") - 1.0)
     files.write_parquet(path, table.to_arrow())
-    files.write_json(manifest, {**files.read_json(manifest), "files": {**files.read_json(manifest)["files"], path.name: files.sha256(path)}})
+    files.write_json(
+        manifest,
+        {**files.read_json(manifest), "files": {**files.read_json(manifest)["files"], path.name: files.sha256(path)}},
+    )
     assert "nats per token" in expect(prepared, "its log-probs are not the cached ones").found
 
 
-@pytest.mark.parametrize(("settings", "match"), [
-    ({"optimizer": "adamw_torhc"}, "No such optimizer"), ({"scheduler": "linaer"}, "No such schedule"),
-    ({"learning_rate": 1e30, "scheduler": "constant", "max_grad_norm": 0}, "Training diverged"),
-    ({"method": "dop"}, "dpo"), ({"betta": 0.1}, "betta"),
-])
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"optimizer": "adamw_torhc"}, "No such optimizer"),
+        ({"scheduler": "linaer"}, "No such schedule"),
+        ({"learning_rate": 1e30, "scheduler": "constant", "max_grad_norm": 0}, "Training diverged"),
+        ({"method": "dop"}, "dpo"),
+        ({"betta": 0.1}, "betta"),
+    ],
+)
 def test_bad_settings(prepared, settings, match):
     expect(prepared, match, **settings)
 
