@@ -76,7 +76,7 @@ def _finite(value: pl.Expr) -> pl.Expr:
 def even_sample(values: pl.LazyFrame) -> pl.LazyFrame:
     """Every k-th row, so that `SAMPLE` to twice as many are left; all rows of a smaller table.
 
-    The rank of a quantile of a million values is off by about 1 in 2,000; of ten million it would take ten times longer.
+    The rank of a quantile of a million values is off by about 1 in 2,000; ten million would take ten times longer.
     """
     rows = values.select(pl.len()).collect(engine="streaming").item()
     return values.gather_every(max(1, rows // SAMPLE))

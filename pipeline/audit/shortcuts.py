@@ -8,7 +8,6 @@ they are summed by prompt first, because pairs of one prompt are not independent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,9 +119,3 @@ def model_lead(pairs: pl.LazyFrame) -> pl.LazyFrame:
                            on=["_half", f"{side}_model"], maintain_order="left")  # fmt: skip
     lead = (pl.col("_chosen") - pl.col("_rejected")).sign().cast(pl.Int8)
     return split.with_columns(model_lead=lead).drop("_half", "_chosen", "_rejected")
-
-
-def strongest(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """The shortcut over all pairs that is furthest from chance, None without one."""
-    overall = [record for record in found if record["source"] is None]
-    return max(overall, key=lambda record: abs(record["auc"] - 0.5), default=None)
