@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -43,8 +44,8 @@ def dtype_of(run: Run) -> str:
     return run.train.dtype or run.reference.dtype
 
 
-def describe(run: Run, method: Method, pairs: int) -> dict[str, Any]:
-    """The lineage of the policy that `run` trains; `identity` digests what its weights depend on.
+def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any]:
+    """The lineage of the policy that `run` trains on `pair_ids`; `identity` digests what its weights depend on.
 
     Raises `InputError` where the cached columns come from another reference than the run file's.
     """
@@ -64,7 +65,14 @@ def describe(run: Run, method: Method, pairs: int) -> dict[str, Any]:
         "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD),
         "policy": _policy(run),
         "reference": _reference(run) if reads_reference else None,
-        "data": {"source": run.data.source, "pairs": pairs, "files": prepared["files"], "counts": prepared["counts"]},
+        "data": {
+            "source": run.data.source,
+            "pairs": len(pair_ids),
+            # A selection can come out differently where the audit's own settings changed.
+            "pair_ids": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
+            "files": prepared["files"],
+            "counts": prepared["counts"],
+        },
     }
     stated["train"]["dtype"] = dtype_of(run)
     identity = hashlib.sha256(

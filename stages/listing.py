@@ -97,8 +97,10 @@ def _page(row: TableRow) -> str:
 
 
 def _markdown(rows: Sequence[TableRow]) -> str:
-    head = ["| method | what it changes | paper | reads from the cache | hyperparameters |", "|---|---|---|---|---|"]
-    cells = ([f"`{row['name']}`", row["title"], _link(row), _cached(row), _settings(row, "`")] for row in rows)
+    names = ["method", "what it changes", "paper", "reads from the cache", "hyperparameters", "learning rate there"]
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    cells = ([f"`{row['name']}`", row["title"], _link(row), _cached(row), _settings(row, "`"), row["learning_rate"]]
+             for row in rows)
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in cells)])
 
 

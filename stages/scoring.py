@@ -27,6 +27,7 @@ from scoreonce.stages.layout import SPLITS, Layout, Split
 from scoreonce.stages.progress import progress
 from scoreonce.stages.store import Damage, Store, StoreIdentity, writable
 from scoreonce.stages.weights import adapter_digest, model_digest
+from scoreonce.stages.wording import size
 from scoreonce.stages.worklist import Place, Shard, Worklist, largest_token, pairs_left, worklist
 
 LONGEST_ROW = 4_096  # tokens
@@ -139,9 +140,11 @@ def estimate(job: Job) -> Estimate:
     work = _plan(job, damaged=job.store.damage())
     if len(work) == 0:
         return Estimate()
-    rate = _load(job, work).positions_per_second(_row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
-    size = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
-    return Estimate(_pairs_left(job, work), len(work), work.tokens, work.tokens / rate, size)
+    inference = _load(job, work)
+    rate = inference.positions_per_second(_row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
+    scores = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
+    disk = scores + _kept_bytes(job, inference, work)
+    return Estimate(_pairs_left(job, work), len(work), work.tokens, work.tokens / rate, disk)
 
 
 def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:
@@ -196,6 +199,13 @@ def _plan(job: Job, damaged: Sequence[Damage] = ()) -> Worklist:
     )
 
 
+def _kept_bytes(job: Job, inference: Inference, work: Worklist) -> int:
+    """Disk that whole distributions and pooled states of the unscored completions take."""
+    width, element = inference.head().weight.shape[1], inference.head().weight.element_size()
+    per_token = {"none": 0, "hidden": width * element, "topk": 6 * job.score.topk}[job.score.full_vocab]
+    return per_token * work.completion_tokens + (4 * width * len(work) if job.score.embeddings else 0)
+
+
 def _pairs_left(job: Job, work: Worklist) -> int:
     return pairs_left(job.layout, job.splits, work, mismatches=job.score.mismatched)
 
@@ -204,6 +214,8 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
     """Score this process's shards and return the seconds that took, loading left out."""
     inference, read = _load(job, work), _row_reader(job)
     provenance = {**inference.provenance(), "processes": processes.world}
+    if job.kept and processes.rank == 0:
+        print(f"keeping {' and '.join(job.kept)}: {size(_kept_bytes(job, inference, work))} on disk", file=sys.stderr)
     share, main, start = work.share(processes.rank, processes.world), processes.rank == 0, time.perf_counter()
     with progress(share, "completions", "scoring", enabled=main) as bar:
         done = [0, 0]

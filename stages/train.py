@@ -35,7 +35,7 @@ def run(run: Run, *, restart: bool = False) -> None:
     layout, settings = Layout.of(run), run.train
     method = _method(run)
     data = training_data.load(layout, method.reads, settings.where)
-    story = lineage.describe(run, method, len(data))
+    story = lineage.describe(run, method, data.pair_ids)
     accelerator = _accelerator(run, layout)
     if restart and accelerator.is_main_process:
         shutil.rmtree(layout.training, ignore_errors=True)

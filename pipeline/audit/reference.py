@@ -16,7 +16,8 @@ from scoreonce.pipeline.audit.distributions import Distribution, bin_number, eve
 # Further from the median than this many interquartile ranges: of a normal distribution, 7 in 10⁸.
 OUTLIER_RANGES = 4.0
 COLUMNS = ("pair_id", "ref_chosen_logps", "ref_rejected_logps", "ref_margin", "ref_chosen_entropy",
-           "ref_rejected_entropy", "ref_chosen_top1_hits", "ref_rejected_top1_hits")  # fmt: skip
+           "ref_rejected_entropy", "ref_chosen_top1_hits", "ref_rejected_top1_hits",
+           "ref_embedding_similarity", "ref_ln_ches")  # fmt: skip
 NEEDED = COLUMNS[:4]  # without the others an audit still says something
 _SIDES = ("chosen", "rejected")
 
@@ -149,6 +150,10 @@ REFERENCE_DISTRIBUTIONS = (
     Distribution("ref_mean_margin", "reference margin per token", "nats per token", pl.col("ref_mean_margin")),
     *(Distribution(f"ref_{side}_nll", side, "nats per token", pl.col(f"ref_{side}_nll"), "negative log-likelihood")
       for side in _SIDES),
+    Distribution("ref_embedding_similarity", "similarity of the sides' hidden states (REAL)", "cosine",
+                 pl.col("ref_embedding_similarity")),
+    Distribution("ref_ln_ches", "length-normalised CHES score: likelier displacement to the right", "",
+                 pl.col("ref_ln_ches")),
     *(Distribution(f"ref_{side}_mean_entropy", side, "nats per token", pl.col(f"ref_{side}_mean_entropy"),
                    "reference entropy") for side in _SIDES),
 )  # fmt: skip
