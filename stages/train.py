@@ -16,10 +16,13 @@ from typing import Any
 
 import tomli_w
 from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods import Method
+from scoreonce.schemas.columns import did_you_mean
 from scoreonce.stages import files, lineage, models, training_data
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
@@ -85,8 +88,22 @@ def _method(run: Run) -> Method:
     return method
 
 
+def _demand_trackers(names: list[str]) -> None:
+    """Accelerate knows other names too, and leaves out a tracker that is not installed without a word."""
+    known, installed = LoggerType.list(), [tracker.value for tracker in get_available_trackers()]
+    for name in names:
+        if name != "all" and name not in installed:
+            raise InputError(
+                "No such tracker." if name not in known else "The tracker is not installed.",
+                found=f"{name!r}.{did_you_mean(name, known) if name not in known else ''}",
+                where="train.log_with",
+                fix=f"Use one of: {', '.join(known)}." if name not in known else f"pip install {name}",
+            )
+
+
 def _accelerator(run: Run, layout: Layout) -> Accelerator:
     device = models.resolve_device(run.compute.device)
+    _demand_trackers(run.train.log_with)
     accelerator = Accelerator(
         cpu=device.type == "cpu", log_with=run.train.log_with or None, project_dir=layout.training / "trackers"
     )

@@ -428,6 +428,12 @@ def test_bad_settings(prepared, settings, match):
     expect(prepared, match, **settings)
 
 
+def test_trackers_are_checked_before_training(prepared, monkeypatch):
+    assert "Did you mean 'tensorboard'" in expect(prepared, "No such tracker", log_with=["tensorbord"]).found
+    monkeypatch.setattr(train, "get_available_trackers", list)
+    assert "pip install wandb" in expect(prepared, "not installed", log_with=["wandb"]).fix
+
+
 def test_cuda_asked_for_and_absent(prepared):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
