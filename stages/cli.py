@@ -78,6 +78,8 @@ Drop = Annotated[list[str] | None, typer.Option(
     metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again.")]
 Prune = Annotated[bool, typer.Option(
     "--prune", help="Also remove the scores of completions that are not in this run's pairs.")]
+FullVocab = Annotated[str | None, typer.Option(
+    metavar="FORM", help="Keep whole next-token distributions too: none, hidden or topk (score.full_vocab).")]
 DryRun = Annotated[bool, typer.Option(
     "--dry-run", help="Only say what is left to score, how long it takes and how big it gets.")]
 Trust = Annotated[bool, typer.Option(
@@ -150,12 +152,14 @@ def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
 
 
 @app.command()
-def score(run: RunFile, sets: Sets = None, dry_run: DryRun = False, trust: Trust = False) -> None:
+def score(
+    run: RunFile, sets: Sets = None, dry_run: DryRun = False, full_vocab: FullVocab = None, trust: Trust = False,
+) -> None:
     """Score the pairs under the reference, once.
 
     What the store holds already is never scored again.
     """
-    settings = _load(run, sets)
+    settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
     from scoreonce.stages import score as stage
 
     stage.run(settings, dry_run=dry_run)

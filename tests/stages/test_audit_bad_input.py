@@ -75,11 +75,11 @@ def test_scores_that_are_no_numbers(world, score):
     assert broken == {"rule_chosen_score_nan"} if score != score else not broken or broken == {"rule_chosen_score_inf"}
 
 
-def test_ten_thousand_pairs_of_one_prompt(world):
-    pairs = world.random_pairs(10_000)
+def test_a_hundred_thousand_pairs_of_one_prompt(world):
+    pairs = world.random_pairs(100_000)
     world.prepare([(pairs[0][0], chosen, rejected) for _, chosen, rejected in pairs])
     audit.run(world.run())
-    assert found(world)["crowded_prompt"] == 10_000
+    assert found(world)["crowded_prompt"] == 100_000
 
 
 def test_completions_only_and_one_pair(world):

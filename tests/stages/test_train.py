@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -17,7 +19,7 @@ from transformers import LlamaForCausalLM
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.schemas.tables import StepPair
-from scoreonce.stages import evaluate, score, train
+from scoreonce.stages import evaluate, report, score, train
 from scoreonce.stages.layout import Layout
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
@@ -348,6 +350,21 @@ method("squared_margin", "a test", paper=None, objective=squared)
     layout = training(prepared, "squared_margin", method_file=str(path), max_steps=2)
     assert "running the code of" in capsys.readouterr().out
     assert metrics(layout)[0]["loss"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_the_readmes_method_trains_evaluates_and_is_reported(prepared, tmp_path):
+    """The worked example, as it stands in the README. Policy = reference: max(0, 1 - 0)^2 = 1."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    example = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "squared_hinge" in block)
+    path = tmp_path / "mine.py"
+    path.write_text(example, encoding="utf-8")
+    assert len(example.splitlines()) <= 60
+    run = prepared.run(train={**FAST, "method": "squared_hinge", "method_file": str(path)})
+    train.run(run)
+    assert metrics(Layout.of(run))[0]["loss"] == pytest.approx(1.0, abs=1e-4)
+    evaluate.run(run)
+    report.run(run)
+    assert "squared_hinge" in Layout.of(run).report.read_text(encoding="utf-8")
 
 
 def test_micro_batch_scope_needs_a_method_with_statistics(prepared):
