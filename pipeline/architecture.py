@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.head import Head
-from scoreonce.pipeline.rows import Batch, attention_mask
+from scoreonce.pipeline.row_attention import RowMask
+from scoreonce.pipeline.rows import Batch, Layout, PromptRow, attention_mask
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
@@ -50,15 +52,28 @@ def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
     return {kind: known[kind] for kind in sorted(kinds)} if kinds <= set(known) else None
 
 
-def masks(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+def attends_by_rows(model: PreTrainedModel, longest_row: int) -> bool:
+    """Whether packed rows up to this many positions take attention that computes nothing between rows."""
+    kinds = windows(model)
+    if kinds is None or model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return False
+    return all(window is None or longest_row <= window for window in kinds.values())
+
+
+def masks(
+    model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: Layout
+) -> Tensor | dict[str, Tensor]:
     """Attention masks of prompt rows, in the form that this model takes them.
 
     One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
     it for sliding layers too. SDPA takes booleans, eager attention something to add.
     """
     kinds = windows(model) or {"full_attention": None}
-    eager = model.config._attn_implementation == "eager"
-    made = {kind: _form(attention_mask(batch, window), dtype, eager) for kind, window in kinds.items()}
+    if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):
+        made: dict[str, Tensor] = dict.fromkeys(kinds, RowMask.of(rows, batch))
+    else:
+        eager = model.config._attn_implementation == "eager"
+        made = {kind: _form(attention_mask(batch, window), model.dtype, eager) for kind, window in kinds.items()}
     return next(iter(made.values())) if len(made) == 1 else made
 
 

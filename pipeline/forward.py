@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from scoreonce.pipeline import architecture, rows
 from scoreonce.pipeline.head import Perturbed, Reference, ReferenceLogits, TokenStatistics, token_columns
 from scoreonce.pipeline.masks import Masking, Masks
+from scoreonce.pipeline.products import use_fast_linears
 
 
 class Scored(NamedTuple):
@@ -49,6 +50,7 @@ class TokenScorer(nn.Module):
 
     def __init__(self, model: nn.Module, layout: rows.Layout, masking: Masking | None = None) -> None:
         super().__init__()
+        use_fast_linears(model)
         self.model = model
         self.layout = layout
         self.masking = masking  # token masks of SparsePO and MAPO, from the reference's hidden states
@@ -68,7 +70,7 @@ class TokenScorer(nn.Module):
         """
         model = architecture.causal_lm(self.model)
         batch = rows.collate(prompt_rows, self.layout).to(model.device)
-        hidden, head = self._hidden(batch), architecture.head_of(model)
+        hidden, head = self._hidden(prompt_rows, batch), architecture.head_of(model)
         columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
         return Scored(
             columns.logps,
@@ -85,19 +87,19 @@ class TokenScorer(nn.Module):
     def hidden(self, prompt_rows: Sequence[rows.PromptRow]) -> Tensor:
         """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
-        return self._hidden(rows.collate(prompt_rows, self.layout).to(model.device))
+        return self._hidden(prompt_rows, rows.collate(prompt_rows, self.layout).to(model.device))
 
     def _masks(self, reference: Reference | None, lengths: Tensor) -> Masks | None:
         if self.masking is None or not isinstance(reference, ReferenceLogits):
             return None
         return self.masking(reference.hidden, lengths)
 
-    def _hidden(self, batch: rows.Batch) -> Tensor:
+    def _hidden(self, prompt_rows: Sequence[rows.PromptRow], batch: rows.Batch) -> Tensor:
         """Hidden states after the last norm, at the positions that predict a completion token: (tokens, hidden)."""
         model = architecture.causal_lm(self.model)
         body = model.base_model
         if self.layout != "padded":
-            mask = architecture.masks(model, batch, model.dtype)
+            mask = architecture.masks(model, prompt_rows, batch, self.layout)
             output = body(
                 input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
             )

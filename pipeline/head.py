@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scoreonce.pipeline.products import matmul
+
 # Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
 CPU_CHUNK_ELEMENTS = 1 << 23
 CUDA_CHUNK_ELEMENTS = 1 << 28
@@ -156,10 +158,10 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
     """A product with float32 output: bf16 logits alone would cost 1.6e-2 nats a token."""
     if left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64):
-        return left @ right
+        return matmul(left, right)
     if left.device.type == "cuda" and left.dtype == right.dtype:
         return torch.mm(left, right, out_dtype=torch.float32)
-    return left.float() @ right.float()  # CPU kernels have no bf16 product with float32 output
+    return matmul(left.float(), right.float())  # CPU kernels have no bf16 product with float32 output
 
 
 def _logits(hidden: Tensor, head: Head) -> Tensor:

@@ -37,7 +37,8 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, l
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
     Raises `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not
-    exact. "auto" is the shared layout where that is exact, else the padded one.
+    exact. "auto" is the packed layout where attention computes nothing between rows, else the shared one, or the padded
+    one where that is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -54,7 +55,7 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, l
         )
     if requested == "padded":
         return Probe("padded", head_deviation, "asked for")
-    wanted: Layout = "shared" if requested == "auto" else requested
+    wanted: Layout = requested if requested != "auto" else _best(lm, longest_row)
     deviation, problem = _try_shared(model, lm, wanted, short, padded, longest_row)
     if deviation <= tolerance + 5 * head_deviation:
         return Probe(wanted, deviation)
@@ -67,6 +68,10 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, l
             fix='Use compute.attention = "auto".',
         )
     return Probe("padded", head_deviation, reason)
+
+
+def _best(model: PreTrainedModel, longest_row: int) -> Layout:
+    return "packed" if architecture.attends_by_rows(model, longest_row) else "shared"
 
 
 def _try_shared(

@@ -35,7 +35,7 @@ class Plan:
     microbatches: tuple[tuple[tuple[int, ...], ...], ...]  # process -> micro-batch -> pairs
 
     @classmethod
-    def of(cls, tokens: Sequence[int], processes: int, budget: int) -> Plan:
+    def of(cls, tokens: Sequence[int], processes: int, budget: int, *, packed: bool = False) -> Plan:
         """Split pairs over processes by token count, longest first to whoever has least, then by token budget.
 
         Depends on the lengths alone, so every process makes the same plan without asking.
@@ -47,7 +47,7 @@ class Plan:
             shares[lightest].append(pair)
             load[lightest] += tokens[pair]
         batches = [
-            [[share[i] for i in batch] for batch in microbatches([tokens[p] for p in share], budget)]
+            [[share[i] for i in batch] for batch in microbatches([tokens[p] for p in share], budget, packed=packed)]
             for share in shares
         ]
         most = max(len(own) for own in batches)
@@ -95,6 +95,7 @@ class Step:
     method: Method
     processes: Processes = Processes()
     reference: Callable[[Sequence[PromptRow]], Reference] | None = None  # for methods of the whole vocabulary
+    packed: bool = False  # rows of a micro-batch stand in one line, without padding
     share: float = 1.0  # of these pairs' loss in what the optimizer descends
 
     def __call__(
@@ -104,37 +105,33 @@ class Step:
 
         loss = sum(weight * losses) / sum(weight) over the step, however it is split.
         """
-        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget)
+        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget, packed=self.packed)
         own = plan.microbatches[self.processes.index]
-        if len(own) == 1:
-            return self._one_forward(rows, own[0], columns, state)
-        if self.method.batch_coupled:
-            return self._two_forwards(rows, own, columns, state)
+        if len(own) == 1 or self.method.batch_coupled:
+            return self._columns_first(rows, own, columns, state)
         return self._pair_by_pair(rows, own, columns, state)
 
-    def _one_forward(
-        self, rows: Sequence[PromptRow], own: Sequence[int], columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
-    ) -> tuple[Outcome, dict[str, Tensor]]:
-        forward = self._forward(rows, own)
-        policy = self._gathered(len(rows), [own], [forward])
-        everything = {**columns, **policy}
-        outcome, gradients = column_gradients(self.method, everything, state)
-        self._backward(forward, own, gradients, outcome.weight.sum())
-        return outcome, everything
-
-    def _two_forwards(
+    def _columns_first(
         self,
         rows: Sequence[PromptRow],
         own: Sequence[Sequence[int]],
         columns: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
     ) -> tuple[Outcome, dict[str, Tensor]]:
+        """A pair's loss depends on the others: all columns come first. One micro-batch's graph is kept for backward,
+        the others are forwarded again; so a step of one micro-batch pays no second forward.
+        """
+        kept, *others = own
+        with self._sync(last=not others):
+            forward = self._forward(rows, kept)
         with torch.no_grad():
-            policy = self._gathered(len(rows), own, [self._forward(rows, pairs) for pairs in own])
-        everything = {**columns, **policy}
+            ahead = [self._forward(rows, pairs) for pairs in others]
+        everything = {**columns, **self._gathered(len(rows), own, [forward, *ahead])}
         outcome, gradients = column_gradients(self.method, everything, state)
-        for number, pairs in enumerate(own, start=1):
-            with self._sync(last=number == len(own)):
+        with self._sync(last=not others):
+            self._backward(forward, kept, gradients, outcome.weight.sum())
+        for number, pairs in enumerate(others, start=1):
+            with self._sync(last=number == len(others)):
                 self._backward(self._forward(rows, pairs), pairs, gradients, outcome.weight.sum())
         return outcome, everything
 

@@ -78,7 +78,7 @@ class Inference:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
         laid_out = self._laid_out(rows)
         scored: list[Scored | None] = [None] * len(laid_out)
-        for batch in microbatches([row.tokens for row in laid_out], self.budget):
+        for batch in self._microbatches([row.tokens for row in laid_out]):
             for index, part in zip(
                 batch, self._microbatch([laid_out[index] for index in batch], keep_hidden), strict=True
             ):
@@ -95,7 +95,7 @@ class Inference:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
         laid_out = self._laid_out(rows)
         lengths = [row.tokens for row in laid_out]
-        batches = microbatches(lengths, self.budget)
+        batches = self._microbatches(lengths)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
         for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
             self._microbatch([laid_out[index] for index in batch], False)
@@ -129,6 +129,9 @@ class Inference:
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
         return padded(rows) if self.probe.layout == "padded" else rows
+
+    def _microbatches(self, lengths: Sequence[int]) -> list[list[int]]:
+        return microbatches(lengths, self.budget, packed=self.probe.layout == "packed")
 
     @torch.inference_mode()
     def _microbatch(self, rows: list[PromptRow], keep_hidden: bool) -> list[Scored]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,15 @@ def steps_per_epoch(pairs: int, batch_pairs: int) -> int:
 def batch(pairs: int, step: int, batch_pairs: int, *, shuffle: bool, seed: int) -> tuple[int, npt.NDArray[np.int64]]:
     """The epoch (from 0) and the pair numbers of an optimizer step (from 1)."""
     epoch, within = divmod(step - 1, steps_per_epoch(pairs, batch_pairs))
-    order = np.random.default_rng([seed, epoch]).permutation(pairs) if shuffle else np.arange(pairs)
-    return epoch, order[within * batch_pairs : (within + 1) * batch_pairs]
+    first, last = within * batch_pairs, min((within + 1) * batch_pairs, pairs)
+    return epoch, _shuffled(pairs, epoch, seed)[first:last] if shuffle else np.arange(first, last)
+
+
+@lru_cache(maxsize=1)  # an epoch long: shuffling 10 million pairs takes a good part of a second
+def _shuffled(pairs: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
+    order = np.random.default_rng([seed, epoch]).permutation(pairs)
+    order.flags.writeable = False
+    return order
 
 
 def exponential_draws(pairs: int, step: int, *, seed: int) -> npt.NDArray[np.float64]:

@@ -91,7 +91,7 @@ class Trainer:
             data,
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
-            Step(prepared, masters.parameters, method, processes, reference),
+            Step(prepared, masters.parameters, method, processes, reference, packed=found.layout == "packed"),
             run.compute.budget(accelerator.device.type),
             steps,
         )

@@ -57,3 +57,10 @@ def test_microbatches_stay_within_the_budget_and_lose_nothing():
     assert microbatches([5, 9, 2, 8, 5], 20) == [[1, 3], [0, 4, 2]]
     assert microbatches([30, 1], 20) == [[0], [1]]
     assert microbatches([], 20) == []
+
+
+def test_packed_rows_cost_their_sum():
+    """9 + 8 = 17 and 9 + 8 + 5 > 20; beside each other they would cost 2 * 9."""
+    assert microbatches([5, 9, 2, 8, 5], 20, packed=True) == [[1, 3], [0, 4, 2]]
+    assert microbatches([9, 8, 3], 20, packed=True) == [[0, 1, 2]]
+    assert microbatches([9, 8, 3], 20) == [[0, 1], [2]]

@@ -28,7 +28,7 @@ def test_the_pair_tables_and_their_manifest(prepared):
     store = Job.of(prepared.run()).store
     assert manifest["store_key"] == store.identity.key
     assert manifest["weights"] == store.identity.weights
-    assert (manifest["dtype"], manifest["head"], manifest["layout"]) == ("float32", "float32", "shared")
+    assert (manifest["dtype"], manifest["head"], manifest["layout"]) == ("float32", "float32", "packed")
     assert manifest["pairs"] == {"train": 24, "test": 6}
     assert manifest["pairs_manifest_sha256"] == sha256(layout.pairs_manifest)
     for split, height in (("train", 24), ("test", 6)):

@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from scoreonce.pipeline import products
+from scoreonce.pipeline.products import matmul, use_fast_linears
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "plain"])
+def library(request, monkeypatch):
+    if request.param and not products.onednn_is_faster():
+        pytest.skip("this CPU or this torch has no AVX-512 product by oneDNN")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: request.param)
+
+
+def layers():
+    torch.manual_seed(0)
+    return [nn.Linear(5, 7), nn.Linear(7, 3, bias=False), Conv1D(4, 3)]
+
+
+def test_products_equal_float64(library):
+    left, right = torch.randn(6, 5), torch.randn(5, 9)
+    exact = left.double() @ right.double()
+    for a, b in ((left, right), (left.t().contiguous().t(), right.t().contiguous().t())):
+        torch.testing.assert_close(matmul(a, b).double(), exact, rtol=1e-5, atol=1e-6)
+    assert torch.equal(matmul(left.double(), right.double()), exact)
+
+
+def test_layers_and_their_gradients_stay_what_they_were(library):
+    net, oracle = nn.Sequential(*layers()), nn.Sequential(*layers()).double()
+    use_fast_linears(net)
+    x = torch.randn(2, 6, 5, requires_grad=True)
+    exact = x.detach().double().requires_grad_()
+    net(x).square().sum().backward()
+    oracle(exact).square().sum().backward()
+    for mine, other in zip([x, *net.parameters()], [exact, *oracle.parameters()], strict=True):
+        torch.testing.assert_close(mine.grad.double(), other.grad, rtol=1e-4, atol=1e-6)
+    assert set(net.state_dict()) == set(oracle.state_dict())
+
+
+def test_frozen_weights_get_no_gradient(library):
+    net = nn.Sequential(*layers())
+    use_fast_linears(net)
+    net.requires_grad_(False)
+    x = torch.randn(2, 5, requires_grad=True)
+    net(x).sum().backward()
+    assert x.grad is not None
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_other_dtypes_are_left_alone(library):
+    for dtype in (torch.float64, torch.bfloat16):
+        net, plain = (nn.Sequential(*layers()).to(dtype) for _ in range(2))
+        use_fast_linears(net)
+        x = torch.ones(2, 5, dtype=dtype)
+        assert torch.equal(net(x), plain(x))
