@@ -81,7 +81,7 @@ Prune = Annotated[bool, typer.Option(
 FullVocab = Annotated[str | None, typer.Option(
     metavar="FORM", help="Keep whole next-token distributions too: none, hidden or topk (score.full_vocab).")]
 DryRun = Annotated[bool, typer.Option(
-    "--dry-run", help="Only say what is left to score, how long it takes and how big it gets.")]
+    "--dry-run", help="Only say how long it takes and how big it gets, measured with the model for a few seconds.")]
 Trust = Annotated[bool, typer.Option(
     "--trust-remote-code", callback=_trust_remote_code, help="Run the Python code that a model's folder brings along.")]
 Version = Annotated[bool, typer.Option(
@@ -168,7 +168,7 @@ def score(
 @app.command()
 def train(
     run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, restart: Restart = False,
-    trust: Trust = False,
+    dry_run: DryRun = False, trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
 
@@ -177,7 +177,7 @@ def train(
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages import train as stage
 
-    stage.run(settings, restart=restart)
+    stage.run(settings, restart=restart, dry_run=dry_run)
 
 
 @app.command()

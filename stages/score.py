@@ -96,6 +96,7 @@ def _print_estimate(job: Job) -> None:
     speed = f"{left.tokens / left.seconds:,.0f} tokens/s, measured here"
     print(f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens")
     print(f"time       about {duration(left.seconds)} with one process ({speed})")
+    print(f"memory     about {size(left.memory)} for each process")
     print(f"disk       about {size(left.bytes)} in {job.store.folder}")
 
 

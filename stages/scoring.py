@@ -93,7 +93,8 @@ class Estimate:
     completions: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    bytes: int = 0
+    bytes: int = 0  # on disk
+    memory: int = 0  # peak bytes of a process
 
 
 class _Processes(NamedTuple):
@@ -140,11 +141,15 @@ def estimate(job: Job) -> Estimate:
     work = _plan(job, damaged=job.store.damage())
     if len(work) == 0:
         return Estimate()
+    from scoreonce.stages.memory import peak_bytes  # torch, again
+    from scoreonce.stages.models import resolve_device
+
     inference = _load(job, work)
     rate = inference.positions_per_second(_row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
     scores = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
     disk = scores + _kept_bytes(job, inference, work)
-    return Estimate(_pairs_left(job, work), len(work), work.tokens, work.tokens / rate, disk)
+    memory = peak_bytes(resolve_device(job.compute.device))
+    return Estimate(_pairs_left(job, work), len(work), work.tokens, work.tokens / rate, disk, memory)
 
 
 def pair_view(layout: Layout, split: Split, store: Store) -> pl.DataFrame:

@@ -1,6 +1,7 @@
 """Stage two: train a policy from cached columns. The reference model is never loaded.
 
     scoreonce train configs/x.toml --method beta_dpo --set train.beta=0.05
+    scoreonce train configs/x.toml --dry-run   time and memory
     accelerate launch --num_processes 2 -m scoreonce.stages.cli train configs/x.toml
 
 Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
@@ -26,12 +27,15 @@ from scoreonce.schemas.columns import did_you_mean
 from scoreonce.stages import files, lineage, models, training_data
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.train_estimate import estimate
 from scoreonce.stages.training import Trainer
+from scoreonce.stages.wording import duration, size
 
 
-def run(run: Run, *, restart: bool = False) -> None:
+def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
     """Train the policy that the run file asks for, or go on with it; do nothing where it is there already.
 
+    With `dry_run` only take a few steps for their time and memory, and write nothing.
     `restart` throws away what another run, or an unfinished one, left under the same label.
     Raises `InputError` for anything in the way that the user can mend, `SystemExit(143)` after SIGTERM.
     """
@@ -40,6 +44,9 @@ def run(run: Run, *, restart: bool = False) -> None:
     data = training_data.load(layout, method.reads, settings.where)
     story = lineage.describe(run, method, data.pair_ids)
     accelerator = _accelerator(run, layout)
+    if dry_run:
+        _print_estimate(Trainer.build(run, method, data, accelerator))
+        return
     if restart and accelerator.is_main_process:
         shutil.rmtree(layout.training, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -57,6 +64,14 @@ def run(run: Run, *, restart: bool = False) -> None:
     trainer.save_policy(layout, story)
     accelerator.end_training()
     accelerator.print(f"{layout.label}: {trainer.steps:,} steps done, model in {layout.policy}")
+
+
+def _print_estimate(trainer: Trainer) -> None:
+    left = estimate(trainer)
+    say = trainer.accelerator.print
+    say(f"to train   {len(trainer.data):,} pairs, {left.steps:,} steps, {left.tokens:,} tokens")
+    say(f"time       about {duration(left.seconds)} ({left.tokens / left.seconds:,.0f} tokens/s, measured here)")
+    say(f"memory     about {size(left.memory)} for each process")
 
 
 def _method(run: Run) -> Method:

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -107,17 +109,20 @@ class Trainer:
 
     def train(self, layout: Layout) -> None:
         """Run the steps that are left. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
-        folder = layout.training / "checkpoints"
+        folder, settings = layout.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.checkpoints(folder):
             done, state = checkpoint.restore(found[-1], self.training)
             self.accelerator.print(f"{layout.label}: going on after step {done:,} of {self.steps:,}")
         main = self.accelerator.is_main_process
         log = StepLog(layout.training, done) if main else None
-        every = self.run.train.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
+        every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
         with _asked_to_stop() as asked, progress(self.steps, "steps", layout.label, done=done, enabled=main) as bar:
             for step in range(done + 1, self.steps + 1):
-                state, metrics, rows = self._step(step, state)
+                epoch, pairs = sampling.batch(
+                    len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
+                )
+                state, metrics, rows = self.take(step, epoch, pairs, state)
                 self.accelerator.log(metrics, step=step)
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
@@ -126,7 +131,7 @@ class Trainer:
                     log.add(metrics, rows)
                     if stop or step % every == 0 or step == self.steps:
                         log.flush(step)
-                        checkpoint.save(folder, self.training, step, state, keep=self.run.train.keep_checkpoints)
+                        checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
                 if stop:
                     self.accelerator.print(f"{layout.label}: stopped at step {step}; the same command goes on there")
                     raise SystemExit(TERMINATED)
@@ -142,11 +147,11 @@ class Trainer:
             policy.save(layout.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=story)
         self.accelerator.wait_for_everyone()
 
-    def _step(self, step: int, state: dict[str, Tensor]) -> tuple[dict[str, Tensor], Metrics, Rows]:
+    def take(
+        self, step: int, epoch: int, pairs: npt.NDArray[np.int64], state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Metrics, Rows]:
+        """One optimizer step on `pairs`: the method's new state, the step's metrics, and its rows of the step log."""
         started, settings, method = time.perf_counter(), self.run.train, self.step.method
-        epoch, pairs = sampling.batch(
-            len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
-        )
         rows = [self.data.row(pair) for pair in pairs]
         columns = {name: values[pairs] for name, values in self.data.columns.items()}
         if method.random:

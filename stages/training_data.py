@@ -39,7 +39,7 @@ class TrainingData:
     columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
     tokens: TokenFile
     sides: tuple[TokenColumn, ...]  # the completions of the pair that the method reads
-    longest_row: int  # tokens of the longest prompt row
+    row_tokens: npt.NDArray[np.int64]  # (pairs,) positions of each prompt row, the last one of each completion included
     longest_sequence: int  # tokens of the longest prompt and completion
     largest_token: int
     mismatches: Mismatches | None = None
@@ -47,6 +47,11 @@ class TrainingData:
 
     def __len__(self) -> int:
         return len(self.pair_ids)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest prompt row."""
+        return int(self.row_tokens.max())
 
     def row(self, pair: int) -> PromptRow:
         """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last."""
@@ -114,7 +119,7 @@ def load(layout: Layout, reads: frozenset[str], where: str | None = None) -> Tra
         columns={name: table[name].cast(pl.Float64).to_numpy() for name in cached},
         tokens=tokens,
         sides=sides,
-        longest_row=_largest(sum(lengths, start=prompt)),
+        row_tokens=sum(lengths, start=prompt.cast(pl.Int64)).to_numpy(),
         longest_sequence=max(_largest(prompt + side) for side in lengths),
         largest_token=tokens.largest(["prompt_ids", "chosen_ids", *sides]),
         mismatches=mismatches,

@@ -106,6 +106,7 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(prepared, capsys):
     out = capsys.readouterr().out
     assert "30 pairs, 60 completions" in out
     assert "time       about" in out
+    assert "memory     about" in out
     assert "disk       about" in out
     assert not prepared.layout.store.exists()
     assert not prepared.layout.reference_manifest.exists()

@@ -12,15 +12,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.schemas.tables import StepPair
-from scoreonce.stages import evaluate, report, score, train
+from scoreonce.stages import evaluate, report, score, train, train_estimate, training_data
 from scoreonce.stages.layout import Layout
+from scoreonce.stages.training import Trainer
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
 
@@ -149,18 +152,18 @@ def test_killed_while_writing_a_checkpoint(prepared, monkeypatch):
 
 
 def test_sigterm_writes_a_checkpoint_first(prepared, monkeypatch):
-    honest = train.Trainer._step
+    honest = train.Trainer.take
 
-    def signalled(self, step, state):
+    def signalled(self, step, *rest):
         if step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return honest(self, step, state)
+        return honest(self, step, *rest)
 
-    monkeypatch.setattr(train.Trainer, "_step", signalled)
+    monkeypatch.setattr(train.Trainer, "take", signalled)
     with pytest.raises(SystemExit) as stopped:
         training(prepared, "dpo", "stopped", checkpoint_every=100)
     assert stopped.value.code == 143
-    monkeypatch.setattr(train.Trainer, "_step", honest)
+    monkeypatch.setattr(train.Trainer, "take", honest)
     assert (Layout.of(prepared.run(train={"label": "stopped"})).training / "checkpoints" / "step-000003").is_dir()
     assert_equal(
         weights(training(prepared, "dpo", "whole", checkpoint_every=100)),
@@ -276,17 +279,17 @@ def test_gradient_checkpointing_changes_nothing(prepared):
 @pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "rmsprop"])
 def test_other_optimizers_resume_exactly(prepared, optimizer, monkeypatch):
     whole = training(prepared, "dpo", "whole", optimizer=optimizer, max_steps=4)
-    honest = train.Trainer._step
+    honest = train.Trainer.take
 
-    def dies(self, step, state):
+    def dies(self, step, *rest):
         if step == 4:
             raise Killed
-        return honest(self, step, state)
+        return honest(self, step, *rest)
 
-    monkeypatch.setattr(train.Trainer, "_step", dies)
+    monkeypatch.setattr(train.Trainer, "take", dies)
     with pytest.raises(Killed):
         training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)
-    monkeypatch.setattr(train.Trainer, "_step", honest)
+    monkeypatch.setattr(train.Trainer, "take", honest)
     assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)))
 
 
@@ -467,3 +470,40 @@ def test_damaged_checkpoint(prepared, monkeypatch):
     with pytest.raises(InputError, match="checkpoint cannot be read") as raised:
         training(prepared, "dpo")
     assert "step-000006" in raised.value.where
+
+
+def test_a_dry_run_says_time_and_memory_and_writes_nothing(prepared, capsys):
+    """40 pairs in steps of 8 over 1.5 epochs: 8 steps, the second epoch's last of three a full one."""
+    run = prepared.run(train={"method": "beta_dpo", "batch_pairs": 8, "epochs": 1.5})
+    tokens = pl.read_parquet(prepared.layout.pairs("train")).select(
+        pl.sum_horizontal("prompt_len", "chosen_len", "rejected_len").cast(pl.Int64)
+    )
+    capsys.readouterr()
+    train.run(run, dry_run=True)
+    out = capsys.readouterr().out
+    assert f"40 pairs, 8 steps, {int(tokens.to_series().mean() * (40 + 3 * 8)):,} tokens" in out
+    assert "time       about" in out
+    assert "memory     about" in out
+    assert not (prepared.layout.out / "train").exists()
+
+
+def test_the_estimate_takes_whole_steps_in_proportion(prepared, monkeypatch):
+    """With a clock that only steps move, one second each: time = steps of the probe / their tokens * all tokens."""
+    run = prepared.run(train={"method": "dpo", "batch_pairs": 8, "max_steps": 10})
+    method = methods.resolve("dpo", {})
+    data = training_data.load(Layout.of(run), method.reads)
+    trainer = Trainer.build(run, method, data, Accelerator(cpu=True))
+    taken, clock = [], iter(range(100))
+
+    def take(step, epoch, pairs, state):
+        taken.append(pairs)
+        return state, {}, {}
+
+    monkeypatch.setattr(type(trainer), "take", lambda self, *call: take(*call))
+    monkeypatch.setattr(train_estimate.time, "perf_counter", lambda: float(next(clock)))
+    found = train_estimate.estimate(trainer, seconds=3)
+    longest, *probe = taken
+    assert trainer.data.row_tokens[longest[0]] == trainer.data.longest_row
+    assert len(probe) == 3
+    seconds_per_token = 4 / sum(trainer.data.row_tokens[pairs].sum() for pairs in probe)
+    assert found.seconds == pytest.approx(seconds_per_token * int(trainer.data.row_tokens.mean() * 80))
