@@ -89,6 +89,7 @@ def _completion(side: pl.Expr) -> dict[str, pl.Expr]:
     opening = side.str.slice(0, phrases.REFUSAL_CHARACTERS)
     return {
         "characters": side.str.len_chars().cast(pl.Int32),
+        "bytes": side.str.len_bytes().cast(pl.Int32),
         "markdown": side.str.count_matches(phrases.MARKDOWN).cast(pl.Int32),
         "list_items": side.str.count_matches(phrases.LIST_ITEMS).cast(pl.Int32),
         "refuses": opening.str.contains_any(phrases.REFUSALS, ascii_case_insensitive=True),

@@ -28,6 +28,7 @@ def pair(row: int, **change: Any) -> dict[str, Any]:
         "chosen_ends_in_eos": True, "rejected_ends_in_eos": True, "special_id_in_completion": False,
         "special_id_in_prompt": False, "control_token_in_completion": False, "control_token_in_prompt": False,
         "control_character": False, "similarity": 0.1, "chosen_repetition": 0.0, "rejected_repetition": 0.0,
+        "chosen_bytes": 200, "rejected_bytes": 200,
         "chosen_refuses": False, "rejected_refuses": False, "chosen_names_itself": False, "prompt_script": "Latin",
         "chosen_script": "Latin", "rejected_script": "Latin", "prompt_contamination": 0.0,
         "completion_contamination": 0.0, "contamination_file": None, "votes_chosen": 3, "votes_rejected": 0, **change,
@@ -85,6 +86,9 @@ def test_nothing_in_good_pairs_with_or_without_rejected_sides():
     ({"similarity": 0.79}, set()),
     ({"chosen_repetition": 0.5, **LONG}, {"chosen_loops"}),
     ({"chosen_repetition": 0.9}, set()),
+    ({"chosen_repetition": 0.7, "chosen_bytes": 79, **LONG}, set()),  # spelled byte by byte
+    ({"chosen_repetition": 0.75, "chosen_bytes": 79, **LONG}, {"chosen_loops"}),
+    ({"chosen_repetition": 0.7, "chosen_bytes": 80, **LONG}, {"chosen_loops"}),
     ({"rejected_repetition": 0.6, **LONG}, {"rejected_loops"}),
     ({"chosen_refuses": True}, {"chosen_refuses"}),
     ({"rejected_refuses": True}, {"rejected_refuses"}),
