@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,13 +20,23 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """Loads a module of benchmarks/ by its name."""
+    return _benchmark_module
+
+
+@pytest.fixture(scope="session")
 def planted() -> ModuleType:
     """benchmarks/planted.py: generated pairs with flaws of known number."""
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "planted.py"
-    spec = importlib.util.spec_from_file_location("planted", path)
+    return _benchmark_module("planted")
+
+
+def _benchmark_module(name: str) -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["planted"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
