@@ -33,13 +33,12 @@ SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst", "maps"
 class AuditPage:
     """What the page shows.
 
-    `audit` is the content of audit.json; `texts` has the pairs that it names by `(split, row)`, `others` those that
-    it names as another pair's double, by their pair_id. `affected` counts the pairs with any finding of a severity.
+    `audit` is the content of audit.json; `texts` has the pairs that it names by their pair_id: a row of graded data
+    makes several. `affected` counts the pairs with any finding of a severity.
     """
 
     audit: Mapping[str, Any]
-    texts: Mapping[tuple[str, int], Texts] = field(default_factory=dict)
-    others: Mapping[str, Texts] = field(default_factory=dict)
+    texts: Mapping[str, Texts] = field(default_factory=dict)
     affected: Mapping[str, int] = field(default_factory=dict)
     title: str = "scoreonce audit"
     made: str = ""
@@ -75,7 +74,7 @@ def render(shown_page: AuditPage) -> str:
 def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
     """The findings that concern any row, by severity, then by rows, with their examples as the page shows them."""
     groups = [present(shown_page.audit, severity) for severity, _ in HEADINGS]
-    return [{**finding, "examples": examples(finding["examples"], shown_page.texts, shown_page.others),
+    return [{**finding, "examples": examples(finding["examples"], shown_page.texts),
              "examples_open": int(finding["severity"] == "fail" or finding in groups[1][:1])}
             for group in groups for finding in group]
 

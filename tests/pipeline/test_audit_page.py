@@ -93,7 +93,7 @@ def test_examples_stand_side_by_side_with_their_difference():
 def test_the_pair_that_an_example_resembles():
     double = Texts("b", "test", 4321, "Which large animal?", "the cat sat here", None)
     entry = finding("prompt_in_both_splits", "fail", examples=[example(0, other_pair_id="b")])
-    html = render(AuditPage(audit(findings=[entry]), texts=texts(0), others={"b": double}))
+    html = render(AuditPage(audit(findings=[entry]), texts={**texts(0), "b": double}))
     assert "The pair it resembles: test row 4,321" in html
     assert "Which <mark>large</mark> animal?" in html
 
@@ -208,7 +208,7 @@ def test_half_a_surrogate_pair_cannot_spoil_the_file():
 def evil_page():
     pairs = texts(1, prompt=EVIL, chosen=EVIL + " a b c", rejected=EVIL + " a x c")
     double = Texts("b", "train", 9, EVIL + "!", EVIL, EVIL)
-    return render(AuditPage(evil_audit(), texts=pairs, others={"b": double}, title=EVIL, made=EVIL))
+    return render(AuditPage(evil_audit(), texts={**pairs, "b": double}, title=EVIL, made=EVIL))
 
 
 def test_text_from_data_is_text_everywhere():

@@ -64,6 +64,17 @@ def test_texts_are_looked_up_in_both_splits(tmp_path):
     assert f"<title>{tmp_path.name}: scoreonce audit</title>" in html
 
 
+def test_pairs_of_one_row_are_told_apart(tmp_path):
+    """A row of graded data makes two pairs: the example is the second, and shows its words."""
+    layout = audited(tmp_path, findings=[], worst=[entry("train", 3, findings=[], score=1.0, source=None)])
+    path = layout.pairs("train")
+    pairs = pl.read_parquet(path).with_columns(row=pl.lit(3))
+    pairs.write_parquet(path)
+    shown = write(layout).read_text(encoding="utf-8")
+    assert "cat 3" in shown
+    assert "cat 4" not in shown
+
+
 def test_pairs_with_any_finding_are_counted_once(tmp_path):
     """The fault concerns two pairs. Rows 0, 1 and 2 have a flag, row 1 two of them."""
     layout = audited(tmp_path)
