@@ -42,9 +42,9 @@ class ShownPair:
 def comparison(texts: Texts) -> ShownPair:
     """A pair with the words marked that only one side has, folded to what matters."""
     if texts.rejected is None:
-        return ShownPair(markup(passage(texts.prompt)), markup(passage(texts.chosen)), None)
+        return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(passage(texts.chosen)), None)
     found = compare(texts.chosen, texts.rejected)
-    return ShownPair(markup(passage(texts.prompt)), markup(found.left), markup(found.right), found.marked)
+    return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(found.left), markup(found.right), found.marked)
 
 
 def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:

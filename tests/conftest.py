@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,36 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs the shared real data: set SCOREONCE_SHARED to its folder")
     return folder
+
+
+class Browser:
+    """Headless Chromium."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        self.options = (program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                        "--hide-scrollbars", "--virtual-time-budget=10000", f"--user-data-dir={profile}")
+
+    def dom(self, page: Path, *options: str) -> str:
+        """The page's elements after its script has run."""
+        return self._run(*options, "--dump-dom", page.as_uri())
+
+    def screenshot(self, page: Path, to: Path, *, width: int, height: int) -> None:
+        """A picture (PNG) of the top of the page."""
+        self._run(f"--window-size={width},{height}", f"--screenshot={to}", page.as_uri())
+
+    def _run(self, *options: str) -> str:
+        done = subprocess.run([*self.options, *options], capture_output=True, text=True, check=True, timeout=120)
+        return done.stdout
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    """Skips where there is no Chromium."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium")
+    return Browser(program, tmp_path / "profile")
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,26 @@ import pytest
 from audits import EVIL, auc, audit, evil_audit, example, finding, texts
 from html_page import Page
 
-from scoreonce.pipeline.audit_page import AuditPage, render
+from scoreonce.pipeline.audit.reference import reference_measures
+from scoreonce.pipeline.audit.sources import pair_measures
+from scoreonce.pipeline.audit_page import SHARES, AuditPage, render
 from scoreonce.pipeline.audit_page_pairs import Texts
 from scoreonce.pipeline.audit_page_verdict import verdict
 
 
 def page(found=None, **parts):
     return Page(render(AuditPage(found or audit(), **parts)))
+
+
+def test_shares_are_measures():
+    assert pair_measures().keys() | reference_measures().keys() >= SHARES
+
+
+def test_a_share_is_written_in_per_cent_and_other_measures_are_not():
+    sources = [{"source": "web", "pairs": 9, "share": 1.0, "chosen_cut": 0.0004, "mean_chosen_len": 0.5}]
+    shown = page(audit(sources=sources, measures={"longer_side_wins": 0.25})).text
+    assert "web 9 100.0% < 0.1% 0.500" in shown
+    assert "longer side wins 25.0%" in shown
 
 
 # ---- verdict ----
@@ -133,7 +146,7 @@ def test_reference_and_training_are_shown_where_there_are_any():
     reference = {"model": "tiny", "accuracy_sum": 0.625}
     measures = {"pairs_per_prompt": 2.0, "reference_accuracy_mean": 0.75}
     shown = page(audit(reference=reference, measures=measures, by_length_gap=by_gap, training=["dpo", "ipo"]))
-    assert "Reference model tiny accuracy sum 0.625 accuracy mean 0.750 Pairs pairs per prompt 2 By" in shown.text
+    assert "Reference model tiny accuracy sum 0.625 accuracy mean 75.0% Pairs pairs per prompt 2 By" in shown.text
     assert "By length gap range pairs below 0 30 0 and more 1,200" in shown.text
     assert "trained runs dpo, ipo" in shown.text
 
