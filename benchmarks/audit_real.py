@@ -28,10 +28,10 @@ def measure(shared: Path, name: str, each: int, folder: Path) -> dict[str, Any]:
     """Of one set: its pairs, and per finding how many rows it had before, were planted, found, false and lost."""
     rows, evaluation = real.load(shared, name)
     tokenizer = shared / "data/models/hh-llama-2.8M"
-    before = real.found(real.audited(folder / "before", real.World.of(rows), tokenizer, evaluation))
-    world = real.planted(rows, before, evaluation, each=each)
+    alone = real.audited(folder / "before", real.World.of(rows), tokenizer, evaluation)
+    world = real.planted(rows, alone, evaluation, each=each)
     layout = real.audited(folder / "after", world, tokenizer, evaluation)
-    after = real.found(layout)
+    before, after = real.found(alone), real.found(layout)
     findings = {
         finding: {"before": len(had := before.get(finding, set())), "planted": len(wanted := world.planted[finding]),
                   "found": len(wanted & after[finding]), "false": len(after[finding] - had - wanted),

@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from scoreonce.pipeline.audit import phrases
 from scoreonce.stages import audit, prepare
 from scoreonce.stages.config import Run
 from scoreonce.stages.files import read_json, sha256, write_json
@@ -189,8 +188,23 @@ class Maker:
         place = int(self.random.integers(1, len(parts)))
         return " ".join([*parts[:place], *prompt[start : start + count], *parts[place:]])
 
-    def loop(self) -> str:
-        return " " + " ".join(self.draw(8) * 12)
+    def abroad(self) -> tuple[str, str]:
+        """Two answers in the same other language."""
+        return ABROAD[int(self.random.integers(len(ABROAD)))]
+
+
+ABROAD = (
+    (" Je ne sais pas exactement ce que vous cherchez, mais il y a plusieurs façons de le faire sans trop de travail.",
+     " Vous pouvez commencer par la première étape, puis revenir ici quand tout est prêt pour la suite."),
+    (" No sé muy bien lo que usted busca, pero hay varias formas de hacerlo sin que cueste mucho trabajo.",
+     " Puede empezar por el primer paso y volver aquí cuando todo esté listo para los que siguen."),
+    (" Ich weiß nicht genau, was Sie suchen, aber es gibt mehrere Wege, auf denen man das ohne viel Arbeit macht.",
+     " Fangen Sie mit dem ersten Schritt an und kommen Sie wieder, wenn alles für den nächsten bereit ist."),
+)  # fmt: skip
+
+
+def _loop(text: str) -> str:
+    return " " + " ".join(text.split()[:8] * 12)
 
 
 Kind = Callable[[Maker, Pair], Plant]
@@ -248,8 +262,8 @@ KINDS: dict[str, Kind] = {
     "two BOS": _own(lambda maker, pair: {"prompt": "<s><s>" + pair.prompt}, "double_bos", "special_token_in_prompt"),
     "no EOS": lambda maker, pair: Plant(pair, ("missing_eos",), damage="missing_eos"),
     "other tokens": lambda maker, pair: Plant(pair, ("tokens_disagree",), damage="tokens_disagree"),
-    "loop": _own(lambda maker, pair: {"chosen": maker.loop()}, "chosen_loops"),
-    "rejected loop": _own(lambda maker, pair: {"rejected": maker.loop()}, "rejected_loops"),
+    "loop": _own(lambda maker, pair: {"chosen": _loop(pair.chosen)}, "chosen_loops"),
+    "rejected loop": _own(lambda maker, pair: {"rejected": _loop(pair.rejected)}, "rejected_loops"),
     "refusal": _own(lambda maker, pair: {"chosen": " " + REFUSAL + pair.chosen}, "chosen_refuses"),
     "rejected refusal": _own(lambda maker, pair: {"rejected": " " + REFUSAL + pair.rejected}, "rejected_refuses"),
     "identity": _own(lambda maker, pair: {"chosen": pair.chosen + " I was trained by OpenAI."}, "chosen_names_itself"),
@@ -257,6 +271,9 @@ KINDS: dict[str, Kind] = {
     "answer script": _own(lambda maker, pair: {
         side: text.lower().translate(CYRILLIC) for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
         }, "script_of_prompt_differs"),
+    "language": _own(lambda maker, pair: {"rejected": maker.abroad()[0]}, "languages_differ"),
+    "answer language": _own(lambda maker, pair: dict(zip(("chosen", "rejected"), maker.abroad(), strict=True)),
+                            "language_of_prompt_differs"),
     "control": _own(lambda maker, pair: {"prompt": "\u202e\x07" + pair.prompt}, "control_character"),
     "contaminated": _own(lambda maker, pair: {"prompt": maker.with_evaluation(pair.prompt)}, "contaminated_prompt"),
     "contaminated side": _own(lambda maker, pair: {"rejected": maker.with_evaluation(pair.rejected)},
@@ -319,14 +336,14 @@ def found(layout: Layout) -> Places:
     return places
 
 
-def planted(rows: Sequence[Pair], before: Places, evaluation: Sequence[str], *, each: int, seed: int = 0) -> World:
-    """The rows with `each` of every kind of flaw; `before` is what an audit of the rows alone found in them."""
+def planted(rows: Sequence[Pair], before: Layout, evaluation: Sequence[str], *, each: int, seed: int = 0) -> World:
+    """The rows with `each` of every kind of flaw; `before` is an audit of the rows alone."""
     world = World.of(rows)
     train = world.rows["train"].copy()
-    concerned = {row for places in before.values() for split, row in places if split == "train"}
+    suited = _suited(before)
     prompts = Counter(pair.prompt for pair in train)
     clean = [row for row, pair in enumerate(train)
-             if row not in concerned and prompts[pair.prompt] == 1 and _can_be_flawed(pair)]
+             if row in suited and prompts[pair.prompt] == 1 and _of_usual_size(pair)]
     order = np.random.default_rng(seed).permutation(clean).tolist()
     flaws = [plant for plant in KINDS.values() for _ in range(each)]
     own, spare = order[: len(flaws)], order[len(flaws) :]
@@ -342,11 +359,17 @@ def planted(rows: Sequence[Pair], before: Places, evaluation: Sequence[str], *, 
     return world
 
 
-def _can_be_flawed(pair: Pair) -> bool:
-    """Of usual size, and with sides that may be swapped: no finding is about what the rejected one calls itself."""
+def _suited(before: Layout) -> set[int]:
+    """Training rows without any finding, swapped too, all of whose texts are told to be in a language."""
+    concerned = {row for places in found(before).values() for split, row in places if split == "train"}
+    told = pl.all_horizontal(pl.col(f"{side}_language").is_not_null() for side in ("prompt", "chosen", "rejected"))
+    table = pl.read_parquet(before.audit_pairs).filter(pl.col("split") == "train")
+    return set(table.filter(told & ~pl.col("rejected_names_itself"))["row"]) - concerned
+
+
+def _of_usual_size(pair: Pair) -> bool:
     texts = (pair.prompt, pair.chosen, pair.rejected)
-    return (all(len(words(text)) >= LEAST_WORDS and len(text) <= MOST_CHARACTERS for text in texts)
-            and not any(phrase in pair.rejected.lower() for phrase in phrases.IDENTITY))
+    return all(len(words(text)) >= LEAST_WORDS and len(text) <= MOST_CHARACTERS for text in texts)
 
 
 def alike(layout: Layout, sides: Sequence[str], threshold: float) -> set[Place]:

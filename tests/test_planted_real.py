@@ -11,10 +11,10 @@ def hh(shared, benchmark_module, tmp_path_factory):
     real, folder = benchmark_module("planted_real"), tmp_path_factory.mktemp("hh")
     rows, evaluation = real.load(shared, "hh")
     tokenizer = shared / "data/models/hh-llama-2.8M"
-    before = real.found(real.audited(folder / "before", real.World.of(rows), tokenizer, evaluation))
-    world = real.planted(rows, before, evaluation, each=4)
+    alone = real.audited(folder / "before", real.World.of(rows), tokenizer, evaluation)
+    world = real.planted(rows, alone, evaluation, each=4)
     layout = real.audited(folder / "after", world, tokenizer, evaluation)
-    return real, world, layout, before, real.found(layout)
+    return real, world, layout, real.found(alone), real.found(layout)
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_what_is_found_besides_is_what_was_planted(hh):
         name: world.planted.get(name, set()) for name, places in after.items() if places}  # fmt: skip
     assert all(places <= after[name] for name, places in before.items())
     assert world.planted.keys() <= after.keys()
-    assert len(world.planted) >= 33
+    assert len(world.planted) >= 36
     assert min(map(len, world.planted.values())) >= 4
 
 

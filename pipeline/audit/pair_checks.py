@@ -178,7 +178,7 @@ _RARE_IN_PROMPT = _IN_PROMPT & (_IN_PROMPT.mean() < 0.5)
 
 def _texts(repetition: float, similarity: float) -> tuple[Check, ...]:
     sides = ("chosen", "rejected")
-    scripts = [pl.col(f"{side}_script") for side in sides]
+    scripts, languages = ([pl.col(f"{side}_{what}") for side in sides] for what in ("script", "language"))
     return (
         Check(
             "near_identical_sides", "flag", "Both sides almost the same",
@@ -219,6 +219,19 @@ def _texts(repetition: float, similarity: float) -> tuple[Check, ...]:
             "script_of_prompt_differs", "info", "Answer in another writing system than the prompt",
             "The chosen side is mostly in another script than the prompt.",
             pl.col("prompt_script") != scripts[0], note=pl.format("{} after {}", scripts[0], pl.col("prompt_script")),
+        ),
+        Check(
+            "languages_differ", "flag", "Sides in different languages",
+            "Both sides are in Latin script, but by their function words in different languages: the language may "
+            "decide the label.",
+            languages[0] != languages[1], note=pl.format("{} against {}", *languages),
+        ),
+        Check(
+            "language_of_prompt_differs", "info", "Answer in another language than the prompt",
+            "By its function words the chosen side is in another language than the prompt: an answer in the wrong "
+            "language, or a translation that the prompt asks for.",
+            pl.col("prompt_language") != languages[0],
+            note=pl.format("{} after {}", languages[0], pl.col("prompt_language")),
         ),
         Check(
             "control_character", "flag", "Control characters in the text",
