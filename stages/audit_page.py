@@ -29,7 +29,7 @@ def write(layout: Layout) -> Path:
         audit, texts={texts.pair_id: texts for texts in _texts(layout, sorted(_named(audit)))},
         affected=_affected(layout.audit_pairs, audit["findings"]), title=f"{layout.out.name}: scoreonce audit",
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}")
-    path = layout.audit / "index.html"
+    path = layout.audit_page
     with atomic(path) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return path

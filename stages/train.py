@@ -37,7 +37,7 @@ def run(run: Run, *, restart: bool = False) -> None:
     """
     layout, settings = Layout.of(run), run.train
     method = _method(run)
-    data = training_data.load(layout, method.reads, settings.where)
+    data = training_data.load(layout, method.reads, settings.where, settings.drop)
     story = lineage.describe(run, method, data.pair_ids)
     accelerator = _accelerator(run, layout)
     if restart and accelerator.is_main_process:

@@ -37,8 +37,8 @@ def _fails() -> tuple[Check, ...]:
             "prompt_in_both_splits", "fail", "Prompt in train and test",
             "The same prompt, token for token, is in both splits: held-out results would measure memory.",
             pl.col("prompt_splits") > 1,
-            'Hold out whole prompts: leave out data.test_source and set data.test_share, or [train] where = '
-            '"NOT prompt_in_both_splits".',
+            'Hold out whole prompts: leave out data.test_source and set data.test_share, or [train] drop = '
+            '["prompt_in_both_splits"].',
         ),
         Check(
             "double_bos", "fail", "Two BOS tokens",
@@ -137,8 +137,8 @@ def _tokens() -> tuple[Check, ...]:
         Check(
             "one_side_truncated", "flag", "Only one side was cut",
             "One completion was cut and has no EOS, the other is whole: the policy can tell the label by the cut.",
-            _PAIR & _CUT, 'Raise data.max_length, set data.truncation = "drop", or [train] where = '
-            '"NOT one_side_truncated".',
+            _PAIR & _CUT, 'Raise data.max_length, set data.truncation = "drop", or [train] drop = '
+            '["one_side_truncated"].',
             note=pl.when("chosen_truncated").then(pl.lit("chosen was cut")).otherwise(pl.lit("rejected was cut")),
         ),
         Check(
