@@ -132,8 +132,9 @@ def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _tables(audit: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Further lists of records in the audit: the title of each, the names of its columns, and its rows."""
-    found = {name: [_with_span(row) for row in rows] for name, rows in audit.items() if name not in SECTIONS
-             and isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)}
+    found = {name: [_names_first(_with_span(row)) for row in rows] for name, rows in audit.items()
+             if name not in SECTIONS and isinstance(rows, list) and rows
+             and all(isinstance(row, Mapping) for row in rows)}
     return [(_words(name), [_words(key) for key in rows[0]],
              [[_value(value, key) for key, value in row.items()] for row in rows]) for name, rows in found.items()]
 
@@ -148,6 +149,10 @@ def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _measure(value: Any, name: str) -> str:
     return _share(value) if name in SHARES and is_number(value) else number(value)
+
+
+def _names_first(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(sorted(row.items(), key=lambda item: not isinstance(item[1], str)))
 
 
 def _value(value: Any, name: str) -> str:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from scoreonce.stages.files import read_json
+
 SIMILARITY = 0.8
 
 
@@ -31,10 +33,13 @@ def test_what_is_found_besides_is_what_was_planted(hh):
 
 @pytest.mark.slow
 def test_real_pairs_have_findings_of_their_own(hh):
-    """AlpacaEval took its helpful prompts from HH: the overlap is found without anything planted."""
-    *_, before, _ = hh
+    """AlpacaEval took its helpful prompts from HH: the overlap is found without anything planted. HH is in English."""
+    _, _, layout, before, _ = hh
     assert len(before["contaminated_prompt"]) > 100
     assert len(before["near_duplicate_prompt"]) > 20
+    mix = {row["language"]: row["prompt"] for row in read_json(layout.audit_summary)["languages"]}
+    assert mix["English"] > 0.75 * sum(mix.values())
+    assert sum(mix.values()) - mix["English"] - mix["not told"] < 0.01 * sum(mix.values())
 
 
 @pytest.mark.slow

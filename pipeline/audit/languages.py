@@ -111,8 +111,8 @@ def _table() -> _Table:
 
 
 def language_mix(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
-    """In how many pairs the prompt, the chosen and the rejected side are in each language, None where it is not told;
-    most frequent first, empty where no text is told.
+    """In how many pairs the prompt, the chosen and the rejected side are in each language, `not told` among them; most
+    frequent first, empty where no text is told.
     """
     sides = ("prompt", "chosen", "rejected")
     counts = [
@@ -123,7 +123,8 @@ def language_mix(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     table = pl.concat(counts, how="diagonal").group_by("language").agg(pl.col(sides).sum())
     in_order = table.sort(pl.sum_horizontal(sides), "language", descending=[True, False], nulls_last=True)
     found = in_order.collect(engine="streaming")
-    return found.to_dicts() if found["language"].null_count() < found.height else []
+    told = found["language"].null_count() < found.height
+    return found.with_columns(pl.col("language").fill_null("not told")).to_dicts() if told else []
 
 
 def languages(found: Ragged) -> pl.Series:

@@ -23,6 +23,12 @@ def test_shares_are_measures():
     assert pair_measures().keys() | reference_measures().keys() >= SHARES
 
 
+def test_a_table_names_its_rows_first():
+    """audit.json has its keys in alphabetical order."""
+    shown = page(audit(languages=[{"chosen": 3, "language": "English", "prompt": 4}])).text
+    assert "Languages language chosen prompt English 3 4" in shown
+
+
 def test_a_share_is_written_in_per_cent_and_other_measures_are_not():
     sources = [{"source": "web", "pairs": 9, "share": 1.0, "chosen_cut": 0.0004, "mean_chosen_len": 0.5}]
     shown = page(audit(sources=sources, measures={"longer_side_wins": 0.25})).text

@@ -74,7 +74,7 @@ def test_the_mix_of_languages():
                           "rejected_language": ["French", None, None], "rejected_len": [3, 0, 4]})  # fmt: skip
     assert language_mix(pairs) == [
         {"language": "English", "prompt": 2, "chosen": 1, "rejected": 0},
-        {"language": None, "prompt": 1, "chosen": 1, "rejected": 1},
+        {"language": "not told", "prompt": 1, "chosen": 1, "rejected": 1},
         {"language": "French", "prompt": 0, "chosen": 1, "rejected": 1},
     ]
     nobody = pl.LazyFrame({f"{side}_language": [None] for side in ("prompt", "chosen", "rejected")} | {
