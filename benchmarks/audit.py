@@ -28,14 +28,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoreonce.pipeline.audit import reference
 from scoreonce.pipeline.audit.check import judged
 from scoreonce.pipeline.audit.distributions import histograms
 from scoreonce.pipeline.audit.findings import findings, worst
+from scoreonce.pipeline.audit.layer import joined
 from scoreonce.pipeline.audit.sources import by_source, measured
 from scoreonce.stages import audit
+from scoreonce.stages.audit_layers import reference_layer
 from scoreonce.stages.config import Run
-from scoreonce.stages.files import read_json
+from scoreonce.stages.files import read_json, write_json
 from scoreonce.stages.layout import Layout
 
 RESULTS = Path(__file__).parent / "results"
@@ -84,49 +85,68 @@ def before_scoring(folder: Path, pairs: int, *, near: bool) -> dict[str, Any]:
     return {**took, "planted rows": planted_rows, "recall": hits / planted_rows, "precision": hits / found_rows}
 
 
-def write_scored(path: Path, rows: int) -> None:
-    """Sequence columns as a scored run has them, random."""
+def write_scored(layout: Layout, rows: int) -> None:
+    """Random pairs and, in files of their own as `score` writes them, their reference columns; a tenth is held out."""
     random = np.random.default_rng(0)
-    writer = None
-    for start in range(0, rows, AT_ONCE):
-        count = min(AT_ONCE, rows - start)
-        offsets = pa.array(np.arange(count + 1, dtype=np.int32) * 32).buffers()[1]
-        hexes = pa.StringArray.from_buffers(count, offsets, pa.py_buffer(random.bytes(16 * count).hex().encode()))
-        names = pa.array([f"source {number}" for number in range(SOURCES)])
-        lengths = random.integers(10, 400, (2, count), dtype=np.int32)
-        nll = random.gamma(8, 0.3, (2, count))
-        table = pa.table({
-            "pair_id": hexes, "row": np.arange(start, start + count), "split": pa.array(["train"] * count),
-            "source": names.take(pa.array(random.integers(0, SOURCES, count))),
-            "chosen_len": lengths[0], "rejected_len": lengths[1],
-            "chosen_score": random.integers(1, 10, count).astype(float),
-            "rejected_score": random.integers(0, 9, count).astype(float),
-            "ref_chosen_logps": -nll[0] * lengths[0], "ref_rejected_logps": -nll[1] * lengths[1],
-            "ref_margin": nll[1] * lengths[1] - nll[0] * lengths[0],
-            "ref_chosen_entropy": nll[0] * lengths[0], "ref_rejected_entropy": nll[1] * lengths[1],
-            "ref_chosen_top1_hits": lengths[0] // 3, "ref_rejected_top1_hits": lengths[1] // 3})
-        writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
-        writer.write_table(table, row_group_size=131_072)
-    assert writer is not None
-    writer.close()
+    writers: dict[Path, pq.ParquetWriter] = {}
+
+    def write(path: Path, table: pa.Table) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path not in writers:
+            writers[path] = pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=1)
+        writers[path].write_table(table, row_group_size=131_072)
+
+    for split, start, end in (("train", 0, rows - rows // 10), ("test", rows - rows // 10, rows)):
+        for first in range(start, end, AT_ONCE):
+            pairs, scores = random_columns(random, min(AT_ONCE, end - first), first, split)
+            write(layout.audit / "measures.parquet", pairs)
+            write(layout.reference(split), scores)
+    for writer in writers.values():
+        writer.close()
+    write_json(layout.reference_manifest, {"pairs": rows})
+
+
+def random_columns(random: np.random.Generator, count: int, first: int, split: str) -> tuple[pa.Table, pa.Table]:
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * 32).buffers()[1]
+    hexes = pa.StringArray.from_buffers(count, offsets, pa.py_buffer(random.bytes(16 * count).hex().encode()))
+    names = pa.array([f"source {number}" for number in range(SOURCES)])
+    lengths = random.integers(10, 400, (2, count), dtype=np.int32)
+    nll = random.gamma(8, 0.3, (2, count))
+    pairs = pa.table({
+        "pair_id": hexes, "row": np.arange(first, first + count), "split": pa.array([split] * count),
+        "source": names.take(pa.array(random.integers(0, SOURCES, count))),
+        "chosen_len": lengths[0], "rejected_len": lengths[1],
+        "chosen_score": random.integers(1, 10, count).astype(float),
+        "rejected_score": random.integers(0, 9, count).astype(float)})
+    return pairs, pa.table({
+        "pair_id": hexes, "ref_chosen_logps": -nll[0] * lengths[0], "ref_rejected_logps": -nll[1] * lengths[1],
+        "ref_margin": nll[1] * lengths[1] - nll[0] * lengths[0],
+        "ref_chosen_entropy": nll[0] * lengths[0], "ref_rejected_entropy": nll[1] * lengths[1],
+        "ref_chosen_top1_hits": lengths[0] // 3, "ref_rejected_top1_hits": lengths[1] // 3})
 
 
 def after_scoring(folder: Path, rows: int) -> dict[str, Any]:
-    """Everything that an audit says of sequence columns: checks, findings, histograms, tables by source and length."""
-    path = folder / f"scored-{rows}.parquet"
-    if not path.is_file():
-        write_scored(path, rows)
+    """What an audit does with sequence columns: pairs joined with the reference's columns by pair_id, checks written as
+    columns, findings, histograms, tables by source and length.
+    """
+    layout = Layout(folder / f"scored-{rows}", folder / "store", "none")
+    if not layout.reference_manifest.is_file():
+        write_scored(layout, rows)
     started = time.perf_counter(), time.process_time()
-    pairs = reference.with_rates(pl.scan_parquet(path))
-    checks = reference.reference_checks(reference.ranges(pairs))
-    table = judged(pairs, checks)
-    found = findings(table, checks)
-    histograms(table, reference.REFERENCE_DISTRIBUTIONS)
-    measured(table, reference.reference_measures())
-    by_source(table, reference.reference_measures())
-    reference.by_length_gap(table)
+    pairs = pl.scan_parquet(layout.audit / "measures.parquet")
+    layer = reference_layer(layout, pairs)
+    assert layer is not None
+    judged(joined(pairs, [layer]), layer.checks).sink_parquet(
+        layout.audit_pairs, compression="zstd", compression_level=1)
+    table = pl.scan_parquet(layout.audit_pairs)
+    found = findings(table, layer.checks)
+    histograms(table, layer.distributions)
+    measured(table, layer.measures)
+    by_source(table, layer.measures)
     worst(table, found)
-    return {**usage(started), "rows found": sum(finding["rows"] for finding in found)}
+    took = usage(started)
+    scored = table.select(pl.col("ref_margin").is_not_null().sum()).collect(engine="streaming").item()
+    return {**took, "rows joined": scored, "rows found": sum(finding["rows"] for finding in found)}
 
 
 def main() -> None:
@@ -157,7 +177,8 @@ def measure(folder: Path, pairs: int, scored: int) -> None:
     figures = {}
     for part, title in {
         "make": "", "plain": f"before scoring, {pairs:,} pairs, without near-duplicates",
-        "near": f"before scoring, {pairs:,} pairs, with near-duplicates", "scored": f"after scoring, {scored:,} rows",
+        "near": f"before scoring, {pairs:,} pairs, with near-duplicates",
+        "scored": f"after scoring, {scored:,} pairs joined with the reference's columns",
     }.items():
         arguments = ["--part", part, "--folder", str(folder), "--pairs", str(pairs), "--scored", str(scored)]
         subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL)

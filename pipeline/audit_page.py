@@ -25,6 +25,11 @@ from scoreonce.pipeline.report_format import NOTHING, flatten, is_number, number
 SOURCES_SHOWN = 25
 HEADINGS = (("fail", "Faults: mend these before training"), ("flag", "Flags: look at these"),
             ("info", "For information"))
+# Measures that are shares: of pairs, of judgements, or of tokens.
+SHARES = frozenset({
+    "longer_side_wins", "chosen_refusals", "rejected_refusals", "chosen_cut", "rejected_cut", "reference_accuracy_sum",
+    "reference_accuracy_mean", "reference_chosen_top1", "reference_rejected_top1",
+})
 # Lists of records that have a section of their own.
 SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst", "maps")
 
@@ -33,13 +38,12 @@ SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst", "maps"
 class AuditPage:
     """What the page shows.
 
-    `audit` is the content of audit.json; `texts` has the pairs that it names by `(split, row)`, `others` those that
-    it names as another pair's double, by their pair_id. `affected` counts the pairs with any finding of a severity.
+    `audit` is the content of audit.json; `texts` has the pairs that it names by their pair_id: a row of graded data
+    makes several. `affected` counts the pairs with any finding of a severity.
     """
 
     audit: Mapping[str, Any]
-    texts: Mapping[tuple[str, int], Texts] = field(default_factory=dict)
-    others: Mapping[str, Texts] = field(default_factory=dict)
+    texts: Mapping[str, Texts] = field(default_factory=dict)
     affected: Mapping[str, int] = field(default_factory=dict)
     title: str = "scoreonce audit"
     made: str = ""
@@ -66,7 +70,7 @@ def render(shown_page: AuditPage) -> str:
         judgements=judgement_sentences(judged), not_judged=audit.get("not_judged", []),
         maps=dynamics_maps(audit.get("maps") or []),
         decided=any("decided" in entry for entry in audit["shortcuts"]),
-        share=_share, words=_words, upper_first=_upper_first, heat=_heat, seen=visible, advice=advice,
+        share=_share, words=_words, measure=_measure, upper_first=_upper_first, heat=_heat, seen=visible, advice=advice,
         style=page.style("audit_page.css"), **page.script(page.resource("audit_page.js")))
     # JSON can spell half of a surrogate pair, which no file can hold.
     return html.encode("utf-8", "replace").decode("utf-8")
@@ -75,7 +79,7 @@ def render(shown_page: AuditPage) -> str:
 def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
     """The findings that concern any row, by severity, then by rows, with their examples as the page shows them."""
     groups = [present(shown_page.audit, severity) for severity, _ in HEADINGS]
-    return [{**finding, "examples": examples(finding["examples"], shown_page.texts, shown_page.others),
+    return [{**finding, "examples": examples(finding["examples"], shown_page.texts),
              "examples_open": int(finding["severity"] == "fail" or finding in groups[1][:1])}
             for group in groups for finding in group]
 
@@ -118,20 +122,21 @@ def _data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _measures(audit: Mapping[str, Any], *, of_reference: bool) -> list[tuple[str, str]]:
     """The measures that are the reference's, or the others without those of judgements, which have their section."""
     elsewhere, prefix = audit.get("judgements") or {}, "reference_"
-    return _facts({name.removeprefix(prefix): value for name, value in audit["measures"].items()
-                   if name not in elsewhere and name.startswith(prefix) == of_reference})
+    return [(_words(name.removeprefix(prefix)), _value(value, name)) for name, value in audit["measures"].items()
+            if name not in elsewhere and name.startswith(prefix) == of_reference]
 
 
 def _facts(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(_words(name.replace(".", ": ")), _value(value)) for name, value in flatten(tree).items()]
+    return [(_words(name.replace(".", ": ")), _value(value, name)) for name, value in flatten(tree).items()]
 
 
 def _tables(audit: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Further lists of records in the audit: the title of each, the names of its columns, and its rows."""
-    found = {name: [_with_span(row) for row in rows] for name, rows in audit.items() if name not in SECTIONS
-             and isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows)}
+    found = {name: [_names_first(_with_span(row)) for row in rows] for name, rows in audit.items()
+             if name not in SECTIONS and isinstance(rows, list) and rows
+             and all(isinstance(row, Mapping) for row in rows)}
     return [(_words(name), [_words(key) for key in rows[0]],
-             [[_value(value) for value in row.values()] for row in rows]) for name, rows in found.items()]
+             [[_value(value, key) for key, value in row.items()] for row in rows]) for name, rows in found.items()]
 
 
 def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -142,7 +147,17 @@ def _with_span(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"range": span(row["low"], row["high"]), **rest}
 
 
-def _value(value: Any) -> str:
+def _measure(value: Any, name: str) -> str:
+    return _share(value) if name in SHARES and is_number(value) else number(value)
+
+
+def _names_first(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(sorted(row.items(), key=lambda item: not isinstance(item[1], str)))
+
+
+def _value(value: Any, name: str) -> str:
+    if name in SHARES:
+        return _measure(value, name)
     if isinstance(value, float) and value.is_integer():
         return number(int(value))
     return number(value) if is_number(value) else shown(value)

@@ -42,15 +42,14 @@ class ShownPair:
 def comparison(texts: Texts) -> ShownPair:
     """A pair with the words marked that only one side has, folded to what matters."""
     if texts.rejected is None:
-        return ShownPair(markup(passage(texts.prompt)), markup(passage(texts.chosen)), None)
+        return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(passage(texts.chosen)), None)
     found = compare(texts.chosen, texts.rejected)
-    return ShownPair(markup(passage(texts.prompt)), markup(found.left), markup(found.right), found.marked)
+    return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(found.left), markup(found.right), found.marked)
 
 
-def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[tuple[str, int], Texts],
-             others: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
+def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
     """A finding's examples with their texts, and those of the pair that each resembles, where these are known."""
-    return [_example(entry, texts.get((entry["split"], entry["row"])), others.get(entry.get("other_pair_id") or ""))
+    return [_example(entry, texts.get(entry["pair_id"]), texts.get(entry.get("other_pair_id") or ""))
             for entry in entries]
 
 
@@ -68,10 +67,9 @@ def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
     return ShownPair(markup(compare(texts.prompt, other.prompt).right), pair.chosen, pair.rejected, pair.marked)
 
 
-def worst_pairs(entries: Iterable[Mapping[str, Any]],
-                texts: Mapping[tuple[str, int], Texts]) -> list[Mapping[str, Any]]:
+def worst_pairs(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
     """The lines of the table: each with the end of its prompt, and excerpts of its sides where they part."""
-    return [_worst(entry, texts.get((entry["split"], entry["row"]))) for entry in entries]
+    return [_worst(entry, texts.get(entry["pair_id"])) for entry in entries]
 
 
 def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:

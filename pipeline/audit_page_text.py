@@ -15,7 +15,7 @@ _CONTROLS = ("NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "BEL", "BS", "HT",
 # Joiners belong to emoji and to many scripts; only after Latin text they hide something.
 _PATTERN = re.compile(rf"([{_UNSEEN}]|(?<=[\x20-\u024f])[\u200c\u200d])\1*")
 
-_SETTING = re.compile(r"((?:\[\w+\] )?[\w.]+ = &#34;.*?&#34;|`[^`]+`)")
+_SETTING = re.compile(r"((?:\[\w+\] )?[\w.]+ = (?:&#34;.*?&#34;|\[&#34;.*?&#34;\])|`[^`]+`)")
 
 
 def visible(text: str) -> Markup:
@@ -28,7 +28,7 @@ def visible(text: str) -> Markup:
 
 
 def advice(text: str) -> Markup:
-    """What to do, with the settings in it as code: `[train] where = "NOT duplicate_pair"`."""
+    """What to do, with the settings in it as code: `[train] drop = ["duplicate_pair"]`."""
     return Markup(_SETTING.sub(r"<code>\1</code>", str(visible(text))))
 
 

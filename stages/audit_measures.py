@@ -32,7 +32,7 @@ from scoreonce.stages.files import read_json, sha256, write_json, write_parquet
 from scoreonce.stages.layout import SPLITS, Layout, Split
 from scoreonce.stages.progress import progress
 
-FORMAT = 1
+FORMAT = 3
 ROWS_AT_ONCE = 8192
 T = TypeVar("T")
 R = TypeVar("R")

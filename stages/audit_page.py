@@ -14,7 +14,7 @@ from scoreonce.pipeline.audit_page import AuditPage, render
 from scoreonce.pipeline.audit_page_pairs import Texts
 from scoreonce.pipeline.errors import InputError
 from scoreonce.stages.files import atomic, read_json
-from scoreonce.stages.layout import SPLITS, Layout, Split
+from scoreonce.stages.layout import SPLITS, Layout
 
 _FIX = "Run `scoreonce audit` again, which writes it anew."
 
@@ -25,13 +25,11 @@ def write(layout: Layout) -> Path:
     Raises `InputError` where audit.json or a file it goes with is absent or damaged.
     """
     audit = _audit(layout.audit_summary)
-    named = [*(example for finding in audit["findings"] for example in finding["examples"]), *audit["worst"]]
-    doubles = {str(entry["other_pair_id"]) for entry in named if entry.get("other_pair_id")}
     page = AuditPage(
-        audit, texts=dict(_named(layout, named)), others=dict(_doubles(layout, sorted(doubles))),
+        audit, texts={texts.pair_id: texts for texts in _texts(layout, sorted(_named(audit)))},
         affected=_affected(layout.audit_pairs, audit["findings"]), title=f"{layout.out.name}: scoreonce audit",
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}")
-    path = layout.audit / "index.html"
+    path = layout.audit_page
     with atomic(path) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return path
@@ -46,26 +44,20 @@ def _audit(path: Path) -> dict[str, Any]:
     return audit
 
 
-def _named(layout: Layout, entries: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, int], Texts]]:
+def _named(audit: Mapping[str, Any]) -> set[str]:
+    """The pair_ids whose texts the page shows."""
+    entries = [*(example for finding in audit["findings"] for example in finding["examples"]), *audit["worst"]]
+    ids = {entry.get(name) for entry in entries for name in ("pair_id", "other_pair_id")}
+    return {str(pair_id) for pair_id in ids if pair_id}
+
+
+def _texts(layout: Layout, pair_ids: Sequence[str]) -> Iterator[Texts]:
     for split in SPLITS:
-        rows = sorted({int(entry["row"]) for entry in entries if entry["split"] == split})
-        if rows:
-            yield from (((split, texts.row), texts) for texts in _texts(layout, split, pl.col("row").is_in(rows)))
-
-
-def _doubles(layout: Layout, pair_ids: Sequence[str]) -> Iterator[tuple[str, Texts]]:
-    for split in SPLITS:
-        if pair_ids:
-            where = pl.col("pair_id").is_in(pair_ids)
-            yield from ((texts.pair_id, texts) for texts in _texts(layout, split, where))
-
-
-def _texts(layout: Layout, split: Split, where: pl.Expr) -> Iterator[Texts]:
-    path = layout.pairs(split)
-    with _readable(path):
-        table = pl.scan_parquet(path).filter(where).select("pair_id", "row", "prompt", "chosen", "rejected")
-        found = table.collect(engine="streaming")
-    yield from (Texts(split=split, **row) for row in found.iter_rows(named=True))
+        path = layout.pairs(split)
+        with _readable(path):
+            table = pl.scan_parquet(path).filter(pl.col("pair_id").is_in(pair_ids))
+            found = table.select("pair_id", "row", "prompt", "chosen", "rejected").collect(engine="streaming")
+        yield from (Texts(split=split, **row) for row in found.iter_rows(named=True))
 
 
 def _affected(path: Path, findings: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -139,6 +139,7 @@ class Train(BaseModel):
     objective: str | dict[str, float] | None = None
     calibration: str | None = None
     selection: str | None = None
+    drop: list[str] = Field([], description="leave out the pairs that these findings of `scoreonce audit` concern")
     where: str | None = Field(None, description="train only on pairs for which this SQL expression holds")
     label: str | None = Field(None, description="folder name of this run's outputs; defaults to the method")
     model: str | None = Field(None, description="policy to start from; defaults to the reference")

@@ -94,6 +94,11 @@ class Layout:
         return self.audit / "pairs.parquet"
 
     @property
+    def audit_page(self) -> Path:
+        """The audit for people (HTML)."""
+        return self.audit / "index.html"
+
+    @property
     def report(self) -> Path:
         """The HTML page."""
         return self.out / "report.html"

@@ -36,6 +36,7 @@ LOCATED: dict[str, Located] = {
     "pairs": lambda run, layout: [layout.pairs(split) for split in SPLITS],
     "tokens": lambda run, layout: [layout.tokens(split) for split in SPLITS],
     "quarantine": lambda run, layout: [layout.quarantine],
+    "audit": lambda run, layout: [layout.audit_page, layout.audit_summary, layout.audit_pairs],
     "store": lambda run, layout: [layout.store],
     "reference": lambda run, layout: [layout.reference(split) for split in SPLITS],
     "train": lambda run, layout: [layout.training],

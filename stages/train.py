@@ -41,7 +41,7 @@ def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
     """
     layout, settings = Layout.of(run), run.train
     method = _method(run)
-    data = training_data.load(layout, method.reads, settings.where)
+    data = training_data.load(layout, method.reads, settings.where, settings.drop)
     story = lineage.describe(run, method, data.pair_ids)
     accelerator = _accelerator(run, layout)
     if dry_run:

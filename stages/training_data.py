@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +68,11 @@ class TrainingData:
         return pair if self.places is None else int(self.places[pair])
 
 
-def load(layout: Layout, reads: frozenset[str], where: str | None = None) -> TrainingData:
-    """The training pairs with every cached column in `reads`; with `where`, those for which this SQL condition holds.
+def load(
+    layout: Layout, reads: frozenset[str], where: str | None = None, drop: Sequence[str] = ()
+) -> TrainingData:
+    """The training pairs with every cached column in `reads`: all, or those for which the SQL condition `where` holds
+    and that no finding in `drop` concerns.
 
     Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
     has no value for some pair.
@@ -97,7 +101,7 @@ def load(layout: Layout, reads: frozenset[str], where: str | None = None) -> Tra
             where=str(layout.tokens("train")),
             fix="Run `scoreonce prepare` again.",
         )
-    places = None if where is None else selection.places(layout, where)
+    places = selection.places(layout, where, drop)
     if places is not None:
         table = table[places]
         mismatches = mismatches and Mismatches(mismatches.donors[places], mismatches.lengths[places])

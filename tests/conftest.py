@@ -2,7 +2,10 @@
 
 import importlib.util
 import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -18,14 +21,54 @@ def shared() -> Path:
     return folder
 
 
+class Browser:
+    """Headless Chromium."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        self.options = (program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                        "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                        "--hide-scrollbars", "--virtual-time-budget=10000", f"--user-data-dir={profile}")
+
+    def dom(self, page: Path, *options: str) -> str:
+        """The page's elements after its script has run."""
+        return self._run(*options, "--dump-dom", page.as_uri())
+
+    def screenshot(self, page: Path, to: Path, *, width: int, height: int) -> None:
+        """A picture (PNG) of the top of the page."""
+        self._run(f"--window-size={width},{height}", f"--screenshot={to}", page.as_uri())
+
+    def _run(self, *options: str) -> str:
+        done = subprocess.run([*self.options, *options], capture_output=True, text=True, check=True, timeout=120)
+        return done.stdout
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Browser:
+    """Skips where there is no Chromium."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("needs Chromium")
+    return Browser(program, tmp_path / "profile")
+
+
+@pytest.fixture(scope="session")
+def benchmark_module() -> Callable[[str], ModuleType]:
+    """Loads a module of benchmarks/ by its name."""
+    return _benchmark_module
+
+
 @pytest.fixture(scope="session")
 def planted() -> ModuleType:
     """benchmarks/planted.py: generated pairs with flaws of known number."""
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "planted.py"
-    spec = importlib.util.spec_from_file_location("planted", path)
+    return _benchmark_module("planted")
+
+
+def _benchmark_module(name: str) -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["planted"] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module

@@ -31,7 +31,7 @@ class Check:
     @property
     def advice(self) -> str:
         """What one can do."""
-        return self.fix or f'[train] where = "NOT {self.name}" leaves these pairs out of training.'
+        return self.fix or f'[train] drop = ["{self.name}"] leaves these pairs out of training.'
 
     def judgeable(self, columns: Iterable[str]) -> bool:
         """Whether every column that it reads is there."""

@@ -10,6 +10,7 @@ import polars as pl
 from scoreonce.pipeline.audit.check import Check
 from scoreonce.pipeline.audit.distributions import PAIR_DISTRIBUTIONS, histograms
 from scoreonce.pipeline.audit.findings import findings, worst
+from scoreonce.pipeline.audit.languages import language_mix
 from scoreonce.pipeline.audit.layer import Layer
 from scoreonce.pipeline.audit.shortcuts import shortcuts
 from scoreonce.pipeline.audit.sources import by_source, known, measured, pair_measures, whole_measures
@@ -38,6 +39,7 @@ def document(
         "sources": by_source(pairs, measures),
         "measures": measured(pairs, measures | known(whole_measures(), columns)) | _rates(judged),
         "worst": worst(pairs, found),
+        "languages": language_mix(pairs),
         "judgements": None if judged is None else dict(judged),
         "not_judged": [*absent, *(what for layer in layers for what in layer.absent)],
         **{name: value for layer in layers for name, value in layer.parts.items()},

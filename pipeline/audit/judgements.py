@@ -123,4 +123,5 @@ def _wilson(share: float, count: int) -> tuple[float, float, float]:
     ratio = Z95**2 / count
     half = Z95 * math.sqrt(share * (1 - share) / count + ratio / (4 * count)) / (1 + ratio)
     centre = (share + ratio / 2) / (1 + ratio)
-    return share, max(centre - half, 0.0), min(centre + half, 1.0)
+    # At 0 and 1 the interval ends there, but for rounding.
+    return share, max(centre - half, 0.0) if share else 0.0, min(centre + half, 1.0) if share < 1 else 1.0

@@ -1,8 +1,10 @@
-"""Which pairs to keep: a condition in SQL over the columns of pairs, reference and audit.
+"""Which pairs to keep: those that no named finding concerns, and for which a condition in SQL holds.
 
-    where = "NOT duplicate_pair AND score_gap > 1 AND source <> 'web'"
+    drop = ["duplicate_pair", "contradictory_pair"]
+    where = "score_gap > 1 AND source <> 'web'"
 
-A condition is one expression, parsed by polars; findings are boolean columns, so their names are conditions.
+A condition is one expression over the columns of pairs, reference and audit, parsed by polars. Findings are boolean
+columns, so their names are conditions too: `NOT duplicate_pair`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import polars as pl
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
 
-_WHERE, _HOLDS = "train.where", "holds:where"
+_WHERE, _DROP, _HOLDS = "train.where", "train.drop", "holds:where"
 _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len < 512".'
 
 
@@ -60,6 +62,27 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
     if not len(numbers):
         raise InputError("The condition holds for no training pair.", found=f"{where!r}: 0 of {holds.len():,} pairs",
                          where=_WHERE, fix="Widen it, or leave it out.")  # fmt: skip
+    return numbers
+
+
+def remaining(pairs: pl.LazyFrame, drop: Sequence[str], findings: Sequence[str]) -> npt.NDArray[np.int64]:
+    """The numbers, in order, of the pairs that none of the findings in `drop` concern; `findings` names all there are.
+
+    Raises `InputError` for a name that is no finding, and where no pair is left.
+    """
+    unknown = [name for name in drop if name not in findings]
+    if unknown:
+        raise InputError(
+            f"The audit has no such finding: {', '.join(unknown)}.",
+            found=f"drop = {list(drop)}.{did_you_mean(unknown[0], list(findings))}", where=_DROP,
+            fix=f"Findings here: {', '.join(findings)}. Those of the reference need `scoreonce audit` after `scoreonce "
+                "score`.",
+        )  # fmt: skip
+    concerned = pairs.select(pl.any_horizontal(pl.col(list(drop)).fill_null(value=False)).alias(_HOLDS))
+    numbers = (~concerned.collect(engine="streaming")[_HOLDS]).arg_true().cast(pl.Int64).to_numpy()
+    if not len(numbers):
+        raise InputError("Every training pair has one of the findings to drop.", found=f"drop = {list(drop)}",
+                         where=_DROP, fix="Drop fewer: the audit's page says what each concerns.")  # fmt: skip
     return numbers
 
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from scoreonce.pipeline.audit import near, phrases
 from scoreonce.pipeline.audit.contamination import EvaluationGrams, overlap
+from scoreonce.pipeline.audit.languages import languages
 from scoreonce.pipeline.audit.ragged import Ragged, jaccard
 from scoreonce.pipeline.audit.words import SHINGLE, keys, ngrams, words
 
@@ -45,6 +46,8 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
     columns = {f"{side}_key": pl.Series(key[i * pairs : (i + 1) * pairs]) for i, side in enumerate(SIDES)}
     columns["similarity"] = pl.Series(jaccard(of_side[1], of_side[2]).astype(np.float32))
     columns |= {f"{side}_script": _scripts(texts[side]) for side in SIDES}
+    language = languages(found)
+    columns |= {f"{side}_language": language[i * pairs : (i + 1) * pairs] for i, side in enumerate(SIDES)}
     if evaluation is not None:
         columns |= overlap(found, key, pairs, evaluation)
     frame = texts.select(_expressions()).hstack(pl.DataFrame(columns))
@@ -89,6 +92,7 @@ def _completion(side: pl.Expr) -> dict[str, pl.Expr]:
     opening = side.str.slice(0, phrases.REFUSAL_CHARACTERS)
     return {
         "characters": side.str.len_chars().cast(pl.Int32),
+        "bytes": side.str.len_bytes().cast(pl.Int32),
         "markdown": side.str.count_matches(phrases.MARKDOWN).cast(pl.Int32),
         "list_items": side.str.count_matches(phrases.LIST_ITEMS).cast(pl.Int32),
         "refuses": opening.str.contains_any(phrases.REFUSALS, ascii_case_insensitive=True),

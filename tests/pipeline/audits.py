@@ -54,7 +54,7 @@ def audit(**parts):
 def texts(*rows, split="train", **more):
     """Pairs of these rows as the page looks them up."""
     values = {"prompt": "Which animal?", "chosen": "the cat sat here", "rejected": "the dog sat here", **more}
-    return {(split, row): Texts(f"{row:032x}", split, row, **values) for row in rows}
+    return {f"{row:032x}": Texts(f"{row:032x}", split, row, **values) for row in rows}
 
 
 def evil_audit():

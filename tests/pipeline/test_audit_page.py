@@ -8,13 +8,32 @@ import pytest
 from audits import EVIL, auc, audit, evil_audit, example, finding, texts
 from html_page import Page
 
-from scoreonce.pipeline.audit_page import AuditPage, render
+from scoreonce.pipeline.audit.reference import reference_measures
+from scoreonce.pipeline.audit.sources import pair_measures
+from scoreonce.pipeline.audit_page import SHARES, AuditPage, render
 from scoreonce.pipeline.audit_page_pairs import Texts
 from scoreonce.pipeline.audit_page_verdict import verdict
 
 
 def page(found=None, **parts):
     return Page(render(AuditPage(found or audit(), **parts)))
+
+
+def test_shares_are_measures():
+    assert pair_measures().keys() | reference_measures().keys() >= SHARES
+
+
+def test_a_table_names_its_rows_first():
+    """audit.json has its keys in alphabetical order."""
+    shown = page(audit(languages=[{"chosen": 3, "language": "English", "prompt": 4}])).text
+    assert "Languages language chosen prompt English 3 4" in shown
+
+
+def test_a_share_is_written_in_per_cent_and_other_measures_are_not():
+    sources = [{"source": "web", "pairs": 9, "share": 1.0, "chosen_cut": 0.0004, "mean_chosen_len": 0.5}]
+    shown = page(audit(sources=sources, measures={"longer_side_wins": 0.25})).text
+    assert "web 9 100.0% < 0.1% 0.500" in shown
+    assert "longer side wins 25.0%" in shown
 
 
 # ---- verdict ----
@@ -93,7 +112,7 @@ def test_examples_stand_side_by_side_with_their_difference():
 def test_the_pair_that_an_example_resembles():
     double = Texts("b", "test", 4321, "Which large animal?", "the cat sat here", None)
     entry = finding("prompt_in_both_splits", "fail", examples=[example(0, other_pair_id="b")])
-    html = render(AuditPage(audit(findings=[entry]), texts=texts(0), others={"b": double}))
+    html = render(AuditPage(audit(findings=[entry]), texts={**texts(0), "b": double}))
     assert "The pair it resembles: test row 4,321" in html
     assert "Which <mark>large</mark> animal?" in html
 
@@ -133,7 +152,7 @@ def test_reference_and_training_are_shown_where_there_are_any():
     reference = {"model": "tiny", "accuracy_sum": 0.625}
     measures = {"pairs_per_prompt": 2.0, "reference_accuracy_mean": 0.75}
     shown = page(audit(reference=reference, measures=measures, by_length_gap=by_gap, training=["dpo", "ipo"]))
-    assert "Reference model tiny accuracy sum 0.625 accuracy mean 0.750 Pairs pairs per prompt 2 By" in shown.text
+    assert "Reference model tiny accuracy sum 0.625 accuracy mean 75.0% Pairs pairs per prompt 2 By" in shown.text
     assert "By length gap range pairs below 0 30 0 and more 1,200" in shown.text
     assert "trained runs dpo, ipo" in shown.text
 
@@ -208,7 +227,7 @@ def test_half_a_surrogate_pair_cannot_spoil_the_file():
 def evil_page():
     pairs = texts(1, prompt=EVIL, chosen=EVIL + " a b c", rejected=EVIL + " a x c")
     double = Texts("b", "train", 9, EVIL + "!", EVIL, EVIL)
-    return render(AuditPage(evil_audit(), texts=pairs, others={"b": double}, title=EVIL, made=EVIL))
+    return render(AuditPage(evil_audit(), texts={**pairs, "b": double}, title=EVIL, made=EVIL))
 
 
 def test_text_from_data_is_text_everywhere():

@@ -138,6 +138,7 @@ def test_ordinary_text_stays_as_it_is(text):
 def test_settings_in_an_advice_are_code():
     shown = advice('Raise data.max_length, or [train] where = "NOT <b>".')
     assert shown == 'Raise data.max_length, or <code>[train] where = &#34;NOT &lt;b&gt;&#34;</code>.'
+    assert advice('[train] drop = ["<b>"] helps.') == '<code>[train] drop = [&#34;&lt;b&gt;&#34;]</code> helps.'
 
 
 def test_markup_is_escaped():

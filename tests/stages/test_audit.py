@@ -133,6 +133,43 @@ def test_training_pairs_are_selected_by_a_condition(audited):
     assert chosen.longest_sequence <= everything.longest_sequence
 
 
+def test_training_pairs_are_dropped_by_the_names_of_findings(audited):
+    """Copies go but for the first of each, contradictions on both sides; `where` holds as well."""
+    world, _ = audited
+    drop = ["duplicate_pair", "contradictory_pair"]
+    table = pl.read_parquet(world.layout.audit_pairs).filter(pl.col("split") == "train")
+    expected = table.filter(~pl.col("duplicate_pair") & ~pl.col("contradictory_pair"))
+    assert table.height - expected.height == EACH + 2 * EACH
+    assert training_data.load(world.layout, READS, drop=drop).pair_ids == expected["pair_id"].to_list()
+    short = expected.filter(pl.col("prompt_len") < 60)
+    assert 0 < short.height < expected.height
+    assert training_data.load(world.layout, READS, "prompt_len < 60", drop).pair_ids == short["pair_id"].to_list()
+
+
+@pytest.mark.parametrize(("where", "drop", "says"), [
+    (None, ["duplicate_pear"], "Did you mean 'duplicate_pair'"), (None, ["copies"], "no such finding: copies"),
+    ("duplicate_pair", ["duplicate_pair"], "only for pairs that are dropped"),
+])  # fmt: skip
+def test_pairs_that_cannot_be_dropped(audited, where, drop, says):
+    world, _ = audited
+    with pytest.raises(InputError) as error:
+        training_data.load(world.layout, READS, where, drop)
+    assert says in str(error.value)
+    assert "train.drop" in error.value.where
+
+
+def test_dropping_needs_an_audit_of_these_pairs(world):
+    world.prepare(world.random_pairs(8))
+    with pytest.raises(InputError, match="no audit of these pairs") as error:
+        training_data.load(world.layout, READS, drop=["duplicate_pair"])
+    assert "scoreonce audit" in error.value.fix
+    audit.run(world.run())
+    assert len(training_data.load(world.layout, READS, drop=["duplicate_pair"])) == 8
+    world.prepare(world.random_pairs(9))
+    with pytest.raises(InputError, match="no audit of these pairs"):
+        training_data.load(world.layout, READS, drop=["duplicate_pair"])
+
+
 def test_a_condition_needs_an_audit_of_these_pairs(world):
     world.prepare(world.random_pairs(8))
     with pytest.raises(InputError, match="no column: duplicate_pair"):
@@ -257,6 +294,22 @@ def test_training_sees_the_selected_pairs_and_its_lineage_says_so(world):
     assert (story["data"]["pairs"], story["train"]["where"]) == (4, "row < 4")
     with pytest.raises(InputError, match="Another training run"):
         train.run(world.run(train={**settings, "where": "row < 5"}))
+
+
+def test_what_was_dropped_is_in_the_lineage(world):
+    """Pairs 0 and 1 once more: of ten pairs two are copies."""
+    from scoreonce.stages import train
+
+    pairs = world.random_pairs(8)
+    world.prepare([*pairs, *pairs[:2]])
+    audit.run(world.run())
+    settings = {"method": "sft", "max_steps": 1, "batch_pairs": 4, "drop": ["duplicate_pair"]}
+    train.run(world.run(train=settings))
+    folder = world.layout.out / "train" / "sft"
+    story = read_json(folder / "lineage.json")
+    assert (story["data"]["pairs"], story["train"]["drop"]) == (8, ["duplicate_pair"])
+    with pytest.raises(InputError, match="Another training run"):
+        train.run(world.run(train={**settings, "drop": []}))
 
 
 def test_the_command_leaves_with_three(audited, tmp_path):

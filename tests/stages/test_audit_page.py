@@ -1,15 +1,14 @@
 """The audit page as a file: texts that are looked up, damaged inputs, and the page in a browser."""
 
 import json
-import shutil
-import subprocess
+import struct
 
 import polars as pl
 import pytest
 
 from scoreonce.pipeline.errors import InputError
 from scoreonce.stages.audit_page import write
-from scoreonce.stages.layout import Layout
+from scoreonce.stages.layout import SPLITS, Layout
 
 EVIL = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
 
@@ -64,6 +63,17 @@ def test_texts_are_looked_up_in_both_splits(tmp_path):
     assert f"<title>{tmp_path.name}: scoreonce audit</title>" in html
 
 
+def test_pairs_of_one_row_are_told_apart(tmp_path):
+    """A row of graded data makes two pairs: the example is the second, and shows its words."""
+    layout = audited(tmp_path, findings=[], worst=[entry("train", 3, findings=[], score=1.0, source=None)])
+    path = layout.pairs("train")
+    pairs = pl.read_parquet(path).with_columns(row=pl.lit(3))
+    pairs.write_parquet(path)
+    shown = write(layout).read_text(encoding="utf-8")
+    assert "cat 3" in shown
+    assert "cat 4" not in shown
+
+
 def test_pairs_with_any_finding_are_counted_once(tmp_path):
     """The fault concerns two pairs. Rows 0, 1 and 2 have a flag, row 1 two of them."""
     layout = audited(tmp_path)
@@ -105,18 +115,6 @@ def test_an_audit_of_another_format_and_none(tmp_path):
 # ---- in a browser ----
 
 
-def dom(page, folder):
-    """The page's elements after its script has run."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium")
-    options = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-               "--disable-background-networking", "--disable-component-update", "--disable-sync",
-               f"--user-data-dir={folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom")  # fmt: skip
-    return subprocess.run([browser, *options, page.as_uri()], capture_output=True, text=True, check=True,
-                          timeout=120).stdout  # fmt: skip
-
-
 # Acts on the page as a person would and writes down, in its title, what is then to be seen.
 ACT = """
 const rows = () => [...table.tBodies[0].rows].filter((row) => !row.hidden);
@@ -137,7 +135,7 @@ document.title = found.join(" | ");
 """
 
 
-def test_sorting_and_searching_in_a_browser(tmp_path):
+def test_sorting_and_searching_in_a_browser(tmp_path, browser):
     """By score as it comes, then upwards, by row downwards and upwards; then two searches and none."""
     page = write(audited(tmp_path))
     html = page.read_text(encoding="utf-8")
@@ -145,14 +143,67 @@ def test_sorting_and_searching_in_a_browser(tmp_path):
     # Under the page's own policy no other script would run.
     acting = (html[:start] + ACT + html[start:]).replace(policy, "default-src 'unsafe-inline'")
     (tmp_path / "acting.html").write_text(acting.replace("script-src 'sha256-", "x-unknown 'sha256-"), encoding="utf-8")
-    title = dom(tmp_path / "acting.html", tmp_path).partition("<title>")[2].partition("</title>")[0]
+    title = title_of(browser.dom(tmp_path / "acting.html"))
     assert title.split(" | ") == [
         "3.00 10.0 2.00 1.00 2.50", "ascending: 1.00 2.00 2.50 3.00 10.0", "descending: 4 3 2 1 0",
         "ascending: 0 1 2 3 4", "1 (1 of 5)", "0 (0 of 5)", "5 ()"]  # fmt: skip
 
 
-def test_the_page_in_a_browser_runs_its_own_script_alone(tmp_path):
-    drawn = dom(write(audited(tmp_path)), tmp_path)
+def test_the_page_in_a_browser_runs_its_own_script_alone(tmp_path, browser):
+    drawn = browser.dom(write(audited(tmp_path)))
     assert "<title>taken" not in drawn
     assert drawn.count('<button type="button">') == 5
     assert "<img" not in drawn
+
+
+def title_of(drawn):
+    return drawn.partition("<title>")[2].partition("</title>")[0]
+
+
+# A window of Chromium's is never narrower than 500 px, a frame is; and a frame can be shown without running scripts.
+FRAME = """<!doctype html><title></title><style>body {{ margin: 0 }} iframe {{ border: 0; display: block }}</style>
+<iframe width="{width}" height="2000" src="audit/index.html" {more}></iframe>
+<script>
+onload = () => {{
+  const shown = document.querySelector("iframe").contentDocument;
+  document.title = {what};
+}};
+</script>"""
+
+
+def framed(browser, folder, width, what, more=""):
+    """What a piece of JavaScript says of the page in a frame of this width, `shown` being its document."""
+    path = folder / "frame.html"
+    path.write_text(FRAME.format(width=width, what=what, more=more), encoding="utf-8")
+    return title_of(browser.dom(path, "--allow-file-access-from-files"))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_fits_its_window_and_nothing_is_injected(tmp_path, browser, width):
+    """With words of 250 letters in every text that data bring; one script, no image, whatever the texts say."""
+    endless = "x" * 250
+    long = entry("train", 1, findings=["tied"], score=9.0, source=endless, note=endless)
+    shares = [{"source": endless, "pairs": 7, "share": 1.0, **{f"measure_{i}": 0.5 for i in range(20)}}]
+    layout = audited(tmp_path, sources=shares, worst=[long])
+    for path in map(layout.pairs, SPLITS):
+        pairs = pl.read_parquet(path).with_columns(chosen=pl.concat_str("chosen", pl.lit(f" {endless} {EVIL}")))
+        pairs.write_parquet(path)
+    write(layout)
+    what = ("[shown.defaultView.innerWidth, shown.documentElement.scrollWidth, shown.scripts.length, "
+            "shown.images.length].join(' ')")  # fmt: skip
+    measured = framed(browser, tmp_path, width, what)
+    assert measured == f"{width} {width} 1 0"
+    picture = tmp_path / f"audit-{width}.png"
+    browser.screenshot(tmp_path / "frame.html", picture, width=max(width, 500), height=2000)
+    assert struct.unpack(">II", picture.read_bytes()[16:24]) == (max(width, 500), 2000)
+    assert picture.stat().st_size > 20_000  # an empty one has 5,000
+
+
+def test_without_script_all_is_shown_but_the_search(tmp_path, browser):
+    """Every pair's words are there, folded ones too; nothing is hidden but the field that needs script."""
+    write(audited(tmp_path))
+    hidden = "[...shown.body.querySelectorAll(':not(script)')].filter(e => getComputedStyle(e).display === 'none')"
+    what = f"{hidden}.map(e => e.className + e.id).join(',') + ' | ' + shown.getElementById('worst').textContent"
+    hides, _, text = framed(browser, tmp_path, 1280, what, 'sandbox="allow-same-origin"').partition(" | ")
+    assert hides == "tools"
+    assert all(f"{animal} {row}" in text for animal in ("cat", "dog") for row in range(5))

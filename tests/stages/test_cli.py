@@ -154,6 +154,9 @@ def test_paths(tmp_path, run_file, capsys):
     assert capsys.readouterr().out == "", "names on the Hub are no files"
     assert cli.run_command(["path", run_file, "report"]) == 0
     assert capsys.readouterr().out == "runs/mine/report.html\n"
+    assert cli.run_command(["path", run_file, "audit"]) == 0
+    assert capsys.readouterr().out.split() == [
+        f"runs/mine/audit/{name}" for name in ("index.html", "audit.json", "pairs.parquet")]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
-from scoreonce.stages import score, store_command, training_data
+from scoreonce.stages import audit, files, score, store_command, training_data
 from scoreonce.stages.reference_view import reference_view
 from scoreonce.stages.scoring import Job, score_completions
 
@@ -79,6 +79,23 @@ def test_selection_by_quantile(world):
     least_alike = np.flatnonzero(similarity <= np.median(similarity)).tolist()
     assert len(least_alike) == 10
     assert [data.place(pair) for pair in range(len(data))] == least_alike
+
+
+def test_the_audit_has_them_by_pair_and_draws_them(world):
+    """Each pair's, by hand as above; the bins of both distributions hold every pair, in the range of their values."""
+    pairs = world.random_pairs(20)
+    world.prepare(pairs)
+    score.run(world.run(score=ASKED))
+    audit.run(world.run())
+    model = AutoModelForCausalLM.from_pretrained(world.model())
+    similarity, _, ln_ches = zip(*(by_hand(model, *pair) for pair in pairs), strict=True)
+    table = pl.read_parquet(world.layout.audit_pairs)
+    parts = {part["name"]: part["bins"] for part in files.read_json(world.layout.audit_summary)["distributions"]}
+    for name, values in (("ref_embedding_similarity", similarity), ("ref_ln_ches", ln_ches)):
+        assert table[name].to_list() == pytest.approx(values, rel=1e-4, abs=1e-4)
+        assert sum(found["count"] for found in parts[name]) == len(pairs)
+        ends = parts[name][0]["low"], parts[name][-1]["high"]
+        assert ends == pytest.approx((min(values), max(values)), rel=1e-4, abs=1e-4)
 
 
 def test_completion_only_data_have_none(world):

@@ -1,8 +1,6 @@
 """The report stage: which runs it finds, what it makes of missing and damaged files, and the page in a browser."""
 
 import json
-import shutil
-import subprocess
 
 import polars as pl
 import pytest
@@ -163,11 +161,8 @@ def test_a_damaged_file_is_named_with_its_stage(tmp_path, damaged, stage):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_page_in_a_browser(tmp_path):
+def test_the_page_in_a_browser(tmp_path, browser):
     """Every chart is drawn under the page's own policy, and text from data stays text."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("needs Chromium")
     train(tmp_path, "dpo")
     evaluate(tmp_path, "dpo")
     samples = [{"prompt": "Once", "text": "</script><script>document.title = 'taken'</script>", "reward": 1.0}]
@@ -186,27 +181,7 @@ def test_the_page_in_a_browser(tmp_path):
         )
     )
     html = page(tmp_path)
-    drawn = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=10000",
-            "--dump-dom",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
+    drawn = browser.dom(tmp_path / "report.html")
     shown = drawn.partition("<script")[0]  # the script itself has such words in it
     assert shown.count("<svg ") == html.count('class="chart"') >= 4
     assert "could not be drawn" not in shown

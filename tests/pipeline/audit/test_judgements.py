@@ -51,6 +51,13 @@ def test_votes_and_the_error_of_their_majority():
     assert found["suggested_label_smoothing"] == pytest.approx(3 * rate**2 * (1 - rate) + rate**3)
 
 
+def test_judges_who_always_agree():
+    """No disagreement among 100 pairs: its interval starts at 0 sharp."""
+    found = judgements(**votes([2] * 100, [0] * 100))
+    assert (found["disagreement"], found["disagreement_low"], found["flip_rate_low"]) == (0, 0, 0)
+    assert found["flip_rate_high"] == pytest.approx(flip_rate(1.96**2 / (100 + 1.96**2)), rel=1e-3)
+
+
 def test_too_little_to_say():
     assert judgements(rows(("a", "b"), ("c", "d"))) is None
     assert judgements(rows(("a", "b"), ("b", "a"))) is None

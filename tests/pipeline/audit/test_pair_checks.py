@@ -28,6 +28,8 @@ def pair(row: int, **change: Any) -> dict[str, Any]:
         "chosen_ends_in_eos": True, "rejected_ends_in_eos": True, "special_id_in_completion": False,
         "special_id_in_prompt": False, "control_token_in_completion": False, "control_token_in_prompt": False,
         "control_character": False, "similarity": 0.1, "chosen_repetition": 0.0, "rejected_repetition": 0.0,
+        "prompt_language": "English", "chosen_language": "English", "rejected_language": "English",
+        "chosen_bytes": 200, "rejected_bytes": 200,
         "chosen_refuses": False, "rejected_refuses": False, "chosen_names_itself": False, "prompt_script": "Latin",
         "chosen_script": "Latin", "rejected_script": "Latin", "prompt_contamination": 0.0,
         "completion_contamination": 0.0, "contamination_file": None, "votes_chosen": 3, "votes_rejected": 0, **change,
@@ -55,7 +57,8 @@ CUT = {"chosen_truncated": True, "chosen_ends_in_eos": False}
 def test_nothing_in_good_pairs_with_or_without_rejected_sides():
     assert found(*GOOD) == {}
     alone = {"rejected_id": None, "rejected_key": None, "rejected_len": 0, "rejected_tokens": 0, "similarity": None,
-             "rejected_script": None, "rejected_score": None, "rejected_refuses": None}  # fmt: skip
+             "rejected_script": None, "rejected_language": None, "rejected_score": None,
+             "rejected_refuses": None}  # fmt: skip
     assert found(*(pair(row, **alone) for row in range(4))) == {}
 
 
@@ -84,7 +87,13 @@ def test_nothing_in_good_pairs_with_or_without_rejected_sides():
     ({"similarity": 0.8}, {"near_identical_sides"}),
     ({"similarity": 0.79}, set()),
     ({"chosen_repetition": 0.5, **LONG}, {"chosen_loops"}),
+    ({"rejected_language": "French"}, {"languages_differ"}),
+    ({"prompt_language": "French"}, {"language_of_prompt_differs"}),
+    ({"prompt_language": None, "rejected_language": None}, set()),
     ({"chosen_repetition": 0.9}, set()),
+    ({"chosen_repetition": 0.7, "chosen_bytes": 79, **LONG}, set()),  # spelled byte by byte
+    ({"chosen_repetition": 0.75, "chosen_bytes": 79, **LONG}, {"chosen_loops"}),
+    ({"chosen_repetition": 0.7, "chosen_bytes": 80, **LONG}, {"chosen_loops"}),
     ({"rejected_repetition": 0.6, **LONG}, {"rejected_loops"}),
     ({"chosen_refuses": True}, {"chosen_refuses"}),
     ({"rejected_refuses": True}, {"rejected_refuses"}),

@@ -4,7 +4,9 @@ import polars as pl
 import pytest
 
 from scoreonce.pipeline.audit.check import judged
+from scoreonce.pipeline.audit.distributions import histograms
 from scoreonce.pipeline.audit.reference import (
+    REFERENCE_DISTRIBUTIONS,
     by_length_gap,
     ranges,
     reference_checks,
@@ -86,3 +88,23 @@ def test_nothing_scored():
     assert set(found({"ref_chosen_logps": None, "ref_rejected_logps": None})) == {"reference_missing"}
     assert by_length_gap(pairs) == []
     assert "reference_accuracy_sum" not in measured(pairs, reference_measures())
+
+
+def drawn(**columns: list[float | None]) -> dict[str, dict[int, int]]:
+    """Of each distribution that is drawn, the bins with anything in them."""
+    pairs = pl.LazyFrame(columns, schema=dict.fromkeys(columns, pl.Float64))
+    return {part["name"]: {number: found["count"] for number, found in enumerate(part["bins"]) if found["count"]}
+            for part in histograms(pairs, REFERENCE_DISTRIBUTIONS)}  # fmt: skip
+
+
+def test_embedding_similarity_and_ches_are_drawn():
+    """30 bins. From 0 to 1 each is 1/30 wide: 0.25 is in bin ⌊7.5⌋, 0.55 in ⌊16.5⌋. From −60 to 0 each is 2 wide: −45
+    is 15 from the start, in ⌊7.5⌋; −21 is 39 from it, in ⌊19.5⌋. What is not finite is in none.
+    """
+    assert drawn(ref_embedding_similarity=[0.0, 0.25, 0.55, 0.55, 1.0, None],
+                 ref_ln_ches=[-60.0, -45.0, -21.0, 0.0, float("nan"), float("-inf")]) == {
+        "ref_embedding_similarity": {0: 1, 7: 1, 16: 2, 29: 1}, "ref_ln_ches": {0: 1, 7: 1, 19: 1, 29: 1}}  # fmt: skip
+
+
+def test_without_embeddings_neither_is_drawn():
+    assert drawn(ref_embedding_similarity=[None, None], ref_ln_ches=[None, None]) == {}

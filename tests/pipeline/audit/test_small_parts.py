@@ -9,7 +9,7 @@ from scoreonce.pipeline.audit import dynamics
 from scoreonce.pipeline.audit.check import judged
 from scoreonce.pipeline.audit.distributions import Distribution, histograms
 from scoreonce.pipeline.audit.fail_on import Threshold, met, parse
-from scoreonce.pipeline.audit.selection import condition, kept
+from scoreonce.pipeline.audit.selection import condition, kept, remaining
 from scoreonce.pipeline.audit.sources import by_source
 from scoreonce.pipeline.errors import InputError
 
@@ -99,6 +99,17 @@ def test_pairs_for_which_a_condition_holds(where, numbers):
 def test_conditions_that_select_nothing(where, says):
     with pytest.raises(InputError, match=says):
         kept(PAIRS, condition(where, ["flag", "n", "source"])[0], where)
+
+
+def test_pairs_that_no_finding_concerns():
+    """A finding that cannot judge a pair (null) does not concern it."""
+    both = PAIRS.with_columns(other=pl.Series([False, True, False]))
+    assert remaining(both, ["flag"], ["flag", "other"]).tolist() == [1, 2]
+    assert remaining(both, ["flag", "other"], ["flag", "other"]).tolist() == [2]
+    with pytest.raises(InputError, match="Every training pair"):
+        remaining(PAIRS.with_columns(other=pl.lit(value=True)), ["other"], ["other"])
+    with pytest.raises(InputError, match="Did you mean 'flag'"):
+        remaining(both, ["flags"], ["flag", "other"])
 
 
 def test_an_unknown_column_names_the_nearest_and_all():
