@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
+from scoreonce.pipeline import flex
 from scoreonce.pipeline.head import Head
 from scoreonce.pipeline.rows import Batch, attention_mask
 
@@ -50,19 +52,25 @@ def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
     return {kind: known[kind] for kind in sorted(kinds)} if kinds <= set(known) else None
 
 
-def masks(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+Mask = Tensor | BlockMask
+
+
+def masks(model: PreTrainedModel, batch: Batch, dtype: torch.dtype) -> Mask | dict[str, Mask]:
     """Attention masks of prompt rows, in the form that this model takes them.
 
     One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
-    it for sliding layers too. SDPA takes booleans, eager attention something to add.
+    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks.
     """
     kinds = windows(model) or {"full_attention": None}
-    eager = model.config._attn_implementation == "eager"
-    made = {kind: _form(attention_mask(batch, window), dtype, eager) for kind, window in kinds.items()}
+    implementation = model.config._attn_implementation
+    made = {kind: _mask(implementation, batch, window, dtype) for kind, window in kinds.items()}
     return next(iter(made.values())) if len(made) == 1 else made
 
 
-def _form(mask: Tensor, dtype: torch.dtype, eager: bool) -> Tensor:
-    if not eager:
+def _mask(implementation: str, batch: Batch, window: int | None, dtype: torch.dtype) -> Mask:
+    if implementation == flex.NAME:
+        return flex.block_mask(batch, window)
+    mask = attention_mask(batch, window)
+    if implementation != "eager":
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

@@ -1,8 +1,17 @@
-"""Token-budget micro-batches of rows of like length."""
+"""Token-budget micro-batches: of rows of like length, or of rows that fill a line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from scoreonce.pipeline.rows import Layout
+
+Split = Callable[[Sequence[int], int], list[list[int]]]
+
+
+def split_for(layout: Layout) -> Split:
+    """How rows of a layout are grouped: by what their lines take up."""
+    return filled_lines if layout in ("packed", "flex") else microbatches
 
 
 def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:
@@ -18,3 +27,21 @@ def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:
         else:
             batches.append([row])
     return batches
+
+
+def filled_lines(tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Group row indices so that each group's tokens sum to at most `budget`; a longer row stands alone.
+
+    First fit, longest first: all lines but the last are nearly full, so that they have one length to compile for.
+    """
+    lines: list[list[int]] = []
+    left: list[int] = []
+    for row in sorted(range(len(tokens)), key=lambda row: -tokens[row]):
+        line = next((line for line, room in enumerate(left) if tokens[row] <= room), None)
+        if line is None:
+            lines.append([row])
+            left.append(budget - tokens[row])
+        else:
+            lines[line].append(row)
+            left[line] -= tokens[row]
+    return lines

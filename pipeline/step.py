@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import Split, microbatches
 from scoreonce.pipeline.forward import Scored
 from scoreonce.pipeline.head import Reference
 from scoreonce.pipeline.methods import Method, Outcome
@@ -35,7 +35,7 @@ class Plan:
     microbatches: tuple[tuple[tuple[int, ...], ...], ...]  # process -> micro-batch -> pairs
 
     @classmethod
-    def of(cls, tokens: Sequence[int], processes: int, budget: int) -> Plan:
+    def of(cls, tokens: Sequence[int], processes: int, budget: int, split: Split) -> Plan:
         """Split pairs over processes by token count, longest first to whoever has least, then by token budget.
 
         Depends on the lengths alone, so every process makes the same plan without asking.
@@ -47,7 +47,7 @@ class Plan:
             shares[lightest].append(pair)
             load[lightest] += tokens[pair]
         batches = [
-            [[share[i] for i in batch] for batch in microbatches([tokens[p] for p in share], budget)]
+            [[share[i] for i in batch] for batch in split([tokens[p] for p in share], budget)]
             for share in shares
         ]
         most = max(len(own) for own in batches)
@@ -96,6 +96,7 @@ class Step:
     processes: Processes = Processes()
     reference: Callable[[Sequence[PromptRow]], Reference] | None = None  # for methods of the whole vocabulary
     share: float = 1.0  # of these pairs' loss in what the optimizer descends
+    split: Split = microbatches  # how the layout's rows are grouped
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
@@ -104,7 +105,7 @@ class Step:
 
         loss = sum(weight * losses) / sum(weight) over the step, however it is split.
         """
-        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget)
+        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
         own = plan.microbatches[self.processes.index]
         if len(own) == 1:
             return self._one_forward(rows, own[0], columns, state)

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline import architecture
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import split_for
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer, sum_per_completion
 from scoreonce.pipeline.head import Head, TopK, top_k
 from scoreonce.pipeline.probe import Probe, choose_layout
-from scoreonce.pipeline.rows import PromptRow, padded
+from scoreonce.pipeline.rows import PromptRow, line_multiple, padded
 from scoreonce.stages.config import Compute, Reference
 from scoreonce.stages.models import demand_fit, load_model, resolve_device
 
@@ -71,14 +71,15 @@ class Inference:
             adapter=reference.adapter,
         )
         demand_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
-        probe = choose_layout(model, compute.attention, longest_row)
-        return cls(TokenScorer(model, probe.layout), probe, compute.budget(device.type))
+        budget = compute.budget(device.type)
+        probe = choose_layout(model, compute.attention, longest_row, line_multiple(budget))
+        return cls(TokenScorer(model, probe.layout, multiple=line_multiple(budget)), probe, budget)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> Scored:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
         laid_out = self._laid_out(rows)
         scored: list[Scored | None] = [None] * len(laid_out)
-        for batch in microbatches([row.tokens for row in laid_out], self.budget):
+        for batch in split_for(self.probe.layout)([row.tokens for row in laid_out], self.budget):
             for index, part in zip(
                 batch, self._microbatch([laid_out[index] for index in batch], keep_hidden), strict=True
             ):
@@ -95,7 +96,7 @@ class Inference:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
         laid_out = self._laid_out(rows)
         lengths = [row.tokens for row in laid_out]
-        batches = microbatches(lengths, self.budget)
+        batches = split_for(self.probe.layout)(lengths, self.budget)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
         for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
             self._microbatch([laid_out[index] for index in batch], False)

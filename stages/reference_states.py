@@ -13,7 +13,7 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
-from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.rows import PromptRow, line_multiple
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import files, models
 from scoreonce.stages.config import Run
@@ -75,6 +75,8 @@ def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | Non
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
     )
     model.requires_grad_(False)
-    scorer = TokenScorer(model, probe.choose_layout(model, run.compute.attention, longest_row).layout)
+    multiple = line_multiple(run.compute.budget(device.type))
+    layout = probe.choose_layout(model, run.compute.attention, longest_row, multiple).layout
+    scorer = TokenScorer(model, layout, multiple=multiple)
     head = architecture.head_of(architecture.causal_lm(model))
     return lambda rows: ReferenceLogits(scorer.hidden(rows), head, epsilon)

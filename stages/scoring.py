@@ -278,8 +278,12 @@ def _load(job: Job, work: Worklist) -> Inference:
         longest_sequence=work.longest_sequence,
         largest_token=largest_token(job.layout, job.splits),
     )
-    if inference.probe.layout == "padded" and job.compute.attention == "auto":
+    if job.compute.attention != "auto":
+        return inference
+    if inference.probe.layout == "padded":
         print(f"prompts are not shared between completions: {inference.probe.reason}", file=sys.stderr)
+    elif inference.probe.reason:
+        print(f"{inference.probe.layout} rows, no block masks: {inference.probe.reason}", file=sys.stderr)
     return inference
 
 
