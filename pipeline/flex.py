@@ -22,12 +22,10 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, PreTrainedModel
 
+from scoreonce.pipeline import compiling
 from scoreonce.pipeline.rows import BLOCK, PADDING, Batch
 
 NAME = "scoreonce_flex"  # of the attention implementation, as transformers knows it
-
-# Compiled kernels: one for each line length, with and without gradient. Dynamo gives up silently after 8.
-KERNELS = 64
 
 
 class Visible(NamedTuple):
@@ -94,7 +92,7 @@ def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
 
 def switch_on(model: PreTrainedModel) -> None:
     """Make a model attend through `block_mask`. Raises `ValueError` where its attention cannot be exchanged."""
-    torch._dynamo.config.recompile_limit = max(KERNELS, torch._dynamo.config.recompile_limit)
+    compiling.make_room()
     AttentionInterface.register(NAME, _attend)
     model.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
@@ -106,7 +104,7 @@ def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
 
     Blocks are alike, so one compilation serves all; lines of another length take another.
     """
-    torch._dynamo.config.recompile_limit = max(KERNELS, torch._dynamo.config.recompile_limit)
+    compiling.make_room()
     for module in model.modules():
         if type(module).__name__ in (model._no_split_modules or ()):
             module.compile(dynamic=False, backend=backend)

@@ -20,7 +20,7 @@ HEAVY = TABLES | TENSORS | {"datasets", "altair", "numpy"}
 STAGES = {"prepare", "audit", "score", "train", "evaluate", "report", "demo"}
 
 # Tensor code that runs on a bare GPU image, and table code that starts at once. Loading a model needs neither table.
-TENSOR_MODULES = {"rows", "batching", "head", "flex", "forward", "probe", "architecture", "step"}
+TENSOR_MODULES = {"rows", "batching", "head", "fused", "flex", "compiling", "forward", "probe", "architecture", "step"}
 
 
 def module_files() -> dict[str, Path]:
