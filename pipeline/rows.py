@@ -15,6 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from scoreonce.pipeline.transfer import moved
+
 PADDING = -1
 BLOCK = 128  # positions; flex attention works on blocks of attention of this size
 
@@ -52,7 +54,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Batch(*(moved(tensor, device) for tensor in self))
 
 
 def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:

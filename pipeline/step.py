@@ -23,6 +23,7 @@ from scoreonce.pipeline.head import Reference
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.policy_columns import STATISTICS, kinds, made_here, policy_columns, sides_of
 from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.transfer import places
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class Step:
             with self._sync(last=number == len(own)):
                 forward = self._forward(rows, pairs)
                 forwards.append({name: column.detach() for name, column in forward.items()})
-                part = {name: column[list(pairs)] if column.ndim else column for name, column in columns.items()}
+                part = _part(columns, pairs)
                 gradients: dict[str, Tensor] = {}
                 if pairs:
                     gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
@@ -185,15 +186,17 @@ class Step:
         whole = torch.zeros(len(names), pairs_in_step, dtype=torch.float64, device=forwards[0][names[0]].device)
         for pairs, forward in zip(own, forwards, strict=True):
             if pairs:
-                whole[:, list(pairs)] = torch.stack([forward[name].detach() for name in names])
+                made = torch.stack([forward[name].detach() for name in names])
+                whole.index_copy_(1, places(pairs, whole.device), made)
         return dict(zip(names, self.processes.gather(whole), strict=True))
 
     def _backward(
         self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
     ) -> None:
         scale = self.share * self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
+        own = _part(gradients, pairs)
         terms = [
-            (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
+            (own[name] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()
             if name in self.method.differentiable
         ]
@@ -201,6 +204,15 @@ class Step:
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.processes.no_sync()
+
+
+def _part(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Tensor]:
+    """Some pairs' values of columns (pairs,); numbers that all pairs share stay what they are."""
+    devices = {column.device for column in columns.values()}
+    here = {device: places(pairs, device) for device in devices}
+    return {
+        name: column.index_select(0, here[column.device]) if column.ndim else column for name, column in columns.items()
+    }
 
 
 def in_parts(

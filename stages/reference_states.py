@@ -14,6 +14,7 @@ from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
 from scoreonce.pipeline.rows import PromptRow, line_multiple
+from scoreonce.pipeline.transfer import moved
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import files, models
 from scoreonce.stages.config import Run
@@ -62,8 +63,8 @@ def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
         # Content is the address: the ids need not travel with the rows.
         ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
         if form == "hidden":
-            return ReferenceLogits(states.read(ids, "hidden").to(device), head, epsilon)
-        top_ids, top_logps = (states.read(ids, column).to(device) for column in ("ids", "logps"))
+            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head, epsilon)
+        top_ids, top_logps = (moved(states.read(ids, column), device) for column in ("ids", "logps"))
         return TopLogps(top_ids, top_logps, head.weight.shape[0], epsilon)
 
     return read
