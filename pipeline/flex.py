@@ -99,15 +99,26 @@ def switch_on(model: PreTrainedModel) -> None:
         raise ValueError("its attention cannot be exchanged")
 
 
+def switch_off(model: PreTrainedModel, implementation: str) -> None:
+    """Undo `switch_on` and `compile_blocks`: attend as before, by the `implementation` of then."""
+    model.set_attn_implementation(implementation)
+    for block in _blocks(model):
+        block._compiled_call_impl = None
+
+
 def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
     """Compile each transformer block in place, with its attention: norms, rotations and gates become few kernels.
 
     Blocks are alike, so one compilation serves all; lines of another length take another.
     """
     compiling.make_room()
-    for module in model.modules():
-        if type(module).__name__ in (model._no_split_modules or ()):
-            module.compile(dynamic=False, backend=backend)
+    for block in _blocks(model):
+        block.compile(dynamic=False, backend=backend)
+
+
+def _blocks(model: PreTrainedModel) -> list[nn.Module]:
+    names = set(model._no_split_modules or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _attend(

@@ -40,13 +40,19 @@ Oracle = list[tuple[list[PromptRow], Tensor]]  # rows and the log-probs of their
 
 
 def choose_layout(
-    model: torch.nn.Module, requested: Literal["auto"] | Layout, longest_row: int, multiple: int = BLOCK
+    model: torch.nn.Module,
+    requested: Literal["auto"] | Layout,
+    longest_row: int,
+    multiple: int = BLOCK,
+    *,
+    compiled: bool = False,
 ) -> Probe:
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
     "auto" is the first that is exact of block masks (on a GPU), the shared layout and the padded one. Where it is
-    "flex", the model's attention is left switched to it, and lines are to be as long as a `multiple`. Raises
-    `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not exact.
+    "flex", the model's attention is left switched to it, its blocks `compiled` if that is asked for, and lines are to
+    be as long as a `multiple`. Raises `InputError` where the head's log-probs are not the model's own, and where a
+    layout was asked for and is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -69,11 +75,11 @@ def choose_layout(
     reasons: list[str] = []
     for layout in _candidates(lm.device.type) if requested == "auto" else (requested,):
         before = lm.config._attn_implementation
-        deviation, problem = _try(model, lm, layout, oracle, multiple)
+        deviation, problem = _try(model, lm, layout, oracle, multiple, compiled)
         if deviation <= tolerance + 5 * head_deviation:
             return Probe(layout, deviation, "; ".join(reasons))
         if layout == "flex":
-            lm.set_attn_implementation(before)
+            flex.switch_off(lm, before)
         reasons.append(f"{layout}: {problem or f'rows differ from padded ones by {deviation:.1e} nats per token'}")
     if requested != "auto":
         raise InputError(
@@ -90,7 +96,7 @@ def _candidates(device_type: str) -> tuple[Layout, ...]:
 
 
 def _try(
-    model: torch.nn.Module, lm: PreTrainedModel, layout: Layout, oracle: Oracle, multiple: int
+    model: torch.nn.Module, lm: PreTrainedModel, layout: Layout, oracle: Oracle, multiple: int, compiled: bool
 ) -> tuple[float, str]:
     """The largest deviation from the oracle, and what is wrong where that is no number."""
     if architecture.windows(lm) is None:
@@ -101,6 +107,8 @@ def _try(
     try:
         if layout == "flex":
             flex.switch_on(lm)
+            if compiled:
+                flex.compile_blocks(lm)
         found = [_deviation(_token_logps(model, layout, rows, multiple), logps, rows) for rows, logps in oracle]
     except (
         TypeError,

@@ -84,6 +84,7 @@ class Compute(_Section):
         "auto",
         description="a prompt row per line, several in one, plain padding, block masks on a GPU, or what is exact",
     )
+    compile: bool = Field(False, description="with block masks, compile the model's blocks too: a slower start")
 
     def budget(self, device_type: str) -> int:
         """Tokens of a forward pass on "cpu" or "cuda".

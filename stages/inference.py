@@ -73,8 +73,9 @@ class Inference:
         )
         demand_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
         budget = compute.budget(device.type)
-        probe = choose_layout(model, compute.attention, longest_row, line_multiple(budget))
-        return cls(TokenScorer(model, probe.layout, multiple=line_multiple(budget)), probe, budget)
+        multiple = line_multiple(budget)
+        probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> Scored:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""

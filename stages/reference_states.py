@@ -77,7 +77,9 @@ def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | Non
     )
     model.requires_grad_(False)
     multiple = line_multiple(run.compute.budget(device.type))
-    layout = probe.choose_layout(model, run.compute.attention, longest_row, multiple).layout
-    scorer = TokenScorer(model, layout, multiple=multiple)
+    found = probe.choose_layout(
+        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile
+    )
+    scorer = TokenScorer(model, found.layout, multiple=multiple)
     head = architecture.head_of(architecture.causal_lm(model))
     return lambda rows: ReferenceLogits(scorer.hidden(rows), head, epsilon)

@@ -69,11 +69,12 @@ class Trainer:
             model = models.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
         models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
         budget = run.compute.budget(accelerator.device.type)
-        found = probe.choose_layout(model, run.compute.attention, data.longest_row, line_multiple(budget))
+        multiple, compiled = line_multiple(budget), run.compute.compile
+        found = probe.choose_layout(model, run.compute.attention, data.longest_row, multiple, compiled=compiled)
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
         reference = reference_states.provider(run, method, accelerator.device, data.longest_row)
-        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=line_multiple(budget))
+        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)

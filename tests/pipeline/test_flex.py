@@ -142,6 +142,27 @@ def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
     assert "flex: rows differ from padded ones" in found.reason
 
 
+def test_probe_runs_compiled_blocks(monkeypatch):
+    """Compiled blocks that are wrong are found, and undone with the attention."""
+    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "_candidates", lambda device_type: ("flex", "shared"))
+    honest = flex.compile_blocks
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex, "compile_blocks", lambda model: honest(model, backend="eager"))
+    model = tiny_model("llama")
+    assert choose_layout(model, "auto", longest_row=60, compiled=True).layout == "flex"
+    assert model.model.layers[0]._compiled_call_impl is not None
+
+    def wrong(graph, inputs):
+        return lambda *arguments: [output * 1.01 for output in graph(*arguments)]
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex, "compile_blocks", lambda model: honest(model, backend=wrong))
+    model = tiny_model("llama")
+    assert choose_layout(model, "auto", longest_row=60, compiled=True).layout == "shared"
+    assert model.model.layers[0]._compiled_call_impl is None
+
+
 def test_probe_says_what_a_model_makes_of_a_block_mask(monkeypatch):
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
     monkeypatch.setattr(probe, "_candidates", lambda device_type: ("flex", "shared"))
