@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,10 @@ from scoreonce.pipeline.head import Head, TopK, top_k
 from scoreonce.pipeline.probe import Probe, choose_layout
 from scoreonce.pipeline.rows import PromptRow, line_multiple, padded
 from scoreonce.pipeline.transfer import read_later
-from scoreonce.stages.config import Compute, Reference
 from scoreonce.stages.models import demand_fit, load_model, resolve_device
+
+if TYPE_CHECKING:
+    from scoreonce.stages.config import Compute, Reference
 
 # What is moved ahead of a bar: completions and positions of a finished micro-batch.
 Advance = Callable[[int, int], None]
