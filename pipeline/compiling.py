@@ -9,5 +9,6 @@ VERSIONS = 64
 
 
 def make_room() -> None:
-    """Let every function have `VERSIONS` compiled versions."""
-    torch._dynamo.config.recompile_limit = max(VERSIONS, torch._dynamo.config.recompile_limit)
+    """Let every function have `VERSIONS` compiled versions, in this thread: autograd's are others."""
+    if torch._dynamo.config.recompile_limit < VERSIONS:
+        torch._dynamo.config.recompile_limit = VERSIONS

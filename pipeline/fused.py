@@ -27,10 +27,14 @@ def wanted(logits: Tensor) -> bool:
     return logits.is_cuda
 
 
-@cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of this module, compiled when it is first called, and once more for the last, shorter chunks."""
     compiling.make_room()
+    return _compiled(function)
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True)
 
 
