@@ -197,6 +197,7 @@ def both(
     shared: bool,
 ) -> dict[str, Any]:
     """Scoring and training of `rows`: pairs/s, operations/s and memory."""
+    model.zero_grad()  # of one that failed
     found: dict[str, Any] = {"pairs in a step": len(rows)}
     needs = operations(model, rows, shared=shared)
     for name, work, factor in (("scoring", score, 1), ("training", train, 3)):
@@ -261,7 +262,7 @@ def measure_shape(
     torch._dynamo.reset()
     torch.manual_seed(0)
     with bench.device:
-        model = transformers.AutoModelForCausalLM.from_config(shape.config).to(bench.dtype).eval()
+        model = transformers.AutoModelForCausalLM.from_config(shape.config, dtype=bench.dtype).eval()
     trained, vocabulary = Trained.of(model, bench.device), shape.config.vocab_size
     layout: Layout = "flex" if bench.device.type == "cuda" else "packed"
     smallest, lines = min(variant.budget for variant in variants), 2 if bench.smoke else LINES
