@@ -51,8 +51,8 @@ def visible(batch: Batch, window: int | None = None) -> Visible:
         own = torch.maximum(start, places - (window - 1))
         first = first + (position - (window - 1)).clamp(min=0)
     own = torch.where(padding, places, own)
-    joined = (last == own) & (first < last) & ~padding
-    own, seen = torch.where(joined, first, own), (first < last) & ~joined & ~padding
+    # The first completion's run goes on from its prompt's: as one, the blocks across both are whole.
+    own, seen = torch.where((last == own) & ~padding, first, own), (first < last) & ~padding
     return Visible(own, torch.where(seen, first, 0), torch.where(seen, last, 0))
 
 

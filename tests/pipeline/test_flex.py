@@ -9,6 +9,7 @@ import torch
 import torch._dynamo
 from tiny_models import SHARED, plain_token_logps, random_rows, tiny_model
 from torch._dynamo.utils import counters
+from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
 
 from scoreonce.pipeline import flex, probe
@@ -17,7 +18,10 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.probe import choose_layout
 from scoreonce.pipeline.rows import BLOCK, PADDING, PromptRow, attention_mask, collate, line_multiple
 
-pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor"),  # Dynamo looks at it
+]
 
 
 def ids(length):
@@ -89,6 +93,24 @@ def test_rows_past_the_window(name):
     flex.switch_on(model)
     with torch.no_grad():
         assert (TokenScorer(model, "flex")(rows).token_logps.double() - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", ["llama", "mistral_sliding", "gemma2_softcap_sliding"])
+def test_gradients_equal_the_padded_ones(monkeypatch, name, compiled):
+    """Torch refuses a CPU's gradient because the kernel has none; uncompiled it is there all the same."""
+    torch._dynamo.reset()
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda query, key, value: None)
+    gradients = {}
+    for layout in ("padded", "flex"):
+        model = tiny_model(name)
+        if layout == "flex":
+            flex.switch_on(model)
+            if compiled:
+                flex.compile_blocks(model, backend="aot_eager")
+        TokenScorer(model, layout)(random_rows(4)).sums().sum().backward()
+        gradients[layout] = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert (gradients["flex"] - gradients["padded"]).norm() < 1e-5 * gradients["padded"].norm()
 
 
 @pytest.mark.parametrize("what", ["kernel", "blocks"])
