@@ -28,7 +28,7 @@ def ids(length):
     return np.arange(length, dtype=np.int32)
 
 
-LONG = [PromptRow(ids(300), (ids(200), ids(300))), PromptRow(ids(1), (ids(1), ids(140))), *random_rows(8)]
+LONG = [PromptRow(ids(300), (ids(300), ids(200))), PromptRow(ids(1), (ids(1), ids(140))), *random_rows(8)]
 
 
 def dense(visible):
