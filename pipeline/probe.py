@@ -46,13 +46,14 @@ def choose_layout(
     multiple: int = BLOCK,
     *,
     compiled: bool = False,
+    trains: bool = False,
 ) -> Probe:
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
     "auto" is the first that is exact of block masks (on a GPU), the shared layout and the padded one. Where it is
     "flex", the model's attention is left switched to it, its blocks `compiled` if that is asked for, and lines are to
-    be as long as a `multiple`. Raises `InputError` where the head's log-probs are not the model's own, and where a
-    layout was asked for and is not exact.
+    be as long as a `multiple`; a model that `trains` must be able to go backward so. Raises `InputError` where the
+    head's log-probs are not the model's own, and where a layout was asked for and is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -75,11 +76,12 @@ def choose_layout(
     reasons: list[str] = []
     for layout in _candidates(lm.device.type) if requested == "auto" else (requested,):
         before = lm.config._attn_implementation
-        deviation, problem = _try(model, lm, layout, oracle, multiple, compiled)
+        deviation, problem = _try(model, lm, layout, oracle, multiple, compiled=compiled, trains=trains)
         if deviation <= tolerance + 5 * head_deviation:
             return Probe(layout, deviation, "; ".join(reasons))
         if layout == "flex":
             flex.switch_off(lm, before)
+            model.zero_grad()
         reasons.append(f"{layout}: {problem or f'rows differ from padded ones by {deviation:.1e} nats per token'}")
     if requested != "auto":
         raise InputError(
@@ -96,7 +98,14 @@ def _candidates(device_type: str) -> tuple[Layout, ...]:
 
 
 def _try(
-    model: torch.nn.Module, lm: PreTrainedModel, layout: Layout, oracle: Oracle, multiple: int, compiled: bool
+    model: torch.nn.Module,
+    lm: PreTrainedModel,
+    layout: Layout,
+    oracle: Oracle,
+    multiple: int,
+    *,
+    compiled: bool,
+    trains: bool,
 ) -> tuple[float, str]:
     """The largest deviation from the oracle, and what is wrong where that is no number."""
     if architecture.windows(lm) is None:
@@ -110,6 +119,9 @@ def _try(
             if compiled:
                 flex.compile_blocks(lm)
         found = [_deviation(_token_logps(model, layout, rows, multiple), logps, rows) for rows, logps in oracle]
+        if layout == "flex" and trains:  # a kernel of its own, which may not fit a GPU that the forward one fits
+            TokenScorer(model, layout, multiple=multiple)(oracle[0][0]).sums().sum().backward()
+            model.zero_grad()
     except (
         TypeError,
         ValueError,

@@ -69,8 +69,10 @@ class Trainer:
             model = models.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
         models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
         budget = run.compute.budget(accelerator.device.type)
-        multiple, compiled = line_multiple(budget), run.compute.compile
-        found = probe.choose_layout(model, run.compute.attention, data.longest_row, multiple, compiled=compiled)
+        multiple = line_multiple(budget)
+        found = probe.choose_layout(
+            model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
+        )
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
         reference = reference_states.provider(run, method, accelerator.device, data.longest_row)

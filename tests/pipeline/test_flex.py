@@ -185,6 +185,17 @@ def test_probe_runs_compiled_blocks(monkeypatch):
     assert model.model.layers[0]._compiled_call_impl is None
 
 
+def test_probe_goes_backward_where_a_model_trains(monkeypatch):
+    """On a CPU flex attention has no gradient, as on a GPU whose shared memory its backward kernel does not fit."""
+    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "_candidates", lambda device_type: ("flex", "shared"))
+    model = tiny_model("llama")
+    found = choose_layout(model, "auto", longest_row=60, trains=True)
+    assert (found.layout, model.config._attn_implementation) == ("shared", "sdpa")
+    assert "backward on CPU" in found.reason
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
 def test_probe_says_what_a_model_makes_of_a_block_mask(monkeypatch):
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
     monkeypatch.setattr(probe, "_candidates", lambda device_type: ("flex", "shared"))
