@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
+from scoreonce.pipeline import flex
 from scoreonce.pipeline.head import Head
 from scoreonce.pipeline.row_attention import RowMask
 from scoreonce.pipeline.rows import Batch, Layout, PromptRow, attention_mask
@@ -60,24 +62,30 @@ def attends_by_rows(model: PreTrainedModel, longest_row: int) -> bool:
     return all(window is None or longest_row <= window for window in kinds.values())
 
 
+Mask = Tensor | BlockMask
+
+
 def masks(
     model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: Layout
-) -> Tensor | dict[str, Tensor]:
+) -> Mask | dict[str, Mask]:
     """Attention masks of prompt rows, in the form that this model takes them.
 
     One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
-    it for sliding layers too. SDPA takes booleans, eager attention something to add.
+    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks.
     """
     kinds = windows(model) or {"full_attention": None}
+    implementation = model.config._attn_implementation
     if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):
-        made: dict[str, Tensor] = dict.fromkeys(kinds, RowMask.of(rows, batch))
+        made: dict[str, Mask] = dict.fromkeys(kinds, RowMask.of(rows, batch))
     else:
-        eager = model.config._attn_implementation == "eager"
-        made = {kind: _form(attention_mask(batch, window), model.dtype, eager) for kind, window in kinds.items()}
+        made = {kind: _mask(implementation, batch, window, model.dtype) for kind, window in kinds.items()}
     return next(iter(made.values())) if len(made) == 1 else made
 
 
-def _form(mask: Tensor, dtype: torch.dtype, eager: bool) -> Tensor:
-    if not eager:
+def _mask(implementation: str, batch: Batch, window: int | None, dtype: torch.dtype) -> Mask:
+    if implementation == flex.NAME:
+        return flex.block_mask(batch, window)
+    mask = attention_mask(batch, window)
+    if implementation != "eager":
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

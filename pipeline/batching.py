@@ -1,25 +1,47 @@
-"""Token-budget micro-batches of rows of like length."""
+"""Token-budget micro-batches: of rows of like length, or of rows that fill a line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from scoreonce.pipeline.rows import Layout
+
+Split = Callable[[Sequence[int], int], list[list[int]]]
 
 
-def microbatches(tokens: Sequence[int], budget: int, *, packed: bool = False) -> list[list[int]]:
-    """Group row indices so that what a micro-batch computes stays within `budget`; a longer row stands alone.
+def split_for(layout: Layout) -> Split:
+    """How rows of a layout are grouped: by what their lines take up."""
+    return filled_lines if layout in ("packed", "flex") else microbatches
 
-    That is the sum of its rows where they are packed into one line, else their number times the longest of them.
+
+def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Group row indices so that rows times the longest of them stays within `budget`; a longer row stands alone.
+
     Rows are sorted by length, longest first: neighbours pad little, and memory runs out at once or never.
     """
     order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
     batches: list[list[int]] = []
-    room = 0
     for row in order:
-        cost = tokens[row] if packed or not batches else tokens[batches[-1][0]]
-        if batches and cost <= room:
+        if batches and (len(batches[-1]) + 1) * tokens[batches[-1][0]] <= budget:
             batches[-1].append(row)
-            room -= cost
         else:
             batches.append([row])
-            room = budget - tokens[row]
     return batches
+
+
+def filled_lines(tokens: Sequence[int], budget: int) -> list[list[int]]:
+    """Group row indices so that each group's tokens sum to at most `budget`; a longer row stands alone.
+
+    First fit, longest first: all lines but the last are nearly full, so that they have one length to compile for.
+    """
+    lines: list[list[int]] = []
+    left: list[int] = []
+    for row in sorted(range(len(tokens)), key=lambda row: -tokens[row]):
+        line = next((line for line, room in enumerate(left) if tokens[row] <= room), None)
+        if line is None:
+            lines.append([row])
+            left.append(budget - tokens[row])
+        else:
+            lines[line].append(row)
+            left[line] -= tokens[row]
+    return lines

@@ -44,15 +44,19 @@ class TokenScorer(nn.Module):
     """A causal language model that answers with token log-probs instead of logits.
 
     `layout` is "shared" (a prompt and its completions in one line, the prompt computed once), "packed" (several such
-    rows in one line) or "padded" (each completion a line of its own: the oracle, and the way for attention that takes
-    no custom mask). A module of its own, so that DDP wraps body and head together.
+    rows in one line), "flex" (the same with block masks; the model's attention must be switched by `flex.switch_on`) or
+    "padded" (each completion a line of its own: the oracle, and the way for attention that takes no custom mask). A
+    module of its own, so that DDP wraps body and head together.
     """
 
-    def __init__(self, model: nn.Module, layout: rows.Layout, masking: Masking | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layout: rows.Layout, masking: Masking | None = None, *, multiple: int = rows.BLOCK
+    ) -> None:
         super().__init__()
         use_fast_linears(model)
         self.model = model
         self.layout = layout
+        self.multiple = multiple  # of which the line of the layout "flex" is long
         self.masking = masking  # token masks of SparsePO and MAPO, from the reference's hidden states
 
     def forward(
@@ -69,7 +73,7 @@ class TokenScorer(nn.Module):
         states at the same completion tokens in the same order, adds the full-vocabulary columns.
         """
         model = architecture.causal_lm(self.model)
-        batch = rows.collate(prompt_rows, self.layout).to(model.device)
+        batch = self._batch(prompt_rows, model.device)
         hidden, head = self._hidden(prompt_rows, batch), architecture.head_of(model)
         columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
         return Scored(
@@ -87,7 +91,10 @@ class TokenScorer(nn.Module):
     def hidden(self, prompt_rows: Sequence[rows.PromptRow]) -> Tensor:
         """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
-        return self._hidden(prompt_rows, rows.collate(prompt_rows, self.layout).to(model.device))
+        return self._hidden(prompt_rows, self._batch(prompt_rows, model.device))
+
+    def _batch(self, prompt_rows: Sequence[rows.PromptRow], device: torch.device) -> rows.Batch:
+        return rows.collate(prompt_rows, self.layout, self.multiple).to(device)
 
     def _masks(self, reference: Reference | None, lengths: Tensor) -> Masks | None:
         if self.masking is None or not isinstance(reference, ReferenceLogits):

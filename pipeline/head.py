@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from scoreonce.pipeline import fused
 from scoreonce.pipeline.products import matmul
 
 # Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
@@ -164,6 +165,14 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
     return matmul(left.float(), right.float())  # CPU kernels have no bf16 product with float32 output
 
 
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a product to a float32 `total`, on a GPU in the product itself: a second pass would cost a third more."""
+    if left.device.type == "cuda" and left.dtype != total.dtype:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += _matmul(left, right)
+
+
 def _logits(hidden: Tensor, head: Head) -> Tensor:
     logits = _matmul(hidden, head.weight.T)
     if head.bias is not None:
@@ -180,6 +189,14 @@ def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     # Rounding alone can put a certain token a few ulp above zero, where no log-prob may be.
     return log_normaliser, (chosen - log_normaliser).clamp(max=0)
+
+
+def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Tensor]:
+    """The log-normaliser, the log-probs and, where they are wanted, the statistics of a chunk."""
+    if fused.wanted(logits):
+        return list(fused.compiled(fused.log_probs_and_statistics if statistics else fused.log_probs)(logits, targets))
+    log_normaliser, logps = _reduce(logits, targets)
+    return [log_normaliser, logps, *(_statistics(logits, log_normaliser, targets) if statistics else ())]
 
 
 def _statistics(logits: Tensor, log_normaliser: Tensor, targets: Tensor) -> TokenStatistics:
@@ -215,12 +232,9 @@ class _Columns(torch.autograd.Function):
         head, parts = Head(weight, bias, wanted.scale, wanted.softcap), []
         for start, stop in _chunks(hidden, weight):
             logits, own = _logits(hidden[start:stop], head), targets[start:stop]
-            log_normaliser, logps = _reduce(logits, own)
-            row = [log_normaliser, logps]
-            if wanted.statistics:
-                row += _statistics(logits, log_normaliser, own)
+            row = _reduce_chunk(logits, own, wanted.statistics)
             if wanted.reference is not None:
-                row += _against_reference(logits, log_normaliser, own, wanted.reference, start, stop)
+                row += _against_reference(logits, row[0], own, wanted.reference, start, stop)
             parts.append(row)
         log_normaliser, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
         kl = 1 + 3 * wanted.statistics
@@ -234,27 +248,32 @@ class _Columns(torch.autograd.Function):
         hidden, weight, bias, targets, log_normaliser = ctx.saved_tensors
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         wanted, head = ctx.wanted, Head(weight, bias, ctx.wanted.scale, ctx.wanted.softcap)
-        up_kl = None if ctx.kl is None else upstream[ctx.kl]
+        up_kl = None if ctx.kl is None else upstream[ctx.kl] * wanted.scale
+        up_logps = upstream[0] * wanted.scale
         d_hidden = torch.empty_like(hidden) if needs_hidden else None
         d_weight = torch.zeros_like(weight, dtype=_wide(weight)) if needs_weight else None
         d_bias = torch.zeros_like(bias, dtype=_wide(bias)) if needs_bias else None
         for start, stop in _chunks(hidden, weight):
             logits = _logits(hidden[start:stop], head)
-            slope = _softcap_slope(logits, wanted.softcap)
-            probs = logits.sub_(log_normaliser[start:stop].unsqueeze(1)).exp_()
-            d_logits = _d_logits(probs, targets[start:stop], upstream[0][start:stop])
-            if up_kl is not None:
-                d_logits += _d_kl(probs, wanted.reference, start, stop).mul_(up_kl[start:stop].unsqueeze(1))
-            if slope is not None:
-                d_logits *= slope
-            d_logits *= wanted.scale
-            if d_bias is not None:
-                d_bias += d_logits.sum(0)
-            d_logits = d_logits.to(hidden.dtype)
+            own = (log_normaliser[start:stop], targets[start:stop], up_logps[start:stop])
+            if fused.wanted(logits) and up_kl is None and d_bias is None:
+                cap = None if wanted.softcap is None else logits.new_full((), wanted.softcap)
+                d_logits = fused.compiled(fused.gradient)(logits, *own, cap, hidden.dtype)
+            else:
+                slope = _softcap_slope(logits, wanted.softcap)
+                probs = logits.sub_(own[0].unsqueeze(1)).exp_()
+                d_logits = _d_logits(probs, *own[1:])
+                if up_kl is not None:
+                    d_logits += _d_kl(probs, wanted.reference, start, stop).mul_(up_kl[start:stop].unsqueeze(1))
+                if slope is not None:
+                    d_logits *= slope
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0)
+                d_logits = d_logits.to(hidden.dtype)
             if d_hidden is not None:
                 d_hidden[start:stop] = _matmul(d_logits, weight)
             if d_weight is not None:
-                d_weight += _matmul(d_logits.T, hidden[start:stop])
+                _add_matmul(d_weight, d_logits.T, hidden[start:stop])
         d_weight = None if d_weight is None else d_weight.to(weight.dtype)
         return d_hidden, d_weight, None if d_bias is None else d_bias.to(bias.dtype), None, None
 

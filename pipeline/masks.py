@@ -49,9 +49,14 @@ def activation_masks(hidden: Tensor, lengths: Tensor) -> Masks:
 
     The paper averages over the outputs of every layer; here it is the last hidden state's mean.
     """
-    scaled = []
-    for part in hidden.float().mean(1).split(lengths.tolist()):
-        low, high = part.min(), part.max()
-        scaled.append(torch.where(high > low, (part - low) / (high - low).clamp(min=torch.finfo(part.dtype).tiny), 1.0))
-    mask = torch.cat(scaled)
+    means = hidden.float().mean(1)
+    owners = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths, output_size=len(means))
+    low, high = (_extreme(means, owners, len(lengths), which) for which in ("amin", "amax"))
+    spread = (high - low).clamp(min=torch.finfo(means.dtype).tiny)
+    mask = torch.where(high > low, (means - low) / spread, 1.0)
     return Masks(mask, mask)
+
+
+def _extreme(values: Tensor, owners: Tensor, count: int, which: Literal["amin", "amax"]) -> Tensor:
+    """For each of `values` (tokens,), the least or largest of its owner's."""
+    return values.new_zeros(count).scatter_reduce(0, owners, values, which, include_self=False)[owners]

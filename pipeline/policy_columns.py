@@ -59,7 +59,7 @@ def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str
 def _per_token(scored: Scored, what: str, sides: int) -> Tensor:
     """The values (tokens,) whose sum per completion is asked for."""
     if what == "prefix_logps":
-        return scored.token_logps * _in_common_length(scored.lengths, sides)
+        return scored.token_logps * _in_common_length(scored.lengths, sides, len(scored.token_logps))
     if what in MASKED:
         return _masked(scored)[what]
     column = {
@@ -84,9 +84,9 @@ def _masked(scored: Scored) -> dict[str, Tensor]:
     }
 
 
-def _in_common_length(lengths: Tensor, sides: int) -> Tensor:
+def _in_common_length(lengths: Tensor, sides: int, tokens: int) -> Tensor:
     """1 for the tokens before the end of the shorter completion of a pair, 0 for the rest of the longer (LD-DPO)."""
-    common = lengths.view(-1, sides)[:, : len(SIDES)].amin(1).repeat_interleave(sides)
-    return torch.cat(
-        [torch.arange(int(length)) < limit for length, limit in zip(lengths.cpu(), common.cpu(), strict=True)]
-    ).to(lengths.device)
+    common = lengths.view(-1, sides)[:, : len(SIDES)].amin(1, keepdim=True).expand(-1, sides).flatten()
+    starts = lengths.cumsum(0) - lengths
+    ends = (starts + common).repeat_interleave(lengths, output_size=tokens)
+    return torch.arange(tokens, device=lengths.device) < ends

@@ -2,7 +2,7 @@
 
 A 4-D mask is silently ignored or misread by some attention (off by 0.3-0.7 in the logits), refused by others, and
 means nothing to state-space layers. So before any work, random rows go through the model's own logits, through the
-padded layout and through the shared one, and only what agrees is used.
+padded layout and through the faster ones, and only what agrees is used.
 """
 
 from __future__ import annotations
@@ -15,30 +15,45 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline import architecture
+from scoreonce.pipeline import architecture, flex
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
-from scoreonce.pipeline.rows import Layout, PromptRow
+from scoreonce.pipeline.rows import BLOCK, Layout, PromptRow
 
 # Nats per token, as the worst completion's mean: far above rounding, far below what a wrong mask does.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
 
 
+GRADIENTLESS = ("cpu",)  # devices for which flex attention has a forward pass alone
+
+
 @dataclass(frozen=True)
 class Probe:
-    """The layout to use, how far it was from the oracle (nats per token), and why it is not the shared one."""
+    """The layout to use, how far it was from the oracle (nats per token), and why it is not a faster one."""
 
     layout: Layout
     deviation: float
     reason: str = ""
 
 
-def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, longest_row: int) -> Probe:
+Oracle = list[tuple[list[PromptRow], Tensor]]  # rows and the log-probs of their tokens in the padded layout
+
+
+def choose_layout(
+    model: torch.nn.Module,
+    requested: Literal["auto"] | Layout,
+    longest_row: int,
+    multiple: int = BLOCK,
+    *,
+    compiled: bool = False,
+    trains: bool = False,
+) -> Probe:
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
-    Raises `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not
-    exact. "auto" is the packed layout where attention computes nothing between rows, else the shared one, or the padded
-    one where that is not exact.
+    "auto" is the first that is exact of block masks (on a GPU) or packed rows (on a CPU), the shared layout and the
+    padded one. Where it is "flex", the model's attention is left switched to it, its blocks `compiled` if that is asked
+    for, and lines are to be as long as a `multiple`; a model that `trains` must be able to go backward so. Raises
+    `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -55,53 +70,69 @@ def choose_layout(model: torch.nn.Module, requested: Literal["auto"] | Layout, l
         )
     if requested == "padded":
         return Probe("padded", head_deviation, "asked for")
-    wanted: Layout = requested if requested != "auto" else _best(lm, longest_row)
-    deviation, problem = _try_shared(model, lm, wanted, short, padded, longest_row)
-    if deviation <= tolerance + 5 * head_deviation:
-        return Probe(wanted, deviation)
-    reason = problem or f"prompt rows differ from padded ones by {deviation:.1e} nats per token"
+    oracle = [(short, padded)]
+    if long := _rows_past_the_window(lm, longest_row):
+        oracle.append((long, _token_logps(model, "padded", long)))
+    reasons: list[str] = []
+    for layout in _candidates(lm, longest_row) if requested == "auto" else (requested,):
+        before = lm.config._attn_implementation
+        deviation, problem = _try(model, lm, layout, oracle, multiple, compiled=compiled, trains=trains)
+        if deviation <= tolerance + 5 * head_deviation:
+            return Probe(layout, deviation, "; ".join(reasons))
+        if layout == "flex":
+            flex.switch_off(lm, before)
+            model.zero_grad()
+        reasons.append(f"{layout}: {problem or f'rows differ from padded ones by {deviation:.1e} nats per token'}")
     if requested != "auto":
         raise InputError(
             f"{type(lm).__name__} cannot share prompts between completions.",
-            found=reason,
+            found=reasons[0],
             where="compute.attention",
             fix='Use compute.attention = "auto".',
         )
-    return Probe("padded", head_deviation, reason)
+    return Probe("padded", head_deviation, "; ".join(reasons))
 
 
-def _best(model: PreTrainedModel, longest_row: int) -> Layout:
-    return "packed" if architecture.attends_by_rows(model, longest_row) else "shared"
+def _candidates(model: PreTrainedModel, longest_row: int) -> tuple[Layout, ...]:
+    if model.device.type == "cuda":
+        return ("flex", "shared")
+    return ("packed", "shared") if architecture.attends_by_rows(model, longest_row) else ("shared",)
 
 
-def _try_shared(
+def _try(
     model: torch.nn.Module,
     lm: PreTrainedModel,
     layout: Layout,
-    short: list[PromptRow],
-    padded: Tensor,
-    longest_row: int,
+    oracle: Oracle,
+    multiple: int,
+    *,
+    compiled: bool,
+    trains: bool,
 ) -> tuple[float, str]:
+    """The largest deviation from the oracle, and what is wrong where that is no number."""
     if architecture.windows(lm) is None:
-        return float(
-            "inf"
-        ), f"its attention layers are of a kind without a known mask: {architecture.settings(lm)['layer_types']}"
+        kinds = architecture.settings(lm)["layer_types"]
+        return float("inf"), f"its attention layers are of a kind without a known mask: {kinds}"
+    if layout == "flex" and lm.device.type in GRADIENTLESS:
+        return float("inf"), "flex attention has no gradient on a CPU"
     try:
-        deviation = _deviation(_token_logps(model, layout, short), padded, short)
-        long = _rows_past_the_window(lm, longest_row)
-        if long:
-            beyond = _deviation(_token_logps(model, layout, long), _token_logps(model, "padded", long), long)
-            deviation = max(deviation, beyond)
+        if layout == "flex":
+            flex.switch_on(lm)
+            if compiled:
+                flex.compile_blocks(lm)
+        found = [_deviation(_token_logps(model, layout, rows, multiple), logps, rows) for rows, logps in oracle]
+        if layout == "flex" and trains:  # a kernel of its own, which may not fit a GPU that the forward one fits
+            TokenScorer(model, layout, multiple=multiple)(oracle[0][0]).sums().sum().backward()
+            model.zero_grad()
     except (
         TypeError,
         ValueError,
+        AttributeError,
         RuntimeError,
         KeyError,
-    ) as error:  # what models raise at a mask that they do not take
-        return float(
-            "inf"
-        ), f"its attention takes no custom mask ({type(error).__name__}: {str(error).splitlines()[0]})"
-    return (deviation, "") if np.isfinite(deviation) else (float("inf"), "prompt rows give non-finite log-probs")
+    ) as error:  # what models and compilers raise at a mask that they do not take
+        return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
 
 
 def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:
@@ -124,8 +155,8 @@ def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[Prom
 
 
 @torch.inference_mode()
-def _token_logps(model: torch.nn.Module, layout: Layout, rows: list[PromptRow]) -> Tensor:
-    return TokenScorer(model, layout)(rows).token_logps
+def _token_logps(model: torch.nn.Module, layout: Layout, rows: list[PromptRow], multiple: int = BLOCK) -> Tensor:
+    return TokenScorer(model, layout, multiple=multiple)(rows).token_logps
 
 
 @torch.inference_mode()
@@ -142,4 +173,4 @@ def _own_token_logps(model: PreTrainedModel, rows: list[PromptRow]) -> Tensor:
 def _deviation(left: Tensor, right: Tensor, rows: list[PromptRow]) -> float:
     lengths = [len(completion) for row in rows for completion in row.completions]
     differences = (left.double() - right.double()).abs().split(lengths)
-    return max(float(part.mean()) for part in differences)
+    return float(torch.stack([part.mean() for part in differences]).max())

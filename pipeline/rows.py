@@ -15,9 +15,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-PADDING = -1
+from scoreonce.pipeline.transfer import moved
 
-Layout = Literal["shared", "padded", "packed"]
+PADDING = -1
+BLOCK = 128  # positions; flex attention works on blocks of attention of this size
+
+Layout = Literal["shared", "padded", "packed", "flex"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return Batch(*(moved(tensor, device) for tensor in self))
 
 
 def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:
@@ -59,15 +62,23 @@ def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:
     return [PromptRow(row.prompt, (completion,)) for row in rows for completion in row.completions]
 
 
-def collate(rows: Sequence[PromptRow], layout: Layout) -> Batch:
+def line_multiple(budget: int) -> int:
+    """What line lengths of the layout "flex" are rounded up to: up to a budget of tokens, eight lengths to compile."""
+    return max(BLOCK, budget // 8 // BLOCK * BLOCK)
+
+
+def collate(rows: Sequence[PromptRow], layout: Layout, multiple: int = BLOCK) -> Batch:
     """Lay rows out as tensors; positions restart after the prompt for each of its completions.
 
     "shared": a line per row, padded on the right. "padded": a line per completion. "packed": all rows in one line.
+    "flex": as "packed", padded to a multiple of `multiple` positions, itself one of BLOCK.
     """
     if layout == "padded":
         rows = padded(rows)
-    lines = [rows] if layout == "packed" else [[row] for row in rows]
+    lines = [rows] if layout in ("packed", "flex") else [[row] for row in rows]
     length = max(sum(row.tokens for row in line) for line in lines)
+    if layout == "flex":
+        length = -(-length // multiple) * multiple
     ids, positions = (np.zeros((len(lines), length), dtype=np.int64) for _ in range(2))
     segments, prompts = (np.full((len(lines), length), PADDING, dtype=np.int64) for _ in range(2))
     predicts: list[npt.NDArray[np.int64]] = []

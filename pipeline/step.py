@@ -17,12 +17,13 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import Split, microbatches
 from scoreonce.pipeline.forward import Scored
 from scoreonce.pipeline.head import Reference
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.policy_columns import STATISTICS, kinds, made_here, policy_columns, sides_of
 from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.transfer import places
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Plan:
     microbatches: tuple[tuple[tuple[int, ...], ...], ...]  # process -> micro-batch -> pairs
 
     @classmethod
-    def of(cls, tokens: Sequence[int], processes: int, budget: int, *, packed: bool = False) -> Plan:
+    def of(cls, tokens: Sequence[int], processes: int, budget: int, split: Split) -> Plan:
         """Split pairs over processes by token count, longest first to whoever has least, then by token budget.
 
         Depends on the lengths alone, so every process makes the same plan without asking.
@@ -47,7 +48,7 @@ class Plan:
             shares[lightest].append(pair)
             load[lightest] += tokens[pair]
         batches = [
-            [[share[i] for i in batch] for batch in microbatches([tokens[p] for p in share], budget, packed=packed)]
+            [[share[i] for i in batch] for batch in split([tokens[p] for p in share], budget)]
             for share in shares
         ]
         most = max(len(own) for own in batches)
@@ -95,8 +96,8 @@ class Step:
     method: Method
     processes: Processes = Processes()
     reference: Callable[[Sequence[PromptRow]], Reference] | None = None  # for methods of the whole vocabulary
-    packed: bool = False  # rows of a micro-batch stand in one line, without padding
     share: float = 1.0  # of these pairs' loss in what the optimizer descends
+    split: Split = microbatches  # how the layout's rows are grouped
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
@@ -105,7 +106,7 @@ class Step:
 
         loss = sum(weight * losses) / sum(weight) over the step, however it is split.
         """
-        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget, packed=self.packed)
+        plan = Plan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
         own = plan.microbatches[self.processes.index]
         if len(own) == 1 or self.method.batch_coupled:
             return self._columns_first(rows, own, columns, state)
@@ -148,7 +149,7 @@ class Step:
             with self._sync(last=number == len(own)):
                 forward = self._forward(rows, pairs)
                 forwards.append({name: column.detach() for name, column in forward.items()})
-                part = {name: column[list(pairs)] if column.ndim else column for name, column in columns.items()}
+                part = _part(columns, pairs)
                 gradients: dict[str, Tensor] = {}
                 if pairs:
                     gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
@@ -181,15 +182,17 @@ class Step:
         whole = torch.zeros(len(names), pairs_in_step, dtype=torch.float64, device=forwards[0][names[0]].device)
         for pairs, forward in zip(own, forwards, strict=True):
             if pairs:
-                whole[:, list(pairs)] = torch.stack([forward[name].detach() for name in names])
+                made = torch.stack([forward[name].detach() for name in names])
+                whole.index_copy_(1, places(pairs, whole.device), made)
         return dict(zip(names, self.processes.gather(whole), strict=True))
 
     def _backward(
         self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
     ) -> None:
         scale = self.share * self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
+        own = _part(gradients, pairs)
         terms = [
-            (gradients[name][list(pairs)] * scale * column).sum() if pairs else (0 * column).sum()
+            (own[name] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()
             if name in self.method.differentiable
         ]
@@ -197,6 +200,15 @@ class Step:
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
         return nullcontext() if last else self.processes.no_sync()
+
+
+def _part(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Tensor]:
+    """Some pairs' values of columns (pairs,); numbers that all pairs share stay what they are."""
+    devices = {column.device for column in columns.values()}
+    here = {device: places(pairs, device) for device in devices}
+    return {
+        name: column.index_select(0, here[column.device]) if column.ndim else column for name, column in columns.items()
+    }
 
 
 def in_parts(

@@ -80,9 +80,11 @@ class Compute(_Section):
     tokens_per_microbatch: int | None = Field(
         None, ge=1, description="token budget of a forward pass; defaults to 1,024 on a CPU, 16,384 on a GPU"
     )
-    attention: Literal["auto", "shared", "packed", "padded"] = Field(
-        "auto", description="prompt rows, several of them in a line, plain padding, or what the probe finds exact"
+    attention: Literal["auto", "shared", "packed", "padded", "flex"] = Field(
+        "auto",
+        description="a prompt row per line, several in one, plain padding, block masks on a GPU, or what is exact",
     )
+    compile: bool = Field(False, description="with block masks, compile the model's blocks too: a slower start")
 
     def budget(self, device_type: str) -> int:
         """Tokens of a forward pass on "cpu" or "cuda".

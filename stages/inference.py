@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline import architecture
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import split_for
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer, sum_per_completion
 from scoreonce.pipeline.head import Head, TopK, top_k
 from scoreonce.pipeline.probe import Probe, choose_layout
-from scoreonce.pipeline.rows import PromptRow, padded
-from scoreonce.stages.config import Compute, Reference
+from scoreonce.pipeline.rows import PromptRow, line_multiple, padded
+from scoreonce.pipeline.transfer import read_later
 from scoreonce.stages.models import demand_fit, load_model, resolve_device
+
+if TYPE_CHECKING:
+    from scoreonce.stages.config import Compute, Reference
 
 # What is moved ahead of a bar: completions and positions of a finished micro-batch.
 Advance = Callable[[int, int], None]
@@ -71,21 +74,31 @@ class Inference:
             adapter=reference.adapter,
         )
         demand_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
-        probe = choose_layout(model, compute.attention, longest_row)
-        return cls(TokenScorer(model, probe.layout), probe, compute.budget(device.type))
+        budget = compute.budget(device.type)
+        multiple = line_multiple(budget)
+        probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> Scored:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
         laid_out = self._laid_out(rows)
         scored: list[Scored | None] = [None] * len(laid_out)
-        for batch in self._microbatches([row.tokens for row in laid_out]):
-            for index, part in zip(
-                batch, self._microbatch([laid_out[index] for index in batch], keep_hidden), strict=True
-            ):
+        started: list[tuple[list[int], Callable[[], list[Scored]]]] = []
+
+        def finish() -> None:
+            batch, read = started.pop(0)
+            for index, part in zip(batch, read(), strict=True):
                 scored[index] = part
             advance(
                 sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
             )
+
+        for batch in split_for(self.probe.layout)([row.tokens for row in laid_out], self.budget):
+            started.append((batch, self._start([laid_out[index] for index in batch], keep_hidden)))
+            if len(started) > 1:  # read one back while the GPU has the next to do
+                finish()
+        while started:
+            finish()
         parts = [part for part in scored if part is not None]
         columns = zip(*(part.scores for part in parts), strict=True)
         hidden = [part.hidden for part in parts if part.hidden is not None]
@@ -95,10 +108,10 @@ class Inference:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
         laid_out = self._laid_out(rows)
         lengths = [row.tokens for row in laid_out]
-        batches = self._microbatches(lengths)
+        batches = split_for(self.probe.layout)(lengths, self.budget)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
         for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
-            self._microbatch([laid_out[index] for index in batch], False)
+            self._start([laid_out[index] for index in batch], False)()
             done += sum(lengths[index] for index in batch)
             if time.perf_counter() - start > seconds:
                 break
@@ -130,18 +143,15 @@ class Inference:
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
         return padded(rows) if self.probe.layout == "padded" else rows
 
-    def _microbatches(self, lengths: Sequence[int]) -> list[list[int]]:
-        return microbatches(lengths, self.budget, packed=self.probe.layout == "packed")
-
     @torch.inference_mode()
-    def _microbatch(self, rows: list[PromptRow], keep_hidden: bool) -> list[Scored]:
-        """The scores of each row."""
+    def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[Scored]]:
+        """Have a micro-batch scored; the answer waits for the scores of each row."""
         try:
             scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
-            hidden = None if scored.hidden is None else scored.hidden.cpu()
-            extra, lengths = scored.statistics, scored.lengths
-            sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in extra))
-            columns = [_numpy(column) for column in (scored.token_logps, lengths, *sums)]
+            lengths = scored.lengths
+            sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in scored.statistics))
+            kept = () if scored.hidden is None else (scored.hidden,)
+            read = read_later([scored.token_logps, lengths, *sums, *kept])
         except torch.OutOfMemoryError as error:
             raise InputError(
                 "The GPU ran out of memory; finished shards stay.",
@@ -149,15 +159,20 @@ class Inference:
                 where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
                 fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
             ) from None
-        columns[-1] = columns[-1].astype(np.int32)
-        ends = np.cumsum([len(row.completions) for row in rows])[:-1]
-        token_ends = np.cumsum([sum(map(len, row.completions)) for row in rows])[:-1]
-        token_logps, *per_completion = columns
-        scores = map(Scores, np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion))
-        states = [None] * len(rows) if hidden is None else hidden.tensor_split(torch.from_numpy(token_ends))
-        return list(map(Scored, scores, states))
+        return lambda: _by_row(rows, read(), keep_hidden)
+
+
+def _by_row(rows: list[PromptRow], columns: list[Tensor], keep_hidden: bool) -> list[Scored]:
+    hidden = columns.pop() if keep_hidden else None
+    token_logps, *per_completion = (_numpy(column) for column in columns)
+    per_completion[-1] = per_completion[-1].astype(np.int32)
+    ends = np.cumsum([len(row.completions) for row in rows])[:-1]
+    token_ends = np.cumsum([sum(map(len, row.completions)) for row in rows])[:-1]
+    scores = map(Scores, np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion))
+    states = [None] * len(rows) if hidden is None else hidden.tensor_split(torch.from_numpy(token_ends))
+    return list(map(Scored, scores, states))
 
 
 def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = tensor.cpu().numpy()
+    array: npt.NDArray[Any] = tensor.numpy()
     return array

@@ -13,7 +13,8 @@ from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
-from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.rows import PromptRow, line_multiple
+from scoreonce.pipeline.transfer import moved
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import files, models
 from scoreonce.stages.config import Run
@@ -62,8 +63,8 @@ def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
         # Content is the address: the ids need not travel with the rows.
         ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
         if form == "hidden":
-            return ReferenceLogits(states.read(ids, "hidden").to(device), head, epsilon)
-        top_ids, top_logps = (states.read(ids, column).to(device) for column in ("ids", "logps"))
+            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head, epsilon)
+        top_ids, top_logps = (moved(states.read(ids, column), device) for column in ("ids", "logps"))
         return TopLogps(top_ids, top_logps, head.weight.shape[0], epsilon)
 
     return read
@@ -75,6 +76,10 @@ def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | Non
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
     )
     model.requires_grad_(False)
-    scorer = TokenScorer(model, probe.choose_layout(model, run.compute.attention, longest_row).layout)
+    multiple = line_multiple(run.compute.budget(device.type))
+    found = probe.choose_layout(
+        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile
+    )
+    scorer = TokenScorer(model, found.layout, multiple=multiple)
     head = architecture.head_of(architecture.causal_lm(model))
     return lambda rows: ReferenceLogits(scorer.hidden(rows), head, epsilon)

@@ -9,10 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -222,7 +223,9 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
     if job.kept and processes.rank == 0:
         print(f"keeping {' and '.join(job.kept)}: {size(_kept_bytes(job, inference, work))} on disk", file=sys.stderr)
     share, main, start = work.share(processes.rank, processes.world), processes.rank == 0, time.perf_counter()
-    with progress(share, "completions", "scoring", enabled=main) as bar:
+    # One shard is written while the next is scored; leaving waits for what is being written.
+    with progress(share, "completions", "scoring", enabled=main) as bar, ThreadPoolExecutor(1) as writer:
+        written: Future[None] | None = None
         done = [0, 0]
 
         def advance(completions: int, tokens: int) -> None:
@@ -238,12 +241,22 @@ def _score(job: Job, work: Worklist, processes: _Processes) -> float:
         for shard in work.shards(processes.rank, processes.world):
             scores, hidden = inference.score(read(shard), advance, keep_hidden=job.keep_hidden)
             _demand_finite(shard, scores, job.reference)
-            if job.score.form and hidden is not None:  # before the scores: a completion counts as done with both
-                _keep_distributions(job, job.score.form, inference, shard, scores, hidden)
-            if job.score.embeddings and hidden is not None:
-                _keep_pooled(job, shard, scores, hidden)
-            job.store.append(_table(shard.ids, scores), provenance)
+            if written is not None:
+                written.result()  # raises what went wrong there, a full disk say
+            written = writer.submit(_write, job, inference, shard, scores, hidden, provenance)
+        if written is not None:
+            written.result()
     return time.perf_counter() - start
+
+
+def _write(
+    job: Job, inference: Inference, shard: Shard, scores: Scores, hidden: Tensor | None, provenance: dict[str, Any]
+) -> None:
+    if job.score.form and hidden is not None:  # before the scores: a completion counts as done with both
+        _keep_distributions(job, job.score.form, inference, shard, scores, hidden)
+    if job.score.embeddings and hidden is not None:
+        _keep_pooled(job, shard, scores, hidden)
+    job.store.append(_table(shard.ids, scores), provenance)
 
 
 def _keep_distributions(
@@ -283,8 +296,12 @@ def _load(job: Job, work: Worklist) -> Inference:
         longest_sequence=work.longest_sequence,
         largest_token=largest_token(job.layout, job.splits),
     )
-    if inference.probe.layout == "padded" and job.compute.attention == "auto":
+    if job.compute.attention != "auto":
+        return inference
+    if inference.probe.layout == "padded":
         print(f"prompts are not shared between completions: {inference.probe.reason}", file=sys.stderr)
+    elif inference.probe.reason:
+        print(f"{inference.probe.layout} rows, no block masks: {inference.probe.reason}", file=sys.stderr)
     return inference
 
 

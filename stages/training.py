@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline import probe
+from scoreonce.pipeline.batching import split_for
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.masks import LearntMasks, Masking, activation_masks
@@ -25,6 +26,7 @@ from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.metrics import step_metrics
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.policy_columns import MASKED, PER_PAIR, kinds, made_here
+from scoreonce.pipeline.rows import line_multiple
 from scoreonce.pipeline.step import Processes, Step, in_parts
 from scoreonce.stages import checkpoint, lineage, models, policy, reference_states, sampling, verify
 from scoreonce.stages.config import Run
@@ -68,11 +70,15 @@ class Trainer:
             alpha = settings.lora_alpha or 2.0 * settings.lora_rank
             model = models.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
         models.demand_fit(model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence)
-        found = probe.choose_layout(model, run.compute.attention, data.longest_row)
+        budget = run.compute.budget(accelerator.device.type)
+        multiple = line_multiple(budget)
+        found = probe.choose_layout(
+            model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
+        )
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
         reference = reference_states.provider(run, method, accelerator.device, data.longest_row)
-        scorer = TokenScorer(model, found.layout, masking(method, model))
+        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
@@ -93,8 +99,8 @@ class Trainer:
             data,
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
-            Step(prepared, masters.parameters, method, processes, reference, packed=found.layout == "packed"),
-            run.compute.budget(accelerator.device.type),
+            Step(prepared, masters.parameters, method, processes, reference, split=split_for(found.layout)),
+            budget,
             steps,
         )
 

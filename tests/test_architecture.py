@@ -20,7 +20,9 @@ HEAVY = TABLES | TENSORS | {"datasets", "altair", "numpy"}
 STAGES = {"prepare", "audit", "score", "train", "evaluate", "report", "demo"}
 
 # Tensor code that runs on a bare GPU image, and table code that starts at once. Loading a model needs neither table.
-TENSOR_MODULES = {"rows", "batching", "head", "forward", "probe", "architecture", "step"}
+TENSOR_MODULES = {
+    "rows", "batching", "head", "fused", "flex", "compiling", "transfer", "forward", "probe", "architecture", "step"
+}  # fmt: skip
 
 
 def module_files() -> dict[str, Path]:

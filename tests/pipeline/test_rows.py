@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import filled_lines, microbatches, split_for
 from scoreonce.pipeline.rows import PromptRow, attention_mask, collate
 
 
@@ -59,8 +59,13 @@ def test_microbatches_stay_within_the_budget_and_lose_nothing():
     assert microbatches([], 20) == []
 
 
-def test_packed_rows_cost_their_sum():
-    """9 + 8 = 17 and 9 + 8 + 5 > 20; beside each other they would cost 2 * 9."""
-    assert microbatches([5, 9, 2, 8, 5], 20, packed=True) == [[1, 3], [0, 4, 2]]
-    assert microbatches([9, 8, 3], 20, packed=True) == [[0, 1, 2]]
-    assert microbatches([9, 8, 3], 20) == [[0, 1], [2]]
+def test_lines_are_filled_and_lose_nothing():
+    """Budget 10, longest first 7 6 4 3 2: 7 + 3, then 6 + 4, then 2; a row of 11 stands alone."""
+    assert filled_lines([3, 7, 4, 6, 2], 10) == [[1, 0], [3, 2], [4]]
+    assert filled_lines([11, 1], 10) == [[0], [1]]
+    assert filled_lines([], 10) == []
+
+
+def test_layouts_are_grouped_by_what_their_lines_take_up():
+    assert [split_for(layout) for layout in ("packed", "flex")] == [filled_lines, filled_lines]
+    assert [split_for(layout) for layout in ("shared", "padded")] == [microbatches, microbatches]

@@ -9,6 +9,7 @@ from tiny_models import VOCABULARY, tiny_model
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.architecture import head_of
+from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import ReferenceLogits
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, kinds, made_here, sides_of
@@ -101,7 +102,7 @@ def test_micro_batches_change_nothing(name):
 
 
 def test_a_per_pair_method_needs_no_second_forward():
-    batches = len(Plan.of([row.tokens for row in problem()[1]], 1, 100).microbatches[0])
+    batches = len(Plan.of([row.tokens for row in problem()[1]], 1, 100, microbatches).microbatches[0])
     assert gradients("dpo", 100)[2] == batches
     assert gradients("beta_dpo", 100)[2] == 2 * batches - 1  # one graph is kept
 
@@ -175,10 +176,10 @@ def test_micro_batch_scope_is_the_papers_loop(name, budget):
 
 
 def test_plan_gives_every_process_as_many_micro_batches():
-    plan = Plan.of([9, 1, 1, 1, 8], 2, 8)
+    plan = Plan.of([9, 1, 1, 1, 8], 2, 8, microbatches)
     assert len({len(batches) for batches in plan.microbatches}) == 1
     assert sorted(pair for batches in plan.microbatches for batch in batches for pair in batch) == [0, 1, 2, 3, 4]
-    assert Plan.of([3], 2, 8).microbatches == (((0,),), ((),))
+    assert Plan.of([3], 2, 8, microbatches).microbatches == (((0,),), ((),))
 
 
 @pytest.mark.slow

@@ -1,0 +1,396 @@
+"""scoreonce on a GPU: scoring and training of random-weight models of real shapes, beside a plain padded loop.
+
+    python benchmarks/gpu.py [--smoke] [--out FOLDER] [--seconds 420]
+
+Needs torch, transformers, accelerate and numpy, and nothing else: no installed scoreonce, no tables, no network. On a
+bare machine, with the tests that need a GPU, from the root of the repository:
+
+    python3 benchmarks/gpu.py --out "${OUT:-.}" && mkdir -p .types && ln -sfn .. .types/scoreonce &&
+    PYTHONPATH=.types python3 -m pytest -W default -p no:cacheprovider tests/pipeline/test_cuda.py
+
+First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
+the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
+such passes; the head by chunk and with its reductions compiled or not; where a training step's time goes. Ours is
+packed rows with block masks, plain and with compiled blocks, under several token budgets, and prompt rows with SDPA's
+dense masks; the other side is benchmarks/gpu_padded.py, under two budgets.
+
+MFU counts what each side's own layout needs: 2 operations per weight and position, attention by the pairs of positions
+that see each other, the head for completion tokens alone, times 3 for training; padding and recomputation count
+nothing. Rows are drawn until they fill the lines of a step, so the rounding up of a step's last line is not measured.
+
+No new measurement starts after --seconds; what was left out is said. gpu.json and gpu.md, in benchmarks/results or the
+folder given, are written after each. --smoke runs everything tiny, on any device, and proves nothing but that it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import gc
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _make_importable() -> None:
+    """Let `import scoreonce` mean this checkout, whatever is installed."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (Path(folder) / "scoreonce").symlink_to(ROOT)
+    sys.path.insert(0, folder)
+
+
+_make_importable()
+
+import gpu_padded  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from gpu_models import PROFILES, SHAPES, SMOKE, Profile, Shape, operations, rows_that_fill  # noqa: E402
+from gpu_parts import agreement, head_times, oracles, phases  # noqa: E402
+
+from scoreonce.pipeline import flex, methods, probe  # noqa: E402
+from scoreonce.pipeline.batching import split_for  # noqa: E402
+from scoreonce.pipeline.forward import TokenScorer  # noqa: E402
+from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer  # noqa: E402
+from scoreonce.pipeline.rows import Layout, PromptRow, line_multiple  # noqa: E402
+from scoreonce.pipeline.step import Step  # noqa: E402
+from scoreonce.stages.inference import Inference  # noqa: E402
+
+# Dense bf16 by the vendor's datasheet, FLOP/s; elsewhere the measured product is the ceiling.
+DATASHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How our side runs."""
+
+    compiled: bool
+    budget: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.budget:,} tokens{', blocks compiled' if self.compiled else ''}"
+
+
+VARIANTS = (Variant(False, 16_384), Variant(True, 16_384), Variant(True, 32_768))
+PADDED = (16_384, 32_768)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
+LINES = 4  # of ours in a step
+
+@dataclass
+class Bench:
+    """Where and how long to measure."""
+
+    device: torch.device
+    dtype: torch.dtype
+    seconds: float
+    smoke: bool
+    started: float
+    figures: dict[str, Any]
+    out: Path
+
+    def wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(self, work: Callable[[], object], repeats: int = 2) -> float:
+        """Median seconds of `work`, the queue included, after one run that compiles and allocates."""
+        work()
+        seconds = []
+        for _ in range(1 if self.smoke else repeats):
+            self.wait()
+            begun = time.perf_counter()
+            work()
+            self.wait()
+            seconds.append(time.perf_counter() - begun)
+        return statistics.median(seconds)
+
+    def attempt(self, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """What `work` measures; None, and said, where time is up or memory or a compiler fails."""
+        if time.perf_counter() - self.started > self.seconds:
+            self.figures["left out"].append(f"{what}: out of time")
+            return None
+        try:
+            found = work()
+        except Exception as error:  # whatever it is, the other measurements are still wanted
+            traceback.print_exc()
+            reason = (str(error).splitlines() or [""])[0][:160]
+            self.figures["left out"].append(f"{what}: {type(error).__name__}, {reason}")
+            found = None
+        print(f"{time.perf_counter() - self.started:6.0f} s  {what}: {_brief(found)}", flush=True)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return found
+
+    def save(self) -> None:
+        """Write down what there is so far."""
+        self.figures["measured"]["seconds"] = time.perf_counter() - self.started
+        self.out.mkdir(parents=True, exist_ok=True)
+        (self.out / "gpu.json").write_text(json.dumps(self.figures, indent=2) + "\n")
+        (self.out / "gpu.md").write_text(table(self.figures))
+
+    @contextmanager
+    def peak(self, found: dict[str, Any]) -> Iterator[None]:
+        """Note the most memory that was allocated inside."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        yield
+        if self.device.type == "cuda":
+            found["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
+
+
+def _brief(found: dict[str, Any] | None) -> str:
+    shown = {key: value for key, value in (found or {}).items() if isinstance(value, float)}
+    return ", ".join(f"{key} {value:.4g}" for key, value in shown.items()) if found else "left out"
+
+
+# ---- The two sides ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Trained:
+    """A model and its optimizer, shared by both sides: an update is the same work for each."""
+
+    model: Any
+    masters: Masters
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(cls, model: Any, device: torch.device) -> Trained:
+        masters = Masters.of(model.parameters())
+        settings = SimpleNamespace(
+            optimizer="adamw_torch_fused" if device.type == "cuda" else "adamw_torch", learning_rate=1e-7,
+            weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
+        )  # fmt: skip
+        return cls(model, masters, make_optimizer(model, masters, settings))
+
+    def update(self) -> None:
+        self.masters.take_gradients()
+        norm = gradient_norm(self.masters.masters)
+        torch.nn.utils.clip_grads_with_norm_(self.masters.masters, 1.0, torch.tensor(norm))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.masters.give_weights()
+
+
+def both(
+    bench: Bench,
+    model: Any,
+    rows: Sequence[PromptRow],
+    score: Callable[[], object],
+    train: Callable[[], object],
+    *,
+    shared: bool,
+) -> dict[str, Any]:
+    """Scoring and training of `rows`: pairs/s, operations/s and memory."""
+    model.zero_grad()  # of one that failed
+    found: dict[str, Any] = {"pairs in a step": len(rows)}
+    needs = operations(model, rows, shared=shared)
+    for name, work, factor in (("scoring", score, 1), ("training", train, 3)):
+        memory: dict[str, Any] = {}
+        with bench.peak(memory):
+            seconds = bench.timed(work)
+        found[f"{name}, pairs/s"] = len(rows) / seconds
+        found[f"{name}, FLOP/s"] = factor * needs / seconds
+        found |= {f"{name}, {key}": value for key, value in memory.items()}
+    return found
+
+
+def padded_side(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int) -> dict[str, Any]:
+    model, longest = trained.model, max(len(row.prompt) + max(map(len, row.completions)) for row in rows)
+    micro = max(1, budget // (2 * longest))
+    cached = torch.zeros(2, len(rows), device=bench.device)
+
+    def train() -> None:
+        gpu_padded.backward(model, rows, micro, cached)
+        trained.update()
+
+    return both(bench, model, rows, lambda: gpu_padded.scored(model, rows, micro), train, shared=False)
+
+
+def our_side(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, layout: Layout) -> dict[str, Any]:
+    model = trained.model
+    scorer = TokenScorer(model, layout, multiple=line_multiple(budget))
+    inference = Inference(scorer, probe.Probe(layout, 0.0), budget)
+    method = methods.resolve("dpo", {})
+    step = Step(scorer, trained.masters.parameters, method, split=split_for(layout))
+    zeros = torch.zeros(len(rows), dtype=torch.float64, device=bench.device)
+    columns = {"ref_chosen_logps": zeros, "ref_rejected_logps": zeros}
+
+    def train() -> None:
+        outcome, _ = step(rows, columns, {}, budget)
+        float(outcome.loss)
+        trained.update()
+
+    return both(bench, model, rows, lambda: inference.score(rows, lambda *_: None), train, shared=True)
+
+
+# ---- The run ------------------------------------------------------------------------------------------------------
+
+
+def gemm_rate(bench: Bench) -> float:
+    """FLOP/s of a square bf16 product of random values."""
+    size = 64 if bench.smoke else 8_192
+    left, right = (torch.randn(size, size, device=bench.device, dtype=torch.bfloat16) for _ in range(2))
+    repeats = 1 if bench.smoke else 20
+
+    def products() -> None:
+        for _ in range(repeats):
+            torch.mm(left, right)
+
+    return 2 * size**3 * repeats / bench.timed(products)
+
+
+def measure_shape(
+    bench: Bench, shape: Shape, profiles: Sequence[Profile], variants: Sequence[Variant], found: dict[str, Any]
+) -> dict[str, Any]:
+    """Fill `found` with both sides on one model, what is most wanted first."""
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    with bench.device:
+        model = transformers.AutoModelForCausalLM.from_config(shape.config, dtype=bench.dtype).eval()
+    trained, vocabulary = Trained.of(model, bench.device), shape.config.vocab_size
+    layout: Layout = "flex" if bench.device.type == "cuda" else "packed"
+    smallest, lines = min(variant.budget for variant in variants), 2 if bench.smoke else LINES
+    rows = {profile.name: rows_that_fill(profile, vocabulary, smallest, lines) for profile in profiles}
+    found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+
+    def measured(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        return bench.attempt(f"{shape.name}, {what}", work)
+
+    sample = rows[profiles[0].name][:16]
+    oracle, before = oracles(model, sample), model.config._attn_implementation
+    if layout == "flex":
+        flex.switch_on(model)
+    found["agreement"] = measured("agreement", lambda: agreement(model, sample, layout, smallest, oracle))
+    for variant in variants:
+        if variant.compiled:
+            flex.compile_blocks(model)
+        for profile in profiles:
+            # A larger budget takes more pairs per step, in as many lines.
+            own = rows_that_fill(profile, vocabulary, variant.budget, lines)
+            made = measured(
+                f"{profile.name}, ours, {variant.name}",
+                lambda own=own, variant=variant: our_side(bench, trained, own, variant.budget, layout),
+            )
+            found["profiles"][profile.name]["ours"][variant.name] = made
+            bench.save()
+    middle = rows[profiles[len(profiles) // 2].name]
+    found["phases"] = measured("phases", lambda: phases(bench, trained, middle, smallest, layout))
+    found["head"] = measured("head", lambda: head_times(bench, model, 16 if bench.smoke else 8_192))
+    flex.switch_off(model, before)
+    for profile in profiles:
+        sides, own = found["profiles"][profile.name], rows[profile.name]
+        for budget in PADDED:
+            made = measured(
+                f"{profile.name}, padded loop, {budget:,} tokens",
+                lambda own=own, budget=budget: padded_side(bench, trained, own, budget),
+            )
+            sides["padded"][f"{budget:,} tokens"] = made
+        sides["ours"]["dense masks"] = measured(
+            f"{profile.name}, ours, dense masks", lambda own=own: our_side(bench, trained, own, smallest, "shared")
+        )
+        bench.save()
+    return found
+
+
+def run(bench: Bench, name: str) -> None:
+    """Fill and save the figures of `bench`."""
+    rate = gemm_rate(bench)
+    ceiling = next((peak for key, peak in DATASHEET.items() if key in name), rate)
+    print(f"{name}: bf16 product {rate / 1e12:.0f} TFLOP/s, MFU against {ceiling / 1e12:.0f}", flush=True)
+    bench.figures |= {"bf16 product, FLOP/s": rate, "ceiling, FLOP/s": ceiling}
+    shapes, variants, profiles = SHAPES, VARIANTS, PROFILES
+    if bench.smoke:
+        shapes, variants = (SMOKE,), (Variant(False, 1_024),)
+        profiles = tuple(Profile(profile.name, (20, 0.5), (12, 0.5), 64, 128) for profile in PROFILES)
+    for shape in shapes:
+        found: dict[str, Any] = {"profiles": {p.name: {"ours": {}, "padded": {}} for p in profiles}}
+        bench.figures["shapes"][shape.name] = found
+        bench.attempt(shape.name, lambda s=shape, f=found: measure_shape(bench, s, profiles, variants, f))
+        bench.save()
+
+
+def table(figures: dict[str, Any]) -> str:
+    measured, ceiling = figures["measured"], figures["ceiling, FLOP/s"]
+    lines = [
+        f"# On a GPU: {measured['device']}, {measured['date']}", "",
+        f"torch {measured['torch']}, transformers {measured['transformers']}, {measured['dtype']}, random weights. A "
+        f"bf16 product of 8,192 runs at {figures['bf16 product, FLOP/s'] / 1e12:.0f} TFLOP/s; MFU is against "
+        f"{ceiling / 1e12:.0f}. The padded loop stands in for TRL: benchmarks/gpu_padded.py.",
+    ]  # fmt: skip
+    for shape, found in figures["shapes"].items():
+        if "parameters" not in found:
+            continue
+        lines += ["", f"## {shape}: {found['parameters'] / 1e9:.2f} B parameters", "", f"| {' | '.join(COLUMNS)} |"]
+        lines.append("|---" * len(COLUMNS) + "|")
+        for profile, sides in found["profiles"].items():
+            base = _best(sides["padded"])
+            for side in ("padded", "ours"):
+                for setting, made in sides[side].items():
+                    if made is not None:
+                        lines.append(_line(profile, side, setting, made, base, ceiling))
+        for part in ("agreement", "head", "phases"):
+            if found.get(part) is not None:
+                lines += ["", f"{part.capitalize()}: {_brief(found[part])}."]
+    if figures["left out"]:
+        lines += ["", "Left out:", *(f"- {what}" for what in figures["left out"])]
+    return "\n".join(lines) + "\n"
+
+
+COLUMNS = (
+    "profile", "side", "setting", "scoring, pairs/s", "MFU", "training, pairs/s", "MFU", "training, peak GiB",
+    "times the padded loop: scoring, training",
+)  # fmt: skip
+
+
+def _best(settings: dict[str, Any]) -> dict[str, float]:
+    """The fastest of each over the settings that ran."""
+    ran = [made for made in settings.values() if made is not None]
+    keys = ("scoring, pairs/s", "training, pairs/s")
+    return {key: max(made[key] for made in ran) for key in keys} if ran else {}
+
+
+def _line(profile: str, side: str, setting: str, made: dict[str, Any], base: dict[str, float], ceiling: float) -> str:
+    shares = [f"{made[f'{what}, FLOP/s'] / ceiling:.1%}" for what in ("scoring", "training")]
+    rates = [f"{made[f'{what}, pairs/s']:.4g}" for what in ("scoring", "training")]
+    times = ", ".join(f"{made[key] / value:.2f}" for key, value in base.items())
+    peak = f"{made['training, peak GiB']:.1f}" if "training, peak GiB" in made else ""
+    return f"| {' | '.join([profile, side, setting, rates[0], shares[0], rates[1], shares[1], peak, times])} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="tiny, on any device, nothing but a proof that it runs")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="folder of gpu.json and gpu.md")
+    parser.add_argument("--seconds", type=float, default=420, help="no measurement starts later than this")
+    options = parser.parse_args()
+    cuda = torch.cuda.is_available()
+    if not cuda and not options.smoke:
+        print("skipped: needs a CUDA GPU")
+        return
+    device, dtype = (torch.device("cuda"), torch.bfloat16) if cuda else (torch.device("cpu"), torch.float32)
+    name = torch.cuda.get_device_name() if cuda else "cpu"
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    measured = {"date": str(date.today()), "device": name, **versions, "dtype": str(dtype).removeprefix("torch.")}
+    figures: dict[str, Any] = {"measured": measured, "shapes": {}, "left out": []}
+    run(Bench(device, dtype, options.seconds, options.smoke, time.perf_counter(), figures, options.out), name)
+    print(table(figures))
+
+
+if __name__ == "__main__":
+    main()
