@@ -12,7 +12,7 @@ from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, ROUNDED, kinds, made_here
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages import files, models
@@ -38,11 +38,12 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int) -
             where="train.full_vocab",
             fix='Use "hidden" or "live".',
         )
-    epsilon = method.hyperparameters["epsilon"] if wanted & PERTURBED else None
-    return _live(run, device, longest_row, epsilon) if run.train.full_vocab == "live" else _stored(run, device, epsilon)
+    epsilon, rounded = method.hyperparameters["epsilon"] if wanted & PERTURBED else None, bool(wanted & ROUNDED)
+    given = _live(run, device, longest_row) if run.train.full_vocab == "live" else _stored(run, device)
+    return lambda rows: given(rows)._replace(perturbation=epsilon, rounded=rounded)
 
 
-def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
+def _stored(run: Run, device: torch.device) -> Provider:
     layout = Layout.of(run)
     form = "hidden" if run.train.full_vocab == "hidden" else f"topk-{run.score.topk}"
     store = VocabularyStore(layout.store / files.read_json(layout.reference_manifest)["store_key"], form)
@@ -62,14 +63,14 @@ def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
         # Content is the address: the ids need not travel with the rows.
         ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
         if form == "hidden":
-            return ReferenceLogits(states.read(ids, "hidden").to(device), head, epsilon)
+            return ReferenceLogits(states.read(ids, "hidden").to(device), head)
         top_ids, top_logps = (states.read(ids, column).to(device) for column in ("ids", "logps"))
-        return TopLogps(top_ids, top_logps, head.weight.shape[0], epsilon)
+        return TopLogps(top_ids, top_logps, head.weight.shape[0])
 
     return read
 
 
-def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | None) -> Provider:
+def _live(run: Run, device: torch.device, longest_row: int) -> Provider:
     reference = run.reference
     model = models.load_model(
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
@@ -77,4 +78,4 @@ def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | Non
     model.requires_grad_(False)
     scorer = TokenScorer(model, probe.choose_layout(model, run.compute.attention, longest_row).layout)
     head = architecture.head_of(architecture.causal_lm(model))
-    return lambda rows: ReferenceLogits(scorer.hidden(rows), head, epsilon)
+    return lambda rows: ReferenceLogits(scorer.hidden(rows), head)

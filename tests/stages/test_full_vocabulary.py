@@ -54,6 +54,26 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
     assert len({line["loss"] for line in stored}) == len(stored)
 
 
+def test_steps_in_bfloat16_from_every_form(prepared):
+    """A policy near its reference is left at beta = 0.01; one that is another model is not."""
+    form = {"full_vocab": "topk", "topk": 96}
+    score.run(prepared.run(score=form))
+    settings = {**FAST, "method": "epsilon_dpo", "step_dtype": "bf16", "max_steps": 3}
+    other = {"model": str(prepared.model("other", seed=14))}
+
+    def betas(full_vocab, **start):
+        label = f"{full_vocab}{len(start)}"
+        run = prepared.run(train={**settings, "label": label, "full_vocab": full_vocab, **start}, score=form)
+        train.run(run)
+        return pl.read_parquet(Layout.of(run).training / "steps.parquet")["beta"].to_list()
+
+    assert betas("hidden") == [0.01] * 24
+    assert betas("hidden", **other) == betas("live", **other)
+    assert len(set(betas("hidden", **other))) > 3
+    # Log-probs are other bfloat16 numbers than logits, though 96 of the 97 are all there is.
+    assert len(set(betas("topk", **other))) > 3
+
+
 def test_stored_states_and_head_give_the_models_own_logits(prepared):
     """Hidden states times head against logits of plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(prepared.model()).eval()
