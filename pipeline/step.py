@@ -155,7 +155,7 @@ class Step:
                 gradients: dict[str, Tensor] = {}
                 if pairs:
                     gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
-                self._backward(forward, range(len(pairs)), gradients, torch.tensor(float(len(rows))))
+                self._backward(forward, range(len(pairs)), gradients, torch.tensor(len(rows), dtype=torch.float64))
         everything = {**columns, **self._gathered(len(rows), own, forwards)}
         with torch.no_grad():
             outcome = self.method.run(everything, dict(state))
