@@ -297,40 +297,45 @@ def test_shuffle_off_keeps_the_order(prepared):
     assert seen == order + order[:8]
 
 
+TWO_PROCESSES = """
+import json, sys
+from accelerate import Accelerator
+from scoreonce.stages import train
+from scoreonce.stages.config import Run
+
+Accelerator.end_training = lambda self: None  # the process group serves the next run as well
+assert Accelerator(cpu=True).num_processes == 2
+for tree in json.loads(sys.argv[1]):
+    train.run(Run.model_validate(tree))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_same_policy(prepared):
-    """accelerate with two gloo processes against one."""
-    for method in ("dpo", "beta_dpo"):
-        one = training(prepared, method, f"{method}-one")
-        run = prepared.run(train={**FAST, "method": method, "label": f"{method}-two"})
-        script = (
-            "import json, sys; from scoreonce.stages.config import Run; from scoreonce.stages import train; "
-            "train.run(Run.model_validate(json.loads(sys.argv[1])))"
-        )
-        path = prepared.folder / "two.py"
-        path.write_text(script)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "accelerate.commands.launch",
-                "--cpu",
-                "--num_processes",
-                "2",
-                "--num_machines",
-                "1",
-                "--mixed_precision",
-                "no",
-                "--dynamo_backend",
-                "no",
-                str(path),
-                run.model_dump_json(exclude_none=True),
-            ],
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
+    """Two gloo processes against one; one launch trains one method after the other.
+
+    By torchrun: `accelerate launch --cpu` starts a single process, whatever --num_processes says.
+    """
+    score.run(prepared.run(score={"mismatched": True}))
+    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto")
+    settings = {**FAST, "max_steps": 4}
+    two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
+    path = prepared.folder / "two.py"
+    path.write_text(TWO_PROCESSES)
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    done = subprocess.run(
+        [sys.executable, *launch.split(), str(path),
+         json.dumps([run.model_dump(exclude_none=True) for run in two])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, run in zip(methods, two, strict=True):
+        one = training(prepared, name, f"{name}-one", max_steps=4)
         assert_equal(weights(one), weights(Layout.of(run)), 2e-5)
+        for mine, theirs in zip(metrics(one), metrics(Layout.of(run)), strict=True):
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
 
 
 def test_a_method_from_a_file(prepared, tmp_path, capsys):
