@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import polars as pl
 import torch
@@ -15,7 +16,7 @@ from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, ROUNDED, kinds, made_here
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages import files, models
+from scoreonce.stages import files, lineage, models
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
@@ -23,9 +24,12 @@ from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
 Provider = Callable[[Sequence[PromptRow]], Reference]
 
 
-def provider(run: Run, method: Method, device: torch.device, longest_row: int) -> Provider | None:
+def provider(
+    run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer
+) -> Provider | None:
     """What gives a micro-batch's reference logits, or None for a method that does not read them.
 
+    Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
     """
     wanted = kinds(made_here(method.reads))
@@ -39,7 +43,12 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int) -
             fix='Use "hidden" or "live".',
         )
     epsilon, rounded = method.hyperparameters["epsilon"] if wanted & PERTURBED else None, bool(wanted & ROUNDED)
-    given = _live(run, device, longest_row) if run.train.full_vocab == "live" else _stored(run, device)
+    if run.train.full_vocab != "live":
+        given = _stored(run, device)
+    elif run.train.lora_rank and lineage.starts_from_reference(run):
+        given = _live(policy, adapter_off=True)
+    else:
+        given = _live(_loaded(run, device, longest_row))
     return lambda rows: given(rows)._replace(perturbation=epsilon, rounded=rounded)
 
 
@@ -70,12 +79,19 @@ def _stored(run: Run, device: torch.device) -> Provider:
     return read
 
 
-def _live(run: Run, device: torch.device, longest_row: int) -> Provider:
+def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
+    def read(rows: Sequence[PromptRow]) -> Reference:
+        with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
+            hidden = scorer.hidden(rows)
+        return ReferenceLogits(hidden, architecture.head_of(architecture.causal_lm(scorer.model)))
+
+    return read
+
+
+def _loaded(run: Run, device: torch.device, longest_row: int) -> TokenScorer:
     reference = run.reference
     model = models.load_model(
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
     )
     model.requires_grad_(False)
-    scorer = TokenScorer(model, probe.choose_layout(model, run.compute.attention, longest_row).layout)
-    head = architecture.head_of(architecture.causal_lm(model))
-    return lambda rows: ReferenceLogits(scorer.hidden(rows), head)
+    return TokenScorer(model, probe.choose_layout(model, run.compute.attention, longest_row).layout)

@@ -69,8 +69,8 @@ class Trainer:
         found = probe.choose_layout(model, run.compute.attention, data.longest_row)
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
-        reference = reference_states.provider(run, method, accelerator.device, data.longest_row)
         scorer = TokenScorer(model, found.layout, masking(method, model))
+        reference = reference_states.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.masks import activation_masks
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages import score, train, training_data
+from scoreonce.stages import models, score, train, training_data
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.scoring import Job
 from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
@@ -52,6 +52,39 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
     assert len({line["loss"] for line in stored}) == len(stored)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2", "sparse_po"])
+def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkeypatch):
+    """One model in memory, and the training of two: the same losses, betas and adapter as with the reference loaded."""
+    loaded, honest = [], models.load_model
+
+    def load_model(name, **options):
+        loaded.append(name)
+        return honest(name, **options)
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    found = []
+    # The same folder under another name is not known to be the reference.
+    for label, start, models_in_memory in (("switched", {}, 1), ("loaded", {"model": f"{prepared.model()}/."}, 2)):
+        loaded.clear()
+        run = prepared.run(
+            train={**FAST, "method": method, "label": label, "lora_rank": 4, "full_vocab": "live", **start}
+        )
+        train.run(run)
+        assert len(loaded) == models_in_memory
+        layout = Layout.of(run)
+        lines = [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
+        found.append((lines, load_file(layout.policy / "adapter_model.safetensors")))
+    (switched, adapter), (second, others) = found
+    assert len({line["loss"] for line in switched}) == len(switched)
+    for mine, theirs in zip(switched, second, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-9)
+    assert any(tensor.abs().max() > 1e-4 for name, tensor in adapter.items() if "lora_B" in name)
+    for name, tensor in adapter.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
 
 
 def test_steps_in_bfloat16_from_every_form(prepared):
