@@ -1,6 +1,7 @@
 """One step: the same gradients however it is split, and the same training as TRL."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.architecture import head_of
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import ReferenceLogits
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, kinds, made_here, sides_of
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, ROUNDED, kinds, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.pipeline.step import Plan, Processes, Step, in_parts
 from scoreonce.stages.training import masking
@@ -50,13 +51,24 @@ def assert_same_gradient(left, right):
 
 
 ALONE = Processes()
+COMPOSED = {
+    name: methods.resolve(None, settings, *pieces)
+    for name, settings, *pieces in (
+        ("beta_kto", {}, "kto", "batch_beta", "gaussian_gap"),
+        ("beta_tdpo", {}, "tdpo2", "batch_beta", "gaussian_gap"),
+        ("beta_ipo", {}, "ipo", "batch_beta", "gaussian_gap"),
+        ("epsilon_ipo", {}, "ipo", "perturbed_beta"),
+        ("epsilon_dpo_bf16", {"step_dtype": "bf16"}, "dpo", "perturbed_beta"),
+        ("alpha_margin_dpo", {}, "dpo", "alpha_margin"),
+    )
+}
 
 
 def step_of(name, processes=ALONE):
     """A step of a method on a fresh model, with the rows and columns that it reads; and its forwards, counted."""
     torch.manual_seed(1)
     model, rows, columns = problem()
-    method = methods.resolve(name, {})
+    method = COMPOSED[name] if name in COMPOSED else methods.resolve(name, {})
     scorer, calls = TokenScorer(model, "shared", masking(method, model)), []
     scorer.register_forward_hook(lambda *_: calls.append(1))
     if len(sides_of(method.reads)) == 1:
@@ -70,7 +82,8 @@ def step_of(name, processes=ALONE):
     epsilon = method.hyperparameters.get("epsilon")
     reference = None
     if kinds(made_here(method.reads)) & FULL_VOCABULARY:
-        reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon)  # noqa: E731
+        rounded = bool(kinds(made_here(method.reads)) & ROUNDED)
+        reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon, rounded)  # noqa: E731
     return Step(scorer, list(model.parameters()), method, processes, reference), rows, columns, calls
 
 
@@ -92,7 +105,7 @@ TRAINABLE = [
 ]
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", [*TRAINABLE, *COMPOSED])
 def test_micro_batches_change_nothing(name):
     whole, outcome, calls = gradients(name, budget=10**6)
     assert calls == 1
@@ -103,6 +116,32 @@ def test_micro_batches_change_nothing(name):
         torch.testing.assert_close(parts.loss, outcome.loss, rtol=1e-12, atol=0)
         torch.testing.assert_close(parts.beta, outcome.beta, rtol=1e-12, atol=0, equal_nan=True)
         assert parts.weight.tolist() == outcome.weight.tolist()
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_a_composition_trains(name):
+    """Two steps lower the objective itself, uncalibrated, on the pairs that the first one kept."""
+    step, rows, columns, _ = step_of(name)
+    plain = replace(step, method=methods.resolve(None, {}, step.method.objective.name))
+    state, outcomes, losses = step.method.init_state(), [], []
+    optimizer = torch.optim.SGD(step.parameters, lr=1e-6)
+    for _ in range(3):
+        outcome, everything = step(rows, columns, state, 10**6)
+        outcomes.append(outcome)
+        state = outcome.state
+        plainly = plain.method.run(everything, plain.method.init_state()).losses.detach()
+        losses.append(float((outcomes[0].weight * plainly).sum()))
+        assert torch.isfinite(flat_gradient(step)).all()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[0] > losses[1] > losses[2]
+    first = outcomes[0]
+    assert int(first.weight.sum()) == (9 if name.startswith("beta_") else PAIRS)  # 0.8 of 12 pairs
+    found = set((first.target_margin if name == "alpha_margin_dpo" else first.beta).tolist())
+    # One beta for the step; a decision on every pair in float32, not so in bfloat16; a margin for each pair.
+    distinct = {"epsilon_ipo": 2, "epsilon_dpo_bf16": 3, "alpha_margin_dpo": PAIRS}
+    assert len(found) == distinct.get(name, 1)
+    assert found != {step.method.hyperparameters["beta"]}
 
 
 def test_a_per_pair_method_needs_no_second_forward():
