@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import tomli_w
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ from transformers import LlamaForCausalLM
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.schemas.tables import StepPair
-from scoreonce.stages import evaluate, report, score, train
+from scoreonce.stages import config, evaluate, report, score, train
 from scoreonce.stages.layout import Layout
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
@@ -338,6 +339,39 @@ def test_two_processes_train_the_same_policy(prepared):
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
 
 
+SPELLED_OUT = {
+    "ipo+batch_beta+gaussian_gap": """objective = "ipo"\ncalibration = "batch_beta"\nselection = "gaussian_gap" """,
+    "kto+batch_beta+gaussian_gap": """method = "kto"\ncalibration = "batch_beta"\nselection = "gaussian_gap" """,
+    "tdpo2+batch_beta+gaussian_gap": """method = "beta_dpo"\nobjective = "tdpo2" """,
+    "ipo+perturbed_beta": """objective = "ipo"\ncalibration = "perturbed_beta"\nstep_dtype = "bf16"\nepsilon = 0.02 """,
+    "dpo+alpha_margin": """method = "dpo"\ncalibration = "alpha_margin"\nalpha = 0.1 """,
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_a_composition_spelled_out_in_a_run_file(prepared, name):
+    run = prepared.run(score={"mismatched": True})
+    score.run(run)
+    path = prepared.folder / "composed.toml"
+    train_section = f"""
+[train]
+{SPELLED_OUT[name]}
+full_vocab = "live"
+learning_rate = 1e-3
+batch_pairs = 8
+max_steps = 2
+"""
+    tree = run.model_dump(include={"out", "data", "reference", "compute", "score"}, exclude_none=True)
+    path.write_text(tomli_w.dumps(tree) + train_section)
+    run = config.load(path)
+    train.run(run)
+    layout = Layout.of(run)
+    record = json.loads((layout.training / "lineage.json").read_text())
+    assert record["method"]["name"] == name
+    assert all(math.isfinite(value) for line in metrics(layout) for value in line.values())
+    assert (metrics(layout)[0]["selection/kept"] == 0.75) is ("gaussian_gap" in name)  # 6 of 8
+
+
 def test_a_method_from_a_file(prepared, tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text("""
@@ -404,6 +438,43 @@ def test_completion_only_data_has_no_rejected_side(world):
     world.prepare([(p, c, None) for p, c, _ in world.random_pairs(10)])
     assert weights(training(world, "sft", max_steps=1))
     assert "no value for 10 of 10 pairs" in expect(world, "needs rejected_id", method="simpo").found
+
+
+SCORED = {"method": "odpo", "max_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "match", "found"),
+    [
+        (None, "needs chosen_score, and the data lacks it", "1 of 40"),
+        (math.inf, "chosen_score is not a finite number everywhere", "1 of 40"),
+        (math.nan, "chosen_score is not a finite number everywhere", "1 of 40"),
+        (1.0, "takes the logarithm of r_w - r_l", "1 of 40"),
+    ],
+)
+def test_scores_are_checked_before_training(prepared, chosen, match, found, monkeypatch):
+    """The last pair's is missing, not finite, or no higher than the rejected one's; no model is loaded for that."""
+    rewrite_pairs(prepared, chosen_score=[2.0] * 39 + [chosen], rejected_score=[1.0] * 40)
+    monkeypatch.setattr(train.Trainer, "build", None)
+    assert found in expect(prepared, match, **SCORED).found
+
+
+def test_odpo_trains_where_scores_are_there(prepared):
+    rewrite_pairs(prepared, chosen_score=[2.0] * 40, rejected_score=[1.0] * 40)
+    assert metrics(training(prepared, **SCORED))[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # log(2 - 1) = 0
+
+
+def rewrite_pairs(world, **columns):
+    """Other values in prepared pairs, with a manifest that matches."""
+    from scoreonce.stages import files
+
+    path, manifest = world.layout.pairs("train"), world.layout.pairs_manifest
+    table = pl.read_parquet(path).with_columns(
+        *(pl.Series(name, values, pl.Float64, strict=False) for name, values in columns.items())
+    )
+    files.write_parquet(path, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    content = files.read_json(manifest)
+    files.write_json(manifest, {**content, "files": {**content["files"], path.name: files.sha256(path)}})
 
 
 def test_scored_with_other_weights_or_dtype(prepared):
