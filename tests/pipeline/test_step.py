@@ -150,6 +150,17 @@ def test_a_per_pair_method_needs_no_second_forward():
     assert gradients("beta_dpo", 100)[2] == 2 * batches
 
 
+def test_ktos_mismatched_completion_takes_no_part_in_the_gradient_pass():
+    """With micro-batches, three completions in the pass that gives the columns, two in the one that gives gradients."""
+    step, rows, columns, _ = step_of("kto")
+    seen = set()
+    step.scorer.register_forward_pre_hook(
+        lambda _, given: seen.update((torch.is_grad_enabled(), len(row.completions)) for row in given[0])
+    )
+    step(rows, columns, {}, 40)
+    assert seen == {(False, 3), (True, 2)}
+
+
 def test_gradient_is_that_of_the_loss():
     """Against autograd straight through the DPO formula."""
     flat, outcome, _ = gradients("dpo", 100)
