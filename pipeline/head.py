@@ -46,6 +46,7 @@ class ReferenceLogits(NamedTuple):
     hidden: Tensor  # (tokens, reference hidden), after the reference's last norm
     head: Head
     perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
+    rounded: bool = False  # those in bfloat16, as in its authors' run
 
     def logits(self, start: int, stop: int) -> Tensor:
         """`(tokens, vocabulary)` float32 logits of a chunk."""
@@ -59,6 +60,7 @@ class TopLogps(NamedTuple):
     logps: Tensor  # (tokens, k) nats
     vocabulary: int
     perturbation: float | None = None
+    rounded: bool = False
 
     def logits(self, start: int, stop: int) -> Tensor:
         """`(tokens, vocabulary)` float32 log-probs of a chunk."""
@@ -94,10 +96,14 @@ Reference = ReferenceLogits | TopLogps
 
 
 class Perturbed(NamedTuple):
-    """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient."""
+    """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient.
 
-    plus_logps: Tensor  # (tokens,) float32, nats, under f + epsilon (f - f_ref)
-    minus_logps: Tensor  # (tokens,) float32, nats, under f - epsilon (f - f_ref)
+    (tokens,) nats each: float32, or, where the reference is `rounded`, bfloat16.
+    """
+
+    plus_logps: Tensor  # under f + epsilon (f - f_ref)
+    minus_logps: Tensor  # under f - epsilon (f - f_ref)
+    rounded_logps: Tensor | None = None  # under f itself, where the others are rounded
 
 
 class TokenColumns(NamedTuple):
@@ -218,10 +224,23 @@ def _against_reference(
     chosen = ref_logps.gather(1, targets.unsqueeze(1)).squeeze(1).clamp(max=0)
     columns = [torch.einsum("tv,tv->t", ref_logps.exp(), gaps), chosen]
     if reference.perturbation is not None:
-        # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
-        ahead = (logits - ref_logits).mul_(reference.perturbation)
-        columns += [_reduce(logits + ahead, targets)[1], _reduce(logits - ahead, targets)[1]]
+        perturbed = _perturbed_in_bfloat16 if reference.rounded else _perturbed
+        columns += perturbed(logits, ref_logits, targets, reference.perturbation)
     return columns
+
+
+def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
+    # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
+    ahead = (logits - ref_logits).mul_(epsilon)
+    return [_reduce(logits + ahead, targets)[1], _reduce(logits - ahead, targets)[1]]
+
+
+def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
+    """Plus, minus and the policy itself as epsilon-DPO's authors' run had them: bfloat16 after every operation."""
+    f, g = logits.bfloat16(), ref_logits.bfloat16()
+    moved = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
+    # CUDA's log_softmax works in float32 inside and rounds once; a CPU's own would round the normaliser as well.
+    return [_reduce(each.float(), targets)[1].bfloat16() for each in moved]
 
 
 class _Columns(torch.autograd.Function):

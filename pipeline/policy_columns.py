@@ -14,7 +14,8 @@ MISMATCHED = "kl"  # another prompt's completion behind the prompt (KTO): the la
 KL_LOGPS = "policy_kl_logps"
 # What a column's name says between the side and the end, and which extra of the forward pass it needs.
 STATISTICS = frozenset({"collision_logps"})
-PERTURBED = frozenset({"plus_logps", "minus_logps"})
+ROUNDED = frozenset({"rounded_logps"})  # plus, minus and the policy itself in bfloat16
+PERTURBED = frozenset({"plus_logps", "minus_logps"}) | ROUNDED
 MASKED = frozenset({"masked_logratios", "masked_forward_kl"})
 FULL_VOCABULARY = frozenset({"forward_kl"}) | PERTURBED | MASKED
 PER_TOKEN = frozenset({"logps", "prefix_logps"}) | STATISTICS | FULL_VOCABULARY
@@ -45,7 +46,10 @@ def policy_columns(scored: Scored, sides: Collection[str], names: Collection[str
     """`names`, each (pairs,) float64, from a micro-batch whose rows have the completions `sides`; gradients flow."""
     made: dict[str, Tensor] = {}
     for what in sorted(kinds(names)):
-        sums = sum_per_completion(_per_token(scored, what, len(sides)), scored.lengths)
+        values = _per_token(scored, what, len(sides))
+        sums = sum_per_completion(values, scored.lengths)
+        if values.dtype == torch.bfloat16:  # a bfloat16 sum accumulates in float32 and is rounded once
+            sums = sums.bfloat16().double()
         for number, side in enumerate(sides):
             made[f"policy_{side}_{what}"] = sums[number :: len(sides)]
     if scored.masks is not None:
@@ -68,6 +72,7 @@ def _per_token(scored: Scored, what: str, sides: int) -> Tensor:
         "forward_kl": scored.kl,
         "plus_logps": scored.perturbed and scored.perturbed.plus_logps,
         "minus_logps": scored.perturbed and scored.perturbed.minus_logps,
+        "rounded_logps": scored.perturbed and scored.perturbed.rounded_logps,
     }[what]
     assert column is not None, f"the forward pass was not asked for {what}"
     return column

@@ -21,7 +21,7 @@ from scoreonce.pipeline.batching import Split, microbatches
 from scoreonce.pipeline.forward import Scored
 from scoreonce.pipeline.head import Reference
 from scoreonce.pipeline.methods import Method, Outcome
-from scoreonce.pipeline.policy_columns import STATISTICS, kinds, made_here, policy_columns, sides_of
+from scoreonce.pipeline.policy_columns import KL_LOGPS, STATISTICS, kinds, made_here, policy_columns, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.pipeline.transfer import places
 
@@ -133,7 +133,8 @@ class Step:
             self._backward(forward, kept, gradients, outcome.weight.sum())
         for number, pairs in enumerate(others, start=1):
             with self._sync(last=number == len(others)):
-                self._backward(self._forward(rows, pairs), pairs, gradients, outcome.weight.sum())
+                forward = self._forward(rows, pairs, without=frozenset({KL_LOGPS}))  # known, and without gradient
+                self._backward(forward, pairs, gradients, outcome.weight.sum())
         return outcome, everything
 
     def _pair_by_pair(
@@ -153,7 +154,7 @@ class Step:
                 gradients: dict[str, Tensor] = {}
                 if pairs:
                     gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
-                self._backward(forward, range(len(pairs)), gradients, torch.tensor(float(len(rows))))
+                self._backward(forward, range(len(pairs)), gradients, torch.tensor(len(rows), dtype=torch.float64))
         everything = {**columns, **self._gathered(len(rows), own, forwards)}
         with torch.no_grad():
             outcome = self.method.run(everything, dict(state))
@@ -162,17 +163,22 @@ class Step:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
         return outcome, everything
 
-    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int]) -> dict[str, Tensor]:
+    def _forward(
+        self, rows: Sequence[PromptRow], pairs: Sequence[int], without: frozenset[str] = frozenset()
+    ) -> dict[str, Tensor]:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
+        reads = self.method.reads - without
+        sides = sides_of(reads)
         # A filler forwards the shortest pair, and its gradient is zero.
         shown = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
-        names = made_here(self.method.reads)
+        shown = [PromptRow(row.prompt, row.completions[: len(sides)]) for row in shown]
+        names = made_here(reads)
         scored = self.scorer(
             shown,
             statistics=bool(kinds(names) & STATISTICS),
             reference=self.reference(shown) if self.reference else None,
         )
-        return policy_columns(scored, sides_of(self.method.reads), names)
+        return policy_columns(scored, sides, names)
 
     def _gathered(
         self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]

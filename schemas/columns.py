@@ -197,6 +197,7 @@ _PREFIX = "the first min(chosen_len, rejected_len) tokens of the"
 _COLLISION = "log sum_v p(v)^2 under the policy, summed over the completion positions of the"
 _PLUS = "log-prob under the logits f + epsilon (f - f_ref), summed over the tokens of the"
 _MINUS = "log-prob under the logits f - epsilon (f - f_ref), summed over the tokens of the"
+_ROUNDED = "policy log-prob in bfloat16 arithmetic (epsilon-DPO with step_dtype = bf16), summed over the tokens of the"
 _FORWARD_KL = "KL(reference || policy) of the next token, summed over the completion positions of the"
 _MASKED_LOGRATIOS = "token log-ratio times the reward mask, summed over the tokens of the"
 _MASKED_FORWARD_KL = "KL(reference || policy) times the KL mask, summed over the completion positions of the"
@@ -225,6 +226,9 @@ POLICY_CHOSEN_PLUS_LOGPS = _sum("policy_chosen_plus_logps", f"{_PLUS} chosen com
 POLICY_REJECTED_PLUS_LOGPS = _sum("policy_rejected_plus_logps", f"{_PLUS} rejected completion", most=0, flows=False)
 POLICY_CHOSEN_MINUS_LOGPS = _sum("policy_chosen_minus_logps", f"{_MINUS} chosen completion", most=0, flows=False)
 POLICY_REJECTED_MINUS_LOGPS = _sum("policy_rejected_minus_logps", f"{_MINUS} rejected completion", most=0, flows=False)
+POLICY_CHOSEN_ROUNDED_LOGPS = _sum("policy_chosen_rounded_logps", f"{_ROUNDED} chosen completion", most=0, flows=False)
+POLICY_REJECTED_ROUNDED_LOGPS = _sum("policy_rejected_rounded_logps", f"{_ROUNDED} rejected completion",
+                                     most=0, flows=False)
 POLICY_CHOSEN_FORWARD_KL = _sum("policy_chosen_forward_kl", f"{_FORWARD_KL} chosen one", least=0, flows=True)
 POLICY_REJECTED_FORWARD_KL = _sum("policy_rejected_forward_kl", f"{_FORWARD_KL} rejected one", least=0, flows=True)
 POLICY_CHOSEN_MASKED_LOGRATIOS = _sum("policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion",

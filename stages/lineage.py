@@ -44,6 +44,13 @@ def dtype_of(run: Run) -> str:
     return run.train.dtype or run.reference.dtype
 
 
+def starts_from_reference(run: Run) -> bool:
+    """Whether the run file names one model, in one dtype, for both."""
+    reference = run.reference
+    named = Start(reference.model, reference.revision, reference.adapter)
+    return start_of(run) == named and dtype_of(run) == reference.dtype
+
+
 def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any]:
     """The lineage of the policy that `run` trains on `pair_ids`; `identity` digests what its weights depend on.
 

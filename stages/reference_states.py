@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import polars as pl
 import torch
@@ -12,11 +13,11 @@ from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import Reference, ReferenceLogits, TopLogps
 from scoreonce.pipeline.methods import Method
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, kinds, made_here
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, ROUNDED, kinds, made_here
 from scoreonce.pipeline.rows import PromptRow, line_multiple
 from scoreonce.pipeline.transfer import moved
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages import files, models
+from scoreonce.stages import files, lineage, models
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
@@ -24,9 +25,12 @@ from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
 Provider = Callable[[Sequence[PromptRow]], Reference]
 
 
-def provider(run: Run, method: Method, device: torch.device, longest_row: int) -> Provider | None:
+def provider(
+    run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer
+) -> Provider | None:
     """What gives a micro-batch's reference logits, or None for a method that does not read them.
 
+    Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
     """
     wanted = kinds(made_here(method.reads))
@@ -39,11 +43,17 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int) -
             where="train.full_vocab",
             fix='Use "hidden" or "live".',
         )
-    epsilon = method.hyperparameters["epsilon"] if wanted & PERTURBED else None
-    return _live(run, device, longest_row, epsilon) if run.train.full_vocab == "live" else _stored(run, device, epsilon)
+    epsilon, rounded = method.hyperparameters["epsilon"] if wanted & PERTURBED else None, bool(wanted & ROUNDED)
+    if run.train.full_vocab != "live":
+        given = _stored(run, device)
+    elif run.train.lora_rank and lineage.starts_from_reference(run):
+        given = _live(policy, adapter_off=True)
+    else:
+        given = _live(_loaded(run, device, longest_row))
+    return lambda rows: given(rows)._replace(perturbation=epsilon, rounded=rounded)
 
 
-def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
+def _stored(run: Run, device: torch.device) -> Provider:
     layout = Layout.of(run)
     form = "hidden" if run.train.full_vocab == "hidden" else f"topk-{run.score.topk}"
     store = VocabularyStore(layout.store / files.read_json(layout.reference_manifest)["store_key"], form)
@@ -63,23 +73,28 @@ def _stored(run: Run, device: torch.device, epsilon: float | None) -> Provider:
         # Content is the address: the ids need not travel with the rows.
         ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
         if form == "hidden":
-            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head, epsilon)
+            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head)
         top_ids, top_logps = (moved(states.read(ids, column), device) for column in ("ids", "logps"))
-        return TopLogps(top_ids, top_logps, head.weight.shape[0], epsilon)
+        return TopLogps(top_ids, top_logps, head.weight.shape[0])
 
     return read
 
 
-def _live(run: Run, device: torch.device, longest_row: int, epsilon: float | None) -> Provider:
+def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
+    def read(rows: Sequence[PromptRow]) -> Reference:
+        with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
+            hidden = scorer.hidden(rows)
+        return ReferenceLogits(hidden, architecture.head_of(architecture.causal_lm(scorer.model)))
+
+    return read
+
+
+def _loaded(run: Run, device: torch.device, longest_row: int) -> TokenScorer:
     reference = run.reference
     model = models.load_model(
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
     )
     model.requires_grad_(False)
     multiple = line_multiple(run.compute.budget(device.type))
-    found = probe.choose_layout(
-        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile
-    )
-    scorer = TokenScorer(model, found.layout, multiple=multiple)
-    head = architecture.head_of(architecture.causal_lm(model))
-    return lambda rows: ReferenceLogits(scorer.hidden(rows), head, epsilon)
+    found = probe.choose_layout(model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile)
+    return TokenScorer(model, found.layout, multiple=multiple)

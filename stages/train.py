@@ -16,6 +16,7 @@ import shutil
 from typing import Any
 
 import tomli_w
+import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
@@ -29,6 +30,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.train_estimate import estimate
 from scoreonce.stages.training import Trainer
+from scoreonce.stages.training_data import TrainingData
 from scoreonce.stages.wording import duration, size
 
 
@@ -42,6 +44,7 @@ def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
     layout, settings = Layout.of(run), run.train
     method = _method(run)
     data = training_data.load(layout, method.reads, settings.where, settings.drop)
+    _demand_calibrated(method, data)
     story = lineage.describe(run, method, data.pair_ids)
     accelerator = _accelerator(run, layout)
     if dry_run:
@@ -101,6 +104,13 @@ def _method(run: Run) -> Method:
             fix='Use scope = "step", or a method such as beta_dpo or alpha_dpo.',
         )
     return method
+
+
+def _demand_calibrated(method: Method, data: TrainingData) -> None:
+    """Calibrate by what is cached alone (ODPO's scores) once over all pairs: a bad one is said before training."""
+    for piece in method.calibrations:
+        if piece.columns and set(piece.columns) <= data.columns.keys():
+            piece({name: torch.tensor(data.columns[name]) for name in piece.columns}, method.hyperparameters)
 
 
 def _demand_trackers(names: list[str]) -> None:

@@ -77,8 +77,8 @@ class Trainer:
         )
         if settings.gradient_checkpointing:
             models.recompute_activations(model)
-        reference = reference_states.provider(run, method, accelerator.device, data.longest_row)
         scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
+        reference = reference_states.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)

@@ -114,6 +114,15 @@ def load(
                 where=str(layout.pairs("train")),
                 fix=_how_to_get(name),
             )
+    for name in cached:
+        values = table[name].cast(pl.Float64)
+        if not values.is_finite().all():
+            raise InputError(
+                f"{name} is not a finite number everywhere.",
+                found=f"{(~values.is_finite()).sum():,} of {len(table):,} pairs are NaN or infinite",
+                where=str(layout.reference("train") if name.startswith("ref_") else layout.pairs("train")),
+                fix="Correct them and run the stage that made the file again, or leave these pairs out: train.where.",
+            )
     sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads) if side in SIDE_TOKENS)
     prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
     if mismatches is not None:

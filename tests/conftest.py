@@ -5,9 +5,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -72,3 +73,18 @@ def _benchmark_module(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def forgets_methods() -> Iterator[None]:
+    """Whatever method a test's file registers is gone after it."""
+    from scoreonce.pipeline.methods import METHODS, catalogue, method_file  # torch, which most tests do without
+    from scoreonce.pipeline.methods.catalogue import ALIASES
+    from scoreonce.pipeline.methods.registry import PIECES
+
+    tables: list[dict[str, Any]] = [*PIECES.values(), METHODS, ALIASES, catalogue.ROWS, method_file._LOADED]
+    saved = [dict(table) for table in tables]
+    yield
+    for table, contents in zip(tables, saved, strict=True):
+        table.clear()
+        table.update(contents)

@@ -80,7 +80,9 @@ class Method:
     def reads(self) -> frozenset[str]:
         """Base columns that it needs: policy and reference log-probs, lengths, scores."""
         made = {name for piece in self.pieces for name in (*piece.gives, *piece.initial)}
-        return bases(name for piece in self.pieces for name in piece.columns if name not in made) - {DRAWS}
+        names = [name for piece in self.pieces for name in piece.columns if name not in made]
+        added = [name for piece in derivation(names) for name in piece.added(self.hyperparameters)]
+        return bases([*names, *added]) - {DRAWS}
 
     @property
     def differentiable(self) -> frozenset[str]:

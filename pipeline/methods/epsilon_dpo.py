@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 
 from scoreonce.pipeline.methods.catalogue import method
@@ -11,23 +12,34 @@ from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.dpo import dpo
 from scoreonce.pipeline.methods.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.plain import calibrated_rewards
-from scoreonce.pipeline.methods.registry import calibration, derived, statistic
+from scoreonce.pipeline.methods.registry import OnlyWith, calibration, derived, statistic
 
 Epsilon = Annotated[float, Allowed("the size of the perturbation of the logits", above=0, below=1)]
 DeadBand = Annotated[float, Allowed("the least change of the log-prob difference that decides, in nats", at_least=0)]
 Update = Annotated[Literal["code", "paper"], Allowed("how the step's decisions move beta")]
+StepDtype = Annotated[Literal["fp32", "bf16"], Allowed("the arithmetic that a step is decided in")]
+InBfloat16 = Annotated[Tensor | None, OnlyWith("step_dtype", "bf16")]
 
 
 @derived
 def epsilon_step(policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, policy_chosen_plus_logps: Tensor,
                  policy_rejected_plus_logps: Tensor, policy_chosen_minus_logps: Tensor,
-                 policy_rejected_minus_logps: Tensor, *, dead_band: DeadBand = 0.0) -> Tensor:
+                 policy_rejected_minus_logps: Tensor, policy_chosen_rounded_logps: InBfloat16 = None,
+                 policy_rejected_rounded_logps: InBfloat16 = None, *, dead_band: DeadBand = 0.0,
+                 step_dtype: StepDtype = "fp32") -> Tensor:
     """+1 where the pair's log-prob difference rises along minus, policy, plus; -1 where it falls; else 0."""
-    here = policy_chosen_logps - policy_rejected_logps
-    up = policy_chosen_plus_logps - policy_rejected_plus_logps - here
-    down = policy_chosen_minus_logps - policy_rejected_minus_logps - here
+    if policy_chosen_rounded_logps is not None and policy_rejected_rounded_logps is not None:
+        policy_chosen_logps, policy_rejected_logps = policy_chosen_rounded_logps, policy_rejected_rounded_logps
+    here = _difference(policy_chosen_logps, policy_rejected_logps, step_dtype)
+    up = _difference(policy_chosen_plus_logps, policy_rejected_plus_logps, step_dtype) - here
+    down = _difference(policy_chosen_minus_logps, policy_rejected_minus_logps, step_dtype) - here
     rising, falling = (up > dead_band) & (down < -dead_band), (up < -dead_band) & (down > dead_band)
     return rising.to(here.dtype) - falling.to(here.dtype)
+
+
+def _difference(chosen: Tensor, rejected: Tensor, step_dtype: StepDtype) -> Tensor:
+    difference = chosen - rejected
+    return difference.to(torch.bfloat16).to(difference.dtype) if step_dtype == "bf16" else difference
 
 
 @statistic(initial={"epsilon_beta": "beta"}, after={})
@@ -45,9 +57,14 @@ def perturbed_beta(epsilon_step: Tensor, epsilon_beta: Tensor, *, epsilon: Epsil
 
     plus and minus are the log-probs under the logits f +- epsilon (f - f_ref), the policies of weaker and stronger KL
     penalty. `epsilon_beta` is constant within an optimizer step and moves after it, over all its pairs; evaluation
-    does not move it. `update`: the paper's mean of betas is larger than the code's at order epsilon^2. The official
-    run decided in bfloat16, where most steps are 0: in float32 beta moves faster, so take a smaller epsilon (0.005)
-    or a `dead_band`. Their `label_smoothing` is without effect; here it is DPO's.
+    does not move it. `update`: the paper's mean of betas is larger than the code's at order epsilon^2. Their
+    `label_smoothing` is without effect; here it is DPO's.
+
+    The official run decided in bfloat16, where a sum of hundreds of nats has no digits left for the effect of epsilon,
+    so that most steps are 0. In float32 hardly any is, and beta moves faster: take a smaller epsilon (0.005), a
+    `dead_band`, or `step_dtype = "bf16"`, which rounds as their chain of operations does: both models' logits,
+    (1 +- epsilon) f -+ epsilon f_ref, log-softmax, the sum over the completion, chosen minus rejected. The loss and its
+    gradient stay as they are. With `full_vocab = "topk"` it rounds the stored log-probs in the place of logits.
     """
     return epsilon_beta / (1 + epsilon * epsilon_step)
 

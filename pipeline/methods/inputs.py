@@ -16,7 +16,7 @@ ORIGINS = {  # prefix of a column, the longer ones first: what has it, and how t
     "policy_kl_logps": "score the policy on each prompt with another prompt's completion, the same one at every step",
     "ref_kl_logps": "the reference store has it where score.mismatched = true: set that and run `scoreonce score`",
     **{f"policy_{side}_{what}": _FULL_VOCABULARY for side in ("chosen", "rejected")
-       for what in ("plus", "minus", "forward_kl", "masked")},
+       for what in ("plus", "minus", "rounded", "forward_kl", "masked")},
     **{f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
                                    "positions" for side in ("chosen", "rejected")},
     "policy_": "the policy's forward pass makes it: `scoreonce train` does so itself; in a notebook, sum the policy's "

@@ -31,9 +31,10 @@ def score_offset(chosen_score: Tensor, rejected_score: Tensor, *, beta: Beta = 0
     usable = (inside > 0) & ((rejected_score > 0) if ratio else True)
     if not usable.all():
         raise InputError(f"ODPO takes the logarithm of {'r_w / r_l' if ratio else 'r_w - r_l'}, and that is not above "
-                         "0 everywhere.", found=f"{int((~usable).sum())} of {len(usable)} pairs of the step",
+                         "0 everywhere.", found=f"{int((~usable).sum())} of {len(usable)} pairs",
                          where="chosen_score and rejected_score",
-                         fix="Leave out pairs whose chosen completion does not have the higher score.")
+                         fix="Leave out pairs whose chosen completion does not have the higher score: "
+                             'train.where = "chosen_score > rejected_score".')
     return alpha / beta * inside.log()
 
 

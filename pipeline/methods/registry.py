@@ -18,7 +18,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -34,6 +34,13 @@ MADE_EARLIER: dict[Kind, tuple[str, ...]] = {
     "rewards": ("beta", "target_margin", "weight"),
 }
 MADE_BY_THE_CHAIN = frozenset({"beta", "target_margin", "weight", "loss"})
+
+
+class OnlyWith(NamedTuple):
+    """In the annotation of a derived column's parameter, whose default is None: the column is read only then."""
+
+    setting: str  # a hyperparameter of the same function
+    value: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +59,16 @@ class Piece:
     recouples: bool = False  # objectives: a loss is of two completions that need not be one pair
     rewards: str | None = None  # objectives and calibrations: how their implicit rewards are logged
     defaults: Mapping[str, Any] = field(default_factory=dict)  # objectives: where their scale wants other defaults
+    columns_with: Mapping[str, OnlyWith] = field(default_factory=dict)  # derived: base columns that a setting adds
+
+    def added(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
+        """The columns that it reads with these settings beside `columns`."""
+        return tuple(name for name, only in self.columns_with.items() if settings[only.setting] == only.value)
 
     def __call__(self, columns: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
         """The columns it gives, by name."""
         result = self.function(*[columns[name] for name in self.columns],
+                               **{name: columns[name] for name in self.added(settings)},
                                **{name: settings[name] for name in self.hyperparameters})
         return dict(zip(self.gives, (result,) if isinstance(result, Tensor) else result, strict=True))
 
@@ -128,13 +141,18 @@ def _register(kind: Kind, function: Function, gives: tuple[str, ...], *, name: s
         raise InputError(f"There are two of the {kind} {name!r}.", where=where, fix="Give one of them another name.",
                          found=f"one more, after that of {PIECES[kind][name].function.__module__}")
     parameters = inspect.signature(function).parameters.values()
-    columns = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
     hints = get_type_hints(function, include_extras=True)
+    read = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    only = {name: mark for name in read if kind == "derived" for mark in get_args(hints.get(name))
+            if isinstance(mark, OnlyWith)}
+    columns = tuple(name for name in read if name not in only)
     settings = {p.name: Hyperparameter.of(p.name, hints.get(p.name, float), None if p.default is p.empty else p.default)
                 for p in parameters if p.kind is p.KEYWORD_ONLY}
     known = [*base_columns(), *PIECES["derived"], *MADE_EARLIER[kind], *(initial or ())]
     _check_columns(kind, columns, known if kind == "derived" else [*known, *state_names()], where)
-    PIECES[kind][name] = Piece(kind, name, function, columns, settings, gives, initial=initial or {}, **facts)
+    _check_columns(kind, tuple(only), base_columns(), where)
+    PIECES[kind][name] = Piece(kind, name, function, columns, settings, gives, initial=initial or {},
+                               columns_with=only, **facts)
     return function
 
 

@@ -1,6 +1,7 @@
 """One step: the same gradients however it is split, and the same training as TRL."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,17 @@ from scoreonce.pipeline.architecture import head_of
 from scoreonce.pipeline.batching import microbatches
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.head import ReferenceLogits
-from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, kinds, made_here, sides_of
+from scoreonce.pipeline.policy_columns import FULL_VOCABULARY, MISMATCHED, ROUNDED, kinds, made_here, sides_of
 from scoreonce.pipeline.rows import PromptRow
 from scoreonce.pipeline.step import Plan, Processes, Step, in_parts
 from scoreonce.stages.training import masking
 
 PAIRS = 12
+
+
+def exact_model(seed=0):
+    """float64 throughout, norms too, unlike Llama's: float32 rounds by the batch's shape and the number of threads."""
+    return tiny_model("gpt_neox", torch.float64, seed)
 
 
 def problem(seed=0):
@@ -27,7 +33,7 @@ def problem(seed=0):
         return random.integers(3, VOCABULARY, random.integers(2, 14), dtype=np.int32)
 
     rows = [PromptRow(ids(), (ids(), ids())) for _ in range(PAIRS)]
-    model = tiny_model("llama")
+    model = exact_model()
     with torch.no_grad():
         sums = TokenScorer(model, "shared")(rows).sums()
     columns = {
@@ -41,18 +47,29 @@ def problem(seed=0):
 
 
 def assert_same_gradient(left, right):
-    """Equal to float32 rounding, as vectors."""
-    assert (left - right).norm() < 1e-5 * right.norm()
+    """Equal to float64 rounding, as vectors."""
+    assert (left - right).norm() < 1e-12 * right.norm()
 
 
 ALONE = Processes()
+COMPOSED = {
+    name: methods.resolve(None, settings, *pieces)
+    for name, settings, *pieces in (
+        ("beta_kto", {}, "kto", "batch_beta", "gaussian_gap"),
+        ("beta_tdpo", {}, "tdpo2", "batch_beta", "gaussian_gap"),
+        ("beta_ipo", {}, "ipo", "batch_beta", "gaussian_gap"),
+        ("epsilon_ipo", {}, "ipo", "perturbed_beta"),
+        ("epsilon_dpo_bf16", {"step_dtype": "bf16"}, "dpo", "perturbed_beta"),
+        ("alpha_margin_dpo", {}, "dpo", "alpha_margin"),
+    )
+}
 
 
 def step_of(name, processes=ALONE):
     """A step of a method on a fresh model, with the rows and columns that it reads; and its forwards, counted."""
     torch.manual_seed(1)
     model, rows, columns = problem()
-    method = methods.resolve(name, {})
+    method = COMPOSED[name] if name in COMPOSED else methods.resolve(name, {})
     scorer, calls = TokenScorer(model, "shared", masking(method, model)), []
     scorer.register_forward_hook(lambda *_: calls.append(1))
     if len(sides_of(method.reads)) == 1:
@@ -62,11 +79,12 @@ def step_of(name, processes=ALONE):
         rows = [PromptRow(row.prompt, (*row.completions, third)) for row, third in zip(rows, thirds, strict=True)]
     for number, column in enumerate(sorted(method.reads - made_here(method.reads) - columns.keys())):
         columns[column] = torch.linspace(0.9, 0.2, PAIRS, dtype=torch.float64) / (1 + number)  # scores, preferences
-    other = TokenScorer(tiny_model("llama", seed=9), "shared")
+    other = TokenScorer(exact_model(seed=9), "shared")
     epsilon = method.hyperparameters.get("epsilon")
     reference = None
     if kinds(made_here(method.reads)) & FULL_VOCABULARY:
-        reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon)  # noqa: E731
+        rounded = bool(kinds(made_here(method.reads)) & ROUNDED)
+        reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon, rounded)  # noqa: E731
     return Step(scorer, list(model.parameters()), method, processes, reference), rows, columns, calls
 
 
@@ -88,7 +106,7 @@ TRAINABLE = [
 ]
 
 
-@pytest.mark.parametrize("name", TRAINABLE)
+@pytest.mark.parametrize("name", [*TRAINABLE, *COMPOSED])
 def test_micro_batches_change_nothing(name):
     whole, outcome, calls = gradients(name, budget=10**6)
     assert calls == 1
@@ -96,15 +114,52 @@ def test_micro_batches_change_nothing(name):
         split, parts, more = gradients(name, budget)
         assert more > 1
         assert_same_gradient(split, whole)
-        torch.testing.assert_close(parts.loss, outcome.loss, rtol=1e-6, atol=0)
-        torch.testing.assert_close(parts.beta, outcome.beta, rtol=1e-6, atol=0, equal_nan=True)
+        torch.testing.assert_close(parts.loss, outcome.loss, rtol=1e-12, atol=0)
+        torch.testing.assert_close(parts.beta, outcome.beta, rtol=1e-12, atol=0, equal_nan=True)
         assert parts.weight.tolist() == outcome.weight.tolist()
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_a_composition_trains(name):
+    """Two steps lower the objective itself, uncalibrated, on the pairs that the first one kept."""
+    step, rows, columns, _ = step_of(name)
+    plain = replace(step, method=methods.resolve(None, {}, step.method.objective.name))
+    state, outcomes, losses = step.method.init_state(), [], []
+    optimizer = torch.optim.SGD(step.parameters, lr=1e-6)
+    for _ in range(3):
+        outcome, everything = step(rows, columns, state, 10**6)
+        outcomes.append(outcome)
+        state = outcome.state
+        plainly = plain.method.run(everything, plain.method.init_state()).losses.detach()
+        losses.append(float((outcomes[0].weight * plainly).sum()))
+        assert torch.isfinite(flat_gradient(step)).all()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[0] > losses[1] > losses[2]
+    first = outcomes[0]
+    assert int(first.weight.sum()) == (9 if name.startswith("beta_") else PAIRS)  # 0.8 of 12 pairs
+    found = set((first.target_margin if name == "alpha_margin_dpo" else first.beta).tolist())
+    # One beta for the step; a decision on every pair in float32, not so in bfloat16; a margin for each pair.
+    distinct = {"epsilon_ipo": 2, "epsilon_dpo_bf16": 3, "alpha_margin_dpo": PAIRS}
+    assert len(found) == distinct.get(name, 1)
+    assert found != {step.method.hyperparameters["beta"]}
 
 
 def test_a_per_pair_method_needs_no_second_forward():
     batches = len(Plan.of([row.tokens for row in problem()[1]], 1, 100, microbatches).microbatches[0])
     assert gradients("dpo", 100)[2] == batches
     assert gradients("beta_dpo", 100)[2] == 2 * batches - 1  # one graph is kept
+
+
+def test_ktos_mismatched_completion_takes_no_part_in_the_gradient_pass():
+    """Three completions in the pass that gives the columns, whose first micro-batch keeps its graph; then two."""
+    step, rows, columns, _ = step_of("kto")
+    seen = set()
+    step.scorer.register_forward_pre_hook(
+        lambda _, given: seen.update((torch.is_grad_enabled(), len(row.completions)) for row in given[0])
+    )
+    step(rows, columns, {}, 40)
+    assert seen == {(True, 3), (False, 3), (True, 2)}
 
 
 def test_gradient_is_that_of_the_loss():
@@ -116,7 +171,7 @@ def test_gradient_is_that_of_the_loss():
     margin = (sums[0::2] - columns["ref_chosen_logps"]) - (sums[1::2] - columns["ref_rejected_logps"])
     loss = -torch.nn.functional.logsigmoid(0.1 * margin).mean()
     loss.backward()
-    torch.testing.assert_close(outcome.loss, loss.detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(outcome.loss, loss.detach(), rtol=1e-12, atol=0)
     direct = torch.cat([p.grad.flatten() for p in model.parameters()])
     assert_same_gradient(flat, direct)
 
@@ -129,7 +184,7 @@ def test_sft_loss_is_the_token_mean():
     outcome, _ = Step(TokenScorer(model, "shared"), list(model.parameters()), method)(rows, columns, {}, 10**6)
     with torch.no_grad():
         tokens = TokenScorer(model, "padded")(rows).token_logps
-    assert outcome.loss.item() == pytest.approx(-float(tokens.double().mean()), rel=1e-6)
+    assert outcome.loss.item() == pytest.approx(-float(tokens.double().mean()), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "cal_dpo"])
@@ -170,9 +225,9 @@ def test_micro_batch_scope_is_the_papers_loop(name, budget):
         state, total = own.state, total + torch.cat([p.grad.flatten() for p in model.parameters()]) / 3
         losses.append(own.losses)
     assert_same_gradient(flat, total)
-    torch.testing.assert_close(outcome.losses, torch.cat(losses), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(outcome.losses, torch.cat(losses), rtol=1e-12, atol=1e-12)
     for key, value in state.items():
-        torch.testing.assert_close(outcome.state[key], value, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(outcome.state[key], value, rtol=1e-12, atol=1e-12)
 
 
 def test_plan_gives_every_process_as_many_micro_batches():

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.masks import activation_masks
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages import score, train, training_data
+from scoreonce.stages import models, score, train, training_data
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.scoring import Job
 from scoreonce.stages.vocabulary_store import VocabularyStates, VocabularyStore
@@ -52,6 +52,59 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
     assert len({line["loss"] for line in stored}) == len(stored)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2", "sparse_po"])
+def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkeypatch):
+    """One model in memory, and the training of two: the same losses, betas and adapter as with the reference loaded."""
+    loaded, honest = [], models.load_model
+
+    def load_model(name, **options):
+        loaded.append(name)
+        return honest(name, **options)
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    found = []
+    # The same folder under another name is not known to be the reference.
+    for label, start, models_in_memory in (("switched", {}, 1), ("loaded", {"model": f"{prepared.model()}/."}, 2)):
+        loaded.clear()
+        run = prepared.run(
+            train={**FAST, "method": method, "label": label, "lora_rank": 4, "full_vocab": "live", **start}
+        )
+        train.run(run)
+        assert len(loaded) == models_in_memory
+        layout = Layout.of(run)
+        lines = [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
+        found.append((lines, load_file(layout.policy / "adapter_model.safetensors")))
+    (switched, adapter), (second, others) = found
+    assert len({line["loss"] for line in switched}) == len(switched)
+    for mine, theirs in zip(switched, second, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-9)
+    assert any(tensor.abs().max() > 1e-4 for name, tensor in adapter.items() if "lora_B" in name)
+    for name, tensor in adapter.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
+
+
+def test_steps_in_bfloat16_from_every_form(prepared):
+    """A policy near its reference is left at beta = 0.01; one that is another model is not."""
+    form = {"full_vocab": "topk", "topk": 96}
+    score.run(prepared.run(score=form))
+    settings = {**FAST, "method": "epsilon_dpo", "step_dtype": "bf16", "max_steps": 3}
+    other = {"model": str(prepared.model("other", seed=14))}
+
+    def betas(full_vocab, **start):
+        label = f"{full_vocab}{len(start)}"
+        run = prepared.run(train={**settings, "label": label, "full_vocab": full_vocab, **start}, score=form)
+        train.run(run)
+        return pl.read_parquet(Layout.of(run).training / "steps.parquet")["beta"].to_list()
+
+    assert betas("hidden") == [0.01] * 24
+    assert betas("hidden", **other) == betas("live", **other)
+    assert len(set(betas("hidden", **other))) > 3
+    # Log-probs are other bfloat16 numbers than logits, though 96 of the 97 are all there is.
+    assert len(set(betas("topk", **other))) > 3
 
 
 def test_stored_states_and_head_give_the_models_own_logits(prepared):

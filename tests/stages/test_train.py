@@ -11,6 +11,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import tomli_w
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
@@ -21,7 +22,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.schemas.tables import StepPair
-from scoreonce.stages import evaluate, report, score, train, train_estimate, training_data
+from scoreonce.stages import config, evaluate, report, score, train, train_estimate, training_data
 from scoreonce.stages.layout import Layout
 from scoreonce.stages.training import Trainer
 
@@ -300,42 +301,81 @@ def test_shuffle_off_keeps_the_order(prepared):
     assert seen == order + order[:8]
 
 
+TWO_PROCESSES = """
+import json, sys
+from accelerate import Accelerator
+from scoreonce.stages import train
+from scoreonce.stages.config import Run
+
+Accelerator.end_training = lambda self: None  # the process group serves the next run as well
+assert Accelerator(cpu=True).num_processes == 2
+for tree in json.loads(sys.argv[1]):
+    train.run(Run.model_validate(tree))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_train_the_same_policy(prepared):
-    """accelerate with two gloo processes against one."""
-    for method in ("dpo", "beta_dpo"):
-        one = training(prepared, method, f"{method}-one")
-        run = prepared.run(train={**FAST, "method": method, "label": f"{method}-two"})
-        script = (
-            "import json, sys; from scoreonce.stages.config import Run; from scoreonce.stages import train; "
-            "train.run(Run.model_validate(json.loads(sys.argv[1])))"
-        )
-        path = prepared.folder / "two.py"
-        path.write_text(script)
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "accelerate.commands.launch",
-                "--cpu",
-                "--num_processes",
-                "2",
-                "--num_machines",
-                "1",
-                "--mixed_precision",
-                "no",
-                "--dynamo_backend",
-                "no",
-                str(path),
-                run.model_dump_json(exclude_none=True),
-            ],
-            check=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-        )
+    """Two gloo processes against one; one launch trains one method after the other.
+
+    By torchrun: `accelerate launch --cpu` starts a single process, whatever --num_processes says.
+    """
+    score.run(prepared.run(score={"mismatched": True}))
+    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto")
+    settings = {**FAST, "max_steps": 4}
+    two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
+    path = prepared.folder / "two.py"
+    path.write_text(TWO_PROCESSES)
+    launch = "-m torch.distributed.run --standalone --nproc_per_node 2"
+    done = subprocess.run(
+        [sys.executable, *launch.split(), str(path),
+         json.dumps([run.model_dump(exclude_none=True) for run in two])],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for name, run in zip(methods, two, strict=True):
+        one = training(prepared, name, f"{name}-one", max_steps=4)
         assert_equal(weights(one), weights(Layout.of(run)), 2e-5)
+        for mine, theirs in zip(metrics(one), metrics(Layout.of(run)), strict=True):
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5), name
 
 
+SPELLED_OUT = {
+    "ipo+batch_beta+gaussian_gap": """objective = "ipo"\ncalibration = "batch_beta"\nselection = "gaussian_gap" """,
+    "kto+batch_beta+gaussian_gap": """method = "kto"\ncalibration = "batch_beta"\nselection = "gaussian_gap" """,
+    "tdpo2+batch_beta+gaussian_gap": """method = "beta_dpo"\nobjective = "tdpo2" """,
+    "ipo+perturbed_beta": """objective = "ipo"\ncalibration = "perturbed_beta"\nstep_dtype = "bf16"\nepsilon = 0.02 """,
+    "dpo+alpha_margin": """method = "dpo"\ncalibration = "alpha_margin"\nalpha = 0.1 """,
+}
+
+
+@pytest.mark.parametrize("name", SPELLED_OUT)
+def test_a_composition_spelled_out_in_a_run_file(prepared, name):
+    run = prepared.run(score={"mismatched": True})
+    score.run(run)
+    path = prepared.folder / "composed.toml"
+    train_section = f"""
+[train]
+{SPELLED_OUT[name]}
+full_vocab = "live"
+learning_rate = 1e-3
+batch_pairs = 8
+max_steps = 2
+"""
+    tree = run.model_dump(include={"out", "data", "reference", "compute", "score"}, exclude_none=True)
+    path.write_text(tomli_w.dumps(tree) + train_section)
+    run = config.load(path)
+    train.run(run)
+    layout = Layout.of(run)
+    record = json.loads((layout.training / "lineage.json").read_text())
+    assert record["method"]["name"] == name
+    assert all(math.isfinite(value) for line in metrics(layout) for value in line.values())
+    assert (metrics(layout)[0]["selection/kept"] == 0.75) is ("gaussian_gap" in name)  # 6 of 8
+
+
+@pytest.mark.usefixtures("forgets_methods")
 def test_a_method_from_a_file(prepared, tmp_path, capsys):
     path = tmp_path / "mine.py"
     path.write_text("""
@@ -355,6 +395,7 @@ method("squared_margin", "a test", paper=None, objective=squared)
     assert metrics(layout)[0]["loss"] == pytest.approx(1.0, abs=1e-4)
 
 
+@pytest.mark.usefixtures("forgets_methods")
 def test_the_readmes_method_trains_evaluates_and_is_reported(prepared, tmp_path):
     """The worked example, as it stands in the README. Policy = reference: max(0, 1 - 0)^2 = 1."""
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
@@ -402,6 +443,43 @@ def test_completion_only_data_has_no_rejected_side(world):
     world.prepare([(p, c, None) for p, c, _ in world.random_pairs(10)])
     assert weights(training(world, "sft", max_steps=1))
     assert "no value for 10 of 10 pairs" in expect(world, "needs rejected_id", method="simpo").found
+
+
+SCORED = {"method": "odpo", "max_steps": 1}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "match", "found"),
+    [
+        (None, "needs chosen_score, and the data lacks it", "1 of 40"),
+        (math.inf, "chosen_score is not a finite number everywhere", "1 of 40"),
+        (math.nan, "chosen_score is not a finite number everywhere", "1 of 40"),
+        (1.0, "takes the logarithm of r_w - r_l", "1 of 40"),
+    ],
+)
+def test_scores_are_checked_before_training(prepared, chosen, match, found, monkeypatch):
+    """The last pair's is missing, not finite, or no higher than the rejected one's; no model is loaded for that."""
+    rewrite_pairs(prepared, chosen_score=[2.0] * 39 + [chosen], rejected_score=[1.0] * 40)
+    monkeypatch.setattr(train.Trainer, "build", None)
+    assert found in expect(prepared, match, **SCORED).found
+
+
+def test_odpo_trains_where_scores_are_there(prepared):
+    rewrite_pairs(prepared, chosen_score=[2.0] * 40, rejected_score=[1.0] * 40)
+    assert metrics(training(prepared, **SCORED))[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # log(2 - 1) = 0
+
+
+def rewrite_pairs(world, **columns):
+    """Other values in prepared pairs, with a manifest that matches."""
+    from scoreonce.stages import files
+
+    path, manifest = world.layout.pairs("train"), world.layout.pairs_manifest
+    table = pl.read_parquet(path).with_columns(
+        *(pl.Series(name, values, pl.Float64, strict=False) for name, values in columns.items())
+    )
+    files.write_parquet(path, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    content = files.read_json(manifest)
+    files.write_json(manifest, {**content, "files": {**content["files"], path.name: files.sha256(path)}})
 
 
 def test_scored_with_other_weights_or_dtype(prepared):

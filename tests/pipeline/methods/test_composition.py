@@ -235,6 +235,13 @@ def test_a_missing_column_says_where_it_comes_from(name: str, missing: str, word
     refused(lambda: methods.apply(name, given), "needs a column that is not there", *words)
 
 
+def test_a_setting_can_need_more_columns() -> None:
+    reads = methods.resolve("epsilon_dpo", {"step_dtype": "bf16"}).reads
+    assert reads - METHODS["epsilon_dpo"].reads == {"policy_chosen_rounded_logps", "policy_rejected_rounded_logps"}
+    given = columns(*METHODS["epsilon_dpo"].reads)
+    refused(lambda: methods.apply("epsilon_dpo", given, step_dtype="bf16"), "policy_chosen_rounded_logps", "full_vocab")
+
+
 def test_a_misspelt_column_is_recognised() -> None:
     given = columns(*LOGPS[:3], "ref_rejected_logp")
     refused(lambda: methods.apply("dpo", given), "ref_rejected_logps", "Did you mean 'ref_rejected_logp'?")

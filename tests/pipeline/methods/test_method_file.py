@@ -1,15 +1,13 @@
 """A method of one's own, from a file."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.methods import ALIASES, METHODS, catalogue, method_file
+from scoreonce.pipeline.methods import ALIASES, METHODS
 from scoreonce.pipeline.methods.registry import PIECES
 
 MINE = '''
@@ -32,15 +30,7 @@ method("squared_hinge", "Squared hinge", paper=Paper("A talk", "", ""), objectiv
 '''
 
 
-@pytest.fixture(autouse=True)
-def restored() -> Iterator[None]:
-    """Whatever a test loads is gone after it."""
-    tables: list[dict[str, Any]] = [*PIECES.values(), METHODS, ALIASES, catalogue.ROWS, method_file._LOADED]
-    saved = [dict(table) for table in tables]
-    yield
-    for table, contents in zip(tables, saved, strict=True):
-        table.clear()
-        table.update(contents)
+pytestmark = pytest.mark.usefixtures("forgets_methods")
 
 
 def write(folder: Path, text: str) -> str:

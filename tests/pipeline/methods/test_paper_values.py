@@ -301,6 +301,14 @@ def test_epsilon_dpo() -> None:
     near(methods.apply("epsilon_dpo", columns, beta=0.5, epsilon=0.2, dead_band=0.15).beta, 0.5, 0.5, 0.5)
 
 
+def test_epsilon_dpo_decides_in_bfloat16() -> None:
+    """Differences 439.5, 439.75, 440 are all 440 in bfloat16 (steps of 2 there): 0; 39.5, 39.75, 40 stay apart: 1."""
+    rejected, columns = tensor(-500, -100), pairs([0, 0], [0, 0])
+    for name, chosen in (("minus", -60.5), ("rounded", -60.25), ("plus", -60.0)):
+        columns |= {f"policy_chosen_{name}_logps": tensor(chosen, chosen), f"policy_rejected_{name}_logps": rejected}
+    near(methods.apply("epsilon_dpo", columns, beta=0.5, epsilon=0.2, step_dtype="bf16").beta, 0.5, 0.5 / 1.2)
+
+
 def test_epsilon_on_ipo() -> None:
     outcome = methods.apply("ipo", epsilon_columns(), calibration="perturbed_beta", beta=0.5, epsilon=0.2)
     near(outcome.losses, *((2 - 1 / (2 * beta)) ** 2 for beta in (0.5 / 1.2, 0.5 / 0.8, 0.5)))
