@@ -1,0 +1,29 @@
+"""What the sweep asks of both sides exists on both sides, and means the same."""
+
+import peers
+import pytest
+import torch
+
+from scoreonce.pipeline import methods
+
+
+@pytest.mark.parametrize("method", peers.SWEEP)
+def test_swept_methods_take_what_they_are_given(method):
+    given = {"label_smoothing": peers.SMOOTHING} if method in peers.SMOOTHED else {}
+    columns = {f"{who}_{side}_logps": torch.zeros(2) for who in ("policy", "ref") for side in ("chosen", "rejected")}
+    lengths = {"chosen_len": torch.ones(2), "rejected_len": torch.ones(2)}
+    found = methods.apply(method, {**columns, **lengths}, beta=0.5, **given)
+    assert torch.isfinite(found.loss)
+
+
+def test_swept_losses_are_known_to_trl():
+    source = pytest.importorskip("trl.trainer.dpo_config").DPOConfig.__doc__
+    assert all(f"`'{name}'`" in source for name in peers.SWEEP.values())
+
+
+def test_fastest_is_the_least_time_a_pair():
+    assert peers.fastest({"1": 0.5, "2": 0.25, "4": 0.3}) == 2
+
+
+def test_micro_batches_divide_every_step():
+    assert all(pairs % size == 0 for pairs in peers.FULL.batch.values() for size in peers.FULL.search)
