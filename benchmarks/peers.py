@@ -73,7 +73,8 @@ class Size:
     shape: Shape = SHAPE
 
 
-FULL = Size(3, {"hh": 16, "completions": 8, "multi_turn": 8}, 3, 16, MICRO_BATCHES, 3, 5, 3, 3)
+# TRL trains 2 to 3 HH pairs a second on two cores: this takes about twelve minutes there, most of them TRL's.
+FULL = Size(3, {"hh": 16, "completions": 8, "multi_turn": 4}, 2, 8, MICRO_BATCHES, 2, 5, 3, 3)
 # One round of the first profile on a small model: whether everything runs, not how fast.
 SMOKE = Size(1, {"hh": 4}, 2, 4, (2, 4), 1, 2, 1, 1, Shape(64, 2, 2, 128, SHAPE.vocabulary))
 
@@ -99,6 +100,10 @@ class Case:
 
     def trl(self, do: str, **more: Any) -> dict[str, Any]:
         return self.ask("trl_side", do=do, **more)
+
+    def sizes(self, tried: Sequence[int]) -> list[int]:
+        """The micro-batch sizes that divide a step."""
+        return [size for size in tried if self.order["batch"] % size == 0]
 
     def run_of(self, number: int) -> str:
         """The run file of a round, with outputs of its own."""
@@ -178,7 +183,7 @@ def measure(folder: Path, size: Size, device: str) -> dict[str, Any]:
     for case in cases:
         case.order["digest"] = case.ours("prepare")["digest"]
     say("micro-batch sizes for TRL")
-    searches = {case.name: case.trl("search", sizes=size.search, micro=None) for case in cases}
+    searches = {case.name: case.trl("search", sizes=case.sizes(size.search), micro=None) for case in cases}
     micro = {name: {what: fastest(found[what]) for what in ("score", "train")} for name, found in searches.items()}
     rounds: dict[str, list[figures.Round]] = {case.name: [] for case in cases}
     for number in range(size.rounds):

@@ -1,4 +1,7 @@
-"""scoreonce's side, through its stages: `prepare`, `score`, `train`, and a sweep of trainings on one scoring."""
+"""scoreonce's side, through its stages: `prepare`, `score`, `train`, and a sweep of trainings on one scoring.
+
+Each function imports its own stage, as each command does: what a process loads counts in its start-up and memory.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,9 @@ from typing import Any
 
 import child
 
-from compared.world import digest
-from scoreonce.stages import config, prepare, score, train
+from scoreonce.stages import config
 from scoreonce.stages.config import Run
 from scoreonce.stages.layout import Layout
-from scoreonce.stages.scoring import Job, score_completions
-from scoreonce.stages.tokens import TokenFile
 
 
 def settings(order: dict[str, Any], **changes: Any) -> Run:
@@ -23,6 +23,10 @@ def settings(order: dict[str, Any], **changes: Any) -> Run:
 
 
 def prepared(order: dict[str, Any]) -> dict[str, Any]:
+    from compared.world import digest
+    from scoreonce.stages import prepare
+    from scoreonce.stages.tokens import TokenFile
+
     run = settings(order)
     prepare.run(run)
     tokens = TokenFile(Layout.of(run).tokens("train"))
@@ -31,6 +35,9 @@ def prepared(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
+    from scoreonce.stages import score
+    from scoreonce.stages.scoring import Job, score_completions
+
     run = settings(order)
     done = score_completions(Job.of(run))
     score.run(run)  # nothing is left to score: it writes the pair tables
@@ -38,6 +45,8 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def trained(order: dict[str, Any]) -> dict[str, Any]:
+    from scoreonce.stages import train
+
     run, ends = settings(order), child.step_ends()
     train.run(run)
     lines = (Layout.of(run).training / "metrics.jsonl").read_text().splitlines()
@@ -47,14 +56,15 @@ def trained(order: dict[str, Any]) -> dict[str, Any]:
 
 def swept(order: dict[str, Any]) -> dict[str, Any]:
     """One scoring, then every training; loading of libraries left out, as on the other side."""
+    from scoreonce.stages import prepare, train
+
     prepare.run(settings(order))
     started = time.time()
-    scoring = score_completions(Job.of(settings(order)))
-    score.run(settings(order))
+    completions = scored(order)["completions"]
     for method, beta in order["runs"]:
         given = {"label_smoothing": order["smoothing"]} if method in order["smoothed"] else {}
         train.run(settings(order, method=method, beta=beta, label=f"{method}-{beta}", **given))
-    return {"seconds": time.time() - started, "reference passes": scoring.scored / 2 / order["pairs"]}
+    return {"seconds": time.time() - started, "reference passes": completions / 2 / order["pairs"]}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """What the sweep asks of both sides exists on both sides, and means the same."""
 
+from pathlib import Path
+
 import peers
 import pytest
 import torch
@@ -25,5 +27,14 @@ def test_fastest_is_the_least_time_a_pair():
     assert peers.fastest({"1": 0.5, "2": 0.25, "4": 0.3}) == 2
 
 
-def test_micro_batches_divide_every_step():
-    assert all(pairs % size == 0 for pairs in peers.FULL.batch.values() for size in peers.FULL.search)
+def test_micro_batches_divide_a_step():
+    case = peers.Case(peers.HH, Path(), {"batch": 4}, [])
+    assert case.sizes((1, 2, 4, 8)) == [1, 2, 4]
+
+
+def test_there_is_more_than_one_batch_of_any_size_to_time():
+    """A search times all but the first; a step that ends a measurement needs one before it."""
+    for size in (peers.FULL, peers.SMOKE):
+        assert size.steps >= 2
+        for pairs in size.batch.values():
+            assert pairs * size.steps >= 2 * max(tried for tried in size.search if pairs % tried == 0)
