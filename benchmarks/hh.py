@@ -65,9 +65,10 @@ def measure(shared: Path, folder: Path, pairs: int, steps: int, methods: Sequenc
     run.write_text(RUN_FILE.format(out=folder / "out", pairs=data, model=model, steps=steps))
     write_pairs(data, source, pairs)
     figures: dict[str, Any] = {}
+    more = pairs // 8
     output, figures["prepare, s"] = command("prepare", str(run))
     print(output)
-    for name, count in (("score", pairs), ("score again", pairs), ("score with 500 rows more", pairs + 500)):
+    for name, count in (("score", pairs), ("score again", pairs), (f"score with {more:,} rows more", pairs + more)):
         if count > pairs:
             write_pairs(data, source, count)
             command("prepare", str(run))
