@@ -1,6 +1,6 @@
 """scoreonce beside TRL 1.16 in one run: same model, same tokens, same pairs in each step, taken in turn.
 
-    python benchmarks/peers.py [--rounds 3] [--device cpu] [--smoke]
+    python benchmarks/peers.py [--rounds 3] [--device cpu] [--dtype float32] [--smoke]
 
 Every measurement is a process of its own. For three length profiles: scoring (TRL: its reference pass), training
 steps, peak memory, start-up to the end of the first step with warm caches; then a sweep of 5 methods x 3 betas, where
@@ -8,7 +8,9 @@ the time of a step goes, and a DPO step against a plain SFT step. TRL gets the f
 searched first. The share of the GEMM rate counts what each side's own layout needs, without padding: scoreonce runs a
 prompt once per pair, TRL once per completion, so shares do not divide into the ratio of pairs/s.
 
-Writes benchmarks/results/peers.json and peers.md, and the README's section. float32 on a CPU, bfloat16 on CUDA.
+Writes benchmarks/results/peers.json and peers.md, and the README's section; another device or dtype than float32 on a
+CPU is written beside, as peers_cuda_bfloat16 and so on, and stays out of the README. In bfloat16 TRL's optimizer works
+on bfloat16 weights, scoreonce's on float32 masters, as each does by default.
 Nothing else may run beside it. Without the shared real data (SCOREONCE_SHARED) the pairs are generated.
 """
 
@@ -80,6 +82,19 @@ SMOKE = Size(1, {"hh": 4}, 2, 4, (2, 4), 1, 2, 1, 1, Shape(64, 2, 2, 128, SHAPE.
 
 
 @dataclass(frozen=True)
+class Where:
+    """What both sides compute on, and in."""
+
+    device: str
+    dtype: str
+
+    @property
+    def results(self) -> str:
+        """Name of the results."""
+        return "peers" if self == Where("cpu", "float32") else f"peers_{self.device}_{self.dtype}"
+
+
+@dataclass(frozen=True)
 class Case:
     """A profile laid out on disk for both sides."""
 
@@ -114,7 +129,7 @@ class Case:
         return str(path)
 
 
-def laid_out(profile: Profile, folder: Path, model: Path, device: str, pairs: int, steps: int) -> Case:
+def laid_out(profile: Profile, folder: Path, model: Path, where: Where, pairs: int, steps: int) -> Case:
     """Write pairs and run file."""
     folder.mkdir()
     made = profile.pairs(pairs, real_data.found())
@@ -126,8 +141,7 @@ def laid_out(profile: Profile, folder: Path, model: Path, device: str, pairs: in
         "steps": steps,
         "max_length": profile.max_length,
         "model": str(model),
-        "device": device,
-        "dtype": "bfloat16" if device == "cuda" else "float32",
+        **asdict(where),
         "learning_rate": LEARNING_RATE,
         "run": str(folder / "run.toml"),
         "ours": str(folder / "ours"),
@@ -172,12 +186,12 @@ def sweep(case: Case, micro: dict[str, int], size: Size) -> dict[str, Any]:
             "ratio": answers["trl"]["seconds"] / answers["ours"]["seconds"]}  # fmt: skip
 
 
-def measure(folder: Path, size: Size, device: str) -> dict[str, Any]:
+def measure(folder: Path, size: Size, where: Where) -> dict[str, Any]:
     """Everything."""
-    model, dtype = folder / "model", "bfloat16" if device == "cuda" else "float32"
-    child.ask("compared.make_model", folder, model=str(model), shape=asdict(size.shape), dtype=dtype)
+    model = folder / "model"
+    child.ask("compared.make_model", folder, model=str(model), shape=asdict(size.shape), dtype=where.dtype)
     cases = [
-        laid_out(profile, folder / profile.name, model, device, size.batch[profile.name] * size.steps, size.steps)
+        laid_out(profile, folder / profile.name, model, where, size.batch[profile.name] * size.steps, size.steps)
         for profile in PROFILES[: size.profiles]
     ]
     for case in cases:
@@ -193,11 +207,10 @@ def measure(folder: Path, size: Size, device: str) -> dict[str, Any]:
     say("phases, and SFT beside DPO")
     inside = {case.name: case.ask("inside", run=case.run_of(0), repeats=size.repeats) for case in cases}
     say("sweep")
-    swept = sweep(laid_out(HH, folder / "sweep", model, device, size.sweep, 1), micro["hh"], size)
+    swept = sweep(laid_out(HH, folder / "sweep", model, where, size.sweep, 1), micro["hh"], size)
     gemm = [inside[case.name]["GEMM, FLOP/s"] for case in cases]
     return {
-        "device": device,
-        "dtype": dtype,
+        **asdict(where),
         "pairs are real": real_data.found() is not None,
         "model": {**asdict(size.shape), "parameters": size.shape.parameters},
         "GEMM, FLOP/s": {name: statistics.median(rate[name] for rate in gemm) for name in ("float32", "bfloat16")},
@@ -223,15 +236,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=FULL.rounds)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--dtype", choices=list(LOSSES_APART), help="float32 on a CPU, bfloat16 on CUDA by default")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
     if importlib.util.find_spec("trl") is None:
         print("skipped: needs TRL, pip install 'scoreonce[dev]'")
         return
     size = SMOKE if options.smoke else replace(FULL, rounds=options.rounds)
+    where = Where(options.device, options.dtype or ("bfloat16" if options.device == "cuda" else "float32"))
     with tempfile.TemporaryDirectory() as folder:
-        found = measure(Path(folder), size, options.device)
-    real_data.write("peers", found, tables.page(found), keep=not options.smoke)
+        found = measure(Path(folder), size, where)
+    real_data.write(where.results, found, tables.page(found), keep=not options.smoke)
     if not options.smoke:
         tables.into_readme()
 

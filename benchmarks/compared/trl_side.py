@@ -47,17 +47,18 @@ class StepBegin(TrainerCallback):
 
 def trainer(order: dict[str, Any], pairs: Dataset, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> Timed:
     """The trainer of an order; it makes or finds its reference log-probs while it is built."""
-    cuda, micro = order["device"] == "cuda", changes.pop("micro", order["micro"])
+    half, micro = order["dtype"] == "bfloat16", changes.pop("micro", order["micro"])
     batch = order["batch"]
     arguments = {
         "output_dir": order["out"], "per_device_train_batch_size": micro["train"],
         "gradient_accumulation_steps": batch // micro["train"], "precompute_ref_batch_size": micro["score"],
         "precompute_ref_log_probs": True, "max_steps": order["steps"], "max_length": order["max_length"],
         "learning_rate": order["learning_rate"], "optim": "adamw_torch", "warmup_steps": 0, "beta": 0.1,
-        "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": cuda, "use_cpu": not cuda,
-        "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": 0,
+        "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": half,
+        "use_cpu": order["device"] == "cpu", "save_strategy": "no", "logging_steps": 1, "report_to": "none",
+        "disable_tqdm": True, "seed": 0,
     }  # fmt: skip
-    model = AutoModelForCausalLM.from_pretrained(order["model"], dtype="bfloat16" if cuda else "float32")
+    model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=order["dtype"])
     config = DPOConfig(**{**arguments, **changes})
     return Timed(model=model, args=config, train_dataset=pairs, processing_class=tokenizer)
 

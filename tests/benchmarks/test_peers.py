@@ -5,6 +5,7 @@ from pathlib import Path
 import peers
 import pytest
 import torch
+from compared import tables
 
 from scoreonce.pipeline import methods
 
@@ -38,3 +39,8 @@ def test_there_is_more_than_one_batch_of_any_size_to_time():
         assert size.steps >= 2
         for pairs in size.batch.values():
             assert pairs * size.steps >= 2 * max(tried for tried in size.search if pairs % tried == 0)
+
+
+def test_only_the_plain_run_is_the_readme_s():
+    assert peers.Where("cpu", "float32").results == tables.FIGURES.stem
+    assert peers.Where("cpu", "bfloat16").results == "peers_cpu_bfloat16"
