@@ -19,6 +19,11 @@ PYTHON ?= python3
 # The demo's five policies: DPO, and four papers that change its beta, its penalty or its margin.
 DEMO_METHODS := dpo beta_dpo epsilon_dpo minor_dpo alpha_dpo
 
+# TRL beside scoreonce; columns at scale; how cost grows; whole runs on real pairs.
+ONLY       ?=
+BENCH_ARGS ?=
+BENCHES    := $(or $(ONLY),peers columns growth hh full_vocabulary audit)
+
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCOREONCE := $(BIN)/scoreonce
@@ -132,8 +137,9 @@ endef
 .types/scoreonce:
 	@mkdir -p $(@D) && ln -sfn .. $@
 
+# Nothing else may run beside it. ONLY="peers growth" chooses; BENCH_ARGS=--smoke shows in a minute each that they run.
 bench: $(READY) ## measured comparisons, one after the other; see benchmarks/
-	set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+	set -e; for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
 clean: ## remove the demo, what Make remembers, and caches; your own runs stay
 	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info

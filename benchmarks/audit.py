@@ -1,6 +1,6 @@
 """How fast an audit is and what it misses: generated pairs with planted flaws of known number, and sequence columns.
 
-    python benchmarks/audit.py [--pairs 1000000] [--scored 10000000] [--folder DIR]
+    python benchmarks/audit.py [--pairs 1000000] [--scored 10000000] [--folder DIR] [--smoke]
 
 Writes benchmarks/results/audit.json and audit.md. Each part runs in a process of its own, for its peak memory; wall
 clock and CPU seconds are both given, because only the latter mean much where something else runs beside. The folder
@@ -11,14 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ import planted
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+import real_data
 
 from scoreonce.pipeline.audit.check import judged
 from scoreonce.pipeline.audit.distributions import histograms
@@ -39,7 +37,6 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.files import read_json, write_json
 from scoreonce.stages.layout import Layout
 
-RESULTS = Path(__file__).parent / "results"
 EACH = 200  # of every kind of flaw
 SOURCES = 20
 AT_ONCE = 1_000_000
@@ -58,13 +55,13 @@ def run_of(folder: Path, *, near: bool) -> Run:
         "audit": {"near_duplicates": near, "contamination": [str(folder / "out" / "evaluation.jsonl")]}})
 
 
-def make(folder: Path, pairs: int) -> None:
+def make(folder: Path, pairs: int, each: int) -> None:
     """Generate the pairs, unless they are there."""
     record = folder / f"expected-{pairs}.json"
     if record.is_file():
         return
     planted.write_tokenizer(folder / "tokenizer")
-    world = planted.write(Layout.of(run_of(folder, near=True)), pairs, each=EACH)
+    world = planted.write(Layout.of(run_of(folder, near=True)), pairs, each=each)
     record.write_text(json.dumps({name: sorted(rows) for name, rows in world.expected.items()}))
 
 
@@ -154,16 +151,20 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1_000_000)
     parser.add_argument("--scored", type=int, default=10_000_000)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
+    parser.add_argument("--each", type=int, default=EACH, help=argparse.SUPPRESS)
     parser.add_argument("--part", choices=["make", "plain", "near", "scored"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.part is None:
         with tempfile.TemporaryDirectory() as temporary:
-            measure(options.folder or Path(temporary), options.pairs, options.scored)
+            size = (1_000, 10_000, 2) if options.smoke else (options.pairs, options.scored, EACH)
+            figures = measure(options.folder or Path(temporary), *size)
+        real_data.write("audit", figures, page(figures, size[2]), keep=not options.smoke)
         return
     folder = options.folder
     match options.part:
         case "make":
-            make(folder, options.pairs)
+            make(folder, options.pairs, options.each)
             figures: dict[str, Any] = {}
         case "scored":
             figures = after_scoring(folder, options.scored)
@@ -172,7 +173,7 @@ def main() -> None:
     (folder / "figures.json").write_text(json.dumps(figures))
 
 
-def measure(folder: Path, pairs: int, scored: int) -> None:
+def measure(folder: Path, pairs: int, scored: int, each: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     for part, title in {
@@ -180,24 +181,20 @@ def measure(folder: Path, pairs: int, scored: int) -> None:
         "near": f"before scoring, {pairs:,} pairs, with near-duplicates",
         "scored": f"after scoring, {scored:,} pairs joined with the reference's columns",
     }.items():
-        arguments = ["--part", part, "--folder", str(folder), "--pairs", str(pairs), "--scored", str(scored)]
+        arguments = ["--part", part, "--folder", str(folder), "--pairs", str(pairs), "--scored", str(scored),
+                     "--each", str(each)]  # fmt: skip
         subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL)
         if title:
             figures[title] = json.loads((folder / "figures.json").read_text())
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "audit.json").write_text(json.dumps(figures, indent=2) + "\n")
-    (RESULTS / "audit.md").write_text(page(figures))
-    print(page(figures))
+    return figures
 
 
-def page(figures: dict[str, dict[str, float]]) -> str:
+def page(figures: dict[str, dict[str, float]], each: int) -> str:
     columns = list(dict.fromkeys(name for row in figures.values() for name in row))
     lines = [f"| {title} | " + " | ".join(f"{row[name]:.4g}" if name in row else "–" for name in columns) + " |"
              for title, row in figures.items()]
-    busy = os.getloadavg()[2]
-    return (f"# Audit of generated pairs, {date.today()}\n\n{platform.processor() or platform.machine()}, "
-            f"{os.cpu_count()} cores, load {busy:.1f} over the last quarter of an hour. Pairs have about 300 tokens; "
-            f"{EACH} of them have each of {len(planted.KINDS) - 3} flaws; contamination is looked for as well.\n\n"
+    return (f"# Audit of generated pairs\n\nPairs have about 300 tokens; {each} of them have each of "
+            f"{len(planted.KINDS) - 3} flaws; contamination is looked for as well.\n\n"
             f"| what | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n" + "\n".join(lines) + "\n")
 
 

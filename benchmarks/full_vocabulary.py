@@ -1,6 +1,6 @@
 """Methods of the whole vocabulary on real pairs: stored hidden states against the reference kept loaded.
 
-    python benchmarks/full_vocabulary.py [--pairs 400] [--steps 10]
+    python benchmarks/full_vocabulary.py [--pairs 400] [--steps 10] [--smoke]
 
 Needs the shared real data (SCOREONCE_SHARED). For each method the same training twice, and once more from the 128
 largest log-probs: how far losses and betas are apart, and the disk that each form takes per completion token. Writes
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from datetime import date
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def apart(left: list[float], right: list[float]) -> float:
     return max(abs(a - b) for a, b in zip(left, right, strict=True))
 
 
-def measure(shared: Path, folder: Path, pairs: int, steps: int) -> dict[str, Any]:
+def measure(shared: Path, folder: Path, pairs: int, steps: int, methods: Sequence[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {"disk, bytes per completion token": {}, "methods": {}}
     prepare.run(run_file(shared, folder, pairs, "none"))
     lengths = pl.read_parquet(folder / "pairs/train.parquet", columns=["chosen_len", "rejected_len"])
@@ -67,7 +67,7 @@ def measure(shared: Path, folder: Path, pairs: int, steps: int) -> dict[str, Any
         score.run(run_file(shared, folder, pairs, form))
         blocks = (folder / "store").glob(f"*/{form}*/[!h]*.safetensors")
         figures["disk, bytes per completion token"][form] = sum(path.stat().st_size for path in blocks) / tokens
-    for method in METHODS:
+    for method in methods:
         runs = {form: losses_and_betas(shared, folder, pairs, steps, method, form) for form in ("hidden", "live")}
         entry = {
             "losses, hidden against live": apart(runs["hidden"][0], runs["live"][0]),
@@ -93,7 +93,7 @@ def table(figures: dict[str, Any]) -> str:
     disk = ", ".join(f"{form} {size:,.0f}" for form, size in figures["disk, bytes per completion token"].items())
     rows = "\n".join(_row(name, entry) for name, entry in figures["methods"].items())
     return (
-        f"# Whole-vocabulary methods, HH pairs, 2.8 M parameter Llama (d 192, V 2,048), {date.today()}\n\n"
+        f"# Whole-vocabulary methods, HH pairs, 2.8 M parameter Llama (d 192, V 2,048)\n\n"
         f"Bytes per completion token, float32: {disk}.\n\n"
         "| method | largest loss difference, stored against live | of beta | top 128 against stored | loss |\n"
         f"|---|---|---|---|---|\n{rows}\n"
@@ -104,11 +104,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=400)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
+    size = (12, 1, METHODS[:1]) if options.smoke else (options.pairs, options.steps, METHODS)
     shared = real_data.folder()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(shared, Path(folder), options.pairs, options.steps)
-    real_data.write("full_vocabulary", figures, table(figures))
+        figures = measure(shared, Path(folder), *size)
+    real_data.write("full_vocabulary", figures, table(figures), keep=not options.smoke)
 
 
 if __name__ == "__main__":

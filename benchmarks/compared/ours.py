@@ -1,0 +1,72 @@
+"""scoreonce's side, through its stages: `prepare`, `score`, `train`, and a sweep of trainings on one scoring.
+
+Each function imports its own stage, as each command does: what a process loads counts in its start-up and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import child
+
+from scoreonce.stages import config
+from scoreonce.stages.config import Run
+from scoreonce.stages.layout import Layout
+
+
+def settings(order: dict[str, Any], **changes: Any) -> Run:
+    """The run file of an order, with other keys of [train] where they are given."""
+    run = config.load(order["run"])
+    return run.model_copy(update={"train": run.train.model_copy(update=changes)})
+
+
+def prepared(order: dict[str, Any]) -> dict[str, Any]:
+    from compared.world import digest
+    from scoreonce.stages import prepare
+    from scoreonce.stages.tokens import TokenFile
+
+    run = settings(order)
+    prepare.run(run)
+    tokens = TokenFile(Layout.of(run).tokens("train"))
+    names = ("prompt_ids", "chosen_ids", "rejected_ids")
+    return {"digest": digest([[tokens.row(row, name) for name in names] for row in range(len(tokens))])}
+
+
+def scored(order: dict[str, Any]) -> dict[str, Any]:
+    from scoreonce.stages import score
+    from scoreonce.stages.scoring import Job, score_completions
+
+    run = settings(order)
+    done = score_completions(Job.of(run))
+    score.run(run)  # nothing is left to score: it writes the pair tables
+    return {"seconds": done.seconds, "completions": done.scored, "positions": done.tokens}
+
+
+def trained(order: dict[str, Any]) -> dict[str, Any]:
+    from scoreonce.stages import train
+
+    run, ends = settings(order), child.step_ends()
+    train.run(run)
+    lines = (Layout.of(run).training / "metrics.jsonl").read_text().splitlines()
+    return {"losses": [json.loads(line)["loss"] for line in lines],
+            "step ends, s": [end - order["started"] for end in ends]}  # fmt: skip
+
+
+def swept(order: dict[str, Any]) -> dict[str, Any]:
+    """One scoring, then every training; loading of libraries left out, as on the other side."""
+    from scoreonce.stages import prepare, train
+
+    prepare.run(settings(order))
+    started = time.time()
+    completions = scored(order)["completions"]
+    for method, beta in order["runs"]:
+        given = {"label_smoothing": order["smoothing"]} if method in order["smoothed"] else {}
+        train.run(settings(order, method=method, beta=beta, label=f"{method}-{beta}", **given))
+    return {"seconds": time.time() - started, "reference passes": completions / 2 / order["pairs"]}
+
+
+if __name__ == "__main__":
+    WHAT = {"prepare": prepared, "score": scored, "train": trained, "sweep": swept}
+    child.answer(lambda order: WHAT[order["do"]](order))

@@ -1,0 +1,143 @@
+"""The figures of peers.json as Markdown: the whole page, and the README's section."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import machine
+
+ROOT = Path(__file__).resolve().parents[2]
+README, FIGURES = ROOT / "README.md", ROOT / "benchmarks" / "results" / "peers.json"
+START, END = "<!-- peers: made by benchmarks/peers.py -->\n", "<!-- /peers -->"
+STAGES = {"score": "scoring", "train": "training"}
+SIDES = {"trl": "TRL", "ours": "scoreonce"}
+MIB, GIGA = 2**20, 1e9
+
+Figures = dict[str, Any]
+
+
+def page(figures: Figures) -> str:
+    """Everything that was measured."""
+    parts = [_setting(figures), _side_by_side(figures), _sweep(figures), _start_up(figures), _shares(figures)]
+    parts += [_phases(figures), _micro_batches(figures)]
+    return "# TRL and scoreonce side by side\n\n" + "\n".join(parts)
+
+
+def readme_section(figures: Figures) -> str:
+    """What stands between the README's markers."""
+    more = "All figures: [benchmarks/results/peers.md](benchmarks/results/peers.md); `make bench` measures again."
+    parts = [_setting(figures), _side_by_side(figures), _sweep(figures)]
+    parts.append(f"{machine.line(figures['measured'])} {more}\n")
+    return "\n## Speed\n\n" + "\n".join(parts)
+
+
+def section_on_disk() -> str:
+    """The section that the results on disk give; nothing where there are none."""
+    return readme_section(json.loads(FIGURES.read_text())) if FIGURES.exists() else ""
+
+
+def section_in(text: str) -> str:
+    """What stands between the markers of the README's text."""
+    return text.partition(START)[2].partition(END)[0]
+
+
+def with_section(text: str, section: str) -> str:
+    """The README's text with another section between its markers."""
+    before, _, rest = text.partition(START)
+    return f"{before}{START}{section}{END}{rest.partition(END)[2]}"
+
+
+def into_readme() -> None:
+    """Put the section of the figures on disk between the README's markers."""
+    README.write_text(with_section(README.read_text(encoding="utf-8"), section_on_disk()), encoding="utf-8")
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _setting(figures: Figures) -> str:
+    shape = figures["model"]
+    pairs = "Real pairs" if figures["pairs are real"] else "Generated pairs"
+    return (
+        f"{pairs}, a Llama of {shape['parameters'] / 1e6:.1f} M parameters (width {shape['width']}, {shape['layers']} "
+        f"layers, vocabulary {shape['vocabulary']:,}), {figures['dtype']} on {figures['device']}; the same token ids, "
+        "pairs per step, optimizer and learning rate on both sides, in turn, each in a process of its own; medians.\n"
+    )
+
+
+def _side_by_side(figures: Figures) -> str:
+    head = ["pairs", "stage", "TRL, pairs/s", "scoreonce, pairs/s", "ratio", "TRL, peak MiB", "scoreonce, peak MiB",
+            "ratio"]  # fmt: skip
+    return table(head, (_compared(entry, stage) for entry in figures["profiles"].values() for stage in STAGES))
+
+
+def _compared(entry: Figures, stage: str) -> list[str]:
+    rates, peaks = ([entry[what][f"{side} {stage}"] for side in SIDES] for what in ("pairs/s", "peak, bytes"))
+    return [entry["title"], STAGES[stage], *(f"{rate:.2f}" for rate in rates), f"**{entry['ratio'][stage]:.2f}**",
+            *(f"{peak / MIB:,.0f}" for peak in peaks), f"**{entry['ratio'][f'{stage}, memory']:.2f}**"]  # fmt: skip
+
+
+def _sweep(figures: Figures) -> str:
+    sweep = figures["sweep"]
+    sides = (f"{name} {sweep[side]['seconds']:.0f} s with {sweep[side]['reference passes']:.0f} reference passes"
+             for side, name in SIDES.items())  # fmt: skip
+    return (
+        f"A sweep of {sweep['runs']} trainings (methods x betas, {sweep['pairs']} HH pairs, {sweep['steps']} step "
+        f"each): {', '.join(sides)}; ratio {sweep['ratio']:.2f}.\n"
+    )
+
+
+def _start_up(figures: Figures) -> str:
+    rows = ([entry["title"], *(f"{entry['start to first step, s'][side]:.1f}" for side in SIDES),
+             format(entry["TRL's reference passes in training"], ".0f"), f"{entry['losses apart']:.1e}"]
+            for entry in figures["profiles"].values())  # fmt: skip
+    head = ["pairs", "TRL, s", "scoreonce, s", "TRL's reference passes then", "losses of a step apart, at most"]
+    what = "From the start of the process to the end of the first step, reference scored before"
+    return f"{what}:\n\n{table(head, rows)}"
+
+
+def _shares(figures: Figures) -> str:
+    gemm = figures["GEMM, FLOP/s"]
+    rows = ([entry["title"], name, *(_share(entry["FLOP/s"][f"{side} {stage}"], figures) for side in SIDES),
+             *(f"{entry['FLOP of a pair'][f'{side} {stage}'] / GIGA:.1f}" for side in SIDES)]
+            for entry in figures["profiles"].values() for stage, name in STAGES.items())  # fmt: skip
+    head = ["pairs", "stage", "TRL", "scoreonce", "TRL needs, GFLOP a pair", "scoreonce needs"]
+    rates = ", ".join(f"{name} {rate / GIGA:,.0f} GFLOP/s" for name, rate in gemm.items())
+    return (
+        f"Square matrix products: {rates}. The share of it that each side reaches with what its own layout needs (a "
+        "prompt once per pair, or once per completion; padding and recomputation count nothing):\n\n"
+        f"{table(head, rows)}"
+    )
+
+
+def _phases(figures: Figures) -> str:
+    entries = figures["profiles"].values()
+    names = list(next(iter(entries))["inside"]["phases"])
+    head = ["phase", *(entry["title"] for entry in entries)]
+    rows = [[name, *(_phase(entry["inside"]["phases"][name], figures) for entry in entries)] for name in names]
+    rows.append(["DPO step / SFT step", *(f"{entry['inside']['DPO step over SFT step']:.3f}" for entry in entries)])
+    return f"Inside scoreonce's step, tokens/s and share of the GEMM rate:\n\n{table(head, rows)}"
+
+
+def _phase(phase: Figures, figures: Figures) -> str:
+    share = "" if phase["FLOP/s"] is None else f", {_share(phase['FLOP/s'], figures)}"
+    return f"{phase['tokens/s']:,.0f}{share}"
+
+
+def _micro_batches(figures: Figures) -> str:
+    rows = ([entry["title"], STAGES[stage], str(entry["TRL's micro-batches"][stage]),
+             ", ".join(f"{size}: {1 / seconds:.2f}" for size, seconds in found.items())]
+            for entry in figures["profiles"].values()
+            for stage, found in entry["TRL's seconds a pair by micro-batch"].items())  # fmt: skip
+    head = ["pairs", "stage", "micro-batch used", "pairs/s by micro-batch"]
+    return f"What TRL was tried with:\n\n{table(head, rows)}"
+
+
+def _share(rate: float, figures: Figures) -> str:
+    return f"{rate / figures['GEMM, FLOP/s'][figures['dtype']]:.0%}"

@@ -1,0 +1,76 @@
+"""The machine that a benchmark runs on: what it is, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("scoreonce", "torch", "transformers", "trl", "polars")
+SIZE, REPEATS = 2_048, 9
+
+
+def described() -> dict[str, Any]:
+    """What belongs beside every figure: date, processor, cores, threads, load and versions."""
+    return {
+        "date": str(date.today()),
+        "machine": _processor(),
+        "cores": os.cpu_count(),
+        "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+        "load over 15 min": round(os.getloadavg()[2], 1),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+    }
+
+
+def line(measured: dict[str, Any]) -> str:
+    """The same in one sentence."""
+    versions = ", ".join(f"{name} {number}" for name, number in measured["versions"].items() if number)
+    return (
+        f"Measured {measured['date']} on {measured['machine']}, {measured['cores']} cores, "
+        f"{measured['threads']} threads, load {measured['load over 15 min']} over the last quarter of an hour; "
+        f"{versions}."
+    )
+
+
+def gemm_rates(device: str) -> dict[str, float]:
+    """FLOP/s of square matrix products by dtype: the median of `REPEATS`."""
+    import torch  # processes that only start others stay small
+
+    rates = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        left, right = (torch.randn(SIZE, SIZE, device=device).to(dtype) for _ in range(2))
+        left @ right  # the first product starts threads and picks a kernel
+        seconds = [timed(lambda left=left, right=right: left @ right, device) for _ in range(REPEATS)]
+        rates[str(dtype).removeprefix("torch.")] = 2 * SIZE**3 / statistics.median(seconds)
+    return rates
+
+
+def timed(work: Callable[[], object], device: str = "cpu") -> float:
+    """Wall-clock seconds of `work`, the device's queue included."""
+    started = time.perf_counter()
+    work()
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

@@ -1,0 +1,54 @@
+"""Operations of a forward pass: by hand, and against the tensors that the layouts really make."""
+
+import numpy as np
+import pytest
+import torch
+from compared.world import SHAPE
+from flops import Needs, PairLengths, Shape, total
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from scoreonce.pipeline import rows
+
+TINY = Shape(width=2, layers=1, heads=1, feed_forward=3, vocabulary=5)
+
+
+def test_shared_layout_by_hand():
+    """Prompt of 3, completions of 2 and 1: positions 3 + 1 + 0; prompt 3 * 4 / 2 = 6, completion 3 + 1 = 4 visible."""
+    assert PairLengths(3, (2, 1)).shared() == Needs(positions=4, visible=10, predictions=3)
+
+
+def test_repeated_layout_by_hand():
+    """Sequences of 5 and 4: 9 positions, 15 + 10 visible."""
+    assert PairLengths(3, (2, 1)).repeated() == Needs(positions=9, visible=25, predictions=3)
+
+
+def test_operations_by_hand():
+    """Body weights 4 * 2^2 + 3 * 2 * 3 = 34: 2 * 34 * 4 + 4 * 1 * 2 * 10 = 352; head 2 * 2 * 5 * 3 = 60."""
+    needs = PairLengths(3, (2, 1)).shared()
+    assert (needs.body(TINY), needs.head(TINY), needs.training(TINY)) == (352, 60, 3 * 412)
+
+
+@pytest.mark.parametrize("lengths", [PairLengths(7, (5, 9)), PairLengths(1, (1, 1)), PairLengths(20, (2, 3))])
+def test_counts_are_those_of_the_real_layouts(lengths):
+    def ids(count):
+        return np.arange(count, dtype=np.int32)
+
+    row = rows.PromptRow(ids(lengths.prompt), tuple(ids(count) for count in lengths.completions))
+    batch = rows.collate([row], "shared")
+    visible = int(rows.attention_mask(batch).sum())
+    assert lengths.shared() == Needs(batch.input_ids.numel(), visible, len(batch.targets))
+
+
+def test_total_of_pairs():
+    pair = PairLengths(3, (2, 1)).shared()
+    assert total([pair, pair]) == Needs(8, 20, 6)
+
+
+def test_parameters_are_those_of_the_model():
+    config = LlamaConfig(
+        vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.width, intermediate_size=SHAPE.feed_forward,
+        num_hidden_layers=SHAPE.layers, num_attention_heads=SHAPE.heads, tie_word_embeddings=False)  # fmt: skip
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    assert SHAPE.parameters == sum(weight.numel() for weight in model.parameters())
+    assert SHAPE.parameters == pytest.approx(12.6e6, rel=0.01)

@@ -1,0 +1,31 @@
+"""Every benchmark runs at its tiny size, and writes nothing then."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NEEDS_DATA = ("hh", "full_vocabulary")
+
+
+def results():
+    return {path.name: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["peers", "columns", "growth", "audit", *NEEDS_DATA])
+def test_smoke(name, request):
+    if name in NEEDS_DATA:
+        request.getfixturevalue("shared")
+    if name == "peers" and importlib.util.find_spec("trl") is None:
+        pytest.skip("needs TRL")
+    before = results()
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| ---" in done.stdout or "|---" in done.stdout
+    assert "Measured " in done.stdout
+    assert results() == before
