@@ -83,7 +83,7 @@ def phases(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, l
         mark("start")
         batch = scorer._batch(line, bench.device)
         mark("rows to tensors")
-        hidden = scorer._hidden(batch)
+        hidden = scorer._hidden(line, batch)
         mark("body, forward")
         cut = hidden.detach().requires_grad_()
         logps = token_columns(cut, architecture.head_of(model), batch.targets).logps

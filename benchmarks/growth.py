@@ -92,7 +92,7 @@ def passes(order: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from scoreonce.pipeline import probe
-    from scoreonce.pipeline.batching import microbatches
+    from scoreonce.pipeline.batching import split_for
     from scoreonce.pipeline.forward import TokenScorer
     from scoreonce.pipeline.rows import PromptRow
     from scoreonce.stages.config import Compute
@@ -105,7 +105,7 @@ def passes(order: dict[str, Any]) -> dict[str, Any]:
         for pair in made
     ]
     scorer = TokenScorer(model, probe.choose_layout(model, "auto", rows[0].tokens).layout)
-    batches = microbatches([row.tokens for row in rows], Compute().budget("cpu"))
+    batches = split_for(scorer.layout)([row.tokens for row in rows], Compute().budget("cpu"))
 
     def forward() -> None:
         with torch.inference_mode():

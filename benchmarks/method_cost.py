@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline import methods
+from scoreonce.pipeline.batching import split_for
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.probe import choose_layout
@@ -120,6 +121,7 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
             list(model.parameters()),
             method,
             reference=reference_states.provider(run, method, CPU, data.longest_row, scorer),
+            split=split_for(scorer.layout),
         )
         for name, method in named.items()
     }
@@ -127,7 +129,7 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
     calls = {name: partial(train_step, step, rows, columns, budget) for name, step in steps.items()}
     everything = {**columns, **calls["epsilon_dpo"]()}
     seconds = medians(calls, repetitions)
-    split = [list(part) for part in Plan.of([row.tokens for row in rows], 1, budget).microbatches[0]]
+    split = [list(part) for part in Plan.of([row.tokens for row in rows], 1, budget, split_for(scorer.layout)).microbatches[0]]
     composed = {
         name: methods.resolve(None, {}, "dpo", pieces.get("calibration"), pieces.get("selection"))
         for name, pieces in PIECES.items()

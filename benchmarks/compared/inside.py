@@ -16,7 +16,7 @@ from torch import Tensor
 
 from compared.ours import settings
 from scoreonce.pipeline import architecture, methods, probe
-from scoreonce.pipeline.batching import microbatches
+from scoreonce.pipeline.batching import split_for
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer
 from scoreonce.pipeline.rows import PromptRow
@@ -73,7 +73,8 @@ class Parts:
         self.masters.give_weights()
 
     def dpo_step(self, pairs: Sequence[int]) -> None:
-        step = Step(self.scorer, self.masters.parameters, methods.resolve("dpo", {}))
+        split = split_for(self.scorer.layout)
+        step = Step(self.scorer, self.masters.parameters, methods.resolve("dpo", {}), split=split)
         step(self.rows(pairs), self.columns(pairs), {}, self.budget)
         self.update()
 
@@ -81,7 +82,7 @@ class Parts:
         """The mean log-prob of every completion token: no reference, no pairs, the same rows in the same batches."""
         shown = self.rows(pairs)
         tokens = sum(len(completion) for row in shown for completion in row.completions)
-        for batch in microbatches([row.tokens for row in shown], self.budget):
+        for batch in split_for(self.scorer.layout)([row.tokens for row in shown], self.budget):
             (self.scorer([shown[index] for index in batch]).token_logps.sum() / -tokens).backward()
         self.update()
 
@@ -124,7 +125,7 @@ def phases(parts: Parts, batches: Sequence[Sequence[int]]) -> dict[str, float]:
             watch.last = now()
             shown = parts.rows(pairs)
             watch.mark("data")
-            for batch in microbatches([row.tokens for row in shown], parts.budget):
+            for batch in split_for(scorer.layout)([row.tokens for row in shown], parts.budget):
                 loss = scorer([shown[index] for index in batch]).token_logps.sum()
                 watch.mark("forward, head")
                 loss.backward()
