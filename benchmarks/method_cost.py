@@ -129,7 +129,8 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
     calls = {name: partial(train_step, step, rows, columns, budget) for name, step in steps.items()}
     everything = {**columns, **calls["epsilon_dpo"]()}
     seconds = medians(calls, repetitions)
-    split = [list(part) for part in Plan.of([row.tokens for row in rows], 1, budget, split_for(scorer.layout)).microbatches[0]]
+    plan = Plan.of([row.tokens for row in rows], 1, budget, split_for(scorer.layout))
+    split = [list(part) for part in plan.microbatches[0]]
     composed = {
         name: methods.resolve(None, {}, "dpo", pieces.get("calibration"), pieces.get("selection"))
         for name, pieces in PIECES.items()
