@@ -22,7 +22,7 @@ from scoreonce.pipeline.rows import Batch, PromptRow, attention_mask
 
 # Rows of this many positions go through `_Blocks`, shorter ones through torch's kernel. Measured, two cores of Zen 5:
 # as fast as each other at about 300 positions, twice as fast at 600, three times at 1,500.
-LONG_ROW = 320
+LONG_ROW = 512
 # Queries of one block of `_Blocks`: what lies above a block's diagonal is computed for nothing.
 BLOCK = 256
 
