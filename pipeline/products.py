@@ -58,12 +58,19 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        up = upstream.reshape(-1, upstream.shape[-1])
+        up, flat = upstream.reshape(-1, upstream.shape[-1]), x.reshape(-1, x.shape[-1])
         return (
             _onednn(up, weight.t(), None).view(x.shape) if needs_x else None,
-            _onednn(up.t(), x.reshape(-1, x.shape[-1]).t(), None) if needs_weight else None,
+            _cross(up, flat) if needs_weight else None,
             up.sum(0) if needs_bias else None,
         )
+
+
+def _cross(left: Tensor, right: Tensor) -> Tensor:
+    """`left.T @ right`. The left side of a product is copied where it is transposed: let that be the narrower one."""
+    if left.shape[1] <= right.shape[1]:
+        return _onednn(left.t(), right.t(), None)
+    return _onednn(right.t(), left.t(), None).t()
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ Dimensions: heads, length = positions of the line or of one row, d = width of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -199,5 +199,11 @@ def _blocks_of(query: Tensor, key: Tensor) -> list[tuple[int, slice, slice]]:
 
 def _probabilities(query: Tensor, key: Tensor) -> Tensor:
     scores, length = matmul(query, key.t()), len(query)
-    scores[:, -length:] += torch.full((length, length), float("-inf"), dtype=scores.dtype).triu_(1)
+    scores[:, -length:] += _after_diagonal(length, scores.dtype)
     return torch.softmax(scores, dim=1)
+
+
+@lru_cache(maxsize=BLOCK)
+def _after_diagonal(length: int, dtype: torch.dtype) -> Tensor:
+    """`(length, length)`: -inf for the keys behind a query, 0 elsewhere."""
+    return torch.full((length, length), float("-inf"), dtype=dtype).triu_(1)
