@@ -1,12 +1,13 @@
 """scoreonce beside TRL 1.16 in one run: same model, same tokens, same pairs in each step, taken in turn.
 
-    python benchmarks/peers.py [--rounds 3] [--device cpu] [--dtype float32] [--smoke]
+    python benchmarks/peers.py [--rounds 2] [--device cpu] [--dtype float32] [--smoke]
 
 Every measurement is a process of its own. For three length profiles: scoring (TRL: its reference pass), training
 steps, peak memory, start-up to the end of the first step with warm caches; then a sweep of 5 methods x 3 betas, where
-the time of a step goes, and a DPO step against a plain SFT step. TRL gets the fastest of several micro-batch sizes,
-searched first. The share of the GEMM rate counts what each side's own layout needs, without padding: scoreonce runs a
-prompt once per pair, TRL once per completion, so shares do not divide into the ratio of pairs/s.
+the time of a step goes, and a DPO step against a plain SFT step. TRL runs twice: as it comes (8 pairs in a
+micro-batch) and with the fastest of several micro-batch sizes, searched first. The share of the GEMM rate counts what
+each side's own layout needs, without padding: scoreonce runs a prompt once per pair, TRL once per completion, so
+shares do not divide into the ratio of pairs/s.
 
 Writes benchmarks/results/peers.json and peers.md, and the README's section; another device or dtype than float32 on a
 CPU is written beside, as peers_cuda_bfloat16 and so on, and stays out of the README. In bfloat16 TRL's optimizer works
@@ -36,6 +37,7 @@ from flops import Shape
 LEARNING_RATE = 5e-5
 LOSSES_APART = {"float32": 1e-3, "bfloat16": 0.1}  # of a step, on the two sides
 MICRO_BATCHES = (1, 2, 4, 8)  # pairs that TRL is tried with
+TRLS_OWN = 8  # pairs of its default micro-batch
 SWEEP = {"dpo": "sigmoid", "ipo": "ipo", "hinge": "hinge", "robust": "robust", "exo": "exo_pair"}  # ours: TRL's
 SMOOTHED, SMOOTHING = ("robust", "exo"), 0.1
 BETAS = (0.05, 0.1, 0.5)
@@ -75,8 +77,8 @@ class Size:
     shape: Shape = SHAPE
 
 
-# TRL trains 2 to 3 HH pairs a second on two cores: this takes about twelve minutes there, most of them TRL's.
-FULL = Size(3, {"hh": 16, "completions": 8, "multi_turn": 4}, 2, 8, MICRO_BATCHES, 2, 5, 3, 3)
+# TRL trains 2 to 4 HH pairs a second on two cores: this takes about a quarter of an hour there, most of it TRL's.
+FULL = Size(2, {"hh": 16, "completions": 8, "multi_turn": 4}, 3, 8, MICRO_BATCHES, 2, 5, 3, 3)
 # One round of the first profile on a small model: whether everything runs, not how fast.
 SMOKE = Size(1, {"hh": 4}, 2, 4, (2, 4), 1, 2, 1, 1, Shape(64, 2, 2, 128, SHAPE.vocabulary))
 
@@ -159,13 +161,20 @@ def fastest(seconds: dict[str, float]) -> int:
 
 def measure_round(case: Case, micro: dict[str, int], number: int) -> figures.Round:
     """Both sides once, in turn; each starts from nothing scored, and trains from what it scored."""
-    fresh = {"cache": str(case.folder / f"cache-{number}"), "out": str(case.folder / f"trl-{number}")}
+    own = min(TRLS_OWN, case.order["batch"])
+    tuned, default = (
+        {"micro": sizes, "cache": str(case.folder / f"cache-{name}-{number}"),
+         "out": str(case.folder / f"trl-{name}-{number}")}
+        for name, sizes in (("tuned", micro), ("default", {"score": own, "train": own}))
+    )  # fmt: skip
     run = case.run_of(number)
     answers = {
-        "trl score": case.trl("score", micro=micro, **fresh),
+        "trl score": case.trl("score", **tuned),
         "ours score": case.ours("score", run=run),
-        "trl train": case.trl("train", micro=micro, **fresh),
+        "default score": case.trl("score", **default),
+        "trl train": case.trl("train", **tuned),
         "ours train": case.ours("train", run=run),
+        "default train": case.trl("train", **default),
     }
     if answers["trl score"]["digest"] != case.order["digest"]:
         sys.exit(f"{case.name}: the two sides made different token ids of the same text")

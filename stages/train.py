@@ -2,7 +2,7 @@
 
     scoreonce train configs/x.toml --method beta_dpo --set train.beta=0.05
     scoreonce train configs/x.toml --dry-run   time and memory
-    accelerate launch --num_processes 2 -m scoreonce.stages.cli train configs/x.toml
+    torchrun --nproc_per_node 2 -m scoreonce.stages.cli train configs/x.toml   or `accelerate launch` on GPUs
 
 Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
 lineage.json, checkpoints/, and model/. Killed, it goes on from the last checkpoint with the same result.

@@ -10,8 +10,8 @@ from flops import Needs, Shape, total
 
 from compared.profiles import TokenPair
 
-SIDES = ("trl", "ours")
-Round = Mapping[str, Mapping[str, Any]]  # "trl score", "ours score", "trl train", "ours train" -> its answer
+SIDES = ("default", "trl", "ours")  # TRL as it comes, TRL with the micro-batch that suits it best, scoreonce
+Round = Mapping[str, Mapping[str, Any]]  # "trl score", "ours train" and so on -> its answer
 
 
 def gaps(ends: Sequence[float]) -> list[float]:
@@ -20,15 +20,21 @@ def gaps(ends: Sequence[float]) -> list[float]:
 
 
 def losses_apart(answers: Round) -> float:
-    """The largest difference between the two sides' losses of a step."""
-    both = zip(answers["trl train"]["losses"], answers["ours train"]["losses"], strict=True)
-    return max(abs(left - right) for left, right in both)
+    """The largest difference between our losses of a step and TRL's."""
+    ours = answers["ours train"]["losses"]
+    return max(
+        abs(left - right)
+        for side in ("default", "trl")
+        for left, right in zip(answers[f"{side} train"]["losses"], ours, strict=True)
+    )
 
 
 def needs(pairs: Sequence[TokenPair]) -> dict[str, Needs]:
     """What each side's layout has to compute: a prompt once per pair, or once per completion."""
+    repeated = total(pair.lengths.repeated() for pair in pairs)
     return {
-        "trl": total(pair.lengths.repeated() for pair in pairs),
+        "default": repeated,
+        "trl": repeated,
         "ours": total(pair.lengths.shared() for pair in pairs),
     }
 
@@ -36,10 +42,10 @@ def needs(pairs: Sequence[TokenPair]) -> dict[str, Needs]:
 def compared(rounds: Sequence[Round], pairs: Sequence[TokenPair], batch: int, shape: Shape) -> dict[str, Any]:
     """Medians over rounds of pairs/s, memory and start-up, their ratios, and the FLOP/s that each stage needed."""
     rates = {
-        "trl score": [r["trl score"]["pairs"] / r["trl score"]["seconds"] for r in rounds],
+        **{name: [r[name]["pairs"] / r[name]["seconds"] for r in rounds] for name in ("default score", "trl score")},
         "ours score": [len(pairs) / r["ours score"]["seconds"] for r in rounds],
     }
-    for name in ("trl train", "ours train"):
+    for name in (f"{side} train" for side in SIDES):
         rates[name] = [batch / gap for r in rounds for gap in gaps(r[name]["step ends, s"])]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     memory = {name: statistics.median(r[name]["peak, bytes"] for r in rounds) for name in rates}
@@ -52,10 +58,10 @@ def compared(rounds: Sequence[Round], pairs: Sequence[TokenPair], batch: int, sh
         "pairs/s, all": rates,
         "peak, bytes": memory,
         "ratio": {
-            "score": medians["ours score"] / medians["trl score"],
-            "train": medians["ours train"] / medians["trl train"],
-            "score, memory": memory["ours score"] / memory["trl score"],
-            "train, memory": memory["ours train"] / memory["trl train"],
+            f"{stage} to {side}{of}": figure[f"ours {stage}"] / figure[f"{side} {stage}"]
+            for stage in ("score", "train")
+            for side in ("default", "trl")
+            for of, figure in (("", medians), (", memory", memory))
         },
         "start to first step, s": {
             side: statistics.median(r[f"{side} train"]["step ends, s"][0] for r in rounds) for side in SIDES

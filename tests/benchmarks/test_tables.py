@@ -18,8 +18,8 @@ def test_section_is_put_between_the_markers_and_nowhere_else():
 def test_readme_section(measured):
     """Scoring 2 against 8 pairs/s, training 1 against 4; peaks of 200 bytes and less are 0 MiB."""
     section = tables.readme_section(measured)
-    assert "| short pairs | scoring | 2.00 | 8.00 | **4.00** | 0 | 0 | **0.50** |" in section
-    assert "| short pairs | training | 1.00 | 4.00 | **4.00** | 0 | 0 | **0.25** |" in section
+    assert "| short pairs | scoring | 1.00 | 2.00 | 8.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.25** | 0.50 |" in section
+    assert "| short pairs | training | 0.50 | 1.00 | 4.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.12** | 0.25 |" in section
     assert "TRL 100 s with 15 reference passes, scoreonce 20 s with 1 reference passes; ratio 5.00" in section
     assert "Measured 2026-01-02 on an abacus, 2 cores" in section
     assert "trl None" not in section
@@ -28,7 +28,7 @@ def test_readme_section(measured):
 def test_page_gives_shares_of_the_gemm_rate(measured):
     """Training: TRL 2,616 operations a second, ours 4 * 1,236, of 10,000; the body's forward 5,632, at 64 tokens/s."""
     page = tables.page(measured)
-    assert "| short pairs | training | 26% | 49% |" in page
+    assert "| short pairs | training | 13% | 26% | 49% |" in page
     assert "| forward, body | 64, 56% |" in page
     assert "| DPO step / SFT step | 1.020 |" in page
     assert "| short pairs | scoring | 2 | 2: 4.00, 4: 2.00 |" in page
