@@ -210,9 +210,9 @@ def _tokens_per_second(said: str) -> int:
 
 
 def _launch(processes: int, arguments: list[str]) -> str:
-    many = ["--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no",
-            "--dynamo_backend", "no", "--cpu", "--num_cpu_threads_per_process", "1"]  # fmt: skip
-    command = [sys.executable, "-m", "accelerate.commands.launch", *many, "-m", "scoreonce.stages.cli", *arguments]
+    # Not by `accelerate launch`, which starts one process on a CPU whatever it is told.
+    many = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    command = [*many, "-m", "scoreonce.stages.cli", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")

@@ -78,7 +78,7 @@ class Size:
 
 
 # TRL trains 2 to 4 HH pairs a second on two cores: this takes about a quarter of an hour there, most of it TRL's.
-FULL = Size(2, {"hh": 16, "completions": 8, "multi_turn": 4}, 3, 8, MICRO_BATCHES, 2, 5, 3, 3)
+FULL = Size(2, {"hh": 16, "completions": 8, "multi_turn": 4}, 3, 16, MICRO_BATCHES, 2, 5, 3, 3)
 # One round of the first profile on a small model: whether everything runs, not how fast.
 SMOKE = Size(1, {"hh": 4}, 2, 4, (2, 4), 1, 2, 1, 1, Shape(64, 2, 2, 128, SHAPE.vocabulary))
 

@@ -42,8 +42,7 @@ def needs(pairs: Sequence[TokenPair]) -> dict[str, Needs]:
 def compared(rounds: Sequence[Round], pairs: Sequence[TokenPair], batch: int, shape: Shape) -> dict[str, Any]:
     """Medians over rounds of pairs/s, memory and start-up, their ratios, and the FLOP/s that each stage needed."""
     rates = {
-        **{name: [r[name]["pairs"] / r[name]["seconds"] for r in rounds] for name in ("default score", "trl score")},
-        "ours score": [len(pairs) / r["ours score"]["seconds"] for r in rounds],
+        name: [r[name]["pairs"] / r[name]["seconds"] for r in rounds] for name in (f"{side} score" for side in SIDES)
     }
     for name in (f"{side} train" for side in SIDES):
         rates[name] = [batch / gap for r in rounds for gap in gaps(r[name]["step ends, s"])]

@@ -36,12 +36,25 @@ def prepared(order: dict[str, Any]) -> dict[str, Any]:
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages import score
+    from scoreonce.stages.inference import Inference
     from scoreonce.stages.scoring import Job, score_completions
 
-    run = settings(order)
+    run, batches, honest = settings(order), [], Inference.score
+
+    def noted(self: Inference, rows: Any, advance: Any, **more: Any) -> Any:
+        def note(completions: int, positions: int) -> None:
+            batches.append((completions, time.time()))
+            advance(completions, positions)
+
+        return honest(self, rows, note, **more)
+
+    Inference.score = noted  # type: ignore[method-assign]
     done = score_completions(Job.of(run))
+    ended = time.time()
     score.run(run)  # nothing is left to score: it writes the pair tables
-    return {"seconds": done.seconds, "completions": done.scored, "positions": done.tokens}
+    # As on the other side, all but the first batch; what is written at the end counts.
+    return {"pairs": sum(completions for completions, _ in batches[1:]) / 2, "seconds": ended - batches[0][1],
+            "completions": done.scored, "positions": done.tokens}  # fmt: skip
 
 
 def trained(order: dict[str, Any]) -> dict[str, Any]:

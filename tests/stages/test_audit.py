@@ -322,3 +322,21 @@ def test_the_command_leaves_with_three(audited, tmp_path):
     assert run_command([*command, "no_such"]) == 2
     contaminated = ["--contamination", str(Path(run.out) / "evaluation.jsonl"), "--fail-on", "contaminated_prompt"]
     assert run_command([*command[:2], *contaminated]) == 3
+
+
+def test_reference_columns_come_to_their_pairs_in_any_order(world):
+    """Row beside row where the order is the pairs', else joined: reversed, and with a row twice. The same comes out."""
+    world.prepare(world.random_pairs(12))
+    for split in SPLITS:
+        table = pl.read_parquet(world.layout.pairs(split)).select(
+            "pair_id", ref_chosen_logps=-pl.int_range(pl.len()).cast(pl.Float64), ref_rejected_logps=pl.lit(-3.0)
+        )
+        table = table.with_columns(ref_margin=pl.col("ref_chosen_logps") + 3)
+        write_parquet(world.layout.reference(split), table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    write_json(world.layout.reference_manifest, {"model": "m", "dtype": "float32"})
+    table = pl.read_parquet(world.layout.reference("train"))
+    for given in (table, table.reverse(), pl.concat([table, table.head(1)])):
+        write_parquet(world.layout.reference("train"), given.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        audit.run(world.run())
+        found = pl.read_parquet(world.layout.audit_pairs).filter(pl.col("split") == "train").sort("row")
+        assert found["ref_margin"].to_list() == [3.0 - number for number in range(12)]
