@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ from scoreonce.pipeline import architecture
 from scoreonce.pipeline.errors import InputError
 
 disable_progress_bar()  # a stage shows one bar, its own
+
+# oneDNN and the layer above it keep compiled products by shape, 1,024 each by default. Rows come in ever new lengths:
+# after some thousand pairs that was 600 MiB, and as fast as this.
+for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(capacity, "64")
 
 # Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
 trust_remote_code = False
