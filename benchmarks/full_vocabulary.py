@@ -27,6 +27,7 @@ METHODS = ("epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo")
 
 
 def run_file(shared: Path, folder: Path, pairs: int, form: str, **settings: Any) -> Run:
+    """HH pairs under the 2.8 M parameter Llama."""
     return Run.model_validate(
         {
             "out": str(folder),

@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import full_vocabulary
 import real_data
 import torch
 from torch import Tensor
@@ -53,22 +54,6 @@ PIECES = {
 }
 Columns = dict[str, Tensor]
 Seconds = dict[str, float]
-
-
-def run_file(shared: Path, folder: Path, pairs: int) -> Run:
-    return Run.model_validate(
-        {
-            "out": str(folder),
-            "data": {
-                "source": str(shared / "data/prefs/hh_rlhf_test.jsonl.gz"),
-                "max_length": 512,
-                "limit": pairs,
-                "test_share": 0,
-            },
-            "reference": {"model": str(shared / "data/models/hh-llama-2.8M")},
-            "score": {"full_vocab": "hidden"},
-        }
-    )
 
 
 def medians(competitors: Mapping[str, Callable[[], object]], repetitions: int) -> Seconds:
@@ -183,7 +168,7 @@ def main() -> None:
     options = parser.parse_args()
     shared = real_data.folder()
     with tempfile.TemporaryDirectory() as folder:
-        run = run_file(shared, Path(folder), options.pairs)
+        run = full_vocabulary.run_file(shared, Path(folder), options.pairs, "hidden")
         figures = measure(run, options.batch, options.repetitions)
     real_data.write("method_cost", figures, table(figures))
 

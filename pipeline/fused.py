@@ -42,6 +42,7 @@ def log_probs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The log-normaliser of `logits` (tokens, vocabulary) and the log-probs of `targets`: (tokens,) each, nats."""
     log_normaliser = torch.logsumexp(logits, dim=1)
     chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    # Rounding alone can put a certain token a few ulp above zero, where no log-prob may be.
     return log_normaliser, (chosen - log_normaliser).clamp(max=0)
 
 

@@ -190,18 +190,11 @@ def _logits(hidden: Tensor, head: Head) -> Tensor:
     return logits
 
 
-def _reduce(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    log_normaliser = torch.logsumexp(logits, dim=1)
-    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    # Rounding alone can put a certain token a few ulp above zero, where no log-prob may be.
-    return log_normaliser, (chosen - log_normaliser).clamp(max=0)
-
-
 def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Tensor]:
     """The log-normaliser, the log-probs and, where they are wanted, the statistics of a chunk."""
     if fused.wanted(logits):
         return list(fused.compiled(fused.log_probs_and_statistics if statistics else fused.log_probs)(logits, targets))
-    log_normaliser, logps = _reduce(logits, targets)
+    log_normaliser, logps = fused.log_probs(logits, targets)
     return [log_normaliser, logps, *(_statistics(logits, log_normaliser, targets) if statistics else ())]
 
 
@@ -232,7 +225,7 @@ def _against_reference(
 def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
     # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
     ahead = (logits - ref_logits).mul_(epsilon)
-    return [_reduce(logits + ahead, targets)[1], _reduce(logits - ahead, targets)[1]]
+    return [fused.log_probs(logits + ahead, targets)[1], fused.log_probs(logits - ahead, targets)[1]]
 
 
 def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
@@ -240,7 +233,7 @@ def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, 
     f, g = logits.bfloat16(), ref_logits.bfloat16()
     moved = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
     # CUDA's log_softmax works in float32 inside and rounds once; a CPU's own would round the normaliser as well.
-    return [_reduce(each.float(), targets)[1].bfloat16() for each in moved]
+    return [fused.log_probs(each.float(), targets)[1].bfloat16() for each in moved]
 
 
 class _Columns(torch.autograd.Function):

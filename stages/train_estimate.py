@@ -36,10 +36,12 @@ def estimate(trainer: Trainer, seconds: float = PROBE_SECONDS) -> Estimate:
     # A whole batch, or as much of one as fills some micro-batches: time is in proportion to tokens then.
     batch = np.random.default_rng(0).permutation(len(data))[: trainer.run.train.batch_pairs]
     pairs = _filling(batch, data.row_tokens, 4 * trainer.budget)
-    tokens, started = 0, time.perf_counter()
-    while not tokens or time.perf_counter() - started < seconds:
+    tokens, started, enough = 0, time.perf_counter(), False
+    while not enough:
         state, *_ = trainer.take(1, 0, pairs, state)
         tokens += int(data.row_tokens[pairs].sum())
+        # A step is taken by all processes or by none, and their clocks differ.
+        enough = trainer.anyone(time.perf_counter() - started >= seconds)
     spent = time.perf_counter() - started
     whole = _tokens(trainer)
     return Estimate(trainer.steps, whole, spent * whole / tokens, peak_bytes(trainer.accelerator.device))

@@ -132,7 +132,7 @@ class Trainer:
                 self.accelerator.log(metrics, step=step)
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
-                stop = self._anyone(bool(asked))
+                stop = self.anyone(bool(asked))
                 if log is not None:
                     log.add(metrics, rows)
                     if stop or step % every == 0 or step == self.steps:
@@ -202,7 +202,8 @@ class Trainer:
         training.masters.give_weights()
         return norm
 
-    def _anyone(self, stop: bool) -> bool:
+    def anyone(self, stop: bool) -> bool:
+        """Whether any process says so; all of them get the same answer."""
         if self.accelerator.num_processes == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)

@@ -78,7 +78,7 @@ def pairs(chosen: list[float], rejected: list[float], *, lens: tuple[float, floa
             "ref_rejected_logps": -20 * one, "chosen_len": lens[0] * one, "rejected_len": lens[1] * one}
 
 
-def near(actual: Tensor | None, *expected: float) -> None:
+def assert_near(actual: Tensor | None, *expected: float) -> None:
     assert actual is not None
     torch.testing.assert_close(actual.detach().reshape(-1), tensor(*expected), rtol=1e-9, atol=1e-12)
 

@@ -21,7 +21,7 @@ def columns(*names: str, count: int = 3) -> dict[str, Tensor]:
     return {name: torch.full((count,), -4.0) for name in names}
 
 
-def refused(call: Any, *words: str) -> None:
+def assert_refused(call: Any, *words: str) -> None:
     with pytest.raises(InputError) as raised:
         call()
     for word in words:
@@ -109,8 +109,8 @@ def test_other_names_of_a_hyperparameter() -> None:
     assert methods.resolve("rso", {"gamma": 0.02}).hyperparameters["beta"] == 0.02
     assert methods.resolve("repo", {"gamma": 0.4}).hyperparameters["gamma_beta_ratio"] == 0.4
     assert methods.resolve("odpo", {"alpha": 0.5}).hyperparameters["alpha"] == 0.5
-    refused(lambda: methods.resolve("dpop", {"lambda": 5, "lam": 6}), "given twice", "lambda = 5", "lam = 6")
-    refused(lambda: methods.resolve("simpo", {"gamma": 0.5}), "no hyperparameter gamma", "gamma_beta_ratio")
+    assert_refused(lambda: methods.resolve("dpop", {"lambda": 5, "lam": 6}), "given twice", "lambda = 5", "lam = 6")
+    assert_refused(lambda: methods.resolve("simpo", {"gamma": 0.5}), "no hyperparameter gamma", "gamma_beta_ratio")
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -119,7 +119,8 @@ def test_other_names_of_a_hyperparameter() -> None:
     ("Q♯", ("not offline preference optimisation",)), ("diffusion_dpo", ("diffusion models",)),
 ])
 def test_methods_that_a_cache_cannot_train_are_refused_with_the_sentence(name: str, words: tuple[str, ...]) -> None:
-    refused(lambda: methods.resolve(name, {}), "cannot be trained from cached columns", *words, "scoreonce methods")
+    assert_refused(lambda: methods.resolve(name, {}), "cannot be trained from cached columns", *words,
+                   "scoreonce methods")
 
 
 def test_a_weighted_sum_of_objectives() -> None:
@@ -140,7 +141,7 @@ def test_a_weighted_sum_of_objectives() -> None:
     ("0.5*beta_dpo + sft", ("no such objective",)),
 ])
 def test_bad_weighted_sums(spelled: Any, words: tuple[str, ...]) -> None:
-    refused(lambda: methods.resolve(None, {}, objective=spelled), *words)
+    assert_refused(lambda: methods.resolve(None, {}, objective=spelled), *words)
 
 
 def test_pieces_replace_those_of_a_named_method() -> None:
@@ -178,16 +179,16 @@ def test_an_objective_brings_the_scale_of_its_beta() -> None:
     ({"name": "beta_dpo", "objective": "sft"}, "batch_beta sets beta, and sft reads none"),
 ])
 def test_senseless_combinations_are_refused_with_the_reason(pieces: dict[str, str], reason: str) -> None:
-    refused(lambda: methods.resolve(pieces.get("name"), {}, pieces.get("objective"), pieces.get("calibration"),
-                                    pieces.get("selection")), "makes no sense with", reason)
+    assert_refused(lambda: methods.resolve(pieces.get("name"), {}, pieces.get("objective"), pieces.get("calibration"),
+                                           pieces.get("selection")), "makes no sense with", reason)
 
 
 def test_unknown_names() -> None:
-    refused(lambda: methods.resolve("beta-dpo", {}), "no such method", "Did you mean 'beta_dpo'?", "alpha_dpo")
-    refused(lambda: methods.resolve(None, {}), "no such method")
-    refused(lambda: methods.resolve(None, {}, objective="ipoo"), "no such objective", "Did you mean 'ipo'?")
-    refused(lambda: methods.resolve("dpo", {}, calibration="batch_betas"), "no such calibration", "'batch_beta'")
-    refused(lambda: methods.resolve("dpo", {}, selection="gausian_gap"), "no such selection", "'gaussian_gap'")
+    assert_refused(lambda: methods.resolve("beta-dpo", {}), "no such method", "Did you mean 'beta_dpo'?", "alpha_dpo")
+    assert_refused(lambda: methods.resolve(None, {}), "no such method")
+    assert_refused(lambda: methods.resolve(None, {}, objective="ipoo"), "no such objective", "Did you mean 'ipo'?")
+    assert_refused(lambda: methods.resolve("dpo", {}, calibration="batch_betas"), "no such calibration", "'batch_beta'")
+    assert_refused(lambda: methods.resolve("dpo", {}, selection="gausian_gap"), "no such selection", "'gaussian_gap'")
 
 
 @pytest.mark.parametrize(("name", "settings", "words"), [
@@ -215,7 +216,7 @@ def test_unknown_names() -> None:
     ("discopop", {"tau": 2}, ("at most 1",)),
 ])
 def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[str, ...]) -> None:
-    refused(lambda: methods.resolve(name, settings), *words)
+    assert_refused(lambda: methods.resolve(name, settings), *words)
 
 
 @pytest.mark.parametrize(("name", "missing", "words"), [
@@ -232,34 +233,35 @@ def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[s
 ])
 def test_a_missing_column_says_where_it_comes_from(name: str, missing: str, words: tuple[str, ...]) -> None:
     given = columns(*(METHODS[name].reads - {missing}))
-    refused(lambda: methods.apply(name, given), "needs a column that is not there", *words)
+    assert_refused(lambda: methods.apply(name, given), "needs a column that is not there", *words)
 
 
 def test_a_setting_can_need_more_columns() -> None:
     reads = methods.resolve("epsilon_dpo", {"step_dtype": "bf16"}).reads
     assert reads - METHODS["epsilon_dpo"].reads == {"policy_chosen_rounded_logps", "policy_rejected_rounded_logps"}
     given = columns(*METHODS["epsilon_dpo"].reads)
-    refused(lambda: methods.apply("epsilon_dpo", given, step_dtype="bf16"), "policy_chosen_rounded_logps", "full_vocab")
+    assert_refused(lambda: methods.apply("epsilon_dpo", given, step_dtype="bf16"),
+                   "policy_chosen_rounded_logps", "full_vocab")
 
 
 def test_a_misspelt_column_is_recognised() -> None:
     given = columns(*LOGPS[:3], "ref_rejected_logp")
-    refused(lambda: methods.apply("dpo", given), "ref_rejected_logps", "Did you mean 'ref_rejected_logp'?")
+    assert_refused(lambda: methods.apply("dpo", given), "ref_rejected_logps", "Did you mean 'ref_rejected_logp'?")
 
 
 def test_draws_are_asked_for_where_a_method_is_random() -> None:
     method = METHODS["beta_dpo"]
-    refused(lambda: method.run(columns(*LOGPS), method.init_state()), "exponential_draws", "methods.apply")
+    assert_refused(lambda: method.run(columns(*LOGPS), method.init_state()), "exponential_draws", "methods.apply")
 
 
 def test_shapes_and_state_are_checked() -> None:
     uneven = columns(*LOGPS) | columns("ref_chosen_logps", count=2)
-    refused(lambda: methods.apply("dpo", uneven), "(3,)", "(2,)", "ref_chosen_logps")
+    assert_refused(lambda: methods.apply("dpo", uneven), "(3,)", "(2,)", "ref_chosen_logps")
     tokens = {name: torch.zeros(2, 5) for name in LOGPS}
-    refused(lambda: methods.apply("dpo", tokens), "(2, 5)", "sum token log-probs")
-    refused(lambda: methods.apply("dpo", columns(*LOGPS, count=0)), "at least one pair")
+    assert_refused(lambda: methods.apply("dpo", tokens), "(2, 5)", "sum token log-probs")
+    assert_refused(lambda: methods.apply("dpo", columns(*LOGPS, count=0)), "at least one pair")
     partial = {"gap_mean": torch.tensor(0.0)}
-    refused(lambda: methods.apply("beta_dpo", columns(*LOGPS), state=partial), "gap_std", "init_state")
+    assert_refused(lambda: methods.apply("beta_dpo", columns(*LOGPS), state=partial), "gap_std", "init_state")
 
 
 def test_a_column_may_be_one_number_for_the_step() -> None:
@@ -271,7 +273,7 @@ def test_a_misspelt_column_in_a_signature_fails_at_import() -> None:
     def mine(chosen_logratio: Tensor, beta: Tensor) -> Tensor:
         return beta * chosen_logratio
 
-    refused(lambda: objective()(mine), "chosen_logratio", "Did you mean 'chosen_logratios'?", "mine")
+    assert_refused(lambda: objective()(mine), "chosen_logratio", "Did you mean 'chosen_logratios'?", "mine")
     assert "mine" not in PIECES["objective"]
 
 
@@ -279,33 +281,33 @@ def test_a_piece_cannot_read_what_is_made_after_it() -> None:
     def by_beta(beta: Tensor) -> Tensor:
         return beta
 
-    refused(lambda: selection(batch_coupled=False)(by_beta), "later in the chain")
+    assert_refused(lambda: selection(batch_coupled=False)(by_beta), "later in the chain")
 
     def by_loss(loss: Tensor) -> Tensor:
         return loss
 
-    refused(lambda: calibration("beta", batch_coupled=False)(by_loss), "later in the chain")
+    assert_refused(lambda: calibration("beta", batch_coupled=False)(by_loss), "later in the chain")
 
 
 def test_text_is_no_column_of_numbers() -> None:
     def by_prompt(prompt: Tensor) -> Tensor:
         return prompt
 
-    refused(lambda: selection(batch_coupled=False)(by_prompt), "prompt")
+    assert_refused(lambda: selection(batch_coupled=False)(by_prompt), "prompt")
 
 
 def test_two_pieces_of_one_name_are_refused() -> None:
     def dpo(margin: Tensor) -> Tensor:
         return margin
 
-    refused(lambda: objective()(dpo), "There are two of the objective 'dpo'")
+    assert_refused(lambda: objective()(dpo), "There are two of the objective 'dpo'")
 
 
 def test_whole_number_hyperparameters() -> None:
     count = Hyperparameter.of("count", Annotated[int, Allowed("how many", at_least=1)], 4)
     assert count.check(3.0, "mine") == 3
-    refused(lambda: count.check(2.5, "mine"), "a whole number at least 1")
-    refused(lambda: count.check(0, "mine"), "how many")
+    assert_refused(lambda: count.check(2.5, "mine"), "a whole number at least 1")
+    assert_refused(lambda: count.check(0, "mine"), "how many")
 
 
 def test_the_table_is_plain_data() -> None:

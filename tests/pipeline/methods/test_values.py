@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from method_batches import near, pairs, tensor
+from method_batches import assert_near, pairs, tensor
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods.beta_dpo import gaussian_gap
@@ -19,18 +19,19 @@ def test_dpo() -> None:
     columns = pairs([1], [-1])
     outcome = methods.apply("dpo", columns, beta=0.5)
     outcome.loss.backward()
-    near(outcome.losses, math.log(1 + math.exp(-1)))
-    near(columns["policy_chosen_logps"].grad, -0.5 / (1 + math.e))
-    near(columns["policy_rejected_logps"].grad, 0.5 / (1 + math.e))
-    near(outcome.chosen_rewards, 0.5)
-    near(outcome.rejected_rewards, -0.5)
-    near(outcome.margin, 2)
-    near(outcome.beta, 0.5)
+    assert_near(outcome.losses, math.log(1 + math.exp(-1)))
+    assert_near(columns["policy_chosen_logps"].grad, -0.5 / (1 + math.e))
+    assert_near(columns["policy_rejected_logps"].grad, 0.5 / (1 + math.e))
+    assert_near(outcome.chosen_rewards, 0.5)
+    assert_near(outcome.rejected_rewards, -0.5)
+    assert_near(outcome.margin, 2)
+    assert_near(outcome.beta, 0.5)
 
 
 def test_dpo_with_label_smoothing() -> None:
     """0.9 * 0.3132617 + 0.1 * (1 + 0.3132617) = 0.4132617."""
-    near(methods.apply("dpo", pairs([1], [-1]), beta=0.5, label_smoothing=0.1).loss, 0.1 + math.log(1 + math.exp(-1)))
+    assert_near(methods.apply("dpo", pairs([1], [-1]), beta=0.5, label_smoothing=0.1).loss,
+                0.1 + math.log(1 + math.exp(-1)))
 
 
 def test_ipo_takes_sums_or_averages() -> None:
@@ -40,8 +41,8 @@ def test_ipo_takes_sums_or_averages() -> None:
         columns = pairs([1], [-1], lens=(2, 4))
         outcome = methods.apply("ipo", columns, beta=0.1, normalisation=normalisation)
         outcome.loss.backward()
-        near(outcome.losses, loss)
-        near(columns["policy_chosen_logps"].grad, gradient)
+        assert_near(outcome.losses, loss)
+        assert_near(columns["policy_chosen_logps"].grad, gradient)
     assert methods.METHODS["ipo"].hyperparameters["normalisation"] == "average"
 
 
@@ -50,8 +51,8 @@ def test_hinge() -> None:
     columns = pairs([1, 4], [-1, -4])
     outcome = methods.apply("hinge", columns, beta=0.25)
     outcome.loss.backward()
-    near(outcome.losses, 0.5, 0)
-    near(columns["policy_chosen_logps"].grad, -0.125, 0)
+    assert_near(outcome.losses, 0.5, 0)
+    assert_near(columns["policy_chosen_logps"].grad, -0.125, 0)
 
 
 def test_simpo() -> None:
@@ -62,12 +63,12 @@ def test_simpo() -> None:
     columns = pairs([1], [-1], lens=(2, 4))
     without = {name: column for name, column in columns.items() if not name.startswith("ref_")}
     outcome = methods.apply("simpo", without, beta=2, gamma_beta_ratio=0.5)
-    near(outcome.losses, math.log(1 + math.exp(9.5)))
-    near(outcome.chosen_rewards, -19)
-    near(outcome.rejected_rewards, -10.5)
-    near(outcome.target_margin, 0.5)
+    assert_near(outcome.losses, math.log(1 + math.exp(9.5)))
+    assert_near(outcome.chosen_rewards, -19)
+    assert_near(outcome.rejected_rewards, -10.5)
+    assert_near(outcome.target_margin, 0.5)
     assert outcome.margin.isnan().all()
-    near(methods.apply("simpo", columns).margin, 2)
+    assert_near(methods.apply("simpo", columns).margin, 2)
 
 
 def test_beta_dpo() -> None:
@@ -78,29 +79,29 @@ def test_beta_dpo() -> None:
     """
     columns = pairs([1, 2, 6], [0, 0, 0]) | {"exponential_draws": tensor(1, 1, 1)}
     outcome = methods.apply("beta_dpo", columns, keep=0.7)
-    near(outcome.state["gap_mean"], 0.3)
-    near(outcome.state["gap_std"], 0.1 * math.sqrt(7))
-    near(outcome.weight, 1, 1, 0)
-    near(outcome.beta, 0.172, 0.172, 0.172)
+    assert_near(outcome.state["gap_mean"], 0.3)
+    assert_near(outcome.state["gap_std"], 0.1 * math.sqrt(7))
+    assert_near(outcome.weight, 1, 1, 0)
+    assert_near(outcome.beta, 0.172, 0.172, 0.172)
     losses = [math.log(1 + math.exp(-0.172 * margin)) for margin in (1, 2, 6)]
-    near(outcome.losses, *losses)
-    near(outcome.loss, (losses[0] + losses[1]) / 2)
-    near(outcome.chosen_rewards, 0.1, 0.2, 0.6)
+    assert_near(outcome.losses, *losses)
+    assert_near(outcome.loss, (losses[0] + losses[1]) / 2)
+    assert_near(outcome.chosen_rewards, 0.1, 0.2, 0.6)
 
 
 def test_beta_dpo_draws_decide_by_the_ratio_of_weight_and_draw() -> None:
     """As above, but the third pair's draw is e^-230: log w - log draw = -232.1 + 230 = -2.1, above -3.5 and -20.6."""
     columns = pairs([1, 2, 6], [0, 0, 0]) | {"exponential_draws": tensor(1, 1, math.exp(-230))}
-    near(methods.apply("beta_dpo", columns, keep=0.7).weight, 1, 0, 1)
+    assert_near(methods.apply("beta_dpo", columns, keep=0.7).weight, 1, 0, 1)
 
 
 def test_beta_dpo_floor() -> None:
     """One margin of -100: M0 = -10, 1 + 0.6 (-100 + 10) < 0, so beta is the floor; kept though int(0.8) = 0."""
     outcome = methods.apply("beta_dpo", pairs([-100], [0]), beta_floor=0.02)
-    near(outcome.beta, 0.02)
-    near(outcome.weight, 1)
-    near(outcome.loss, math.log(1 + math.exp(2)))
-    near(outcome.state["gap_std"], 0)
+    assert_near(outcome.beta, 0.02)
+    assert_near(outcome.weight, 1)
+    assert_near(outcome.loss, math.log(1 + math.exp(2)))
+    assert_near(outcome.state["gap_std"], 0)
 
 
 @pytest.mark.parametrize(("count", "keep", "kept"),
@@ -133,11 +134,11 @@ def test_alpha_dpo() -> None:
     """
     outcome = methods.apply("alpha_dpo", pairs([0.1, 0.3], [0, 0]), beta=2, alpha=0.05, gamma_beta_ratio=0.6)
     targets = [0.6 + 0.05 * 0.08 / math.sqrt(0.0002), 0.6 + 0.05 * 0.28 / math.sqrt(0.0002)]
-    near(outcome.target_margin, *targets)
+    assert_near(outcome.target_margin, *targets)
     short = [u - target for u, target in zip((0.1, 0.3), targets, strict=True)]
-    near(outcome.losses, *(math.log(1 + math.exp(-2 * gap)) for gap in short))
-    near(outcome.chosen_rewards, 2 * (-19.9 - 0.005), 2 * (-19.7 - 0.015))
-    near(outcome.rejected_rewards, -40, -40)
+    assert_near(outcome.losses, *(math.log(1 + math.exp(-2 * gap)) for gap in short))
+    assert_near(outcome.chosen_rewards, 2 * (-19.9 - 0.005), 2 * (-19.7 - 0.015))
+    assert_near(outcome.rejected_rewards, -40, -40)
 
 
 def test_alpha_dpo_without_alpha_is_simpo() -> None:
@@ -154,8 +155,8 @@ def test_minor_dpo() -> None:
     columns = pairs([1, 1], [-1, 1])
     outcome = methods.apply("minor_dpo", columns, beta=0.5)
     outcome.loss.backward()
-    near(outcome.losses, math.log(1 + math.exp(-0.5)), math.log(2))
-    near(columns["policy_rejected_logps"].grad, 0, 0.125)
+    assert_near(outcome.losses, math.log(1 + math.exp(-0.5)), math.log(2))
+    assert_near(columns["policy_rejected_logps"].grad, 0, 0.125)
 
 
 def test_minor_sft() -> None:
@@ -167,9 +168,9 @@ def test_minor_sft() -> None:
         columns = pairs([logratio], [0], lens=(2, 1))
         outcome = methods.apply("minor_sft", columns, beta=0.5)
         outcome.loss.backward()
-        near(outcome.losses, 2 * math.log(1 + math.exp(-0.5 * logratio)))
-        near(columns["policy_chosen_logps"].grad, gradient)
-        near(outcome.chosen_rewards, 0.5 * logratio)
+        assert_near(outcome.losses, 2 * math.log(1 + math.exp(-0.5 * logratio)))
+        assert_near(columns["policy_chosen_logps"].grad, gradient)
+        assert_near(outcome.chosen_rewards, 0.5 * logratio)
         assert outcome.rejected_rewards.isnan().all()
 
 
@@ -181,26 +182,26 @@ def test_sft_is_the_mean_over_tokens() -> None:
     columns = {"policy_chosen_logps": tensor(-6, -8).requires_grad_(), "chosen_len": torch.tensor([3, 1])}
     outcome = methods.apply("sft", columns)
     outcome.loss.backward()
-    near(outcome.losses, 2, 8)
-    near(outcome.weight, 3, 1)
-    near(outcome.loss, 3.5)
-    near(columns["policy_chosen_logps"].grad, -0.25, -0.25)
-    near(methods.apply("sft", columns, selection="all").loss, 5)
+    assert_near(outcome.losses, 2, 8)
+    assert_near(outcome.weight, 3, 1)
+    assert_near(outcome.loss, 3.5)
+    assert_near(columns["policy_chosen_logps"].grad, -0.25, -0.25)
+    assert_near(methods.apply("sft", columns, selection="all").loss, 5)
     assert all(column.isnan().all() for column in (outcome.beta, outcome.target_margin, outcome.chosen_rewards))
 
 
 def test_a_batch_beta_on_ipo() -> None:
     """Margins 1 and 3, all kept: M0 = 0.2, mean 2: beta = 0.1 (1 + 0.6 * 1.8) = 0.208, 1 / (2 beta) = 2.403846."""
     outcome = methods.apply(None, pairs([1, 3], [0, 0]), objective="ipo", calibration="batch_beta", normalisation="sum")
-    near(outcome.losses, (1 - 1 / 0.416) ** 2, (3 - 1 / 0.416) ** 2)
+    assert_near(outcome.losses, (1 - 1 / 0.416) ** 2, (3 - 1 / 0.416) ** 2)
 
 
 def test_the_loss_is_0_where_every_weight_is() -> None:
     """Otherwise (1 * 2 + 3 * 4) / (1 + 3) = 3.5."""
-    near(weighted_mean(tensor(2, 4), tensor(1, 3), otherwise=tensor(0)[0]), 3.5)
-    near(weighted_mean(tensor(2, 4), tensor(0, 0), otherwise=tensor(7)[0]), 7)
+    assert_near(weighted_mean(tensor(2, 4), tensor(1, 3), otherwise=tensor(0)[0]), 3.5)
+    assert_near(weighted_mean(tensor(2, 4), tensor(0, 0), otherwise=tensor(7)[0]), 7)
     values = tensor(2, 4).requires_grad_()
     empty = weighted_mean(values, tensor(0, 0), otherwise=tensor(0)[0])
     empty.backward()
-    near(empty, 0)
-    near(values.grad, 0, 0)
+    assert_near(empty, 0)
+    assert_near(values.grad, 0, 0)
