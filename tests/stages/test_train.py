@@ -585,3 +585,15 @@ def test_the_estimate_takes_whole_steps_in_proportion(prepared, monkeypatch):
     assert len(probe) == 3
     seconds_per_token = 4 / sum(trainer.data.row_tokens[pairs].sum() for pairs in probe)
     assert found.seconds == pytest.approx(seconds_per_token * int(trainer.data.row_tokens.mean() * 80))
+
+
+def test_processes_end_the_probe_together(prepared, monkeypatch):
+    """Each clock says at once that it is enough; what all of them say together decides."""
+    run = prepared.run(train={"method": "dpo", "batch_pairs": 8})
+    method = methods.resolve("dpo", {})
+    trainer = Trainer.build(run, method, training_data.load(Layout.of(run), method.reads), Accelerator(cpu=True))
+    together, taken = iter([False, False, True]), []
+    monkeypatch.setattr(type(trainer), "anyone", lambda self, stop: next(together))
+    monkeypatch.setattr(type(trainer), "take", lambda self, step, epoch, pairs, state: (taken.append(1), state, {})[1:])
+    train_estimate.estimate(trainer, seconds=0)
+    assert len(taken) == 1 + 3  # the longest rows first, then until all agree
