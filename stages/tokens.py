@@ -61,4 +61,6 @@ class TokenFile:
 
 
 def _views(column: pa.ListArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    return column.offsets.to_numpy(), column.values.to_numpy()
+    # By DLPack, as `to_numpy` would import pandas: 50 MiB and a third of a second.
+    offsets, values = (np.asarray(np.from_dlpack(part), np.int32) for part in (column.offsets, column.values))
+    return offsets, values

@@ -155,6 +155,12 @@ def test_help_imports_nothing_heavy(command):
     assert not HEAVY & set(result.stderr.split())
 
 
+def test_training_leaves_data_libraries_alone():
+    """transformers' Trainer would load datasets and pandas: 80 MiB at each start."""
+    code = "import sys; import scoreonce.stages.train; sys.exit(bool({'datasets', 'pandas'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_readme_table_is_the_methods():
     from scoreonce.stages import listing
 

@@ -4,7 +4,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from scoreonce.pipeline import products
-from scoreonce.pipeline.products import matmul, use_fast_linears
+from scoreonce.pipeline.products import lay_out_for_forward, matmul, use_fast_linears
+
+from .tiny_models import tiny_model
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "plain"])
@@ -55,3 +57,16 @@ def test_other_dtypes_are_left_alone(library):
         use_fast_linears(net)
         x = torch.ones(2, 5, dtype=dtype)
         assert torch.equal(net(x), plain(x))
+
+
+def test_weights_laid_out_for_the_forward_pass_are_the_same_weights(library):
+    model, plain = tiny_model("llama"), tiny_model("llama")
+    use_fast_linears(model)
+    lay_out_for_forward(model)
+    ids = torch.arange(12).view(1, 12)
+    torch.testing.assert_close(model(ids).logits, plain(ids).logits, rtol=1e-5, atol=1e-5)
+    for name, tensor in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+    assert model.get_input_embeddings().weight.is_contiguous()  # rows are looked up in it
+    moved = not model.model.layers[0].mlp.up_proj.weight.is_contiguous()
+    assert moved == products.onednn_is_faster()

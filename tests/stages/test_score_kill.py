@@ -19,6 +19,17 @@ import pytest
 KILLS = 20
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """As in the program that is killed: sums of float32 depend on the number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 def test_killed_twenty_times_and_resumed(world):
     """A run that is killed leaves whole shards, or nothing; the last one finishes the work."""
