@@ -1,6 +1,6 @@
 """What is made of a chunk of logits, each as one function for a compiler to fuse; used on a GPU.
 
-One operation after the other, `head` reads or writes a float32 chunk 7 times for log-probs, 18 times with statistics
+One operation after the other, a float32 chunk would be read or written 7 times for log-probs, 18 times with statistics
 and 9 times for the gradient, and on an H200 each time costs about an eighth of the product that made the chunk, at a
 width of 1,536. Fused, it is read twice, three times and once. Sums are in float32 as there; only their order differs.
 

@@ -194,17 +194,24 @@ def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Ten
     """The log-normaliser, the log-probs and, where they are wanted, the statistics of a chunk."""
     if fused.wanted(logits):
         return list(fused.compiled(fused.log_probs_and_statistics if statistics else fused.log_probs)(logits, targets))
-    log_normaliser, logps = fused.log_probs(logits, targets)
-    return [log_normaliser, logps, *(_statistics(logits, log_normaliser, targets) if statistics else ())]
+    return list(_with_statistics(logits, targets) if statistics else fused.log_probs(logits, targets))
 
 
-def _statistics(logits: Tensor, log_normaliser: Tensor, targets: Tensor) -> TokenStatistics:
-    logps = logits - log_normaliser.unsqueeze(1)
-    probs = logps.exp()
+def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """As `fused.log_probs_and_statistics`, where nothing fuses it: one exponential, and as few passes as can be."""
+    likeliest = logits.argmax(1)
+    top = logits.gather(1, likeliest.unsqueeze(1))
+    behind = logits - top
+    shares = behind.exp()
+    total = shares.sum(1)
+    log_normaliser = top.squeeze(1) + total.log()
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     # p log p -> 0 as p -> 0, also where a masked logit is -inf
-    entropy = -torch.einsum("tv,tv->t", probs, logps.clamp_(min=torch.finfo(logps.dtype).min))
-    collision = torch.einsum("tv,tv->t", probs, probs).log()
-    return TokenStatistics(entropy.clamp(min=0), collision.clamp(max=0), logits.argmax(1) == targets)
+    behind.clamp_(min=torch.finfo(behind.dtype).min)
+    entropy = total.log() - torch.linalg.vecdot(shares, behind) / total
+    collision = torch.linalg.vecdot(shares, shares).log() - 2 * total.log()
+    logps = (chosen - log_normaliser).clamp(max=0)
+    return log_normaliser, logps, entropy.clamp(min=0), collision.clamp(max=0), likeliest == targets
 
 
 def _against_reference(

@@ -22,7 +22,7 @@ from scoreonce.pipeline.probe import Probe, choose_layout
 from scoreonce.pipeline.products import lay_out_for_forward
 from scoreonce.pipeline.rows import PromptRow, line_multiple, padded
 from scoreonce.pipeline.transfer import read_later
-from scoreonce.stages.models import demand_fit, load_model, resolve_device
+from scoreonce.stages.models import demand_fit, keep_freed_memory, load_model, resolve_device
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Compute, Reference
@@ -77,6 +77,8 @@ class Inference:
         demand_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
         budget = compute.budget(device.type)
         multiple = line_multiple(budget)
+        if device.type == "cpu":
+            keep_freed_memory()
         lay_out_for_forward(architecture.causal_lm(model))
         probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
         return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)

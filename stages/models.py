@@ -26,13 +26,6 @@ disable_progress_bar()  # a stage shows one bar, its own
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(capacity, "64")
 
-# glibc hands large blocks back to the system when they are freed, and the next layer waits for the same pages again:
-# scoring on a CPU was a quarter slower. Blocks up to 64 MiB are kept; mallopt's options are -1, when to trim the heap,
-# and -3, the size from which a block is mapped on its own. Other C libraries have no mallopt.
-if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-    mallopt(-1, 2**31 - 1)
-    mallopt(-3, 64 << 20)
-
 # Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
 trust_remote_code = False
 
@@ -67,6 +60,19 @@ def folder_of(name: str, revision: str | None = None) -> Path:
             where="reference.model / train.model",
             fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
         ) from None
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep large blocks when they are freed, for this process.
+
+    It hands them back to the system, and the next layer waits for the same pages again: scoring on a CPU was a quarter
+    slower. A backward pass frees in another order than it allocates, so training gains nothing. Blocks up to 64 MiB are
+    kept; mallopt's options are -1, when to trim the heap, and -3, the size from which a block is mapped on its own.
+    """
+    # Other C libraries have no mallopt.
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(-1, 2**31 - 1)
+        mallopt(-3, 64 << 20)
 
 
 def load_model(

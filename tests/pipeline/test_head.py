@@ -75,6 +75,17 @@ def test_two_tokens_by_hand():
     assert not statistics.top1.item()
 
 
+def test_a_masked_token_counts_nothing():
+    """A bias of -inf leaves logits (log 3, 0): the statistics are those of two tokens."""
+    bias = torch.tensor([0.0, 0.0, -math.inf])
+    head = Head(torch.tensor([[math.log(3)], [0.0], [0.0]]), bias)
+    logps, statistics, *_ = token_columns(torch.ones(1, 1), head, torch.tensor([0]), statistics=True)
+    assert logps.item() == pytest.approx(math.log(0.75))
+    assert statistics.entropy.item() == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), rel=1e-6)
+    assert statistics.collision_logps.item() == pytest.approx(math.log(10 / 16), rel=1e-6)
+    assert statistics.top1.item()
+
+
 def test_bfloat16_loses_nothing_after_the_hidden_states():
     """With bfloat16 inputs the product and the normaliser are float32: the error is float32's, not 1.6e-2."""
     hidden, weight, _, targets = inputs(False, torch.bfloat16, tokens=64, hidden=32, vocabulary=7)
