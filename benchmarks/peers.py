@@ -188,11 +188,17 @@ def sweep(case: Case, micro: dict[str, int], size: Size) -> dict[str, Any]:
     """All methods with all betas on both sides: seconds in total and passes of the reference over the pairs."""
     runs = [(method, beta) for method in list(SWEEP)[: size.methods] for beta in BETAS[: size.betas]]
     more = {"runs": runs, "smoothed": SMOOTHED, "smoothing": SMOOTHING}
-    answers = {"trl": case.trl("sweep", micro=micro, names=SWEEP, **more), "ours": case.ours("sweep", **more)}
+    own = min(TRLS_OWN, case.order["batch"])
+    answers = {
+        "trl": case.trl("sweep", micro=micro, names=SWEEP, **more),
+        "ours": case.ours("sweep", **more),
+        "default": case.trl("sweep", micro={"score": own, "train": own}, names=SWEEP, **more),
+    }
     keep = ("seconds", "reference passes")
     return {"runs": len(runs), "pairs": case.order["pairs"], "steps": case.order["steps"],
             **{side: {name: answer[name] for name in keep} for side, answer in answers.items()},
-            "ratio": answers["trl"]["seconds"] / answers["ours"]["seconds"]}  # fmt: skip
+            "ratio": {side: answers[side]["seconds"] / answers["ours"]["seconds"] for side in ("default", "trl")},
+            }  # fmt: skip
 
 
 def measure(folder: Path, size: Size, where: Where) -> dict[str, Any]:

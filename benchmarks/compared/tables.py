@@ -91,10 +91,11 @@ def _compared(entry: Figures, stage: str) -> list[str]:
 def _sweep(figures: Figures) -> str:
     sweep = figures["sweep"]
     sides = (f"{name} {sweep[side]['seconds']:.0f} s with {sweep[side]['reference passes']:.0f} reference passes"
-             for side, name in TUNED.items())  # fmt: skip
+             for side, name in SIDES.items())  # fmt: skip
+    faster = sweep["ratio"]
     return (
         f"A sweep of {sweep['runs']} trainings (methods x betas, {sweep['pairs']} HH pairs, {sweep['steps']} step "
-        f"each): {', '.join(sides)}; ratio {sweep['ratio']:.2f}.\n"
+        f"each): {', '.join(sides)}; ratio **{faster['default']:.2f}**, to tuned {faster['trl']:.2f}.\n"
     )
 
 

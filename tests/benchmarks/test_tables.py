@@ -20,7 +20,8 @@ def test_readme_section(measured):
     section = tables.readme_section(measured)
     assert "| short pairs | scoring | 1.00 | 2.00 | 8.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.25** | 0.50 |" in section
     assert "| short pairs | training | 0.50 | 1.00 | 4.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.12** | 0.25 |" in section
-    assert "TRL 100 s with 15 reference passes, scoreonce 20 s with 1 reference passes; ratio 5.00" in section
+    assert "TRL 150 s with 15 reference passes, TRL, tuned 100 s with 15 reference passes, " in section
+    assert "scoreonce 20 s with 1 reference passes; ratio **7.50**, to tuned 5.00" in section
     assert "Measured 2026-01-02 on an abacus, 2 cores" in section
     assert "trl None" not in section
 
