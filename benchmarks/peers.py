@@ -122,6 +122,11 @@ class Case:
         """The micro-batch sizes that divide a step."""
         return [size for size in tried if self.order["batch"] % size == 0]
 
+    @property
+    def untuned(self) -> dict[str, int]:
+        """Micro-batch sizes of TRL as it comes."""
+        return dict.fromkeys(("score", "train"), min(TRLS_OWN, self.order["batch"]))
+
     def run_of(self, number: int) -> str:
         """The run file of a round, with outputs of its own."""
         path = self.folder / f"run-{number}.toml"
@@ -161,11 +166,10 @@ def fastest(seconds: dict[str, float]) -> int:
 
 def measure_round(case: Case, micro: dict[str, int], number: int) -> figures.Round:
     """Both sides once, in turn; each starts from nothing scored, and trains from what it scored."""
-    own = min(TRLS_OWN, case.order["batch"])
     tuned, default = (
         {"micro": sizes, "cache": str(case.folder / f"cache-{name}-{number}"),
          "out": str(case.folder / f"trl-{name}-{number}")}
-        for name, sizes in (("tuned", micro), ("default", {"score": own, "train": own}))
+        for name, sizes in (("tuned", micro), ("default", case.untuned))
     )  # fmt: skip
     run = case.run_of(number)
     answers = {
@@ -188,11 +192,10 @@ def sweep(case: Case, micro: dict[str, int], size: Size) -> dict[str, Any]:
     """All methods with all betas on both sides: seconds in total and passes of the reference over the pairs."""
     runs = [(method, beta) for method in list(SWEEP)[: size.methods] for beta in BETAS[: size.betas]]
     more = {"runs": runs, "smoothed": SMOOTHED, "smoothing": SMOOTHING}
-    own = min(TRLS_OWN, case.order["batch"])
     answers = {
         "trl": case.trl("sweep", micro=micro, names=SWEEP, **more),
         "ours": case.ours("sweep", **more),
-        "default": case.trl("sweep", micro={"score": own, "train": own}, names=SWEEP, **more),
+        "default": case.trl("sweep", micro=case.untuned, names=SWEEP, **more),
     }
     keep = ("seconds", "reference passes")
     return {"runs": len(runs), "pairs": case.order["pairs"], "steps": case.order["steps"],

@@ -204,12 +204,13 @@ def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
     behind = logits - top
     shares = behind.exp()
     total = shares.sum(1)
-    log_normaliser = top.squeeze(1) + total.log()
+    log_total = total.log()
+    log_normaliser = top.squeeze(1) + log_total
     chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
     # p log p -> 0 as p -> 0, also where a masked logit is -inf
     behind.clamp_(min=torch.finfo(behind.dtype).min)
-    entropy = total.log() - torch.linalg.vecdot(shares, behind) / total
-    collision = torch.linalg.vecdot(shares, shares).log() - 2 * total.log()
+    entropy = log_total - torch.linalg.vecdot(shares, behind) / total
+    collision = torch.linalg.vecdot(shares, shares).log() - 2 * log_total
     logps = (chosen - log_normaliser).clamp(max=0)
     return log_normaliser, logps, entropy.clamp(min=0), collision.clamp(max=0), likeliest == targets
 

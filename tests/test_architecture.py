@@ -157,8 +157,40 @@ def test_help_imports_nothing_heavy(command):
 
 def test_training_leaves_data_libraries_alone():
     """transformers' Trainer would load datasets and pandas: 80 MiB at each start."""
-    code = "import sys; import scoreonce.stages.train; sys.exit(bool({'datasets', 'pandas'} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; import scoreonce.stages.train; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in loaded
+    assert not {"datasets", "pandas"} & set(loaded)
+
+
+def test_reading_parquet_and_token_ids_leaves_pandas_alone(tmp_path):
+    """pyarrow's `read_table` and `to_numpy` would load it."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from scoreonce.stages.files import read_parquet
+
+    pq.write_table(pa.table({"ids": [[1, 2], [3]]}), tmp_path / "x.parquet")
+    with pytest.raises(pa.ArrowInvalid, match="no column other"):
+        read_parquet(tmp_path / "x.parquet", ["ids", "other"])
+    code = ("import sys; from pathlib import Path; from scoreonce.stages import files, tokens; import pyarrow as pa; "
+            "table = files.read_parquet(Path(sys.argv[1]), ['ids']); "
+            "ids = table['ids'].chunk(0).cast(pa.list_(pa.int32())); "
+            "print(tokens._views(ids)[1].tolist(), 'pandas' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.parquet")],
+                          capture_output=True, text=True, check=True)
+    assert done.stdout == "[1, 2, 3] False\n"
+
+
+@pytest.mark.parametrize("name", ["adamw_torch", "adamw_torch_fused"])
+def test_adamw_is_what_transformers_would_make(name):
+    from types import SimpleNamespace
+
+    from scoreonce.pipeline import optimizer
+
+    settings = SimpleNamespace(optimizer=name, learning_rate=0.1, weight_decay=0.2, adam_beta1=0.3, adam_beta2=0.4,
+                               adam_epsilon=0.5)
+    assert optimizer._adamw(settings) == optimizer._by_transformers(settings)
 
 
 def test_readme_table_is_the_methods():
