@@ -23,6 +23,7 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface, PreTrainedModel
 
 from scoreonce.pipeline import compiling
+from scoreonce.pipeline.blocks import blocks
 from scoreonce.pipeline.rows import BLOCK, PADDING, Batch
 
 NAME = "scoreonce_flex"  # of the attention implementation, as transformers knows it
@@ -102,7 +103,7 @@ def switch_on(model: PreTrainedModel) -> None:
 def switch_off(model: PreTrainedModel, implementation: str) -> None:
     """Undo `switch_on` and `compile_blocks`: attend as before, by the `implementation` of then."""
     model.set_attn_implementation(implementation)
-    for block in _blocks(model):
+    for block in blocks(model):
         block._compiled_call_impl = None
 
 
@@ -112,13 +113,8 @@ def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:
     Blocks are alike, so one compilation serves all; lines of another length take another.
     """
     compiling.make_room()
-    for block in _blocks(model):
+    for block in blocks(model):
         block.compile(dynamic=False, backend=backend)
-
-
-def _blocks(model: PreTrainedModel) -> list[nn.Module]:
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def _attend(

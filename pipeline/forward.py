@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scoreonce.pipeline import architecture, rows
+from scoreonce.pipeline.blocks import answer_where_read
 from scoreonce.pipeline.head import Perturbed, Reference, ReferenceLogits, TokenStatistics, token_columns
 from scoreonce.pipeline.masks import Masking, Masks
 from scoreonce.pipeline.products import use_fast_linears
@@ -54,6 +55,7 @@ class TokenScorer(nn.Module):
     ) -> None:
         super().__init__()
         use_fast_linears(model)
+        answer_where_read(architecture.causal_lm(model))
         self.model = model
         self.layout = layout
         self.multiple = multiple  # of which the line of the layout "flex" is long

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
@@ -57,6 +58,7 @@ class RowMask(Tensor):
 
     batch: Batch
     spans: list[Span]
+    asks: list[int]  # of each row, the first position whose answer is read
 
     @classmethod
     def of(cls, rows: Sequence[PromptRow], batch: Batch) -> RowMask:
@@ -65,7 +67,26 @@ class RowMask(Tensor):
         mask = torch.Tensor._make_subclass(cls, torch.zeros(1, 1, 1, 1, dtype=torch.bool).expand(1, 1, length, length))
         mask.batch = batch
         mask.spans = [Span(len(row.prompt), tuple(len(c) - 1 for c in row.completions)) for row in rows]
+        mask.asks = [0] * len(rows)
         return mask
+
+    def where_read(self) -> RowMask:
+        """The same mask for queries at the positions that predict a token: from the last of each prompt on.
+
+        Attention answers with 0 at the others.
+        """
+        with torch._C.DisableTorchFunctionSubclass():
+            mask = torch.Tensor._make_subclass(RowMask, self.as_subclass(Tensor))
+        vars(mask).update(vars(self))
+        mask.asks = [span.prompt - 1 for span in self.spans]
+        return mask
+
+    @cached_property
+    def read(self) -> Tensor:
+        """The positions of the line whose answers are read, int64."""
+        ends = list(accumulate(span.length for span in self.spans))
+        places = zip(ends, self.spans, self.asks, strict=True)
+        return torch.cat([torch.arange(end - span.length + ask, end) for end, span, ask in places])
 
     @cached_property
     def dense(self) -> Tensor:
@@ -124,29 +145,37 @@ def _attend(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (side.repeat_interleave(groups, dim=1) for side in (key, value))
-    lengths = [span.length for span in attn_mask.spans]
+    spans, asks = attn_mask.spans, attn_mask.asks
+    lengths = [span.length for span in spans]
     # float32 at least: torch's bfloat16 kernel is slower on a CPU, and less exact.
     wide = torch.promote_types(query.dtype, torch.float32)
-    parts = zip(*(side.to(wide).split(lengths, dim=2) for side in (query, key, value)), strict=True)
+    # Of each row the queries that nobody reads, none in most blocks, and those that somebody does.
+    halves = list(chain.from_iterable((ask, length - ask) for ask, length in zip(asks, lengths, strict=True)))
+    queries = query.to(wide).split(halves, dim=2)[1::2]
+    keys, values = (side.to(wide).split(lengths, dim=2) for side in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    rows = [
-        _blocks(q, k, v, span, scale)
-        if bias is None
-        else scaled_dot_product_attention(q, k, v, bias.to(wide), scale=scale)
-        for (q, k, v), span, bias in zip(parts, attn_mask.spans, attn_mask.biases, strict=True)
-    ]
+    none = query.new_zeros(1, 1, 1, 1, dtype=wide).expand(1, query.shape[1], max(asks), query.shape[3])
+    rows: list[Tensor] = []
+    for q, k, v, span, ask, bias in zip(queries, keys, values, spans, asks, attn_mask.biases, strict=True):
+        if ask:
+            rows.append(none[:, :, :ask])
+        if bias is None:
+            rows.append(_blocks(q, k, v, span, scale))
+        else:
+            rows.append(scaled_dot_product_attention(q, k, v, bias[ask:].to(wide), scale=scale))
     # In the layout that transformers wants next, so that its `transpose(1, 2).contiguous()` copies nothing.
     return torch.cat([row.transpose(1, 2) for row in rows], dim=1).transpose(1, 2).to(query.dtype)
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, span: Span, scale: float) -> Tensor:
-    """Attention of one row, `(1, heads, length, d)`: each completion after the first one looks at the prompt apart."""
+    """Attention of one row's last queries, `(1, heads, queries, d)`: completions but the first see the prompt apart."""
     first, *others = span.completions
-    sides = [side[0] for side in (query, key, value)]
-    parts = [side.split([span.prompt + first, *others], dim=1) for side in sides]
-    prompts = [side[:, : span.prompt] for side in sides[1:]]
-    outputs = [_Blocks.apply(*(part[0] for part in parts), scale)]
-    for q, k, v in zip(*(part[1:] for part in parts), strict=True):
+    query, key, value = query[0], key[0], value[0]
+    queries = query.split([query.shape[1] - sum(others), *others], dim=1)
+    parts = [side.split([span.prompt + first, *others], dim=1) for side in (key, value)]
+    prompts = [side[:, : span.prompt] for side in (key, value)]
+    outputs = [_Blocks.apply(queries[0], *(part[0] for part in parts), scale)]
+    for q, k, v in zip(queries[1:], *(part[1:] for part in parts), strict=True):
         keys, values = (torch.cat(pair, dim=1) for pair in zip(prompts, (k, v), strict=True))
         outputs.append(_Blocks.apply(q, keys, values, scale))
     return torch.cat(outputs, dim=1).unsqueeze(0)

@@ -16,16 +16,16 @@ def test_compared(small):
     }  # fmt: skip
     assert found["start to first step, s"] == {"default": 9.0, "trl": 5.0, "ours": 3.0}
     assert found["losses apart"] == pytest.approx(0.05)
-    # 412 operations a pair in our layout; 2 * 34 * 9 + 8 * 25 + 60 = 872 in TRL's
-    assert found["FLOP of a pair"] == {"default score": 872, "default train": 2616, "trl score": 872, "trl train": 2616,
-                                       "ours score": 412, "ours train": 1236}  # fmt: skip
-    assert found["FLOP/s"]["ours train"] == 4 * 1236
+    # 224 + 60 = 284 operations a pair in our layout; 2 * (8 * 9 + 26 * 3) + 8 * 10 + 60 = 440 in TRL's
+    assert found["FLOP of a pair"] == {"default score": 440, "default train": 1320, "trl score": 440, "trl train": 1320,
+                                       "ours score": 284, "ours train": 852}  # fmt: skip
+    assert found["FLOP/s"]["ours train"] == 4 * 852
 
 
 def test_inside(small):
-    """8 pairs need 8 * 352 operations in the body: in 0.5 s 5,632 a second, twice that work backward."""
+    """8 pairs need 8 * 224 operations in the body: in 0.5 s 3,584 a second, twice that work backward."""
     found = figures.inside(small.inside, small.pairs, small.shape)
-    assert found["phases"]["forward, body"] == {"seconds": 0.5, "tokens/s": 64.0, "FLOP/s": 5632.0}
-    assert found["phases"]["backward, body"]["FLOP/s"] == 5632.0
+    assert found["phases"]["forward, body"] == {"seconds": 0.5, "tokens/s": 64.0, "FLOP/s": 3584.0}
+    assert found["phases"]["backward, body"]["FLOP/s"] == 3584.0
     assert found["phases"]["data"]["FLOP/s"] is None
     assert found["DPO step over SFT step"] == 1.02

@@ -27,10 +27,10 @@ def test_readme_section(measured):
 
 
 def test_page_gives_shares_of_the_gemm_rate(measured):
-    """Training: TRL 2,616 operations a second, ours 4 * 1,236, of 10,000; the body's forward 5,632, at 64 tokens/s."""
+    """Training: TRL 1,320 operations a second, ours 4 * 852, of 10,000; the body's forward 3,584, at 64 tokens/s."""
     page = tables.page(measured)
-    assert "| short pairs | training | 13% | 26% | 49% |" in page
-    assert "| forward, body | 64, 56% |" in page
+    assert "| short pairs | training | 7% | 13% | 34% |" in page
+    assert "| forward, body | 64, 36% |" in page
     assert "| DPO step / SFT step | 1.020 |" in page
     assert "| short pairs | scoring | 2 | 2: 4.00, 4: 2.00 |" in page
 
