@@ -11,8 +11,8 @@ bare machine, with the tests that need a GPU, from the root of the repository:
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
 the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
 such passes; the head by chunk and with its reductions compiled or not; where a training step's time goes. Ours is
-packed rows with block masks, plain and with compiled blocks, under several token budgets, and prompt rows with SDPA's
-dense masks; the other side is benchmarks/gpu_padded.py, under two budgets.
+packed rows with block masks, plain and with compiled blocks, or with variable-length flash attention, under several
+token budgets, and prompt rows with SDPA's dense masks; the other side is benchmarks/gpu_padded.py, under two budgets.
 
 MFU counts what each side's own layout needs: 2 operations per weight and position, attention by the pairs of positions
 that see each other, the head for completion tokens alone, times 3 for training; padding and recomputation count
@@ -61,8 +61,9 @@ import transformers  # noqa: E402
 from gpu_models import PROFILES, SHAPES, SMOKE, Profile, Shape, operations, rows_that_fill  # noqa: E402
 from gpu_parts import agreement, head_times, oracles, phases  # noqa: E402
 
-from scoreonce.pipeline import flex, methods, probe  # noqa: E402
+from scoreonce.pipeline import methods, probe  # noqa: E402
 from scoreonce.pipeline.batching import split_for  # noqa: E402
+from scoreonce.pipeline.blocks import restore_attention  # noqa: E402
 from scoreonce.pipeline.forward import TokenScorer  # noqa: E402
 from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer  # noqa: E402
 from scoreonce.pipeline.rows import Layout, PromptRow, line_multiple  # noqa: E402
@@ -78,15 +79,20 @@ GIB = 1 << 30
 class Variant:
     """How our side runs."""
 
-    compiled: bool
+    layout: Layout
     budget: int
+    compiled: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.budget:,} tokens{', blocks compiled' if self.compiled else ''}"
+        return f"{self.layout}, {self.budget:,} tokens{', blocks compiled' if self.compiled else ''}"
 
 
-VARIANTS = (Variant(False, 16_384), Variant(True, 16_384), Variant(True, 32_768))
+# What is most wanted first.
+VARIANTS = (
+    Variant("flex", 16_384), Variant("flash", 16_384), Variant("flex", 16_384, compiled=True),
+    Variant("flex", 32_768, compiled=True), Variant("flash", 32_768),
+)  # fmt: skip
 PADDED = (16_384, 32_768)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
 LINES = 4  # of ours in a step
 
@@ -264,7 +270,6 @@ def measure_shape(
     with bench.device:
         model = transformers.AutoModelForCausalLM.from_config(shape.config, dtype=bench.dtype).eval()
     trained, vocabulary = Trained.of(model, bench.device), shape.config.vocab_size
-    layout: Layout = "flex" if bench.device.type == "cuda" else "packed"
     smallest, lines = min(variant.budget for variant in variants), 2 if bench.smoke else LINES
     rows = {profile.name: rows_that_fill(profile, vocabulary, smallest, lines) for profile in profiles}
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
@@ -272,27 +277,37 @@ def measure_shape(
     def measured(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         return bench.attempt(f"{shape.name}, {what}", work)
 
-    sample = rows[profiles[0].name][:16]
-    oracle, before = oracles(model, sample), model.config._attn_implementation
-    if layout == "flex":
-        flex.switch_on(model)
-    found["agreement"] = measured("agreement", lambda: agreement(model, sample, layout, smallest, oracle))
+    def switch(variant: Variant) -> None:
+        restore_attention(model, before)
+        probe.attend_for(model, variant.layout, compiled=variant.compiled)
+
+    sample, before = rows[profiles[0].name][:16], model.config._attn_implementation
+    oracle, agreed = oracles(model, sample), found.setdefault("agreement", {})
     for variant in variants:
-        if variant.compiled:
-            flex.compile_blocks(model)
+        switch(variant)
+        if variant.layout not in agreed:
+            agreed[variant.layout] = measured(
+                f"agreement of {variant.layout}",
+                lambda variant=variant: agreement(model, sample, variant.layout, smallest, oracle),
+            )
         for profile in profiles:
             # A larger budget takes more pairs per step, in as many lines.
             own = rows_that_fill(profile, vocabulary, variant.budget, lines)
             made = measured(
                 f"{profile.name}, ours, {variant.name}",
-                lambda own=own, variant=variant: our_side(bench, trained, own, variant.budget, layout),
+                lambda own=own, variant=variant: our_side(bench, trained, own, variant.budget, variant.layout),
             )
             found["profiles"][profile.name]["ours"][variant.name] = made
             bench.save()
-    middle = rows[profiles[len(profiles) // 2].name]
-    found["phases"] = measured("phases", lambda: phases(bench, trained, middle, smallest, layout))
+    middle = profiles[len(profiles) // 2].name
+    for plain in (variant for variant in variants if variant.budget == smallest and not variant.compiled):
+        switch(plain)
+        found[f"phases, {plain.layout}"] = measured(
+            f"phases, {plain.layout}",
+            lambda plain=plain: phases(bench, trained, rows[middle], smallest, plain.layout),
+        )
     found["head"] = measured("head", lambda: head_times(bench, model, 16 if bench.smoke else 8_192))
-    flex.switch_off(model, before)
+    restore_attention(model, before)
     for profile in profiles:
         sides, own = found["profiles"][profile.name], rows[profile.name]
         for budget in PADDED:
@@ -316,7 +331,7 @@ def run(bench: Bench, name: str) -> None:
     bench.figures |= {"bf16 product, FLOP/s": rate, "ceiling, FLOP/s": ceiling}
     shapes, variants, profiles = SHAPES, VARIANTS, PROFILES
     if bench.smoke:
-        shapes, variants = (SMOKE,), (Variant(False, 1_024),)
+        shapes, variants = (SMOKE,), (Variant("packed", 1_024),)
         profiles = tuple(Profile(profile.name, (20, 0.5), (12, 0.5), 64, 128) for profile in PROFILES)
     for shape in shapes:
         found: dict[str, Any] = {"profiles": {p.name: {"ours": {}, "padded": {}} for p in profiles}}
@@ -344,9 +359,11 @@ def table(figures: dict[str, Any]) -> str:
                 for setting, made in sides[side].items():
                     if made is not None:
                         lines.append(_line(profile, side, setting, made, base, ceiling))
-        for part in ("agreement", "head", "phases"):
-            if found.get(part) is not None:
-                lines += ["", f"{part.capitalize()}: {_brief(found[part])}."]
+        parts = {f"agreement, {layout}": made for layout, made in found.get("agreement", {}).items()}
+        parts |= {name: made for name, made in found.items() if name.startswith(("head", "phases"))}
+        for part, made in parts.items():
+            if made is not None:
+                lines += ["", f"{part.capitalize()}: {_brief(made)}."]
     if figures["left out"]:
         lines += ["", "Left out:", *(f"- {what}" for what in figures["left out"])]
     return "\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline import flex
+from scoreonce.pipeline import flash, flex
 from scoreonce.pipeline.head import Head
 from scoreonce.pipeline.row_attention import RowMask
 from scoreonce.pipeline.rows import Batch, Layout, PromptRow, attention_mask
@@ -71,21 +71,24 @@ def masks(
     """Attention masks of prompt rows, in the form that this model takes them.
 
     One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
-    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks.
+    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks, flash
+    attention the ends of sequences.
     """
     kinds = windows(model) or {"full_attention": None}
-    implementation = model.config._attn_implementation
     if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):
         made: dict[str, Mask] = dict.fromkeys(kinds, RowMask.of(rows, batch))
     else:
-        made = {kind: _mask(implementation, batch, window, model.dtype) for kind, window in kinds.items()}
+        made = {kind: _mask(model, rows, batch, window) for kind, window in kinds.items()}
     return next(iter(made.values())) if len(made) == 1 else made
 
 
-def _mask(implementation: str, batch: Batch, window: int | None, dtype: torch.dtype) -> Mask:
+def _mask(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, window: int | None) -> Mask:
+    implementation = model.config._attn_implementation
     if implementation == flex.NAME:
         return flex.block_mask(batch, window)
+    if implementation == flash.NAME:
+        return flash.Sequences.of(rows, window, batch.segments.device)
     mask = attention_mask(batch, window)
     if implementation != "eager":
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+    return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from scoreonce.pipeline.rows import Layout
+from scoreonce.pipeline.rows import ONE_LINE, Layout
 
 Split = Callable[[Sequence[int], int], list[list[int]]]
 
 
 def split_for(layout: Layout) -> Split:
     """How rows of a layout are grouped: by what their lines take up."""
-    return filled_lines if layout in ("packed", "flex") else microbatches
+    return filled_lines if layout in ONE_LINE else microbatches
 
 
 def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The transformer blocks of a model, and what the last one need not compute.
+"""The transformer blocks of a model: exchanging their attention, and what the last one need not compute.
 
 Only positions that predict a completion token are read from the last block. Every other position is still looked at by
 them, so its key and value are needed; its own answer is not. Where attention goes row by row (`row_attention`), the
@@ -8,11 +8,12 @@ a row that is a tenth of a pass; with thirty layers 2 %.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from scoreonce.pipeline.row_attention import RowMask
 
@@ -21,6 +22,21 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The transformer blocks in their order, as transformers names their classes."""
     names = set(model._no_split_modules or ())
     return [module for module in model.modules() if type(module).__name__ in names]
+
+
+def exchange_attention(model: PreTrainedModel, name: str, attend: Callable[..., tuple[Tensor, None]]) -> None:
+    """Make a model attend by `attend`, as transformers calls it. Raises `ValueError` where that is not possible."""
+    AttentionInterface.register(name, attend)
+    model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise ValueError("its attention cannot be exchanged")
+
+
+def restore_attention(model: PreTrainedModel, implementation: str) -> None:
+    """Attend by the `implementation` of before, in blocks that are not compiled."""
+    model.set_attn_implementation(implementation)
+    for block in blocks(model):
+        block._compiled_call_impl = None
 
 
 def answer_where_read(model: PreTrainedModel) -> None:

@@ -5,9 +5,6 @@ Both are found with a few element-wise operations from what a batch already hold
 which 128 x 128 blocks of the attention matrix are empty, partial or whole follows from them: nothing of size length x
 length is ever made, nothing waits for the device, and every kind of layer runs the same compiled kernel.
 
-Variable-length flash attention is not used: it knows sequence bounds and no mask, so a prompt would have to be computed
-once per completion again, which is what prompt rows are for.
-
 Dimensions: lines, length as in `rows`; blocks = length / BLOCK.
 """
 
@@ -20,10 +17,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from scoreonce.pipeline import compiling
-from scoreonce.pipeline.blocks import blocks
+from scoreonce.pipeline.blocks import blocks, exchange_attention
 from scoreonce.pipeline.rows import BLOCK, PADDING, Batch
 
 NAME = "scoreonce_flex"  # of the attention implementation, as transformers knows it
@@ -94,17 +91,7 @@ def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
 def switch_on(model: PreTrainedModel) -> None:
     """Make a model attend through `block_mask`. Raises `ValueError` where its attention cannot be exchanged."""
     compiling.make_room()
-    AttentionInterface.register(NAME, _attend)
-    model.set_attn_implementation(NAME)
-    if model.config._attn_implementation != NAME:
-        raise ValueError("its attention cannot be exchanged")
-
-
-def switch_off(model: PreTrainedModel, implementation: str) -> None:
-    """Undo `switch_on` and `compile_blocks`: attend as before, by the `implementation` of then."""
-    model.set_attn_implementation(implementation)
-    for block in blocks(model):
-        block._compiled_call_impl = None
+    exchange_attention(model, NAME, _attend)
 
 
 def compile_blocks(model: PreTrainedModel, backend: str = "inductor") -> None:

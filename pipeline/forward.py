@@ -45,9 +45,9 @@ class TokenScorer(nn.Module):
     """A causal language model that answers with token log-probs instead of logits.
 
     `layout` is "shared" (a prompt and its completions in one line, the prompt computed once), "packed" (several such
-    rows in one line), "flex" (the same with block masks; the model's attention must be switched by `flex.switch_on`) or
-    "padded" (each completion a line of its own: the oracle, and the way for attention that takes no custom mask). A
-    module of its own, so that DDP wraps body and head together.
+    rows in one line), "flex" and "flash" (the same with block masks or as sequences of flash attention; the model's
+    attention must be switched by their `switch_on`) or "padded" (each completion a line of its own: the oracle, and the
+    way for attention that takes no custom mask). A module of its own, so that DDP wraps body and head together.
     """
 
     def __init__(

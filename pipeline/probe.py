@@ -2,12 +2,15 @@
 
 A 4-D mask is silently ignored or misread by some attention (off by 0.3-0.7 in the logits), refused by others, and
 means nothing to state-space layers. So before any work, random rows go through the model's own logits, through the
-padded layout and through the faster ones, and only what agrees is used.
+padded layout and through the faster ones, and only what agrees is used. Where several do, the fastest by the clock.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline import architecture, flex
+from scoreonce.pipeline import architecture, flash, flex
+from scoreonce.pipeline.blocks import restore_attention
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.rows import BLOCK, Layout, PromptRow
@@ -34,6 +38,7 @@ class Probe:
     layout: Layout
     deviation: float
     reason: str = ""
+    seconds: Mapping[Layout, float] = field(default_factory=dict)  # of a full line, where several were timed
 
 
 Oracle = list[tuple[list[PromptRow], Tensor]]  # rows and the log-probs of their tokens in the padded layout
@@ -50,10 +55,11 @@ def choose_layout(
 ) -> Probe:
     """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
 
-    "auto" is the first that is exact of block masks (on a GPU) or packed rows (on a CPU), the shared layout and the
-    padded one. Where it is "flex", the model's attention is left switched to it, its blocks `compiled` if that is asked
-    for, and lines are to be as long as a `multiple`; a model that `trains` must be able to go backward so. Raises
-    `InputError` where the head's log-probs are not the model's own, and where a layout was asked for and is not exact.
+    "auto" is the first that is exact of packed rows (on a GPU by block masks or flash attention, whichever is faster
+    there), the shared layout and the padded one. Where it is "flex" or "flash", the model's attention is left switched
+    to it; with block masks its blocks are `compiled` if that is asked for, and lines are as long as a `multiple`. A
+    model that `trains` must be able to go backward so. Raises `InputError` where the head's log-probs are not the
+    model's own, and where a layout was asked for and is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
@@ -73,16 +79,14 @@ def choose_layout(
     oracle = [(short, padded)]
     if long := _rows_past_the_window(lm, longest_row):
         oracle.append((long, _token_logps(model, "padded", long)))
+    trials = _Trials(model, lm, oracle, tolerance + 5 * head_deviation, longest_row, multiple, compiled, trains)
+    groups = _candidates(lm, longest_row, compiled=compiled) if requested == "auto" else ((requested,),)
     reasons: list[str] = []
-    for layout in _candidates(lm, longest_row) if requested == "auto" else (requested,):
-        before = lm.config._attn_implementation
-        deviation, problem = _try(model, lm, layout, oracle, multiple, compiled=compiled, trains=trains)
-        if deviation <= tolerance + 5 * head_deviation:
-            return Probe(layout, deviation, "; ".join(reasons))
-        if layout == "flex":
-            flex.switch_off(lm, before)
-            model.zero_grad()
-        reasons.append(f"{layout}: {problem or f'rows differ from padded ones by {deviation:.1e} nats per token'}")
+    for group in groups:
+        found, problems = trials.best_of(group)
+        if found is not None:
+            return replace(found, reason="; ".join(reasons))
+        reasons += problems
     if requested != "auto":
         raise InputError(
             f"{type(lm).__name__} cannot share prompts between completions.",
@@ -93,46 +97,119 @@ def choose_layout(
     return Probe("padded", head_deviation, "; ".join(reasons))
 
 
-def _candidates(model: PreTrainedModel, longest_row: int) -> tuple[Layout, ...]:
+def _candidates(model: PreTrainedModel, longest_row: int, *, compiled: bool) -> tuple[tuple[Layout, ...], ...]:
+    """Layouts from the fastest on; of those in one group only the clock knows."""
     if model.device.type == "cuda":
-        return ("flex", "shared")
-    return ("packed", "shared") if architecture.attends_by_rows(model, longest_row) else ("shared",)
+        return (("flex",) if compiled else ("flex", "flash"), ("shared",))
+    return (("packed",), ("shared",)) if architecture.attends_by_rows(model, longest_row) else (("shared",),)
 
 
-def _try(
-    model: torch.nn.Module,
-    lm: PreTrainedModel,
-    layout: Layout,
-    oracle: Oracle,
-    multiple: int,
-    *,
-    compiled: bool,
-    trains: bool,
-) -> tuple[float, str]:
-    """The largest deviation from the oracle, and what is wrong where that is no number."""
-    if architecture.windows(lm) is None:
-        kinds = architecture.settings(lm)["layer_types"]
-        return float("inf"), f"its attention layers are of a kind without a known mask: {kinds}"
-    if layout == "flex" and lm.device.type in GRADIENTLESS:
-        return float("inf"), "flex attention has no gradient on a CPU"
-    try:
-        if layout == "flex":
-            flex.switch_on(lm)
-            if compiled:
-                flex.compile_blocks(lm)
-        found = [_deviation(_token_logps(model, layout, rows, multiple), logps, rows) for rows, logps in oracle]
-        if layout == "flex" and trains:  # a kernel of its own, which may not fit a GPU that the forward one fits
-            TokenScorer(model, layout, multiple=multiple)(oracle[0][0]).sums().sum().backward()
-            model.zero_grad()
-    except (
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-        KeyError,
-    ) as error:  # what models and compilers raise at a mask that they do not take
-        return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
-    return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
+def attend_for(model: PreTrainedModel, layout: Layout, *, compiled: bool = False) -> None:
+    """Have a model attend as `layout` wants it. Raises `ValueError` where its attention cannot be exchanged."""
+    if layout == "flash":
+        flash.switch_on(model)
+    if layout == "flex":
+        flex.switch_on(model)
+        if compiled:
+            flex.compile_blocks(model)
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """Layouts tried on one model."""
+
+    model: torch.nn.Module
+    lm: PreTrainedModel
+    oracle: Oracle
+    limit: float  # nats per token that an exact layout may be off the oracle
+    longest_row: int
+    multiple: int
+    compiled: bool
+    trains: bool
+
+    def best_of(self, group: Sequence[Layout]) -> tuple[Probe | None, list[str]]:
+        """Of the exact layouts the fastest, with the model switched to it, and what is wrong with the others."""
+        found: list[Probe] = []
+        problems: list[str] = []
+        seconds: dict[Layout, float] = {}
+        before = self.lm.config._attn_implementation
+        for layout in group:
+            deviation, problem = self._tried(layout)
+            if deviation <= self.limit:
+                found.append(Probe(layout, deviation))
+                if len(group) == 1:
+                    return found[0], []
+                seconds[layout] = self._seconds(layout)
+            else:
+                off = f"rows differ from padded ones by {deviation:.1e} nats per token"
+                problems.append(f"{layout}: {problem or off}")
+            restore_attention(self.lm, before)
+            self.model.zero_grad()
+        if not found:
+            return None, problems
+        best = min(found, key=lambda probe: seconds[probe.layout])
+        attend_for(self.lm, best.layout, compiled=self.compiled)
+        return replace(best, seconds=seconds), problems
+
+    def _tried(self, layout: Layout) -> tuple[float, str]:
+        """The largest deviation from the oracle, and what is wrong where that is no number."""
+        if architecture.windows(self.lm) is None:
+            kinds = architecture.settings(self.lm)["layer_types"]
+            return float("inf"), f"its attention layers are of a kind without a known mask: {kinds}"
+        if layout == "flex" and self.lm.device.type in GRADIENTLESS:
+            return float("inf"), "flex attention has no gradient on a CPU"
+        try:
+            attend_for(self.lm, layout, compiled=self.compiled)
+            found = [
+                _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows)
+                for rows, logps in self.oracle
+            ]
+            # Another kernel, which may not fit a GPU that the forward one fits.
+            if layout in ("flex", "flash") and self.trains:
+                self._scorer(layout)(self.oracle[0][0]).sums().sum().backward()
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            KeyError,
+        ) as error:  # what models and compilers raise at a mask that they do not take
+            return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
+
+    def _seconds(self, layout: Layout) -> float:
+        """Median of three passes over a full line of rows half as long as the longest, after one that compiles."""
+        rows, scorer = _rows_to_time(self.lm, self.longest_row, self.multiple), self._scorer(layout)
+        taken: list[float] = []
+        try:
+            for _ in range(4):
+                begun = time.perf_counter()
+                if self.trains:
+                    scorer(rows).sums().sum().backward()
+                    self.model.zero_grad()
+                else:
+                    with torch.inference_mode():
+                        scorer(rows)
+                if self.lm.device.type == "cuda":
+                    torch.cuda.synchronize()
+                taken.append(time.perf_counter() - begun)
+        except torch.OutOfMemoryError:
+            return float("inf")
+        return statistics.median(taken[1:])
+
+    def _scorer(self, layout: Layout) -> TokenScorer:
+        return TokenScorer(self.model, layout, multiple=self.multiple)
+
+
+def _rows_to_time(model: PreTrainedModel, longest_row: int, multiple: int) -> list[PromptRow]:
+    random, vocabulary = np.random.default_rng(2), model.get_input_embeddings().weight.shape[0]
+    tokens = max(8, longest_row // 2)
+    count = max(1, 8 * multiple // tokens)  # eight multiples are a line: `rows.line_multiple`
+
+    def ids(length: int) -> np.ndarray:
+        return random.integers(0, vocabulary, length, dtype=np.int32)
+
+    return [PromptRow(ids(tokens // 2), (ids(tokens // 4), ids(tokens // 4))) for _ in range(count)]
 
 
 def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:

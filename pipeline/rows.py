@@ -20,7 +20,8 @@ from scoreonce.pipeline.transfer import moved
 PADDING = -1
 BLOCK = 128  # positions; flex attention works on blocks of attention of this size
 
-Layout = Literal["shared", "padded", "packed", "flex"]
+Layout = Literal["shared", "padded", "packed", "flex", "flash"]
+ONE_LINE: tuple[Layout, ...] = ("packed", "flex", "flash")  # several rows in a line
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,12 @@ def line_multiple(budget: int) -> int:
 def collate(rows: Sequence[PromptRow], layout: Layout, multiple: int = BLOCK) -> Batch:
     """Lay rows out as tensors; positions restart after the prompt for each of its completions.
 
-    "shared": a line per row, padded on the right. "padded": a line per completion. "packed": all rows in one line.
-    "flex": as "packed", padded to a multiple of `multiple` positions, itself one of BLOCK.
+    "shared": a line per row, padded on the right. "padded": a line per completion. "packed" and "flash": all
+    rows in one line. "flex": the same, padded to a multiple of `multiple` positions, itself one of BLOCK.
     """
     if layout == "padded":
         rows = padded(rows)
-    lines = [rows] if layout in ("packed", "flex") else [[row] for row in rows]
+    lines = [rows] if layout in ONE_LINE else [[row] for row in rows]
     length = max(sum(row.tokens for row in line) for line in lines)
     if layout == "flex":
         length = -(-length // multiple) * multiple

@@ -80,9 +80,10 @@ class Compute(_Section):
     tokens_per_microbatch: int | None = Field(
         None, ge=1, description="token budget of a forward pass; defaults to 1,024 on a CPU, 16,384 on a GPU"
     )
-    attention: Literal["auto", "shared", "packed", "padded", "flex"] = Field(
+    attention: Literal["auto", "shared", "packed", "padded", "flex", "flash"] = Field(
         "auto",
-        description="a prompt row per line, several in one, plain padding, block masks on a GPU, or what is exact",
+        description="a prompt row per line, several in one, plain padding, or on a GPU several by block masks or flash "
+        "attention; auto: what is exact, and of these two what is faster",
     )
     compile: bool = Field(False, description="with block masks, compile the model's blocks too: a slower start")
 

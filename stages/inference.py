@@ -139,6 +139,7 @@ class Inference:
             "device": device,
             "layout": self.probe.layout,
             "probe_deviation": self.probe.deviation,
+            "probe_seconds": dict(self.probe.seconds),
             "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
             "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},

@@ -154,9 +154,19 @@ def _peft(where: str) -> Any:
 def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PreTrainedModel:
     """The model with fresh LoRA matrices as its only trained weights; at first it says what the model says.
 
-    Raises `InputError` where no module is called as one of `targets`.
+    Raises `InputError` where no module is called as one of `targets`, or one is the output head: log-probs are made
+    from its own weight (`architecture.head_of`), which leaves an adapter out.
     """
     peft = _peft("train.lora_rank")
+    head = model.get_output_embeddings()
+    named = next((name for name, module in model.named_modules() if module is head), "")
+    if any(named == target or named.endswith(f".{target}") for target in targets):
+        raise InputError(
+            "LoRA cannot adapt the output head.",
+            found=f"{named} in lora_targets",
+            where="train.lora_targets",
+            fix='Leave it out, or use ["all-linear"], which does.',
+        )
     modules = "all-linear" if targets == ["all-linear"] else targets
     try:
         settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")

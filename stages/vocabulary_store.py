@@ -88,7 +88,7 @@ class VocabularyStore:
             with safe_open(path, "pt") as handle:
                 stated = {name: json.loads(text) for name, text in handle.metadata().items()}
         except (OSError, SafetensorError, ValueError) as error:
-            raise _missing(str(error), path) from None
+            raise _missing(str(error), self.folder) from None
         return Head(tensors["weight"], tensors.get("bias"), stated["scale"], stated["softcap"])
 
     def damage(self) -> Iterator[tuple[Path, str]]:
@@ -163,10 +163,16 @@ def _damaged(block: Path, found: str) -> InputError:
     )
 
 
-def _missing(found: str, where: Path) -> InputError:
+def _missing(found: str, folder: Path) -> InputError:
+    fix = 'Set score.full_vocab = "hidden" and run `scoreonce score`, or set train.full_vocab = "live".'
+    if folder.name.startswith("topk-"):
+        k = folder.name.removeprefix("topk-")
+        fix = f'Set score.full_vocab = "topk" and score.topk = {k}, and run `scoreonce score`.'
+        if others := [other.name.removeprefix("topk-") for other in sorted(folder.parent.glob("topk-*"))]:
+            fix += f" Stored with score.topk = {', '.join(others)}."
     return InputError(
         "The method needs the reference's whole next-token distributions, and they are not stored.",
         found=found,
-        where=str(where),
-        fix='Set score.full_vocab = "hidden" and run `scoreonce score`, or set train.full_vocab = "live".',
+        where=str(folder),
+        fix=fix,
     )

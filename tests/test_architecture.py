@@ -21,7 +21,7 @@ STAGES = {"prepare", "audit", "score", "train", "evaluate", "report", "demo"}
 
 # Tensor code that runs on a bare GPU image, and table code that starts at once. Loading a model needs neither table.
 TENSOR_MODULES = {
-    "rows", "batching", "head", "fused", "blocks", "flex", "compiling", "transfer", "forward", "probe",
+    "rows", "batching", "head", "fused", "blocks", "flex", "flash", "compiling", "transfer", "forward", "probe",
     "architecture", "step",
 }  # fmt: skip
 

@@ -146,7 +146,7 @@ def test_switched_attention_refuses_other_masks():
 
 def test_probe_prefers_block_masks_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
-    monkeypatch.setattr(probe, "_candidates", lambda *_: ("flex", "shared"))
+    monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     model = tiny_model("mistral_sliding")
     found = choose_layout(model, "auto", longest_row=60)
     assert (found.layout, found.reason, model.config._attn_implementation) == ("flex", "", flex.NAME)
@@ -155,7 +155,7 @@ def test_probe_prefers_block_masks_where_there_is_a_gpu(monkeypatch):
 def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
     """A block mask without the window is wrong past it; the model then attends as before."""
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
-    monkeypatch.setattr(probe, "_candidates", lambda *_: ("flex", "shared"))
+    monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     honest = flex.visible
     monkeypatch.setattr(flex, "visible", lambda batch, window: honest(batch))
     model = tiny_model("mistral_sliding")
@@ -167,7 +167,7 @@ def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
 def test_probe_runs_compiled_blocks(monkeypatch):
     """Compiled blocks that are wrong are found, and undone with the attention."""
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
-    monkeypatch.setattr(probe, "_candidates", lambda *_: ("flex", "shared"))
+    monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     honest = flex.compile_blocks
     torch._dynamo.reset()
     monkeypatch.setattr(flex, "compile_blocks", lambda model: honest(model, backend="eager"))
@@ -188,7 +188,7 @@ def test_probe_runs_compiled_blocks(monkeypatch):
 def test_probe_goes_backward_where_a_model_trains(monkeypatch):
     """On a CPU flex attention has no gradient, as on a GPU whose shared memory its backward kernel does not fit."""
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
-    monkeypatch.setattr(probe, "_candidates", lambda *_: ("flex", "shared"))
+    monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     model = tiny_model("llama")
     found = choose_layout(model, "auto", longest_row=60, trains=True)
     assert (found.layout, model.config._attn_implementation) == ("shared", "sdpa")
@@ -198,7 +198,7 @@ def test_probe_goes_backward_where_a_model_trains(monkeypatch):
 
 def test_probe_says_what_a_model_makes_of_a_block_mask(monkeypatch):
     monkeypatch.setattr(probe, "GRADIENTLESS", ())
-    monkeypatch.setattr(probe, "_candidates", lambda *_: ("flex", "shared"))
+    monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     found = choose_layout(tiny_model("gpt2_absolute_positions"), "auto", longest_row=60)
     assert found.layout == "shared"
     assert "AttributeError" in found.reason

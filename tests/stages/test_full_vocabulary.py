@@ -188,6 +188,14 @@ def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
     assert near < far or method == "epsilon_dpo"  # only signs matter there
 
 
+def test_another_top_k_than_the_stored_one_is_named(prepared):
+    score.run(prepared.run(score={"full_vocab": "topk", "topk": 8}))
+    with pytest.raises(InputError, match="they are not stored") as raised:
+        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+    assert "score.topk = 16" in raised.value.fix
+    assert raised.value.fix.endswith("Stored with score.topk = 8.")
+
+
 def test_masks_need_hidden_states(prepared):
     expect(prepared, "makes its masks from hidden states", method="sparse_po", full_vocab="topk")
 

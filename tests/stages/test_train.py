@@ -269,6 +269,12 @@ def test_lora_without_a_target(prepared):
     assert "q_proj" in expect(prepared, "LoRA finds nothing", lora_rank=4, lora_targets=["nowhere"]).fix
 
 
+def test_lora_on_the_output_head_is_refused(prepared):
+    """Its matrices would be saved and never trained."""
+    error = expect(prepared, "LoRA cannot adapt the output head", lora_rank=4, lora_targets=["q_proj", "lm_head"])
+    assert error.found == "lm_head in lora_targets"
+
+
 def test_gradient_checkpointing_changes_nothing(prepared):
     assert_equal(
         weights(training(prepared, "dpo", "plain")),
