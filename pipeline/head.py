@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from scoreonce.pipeline import fused
 from scoreonce.pipeline.products import matmul
+from scoreonce.pipeline.rows import CPU_MULTIPLE, round_up
 
 # Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
 CPU_CHUNK_ELEMENTS = 1 << 23
@@ -118,7 +120,9 @@ class TokenColumns(NamedTuple):
 
 def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     """Tokens per chunk of logits."""
-    return max(1, (CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CPU_CHUNK_ELEMENTS) // vocabulary)
+    if device.type == "cuda":
+        return max(1, CUDA_CHUNK_ELEMENTS // vocabulary)
+    return round_up(max(1, CPU_CHUNK_ELEMENTS // vocabulary), CPU_MULTIPLE)
 
 
 def token_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
@@ -138,8 +142,12 @@ def token_columns(
 
     With a `reference`, the forward KL from it; with its `perturbation`, the perturbed log-probs of epsilon-DPO.
     """
-    wanted = _Wanted(head.scale, head.softcap, statistics, reference)
+    wanted, tokens = _Wanted(head.scale, head.softcap, statistics, reference), len(hidden)
+    if hidden.device.type == "cpu" and reference is None:
+        padding = round_up(tokens, CPU_MULTIPLE) - tokens
+        hidden, targets = pad(hidden, (0, 0, 0, padding)), pad(targets, (0, padding))
     columns = _Columns.apply(hidden, head.weight, head.bias, targets, wanted)
+    columns = tuple(column[:tokens] for column in columns)
     logps, rest = columns[0], iter(columns[1:])
     return TokenColumns(
         logps,

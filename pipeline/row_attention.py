@@ -4,29 +4,34 @@ A kernel with a dense mask computes every pair of positions of a line and then h
 a `RowMask`: scaled dot-product attention finds the rows in it and attends within each one; whatever else looks at it
 finds the dense mask.
 
-Dimensions: heads, length = positions of the line or of one row, d = width of a head.
+Dimensions: heads, key heads (a number of heads in a group shares each), length = positions of the line, d = width of a
+head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import accumulate, chain
+from itertools import accumulate
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from scoreonce.pipeline.products import matmul
-from scoreonce.pipeline.rows import Batch, PromptRow, attention_mask
+from scoreonce.pipeline.products import fast_batches
+from scoreonce.pipeline.rows import CPU_MULTIPLE, Batch, PromptRow, attention_mask, round_up
 
-# Rows of this many positions go through `_Blocks`, shorter ones through torch's kernel. Measured on two cores of Zen 5:
-# a row of 1,536 positions takes `_Blocks` a third of the kernel's time, half of it with backward; HH pairs train alike
-# with 448 and 640, 8 % slower with 320 and 4 % slower with no `_Blocks` at all.
-LONG_ROW = 512
-# Queries of one block of `_Blocks`: what lies above a block's diagonal is computed for nothing.
-BLOCK = 256
+# Queries that are multiplied at once, a multiple of CPU_MULTIPLE: what lies above a block's diagonal is computed for
+# nothing. And bytes of scores at once, for as many heads as they allow. Measured on two cores of Zen 5, where rows of
+# 230, 500 and 1,000 positions take 0.7, 0.5 and 0.5 of the time of torch's kernel, backward included: blocks of 128 to
+# 256 queries are alike, and scores of 2 to 4 MiB; with 1 MiB rows of 500 positions take a fifth longer.
+BLOCK = 192
+SCORES = 4 << 20
+# A score whose exponential is 0 beside any other's; not -inf, as there are queries for nothing that see nothing else.
+UNSEEN = -1e30
 
 
 class Span(NamedTuple):
@@ -40,17 +45,27 @@ class Span(NamedTuple):
         """Positions of the row."""
         return self.prompt + sum(self.completions)
 
-    def bias(self) -> Tensor:
-        """What to add to the scores, `(length, length)` float32: 0 where a position may look, -inf elsewhere."""
-        bias = torch.full((self.length, self.length), float("-inf"))
-        start = self.prompt + self.completions[0]
-        bias[:start, :start].triu_(1)  # the prompt and its first completion follow each other
-        for positions in self.completions[1:]:
-            stop = start + positions
-            bias[start:stop, : self.prompt] = 0
-            bias[start:stop, start:stop].triu_(1)
-            start = stop
-        return bias
+
+class Piece(NamedTuple):
+    """Queries that stand together, and the places of all that the last of them sees, itself last."""
+
+    queries: slice
+    keys: tuple[slice, ...]
+
+    @property
+    def asked(self) -> int:
+        """How many queries."""
+        return int(self.queries.stop - self.queries.start)
+
+    @property
+    def seen(self) -> int:
+        """How many keys."""
+        return sum(places.stop - places.start for places in self.keys)
+
+    @property
+    def padding(self) -> int:
+        """How many keys are missing for a round number."""
+        return round_up(self.seen, CPU_MULTIPLE) - self.seen
 
 
 class RowMask(Tensor):
@@ -77,16 +92,21 @@ class RowMask(Tensor):
         """
         with torch._C.DisableTorchFunctionSubclass():
             mask = torch.Tensor._make_subclass(RowMask, self.as_subclass(Tensor))
-        vars(mask).update(vars(self))
+        mask.batch, mask.spans = self.batch, self.spans
         mask.asks = [span.prompt - 1 for span in self.spans]
         return mask
 
     @cached_property
     def read(self) -> Tensor:
-        """The positions of the line whose answers are read, int64."""
-        ends = list(accumulate(span.length for span in self.spans))
-        places = zip(ends, self.spans, self.asks, strict=True)
-        return torch.cat([torch.arange(end - span.length + ask, end) for end, span, ask in places])
+        """The positions of the line whose answers are read, int64, and some others where that makes a round number."""
+        asked = torch.zeros(self.shape[-1], dtype=torch.bool)
+        for end, span, ask in zip(accumulate(span.length for span in self.spans), self.spans, self.asks, strict=True):
+            asked[end - span.length + ask : end] = True
+        # And so many others that the number is a round one.
+        count = int(asked.sum())
+        others = (~asked).nonzero().flatten()[: round_up(count, CPU_MULTIPLE) - count]
+        asked[others] = True
+        return asked.nonzero().flatten()
 
     @cached_property
     def dense(self) -> Tensor:
@@ -94,9 +114,18 @@ class RowMask(Tensor):
         return attention_mask(self.batch)
 
     @cached_property
-    def biases(self) -> list[Tensor | None]:
-        """For each row that torch's kernel attends in, what it adds to the scores."""
-        return [span.bias() if span.length < LONG_ROW else None for span in self.spans]
+    def pieces(self) -> list[Piece]:
+        """The rows' prompts with their first completion, and their further completions."""
+        pieces, stop = [], 0
+        for span, ask in zip(self.spans, self.asks, strict=True):
+            start = stop
+            stop += span.prompt + span.completions[0]
+            pieces.append(Piece(slice(start + ask, stop), (slice(start, stop),)))
+            for positions in span.completions[1:]:
+                own = slice(stop, stop := stop + positions)
+                if positions:
+                    pieces.append(Piece(own, (slice(start, start + span.prompt), own)))
+        return pieces
 
     @classmethod
     def __torch_function__(
@@ -142,95 +171,126 @@ def _attend(
         return scaled_dot_product_attention(
             query, key, value, _dense(attn_mask), dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = (side.repeat_interleave(groups, dim=1) for side in (key, value))
-    spans, asks = attn_mask.spans, attn_mask.asks
-    lengths = [span.length for span in spans]
-    # float32 at least: torch's bfloat16 kernel is slower on a CPU, and less exact.
-    wide = torch.promote_types(query.dtype, torch.float32)
-    # Of each row the queries that nobody reads, none in most blocks, and those that somebody does.
-    halves = list(chain.from_iterable((ask, length - ask) for ask, length in zip(asks, lengths, strict=True)))
-    queries = query.to(wide).split(halves, dim=2)[1::2]
-    keys, values = (side.to(wide).split(lengths, dim=2) for side in (key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    none = query.new_zeros(1, 1, 1, 1, dtype=wide).expand(1, query.shape[1], max(asks), query.shape[3])
-    rows: list[Tensor] = []
-    for q, k, v, span, ask, bias in zip(queries, keys, values, spans, asks, attn_mask.biases, strict=True):
-        if ask:
-            rows.append(none[:, :, :ask])
-        if bias is None:
-            rows.append(_blocks(q, k, v, span, scale))
-        else:
-            rows.append(scaled_dot_product_attention(q, k, v, bias[ask:].to(wide), scale=scale))
-    # In the layout that transformers wants next, so that its `transpose(1, 2).contiguous()` copies nothing.
-    return torch.cat([row.transpose(1, 2) for row in rows], dim=1).transpose(1, 2).to(query.dtype)
+    return _Pieces.apply(query, key, value, attn_mask.pieces, scale)
 
 
-def _blocks(query: Tensor, key: Tensor, value: Tensor, span: Span, scale: float) -> Tensor:
-    """Attention of one row's last queries, `(1, heads, queries, d)`: completions but the first see the prompt apart."""
-    first, *others = span.completions
-    query, key, value = query[0], key[0], value[0]
-    queries = query.split([query.shape[1] - sum(others), *others], dim=1)
-    parts = [side.split([span.prompt + first, *others], dim=1) for side in (key, value)]
-    prompts = [side[:, : span.prompt] for side in (key, value)]
-    outputs = [_Blocks.apply(queries[0], *(part[0] for part in parts), scale)]
-    for q, k, v in zip(queries[1:], *(part[1:] for part in parts), strict=True):
-        keys, values = (torch.cat(pair, dim=1) for pair in zip(prompts, (k, v), strict=True))
-        outputs.append(_Blocks.apply(q, keys, values, scale))
-    return torch.cat(outputs, dim=1).unsqueeze(0)
-
-
-class _Blocks(torch.autograd.Function):
-    """Causal attention whose last query sees the last key: query (heads, n, d), key and value (heads, m, d), m >= n.
-
-    Blocks of queries, a product per head, probabilities recomputed in backward: nothing of size n x m is kept.
-    """
+class _Pieces(torch.autograd.Function):
+    """Causal attention of each piece. Probabilities are made again in backward: no scores are kept."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        query, key, value = (query * scale).contiguous(), key.contiguous(), value.contiguous()
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: list[Piece], scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.scale = scale
-        output = torch.empty_like(query)
-        for head, own, seen in _blocks_of(query, key):
-            probs = _probabilities(query[head, own], key[head, seen])
-            output[head, own] = matmul(probs, value[head, seen])
-        return output
+        ctx.pieces, ctx.scale = pieces, scale
+        _, heads, length, d = query.shape
+        # In the layout that transformers wants next, so that its `transpose(1, 2).contiguous()` copies nothing. What
+        # nobody reads is 0.
+        output = query.new_zeros(1, length, heads, d)
+        with fast_batches():
+            for piece in pieces:
+                q, k, v = _operands(query, key, value, piece, scale)
+                found = torch.empty_like(q)
+                for own, seen in _blocks(q, k):
+                    found[own] = torch.bmm(_probabilities(q[own], k[seen], piece.padding), v[seen]).view_as(found[own])
+                output[0, piece.queries] = found.flatten(0, 1)[:, -piece.asked :].transpose(0, 1)
+        return output.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value = ctx.saved_tensors
-        upstream = upstream.contiguous()
-        d_query = torch.empty_like(query)
-        # Transposed, so that the products below copy a block of queries and not one of scores.
-        d_key, d_value = torch.zeros_like(key.mT), torch.zeros_like(value.mT)
-        for head, own, seen in _blocks_of(query, key):
-            q, up = query[head, own], upstream[head, own]
-            probs = _probabilities(q, key[head, seen])
-            d_scores = torch._softmax_backward_data(matmul(up, value[head, seen].t()), probs, 1, probs.dtype)
-            d_query[head, own] = matmul(d_scores, key[head, seen])
-            d_key[head, :, seen] += matmul(q.t(), d_scores)
-            d_value[head, :, seen] += matmul(up.t(), probs)
-        return d_query.mul_(ctx.scale), d_key.mT, d_value.mT, None
+        wide = _wide(query.dtype)
+        d_query = torch.zeros(query.shape, dtype=wide)
+        d_key, d_value = (torch.zeros(key.shape, dtype=wide) for _ in range(2))
+        with fast_batches():
+            for piece in ctx.pieces:
+                q, k, v = _operands(query, key, value, piece, ctx.scale)
+                up = _in_line(upstream, (piece.queries,), q.shape[2]).view_as(q)
+                d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+                for own, seen in _blocks(q, k):
+                    flat, up_flat = q[own].flatten(1, 2), up[own].flatten(1, 2)
+                    probs = _probabilities(q[own], k[seen], piece.padding)
+                    d_scores = torch.bmm(up_flat, v[seen].mT, out=_scratch("gradient", probs.shape, wide))
+                    torch.ops.aten._softmax_backward_data.out(d_scores, probs, 2, wide, grad_input=d_scores)
+                    d_q[own] = torch.bmm(d_scores, k[seen]).view_as(d_q[own])
+                    d_k[seen] += torch.bmm(d_scores.mT, flat)
+                    d_v[seen] += torch.bmm(probs.mT, up_flat)
+                d_query[0, :, piece.queries] = d_q.mul_(ctx.scale).flatten(0, 1)[:, -piece.asked :]
+                start = piece.padding
+                for places in piece.keys:
+                    stop = start + places.stop - places.start
+                    d_key[0, :, places] += d_k[:, start:stop]
+                    d_value[0, :, places] += d_v[:, start:stop]
+                    start = stop
+        return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), None, None
 
 
-def _blocks_of(query: Tensor, key: Tensor) -> list[tuple[int, slice, slice]]:
-    """`(head, queries, keys)` of each block."""
-    heads, length = query.shape[:2]
-    before = key.shape[1] - length
-    ends = [min(start + BLOCK, length) for start in range(0, length, BLOCK)]
-    return [
-        (head, slice(start, stop), slice(0, before + stop))
-        for head in range(heads)
-        for start, stop in zip(range(0, length, BLOCK), ends, strict=True)
-    ]
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """float32 at least: half precision is no faster here on a CPU, and less exact."""
+    return torch.promote_types(dtype, torch.float32)
 
 
-def _probabilities(query: Tensor, key: Tensor) -> Tensor:
-    scores, length = matmul(query, key.t()), len(query)
-    scores[:, -length:] += _after_diagonal(length, scores.dtype)
-    return torch.softmax(scores, dim=1)
+def _operands(query: Tensor, key: Tensor, value: Tensor, piece: Piece, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A piece's scaled queries, (key heads, group, queries, d), and its keys and values, (key heads, keys, d).
+
+    Round numbers of both; what is there for nothing stands first.
+    """
+    q = _in_line(query, (piece.queries,), round_up(piece.asked, CPU_MULTIPLE)).mul_(scale)
+    k, v = (_in_line(side, piece.keys, piece.padding + piece.seen) for side in (key, value))
+    return q.unflatten(0, (len(k), -1)), k, v
+
+
+def _in_line(side: Tensor, places: Sequence[slice], size: int) -> Tensor:
+    """`(heads, size, d)`: these places of `side` (1, heads, length, d), one after the other, the last one last."""
+    _, heads, _, d = side.shape
+    made = torch.empty(heads, size, d, dtype=_wide(side.dtype))
+    stop = size
+    for place in reversed(places):
+        start = stop - (place.stop - place.start)
+        made[:, start:stop] = side[0, :, place]
+        stop = start
+    made[:, :stop] = 0
+    return made
+
+
+def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """What picks a block's queries from (key heads, group, queries, d), and what they see from (key heads, keys, d)."""
+    (heads, group, queries, _), before = q.shape, k.shape[1] - q.shape[2]
+    for start in range(0, queries, BLOCK):
+        stop = min(start + BLOCK, queries)
+        seen = before + stop
+        several = max(1, SCORES // (group * (stop - start) * seen * q.element_size()))
+        for head in range(0, heads, several):
+            some = slice(head, head + several)
+            yield (some, slice(None), slice(start, stop)), (some, slice(seen))
+
+
+def _probabilities(q: Tensor, k: Tensor, padding: int) -> Tensor:
+    """`(heads, group * queries, keys)` for queries (heads, group, queries, d), the last of which sees the last key.
+
+    Nobody sees the first `padding` keys. In memory that the next call takes again.
+    """
+    heads, group, queries, _ = q.shape
+    scores = _scratch("scores", (heads, group * queries, k.shape[1]), q.dtype)
+    torch.bmm(q.flatten(1, 2), k.mT, out=scores)
+    scores.unflatten(1, (group, queries))[..., -queries:] += _after_diagonal(queries, q.dtype)
+    scores[..., :padding] = UNSEEN
+    return torch.softmax(scores, dim=2, out=scores)
+
+
+_own = threading.local()
+
+
+def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Memory of this thread, the same at every call that is not too large: fresh pages cost more than the product."""
+    elements = prod(shape)
+    if elements * dtype.itemsize > SCORES:
+        return torch.empty(shape, dtype=dtype)
+    kept: Tensor | None = getattr(_own, name, None)
+    if kept is None:
+        with torch.inference_mode(False):  # what is made in that mode may not be written to outside of it
+            kept = torch.empty(SCORES, dtype=torch.uint8)
+        setattr(_own, name, kept)
+    return kept.view(dtype)[:elements].view(shape)
 
 
 @lru_cache(maxsize=BLOCK)

@@ -21,10 +21,10 @@ from scoreonce.pipeline.errors import InputError
 
 disable_progress_bar()  # a stage shows one bar, its own
 
-# oneDNN and the layer above it keep compiled products by shape, 1,024 each by default. Rows come in ever new lengths:
-# after some thousand pairs that was 600 MiB, and as fast as this.
+# oneDNN and the layer above it keep compiled products by shape, 1,024 each by default: after some thousand pairs that
+# was 600 MiB. As sizes are rounded up (`rows.CPU_MULTIPLE`), fewer do; with half of these some are compiled again.
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
-    os.environ.setdefault(capacity, "64")
+    os.environ.setdefault(capacity, "128")
 
 # Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
 trust_remote_code = False

@@ -5,6 +5,7 @@ import torch
 from tiny_models import PADDED_ONLY, SHARED, random_rows, tiny_model
 
 from scoreonce.pipeline import blocks, row_attention
+from scoreonce.pipeline import rows as rows_module
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.stages.models import recompute_activations
 
@@ -15,12 +16,8 @@ BY_ROWS = [name for name in SHARED if "sliding" not in name]
 @pytest.fixture(autouse=True)
 def _always(monkeypatch):
     monkeypatch.setattr(blocks, "WORTHWHILE", 1.0)
-
-
-@pytest.fixture(params=[1, 10**6], ids=["blocks", "kernel"])
-def both_kinds_of_attention(request, monkeypatch):
-    monkeypatch.setattr(row_attention, "LONG_ROW", request.param)
-    monkeypatch.setattr(row_attention, "BLOCK", 4)
+    for module in (rows_module, row_attention):  # no rounding
+        monkeypatch.setattr(module, "CPU_MULTIPLE", 1)
 
 
 def cut_parts(model):
@@ -38,7 +35,6 @@ def test_the_feed_forward_of_the_last_block_is_cut_and_nothing_else(name):
     assert len(hooked) <= 2
 
 
-@pytest.mark.usefixtures("both_kinds_of_attention")
 @pytest.mark.parametrize("name", BY_ROWS)
 def test_scores_equal_those_of_the_whole_block(name, monkeypatch):
     model, rows = tiny_model(name), random_rows(6)
@@ -63,7 +59,6 @@ def widths_of_feed_forward(model):
     return seen
 
 
-@pytest.mark.usefixtures("both_kinds_of_attention")
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "olmo2"])
 def test_gradients_equal_those_of_the_whole_block(name, recompute):

@@ -24,6 +24,7 @@ def columns_and_gradients(scale, softcap, dtype):
 @pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, 3.0)])
 def test_fused_columns_and_gradients_are_the_plain_ones(monkeypatch, scale, softcap):
     monkeypatch.setattr(head_module, "CPU_CHUNK_ELEMENTS", 4 * 7)
+    monkeypatch.setattr(head_module, "CPU_MULTIPLE", 1)
     plain = columns_and_gradients(scale, softcap, torch.float64)
     monkeypatch.setattr(fused, "wanted", lambda logits: True)
     calls = []

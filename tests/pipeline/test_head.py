@@ -28,10 +28,12 @@ def inputs(bias, dtype=torch.float64, tokens=11, hidden=5, vocabulary=7):
     )
 
 
-@pytest.fixture(params=[1, 3, 100])
+@pytest.fixture(params=[(1, 1), (3, 1), (100, 1), (3, 4)])
 def chunk(request, monkeypatch):
-    """Chunks of 1, 3 and all tokens."""
-    monkeypatch.setattr(head_module, "CPU_CHUNK_ELEMENTS", request.param * 7)
+    """Chunks of 1, 3 and all tokens; and of 4 where multiples of 4 are wanted and the last is filled up."""
+    size, multiple = request.param
+    monkeypatch.setattr(head_module, "CPU_CHUNK_ELEMENTS", size * 7)
+    monkeypatch.setattr(head_module, "CPU_MULTIPLE", multiple)
 
 
 @pytest.mark.parametrize(

@@ -70,3 +70,34 @@ def test_weights_laid_out_for_the_forward_pass_are_the_same_weights(library):
     assert model.get_input_embeddings().weight.is_contiguous()  # rows are looked up in it
     moved = not model.model.layers[0].mlp.up_proj.weight.is_contiguous()
     assert moved == products.onednn_is_faster()
+
+
+@pytest.mark.skipif(not products.batches_stay_exact(), reason="needs a CPU on which oneDNN multiplies batches exactly")
+def test_batches_are_onednns_and_stay_float32():
+    """Within 1e-4 of float64, where bfloat16 factors would be 0.1 off; afterwards everything is as before."""
+    left, right = torch.randn(3, 70, 64), torch.randn(3, 64, 90)
+    kept = torch.backends.mkldnn.matmul.fp32_precision
+    with products.fast_batches():
+        found = torch.bmm(left, right)
+        assert torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    assert torch.backends.mkldnn.matmul.fp32_precision == kept
+    assert (found - torch.bmm(left.double(), right.double())).abs().max() < 1e-4
+
+
+def test_batches_are_left_alone_where_onednn_would_round(monkeypatch):
+    """A processor with matrix units multiplies in bfloat16 once it may."""
+    honest = torch.bmm
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+
+    def rounding(left, right):
+        return honest(left.bfloat16().float(), right) if left.dtype == torch.float32 else honest(left, right)
+
+    monkeypatch.setattr(torch, "bmm", rounding)
+    products.batches_stay_exact.cache_clear()
+    try:
+        assert not products.batches_stay_exact()
+        kept = torch.backends.mkldnn.matmul.fp32_precision
+        with products.fast_batches():
+            assert torch.backends.mkldnn.matmul.fp32_precision == kept
+    finally:
+        products.batches_stay_exact.cache_clear()

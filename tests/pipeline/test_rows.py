@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from scoreonce.pipeline.batching import filled_lines, microbatches, split_for
-from scoreonce.pipeline.rows import PromptRow, attention_mask, collate
+from scoreonce.pipeline.rows import PADDING, PromptRow, attention_mask, collate
 
 
 def ids(*values):
@@ -33,11 +33,23 @@ def test_completions_do_not_see_each_other():
 
 def test_packed_rows_do_not_see_each_other():
     """Prompt 10 11 with 20 21 22 and 30 31, then prompt 5 with 6 7, in one line: 10 11 | 20 21 | 30 | 5 | 6."""
-    batch = collate([ROW, PromptRow(ids(5), (ids(6, 7),))], "packed")
+    batch = collate([ROW, PromptRow(ids(5), (ids(6, 7),))], "flash")
     assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30, 5, 6]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 1]]
     assert batch.predicts.tolist() == [1, 2, 3, 1, 4, 5, 6]
     assert attention_mask(batch)[0, 0, 5:].int().tolist() == [[0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1, 1]]
+
+
+def test_lines_on_a_cpu_have_a_round_length():
+    """7 positions in a line of 64; what follows them is padding."""
+    rows = [ROW, PromptRow(ids(5), (ids(6, 7),))]
+    exact, rounded = collate(rows, "flash"), collate(rows, "packed")
+    assert rounded.input_ids.shape == (1, 64)
+    assert rounded.segments[0, 7:].tolist() == [PADDING] * 57
+    for whole, part in zip(rounded[:4], exact[:4], strict=True):
+        assert torch.equal(whole[:, :7], part)
+    for ours, theirs in zip(rounded[4:], exact[4:], strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_window_counts_positions_not_places():

@@ -51,7 +51,8 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
         assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-6)
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
-    assert len({line["loss"] for line in stored}) == len(stored)
+    # The first update has rate 0.
+    assert len({line["loss"] for line in stored[1:]}) == len(stored) - 1
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
@@ -78,7 +79,7 @@ def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkey
         lines = [json.loads(line) for line in (layout.training / "metrics.jsonl").read_text().splitlines()]
         found.append((lines, load_file(layout.policy / "adapter_model.safetensors")))
     (switched, adapter), (second, others) = found
-    assert len({line["loss"] for line in switched}) == len(switched)
+    assert len({line["loss"] for line in switched[1:]}) == len(switched) - 1
     for mine, theirs in zip(switched, second, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
         assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-9)
