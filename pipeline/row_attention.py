@@ -5,7 +5,7 @@ a `RowMask`: scaled dot-product attention finds the rows in it and attends withi
 finds the dense mask.
 
 Dimensions: heads, key heads (a number of heads in a group shares each), length = positions of the line, d = width of a
-head.
+head (a value's may be another).
 """
 
 from __future__ import annotations
@@ -182,14 +182,14 @@ class _Pieces(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, pieces: list[Piece], scale: float) -> Tensor:
         ctx.save_for_backward(query, key, value)
         ctx.pieces, ctx.scale = pieces, scale
-        _, heads, length, d = query.shape
+        _, heads, length, _ = query.shape
         # In the layout that transformers wants next, so that its `transpose(1, 2).contiguous()` copies nothing. What
         # nobody reads is 0.
-        output = query.new_zeros(1, length, heads, d)
+        output = query.new_zeros(1, length, heads, value.shape[3])
         with fast_batches():
             for piece in pieces:
                 q, k, v = _operands(query, key, value, piece, scale)
-                found = torch.empty_like(q)
+                found = q.new_empty(*q.shape[:3], v.shape[2])
                 for own, seen in _blocks(q, k):
                     found[own] = torch.bmm(_probabilities(q[own], k[seen], piece.padding), v[seen]).view_as(found[own])
                 output[0, piece.queries] = found.flatten(0, 1)[:, -piece.asked :].transpose(0, 1)
@@ -200,11 +200,11 @@ class _Pieces(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         wide = _wide(query.dtype)
         d_query = torch.zeros(query.shape, dtype=wide)
-        d_key, d_value = (torch.zeros(key.shape, dtype=wide) for _ in range(2))
+        d_key, d_value = (torch.zeros(side.shape, dtype=wide) for side in (key, value))
         with fast_batches():
             for piece in ctx.pieces:
                 q, k, v = _operands(query, key, value, piece, ctx.scale)
-                up = _in_line(upstream, (piece.queries,), q.shape[2]).view_as(q)
+                up = _in_line(upstream, (piece.queries,), q.shape[2]).unflatten(0, q.shape[:2])
                 d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
                 for own, seen in _blocks(q, k):
                     flat, up_flat = q[own].flatten(1, 2), up[own].flatten(1, 2)

@@ -22,8 +22,8 @@ from scoreonce.pipeline.errors import InputError
 disable_progress_bar()  # a stage shows one bar, its own
 
 # oneDNN and the layer above it keep compiled products by shape, 1,024 each by default: after some thousand pairs that
-# was 600 MiB. As sizes are rounded up (`rows.CPU_MULTIPLE`), fewer do: 64 train as fast as 128 in 50 MiB less, and score
-# as fast in float32, 5 % slower in bfloat16; 32 are slower everywhere.
+# was 600 MiB. As sizes are rounded up (`rows.CPU_MULTIPLE`), fewer do: 64 train as fast as 128 in 50 MiB less, and
+# score as fast in float32, 5 % slower in bfloat16; 32 are slower everywhere.
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(capacity, "64")
 

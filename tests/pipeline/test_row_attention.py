@@ -22,11 +22,12 @@ def sizes(request, monkeypatch):
     monkeypatch.setattr(row_attention, "_own", threading.local())
 
 
-def line(rows, heads=3, key_heads=3, d=5, dtype=torch.float64):
+def line(rows, heads=3, key_heads=3, d=5, value_d=5, dtype=torch.float64):
     torch.manual_seed(0)
     batch = collate(rows, "packed")
     length = batch.input_ids.shape[1]
-    sides = [torch.randn(1, n, length, d, dtype=dtype, requires_grad=True) for n in (heads, key_heads, key_heads)]
+    shapes = ((heads, d), (key_heads, d), (key_heads, value_d))
+    sides = [torch.randn(1, n, length, width, dtype=dtype, requires_grad=True) for n, width in shapes]
     return batch, RowMask.of(rows, batch), sides
 
 
@@ -56,9 +57,9 @@ def test_a_row_mask_says_what_the_dense_mask_says():
     assert [span.length for span in mask.spans] == [row.tokens for row in rows]
 
 
-@pytest.mark.parametrize("key_heads", [3, 1])
-def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads):
-    batch, mask, sides = line(random_rows(5, longest=12), key_heads=key_heads)
+@pytest.mark.parametrize(("key_heads", "value_d"), [(3, 5), (1, 5), (3, 7)])
+def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads, value_d):
+    batch, mask, sides = line(random_rows(5, longest=12), key_heads=key_heads, value_d=value_d)
     gqa, dense = key_heads != 3, attention_mask(batch)
     rows = sum(span.length for span in mask.spans)  # what follows in the line is padding, of which nothing is read
     ours = attention(*sides, attn_mask=mask[:, :, :, : dense.shape[3]], scale=0.7, enable_gqa=gqa)[:, :, :rows]
@@ -94,7 +95,7 @@ def test_queries_that_nobody_reads_get_nothing(sizes):
 
 def test_float32_stays_float32(sizes):
     """oneDNN is allowed bfloat16 for these products, and must not use it."""
-    batch, mask, sides = line(random_rows(3, longest=80), d=64, dtype=torch.float32)
+    batch, mask, sides = line(random_rows(3, longest=80), d=64, value_d=64, dtype=torch.float32)
     rows = sum(span.length for span in mask.spans)
     exact = attention(*(side.double() for side in sides), attn_mask=attention_mask(batch))[:, :, :rows]
     assert (attention(*sides, attn_mask=mask)[:, :, :rows] - exact).abs().max() < 1e-5
