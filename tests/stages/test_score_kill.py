@@ -152,7 +152,8 @@ def kill_again_and_again(run_path: Path) -> None:
         moment = partial(die_after, moments.randrange(1, 13), moments.uniform(1e-5, 0.01))
         status = os.waitpid(fork(run_path, moment), 0)[1]
         assert os.WIFSIGNALED(status), "the run ended before it could be killed"
-        print("was killed with shards:", len(list(run_path.parent.glob("out/store/*/shards/*.json"))))
+        shards = len(list(run_path.parent.glob("out/store/*/shards/*.json")))
+        print("was killed with shards:", shards, flush=True)  # a fork would print it again
     assert os.waitpid(fork(run_path, lambda: None), 0)[1] == 0
 
 
