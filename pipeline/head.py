@@ -143,8 +143,8 @@ def token_columns(
     With a `reference`, the forward KL from it; with its `perturbation`, the perturbed log-probs of epsilon-DPO.
     """
     wanted, tokens = _Wanted(head.scale, head.softcap, statistics, reference), len(hidden)
-    if hidden.device.type == "cpu" and reference is None:
-        padding = round_up(tokens, CPU_MULTIPLE) - tokens
+    padding = round_up(tokens, CPU_MULTIPLE) - tokens
+    if padding and hidden.device.type == "cpu" and reference is None:
         hidden, targets = pad(hidden, (0, 0, 0, padding)), pad(targets, (0, padding))
     columns = _Columns.apply(hidden, head.weight, head.bias, targets, wanted)
     columns = tuple(column[:tokens] for column in columns)

@@ -22,7 +22,7 @@ from scoreonce.pipeline import architecture, flash, flex
 from scoreonce.pipeline.blocks import restore_attention
 from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.forward import TokenScorer
-from scoreonce.pipeline.rows import BLOCK, Layout, PromptRow
+from scoreonce.pipeline.rows import BLOCK, LINE_LENGTHS, Layout, PromptRow
 
 # Nats per token, as the worst completion's mean: far above rounding, far below what a wrong mask does.
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
@@ -204,7 +204,7 @@ class _Trials:
 def _rows_to_time(model: PreTrainedModel, longest_row: int, multiple: int) -> list[PromptRow]:
     random, vocabulary = np.random.default_rng(2), model.get_input_embeddings().weight.shape[0]
     tokens = max(8, longest_row // 2)
-    count = max(1, 8 * multiple // tokens)  # eight multiples are a line: `rows.line_multiple`
+    count = max(1, LINE_LENGTHS * multiple // tokens)
 
     def ids(length: int) -> np.ndarray:
         return random.integers(0, vocabulary, length, dtype=np.int32)

@@ -19,6 +19,7 @@ from scoreonce.pipeline.transfer import moved
 
 PADDING = -1
 BLOCK = 128  # positions; flex attention works on blocks of attention of this size
+LINE_LENGTHS = 8  # that lines of block masks come in, up to a budget of tokens: each is compiled
 # On a CPU sizes that differ from line to line are multiples of this: oneDNN compiles every shape of product that it
 # meets, which takes as long as multiplying 200 positions (0.4 ms on Zen 5), and keeps few. With 32 it is as fast.
 CPU_MULTIPLE = 64
@@ -67,8 +68,8 @@ def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:
 
 
 def line_multiple(budget: int) -> int:
-    """What line lengths of the layout "flex" are rounded up to: up to a budget of tokens, eight lengths to compile."""
-    return max(BLOCK, budget // 8 // BLOCK * BLOCK)
+    """What line lengths of the layout "flex" are rounded up to: LINE_LENGTHS up to a budget of tokens."""
+    return max(BLOCK, budget // LINE_LENGTHS // BLOCK * BLOCK)
 
 
 def round_up(size: int, multiple: int) -> int:

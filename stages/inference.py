@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,8 @@ class Inference:
             "device": device,
             "layout": self.probe.layout,
             "probe_deviation": self.probe.deviation,
-            "probe_seconds": dict(self.probe.seconds),
+            # Infinite where memory ran out, which JSON has no number for.
+            "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
             "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
             "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},

@@ -168,8 +168,9 @@ def _missing(found: str, folder: Path) -> InputError:
     if folder.name.startswith("topk-"):
         k = folder.name.removeprefix("topk-")
         fix = f'Set score.full_vocab = "topk" and score.topk = {k}, and run `scoreonce score`.'
-        if others := [other.name.removeprefix("topk-") for other in sorted(folder.parent.glob("topk-*"))]:
-            fix += f" Stored with score.topk = {', '.join(others)}."
+        stored = (other for other in sorted(folder.parent.glob("topk-*")) if other != folder)
+        if others := ", ".join(other.name.removeprefix("topk-") for other in stored):
+            fix += f" Stored with score.topk = {others}."
     return InputError(
         "The method needs the reference's whole next-token distributions, and they are not stored.",
         found=found,

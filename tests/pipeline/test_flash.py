@@ -12,6 +12,7 @@ from scoreonce.pipeline.flash import Sequences
 from scoreonce.pipeline.forward import TokenScorer
 from scoreonce.pipeline.probe import choose_layout
 from scoreonce.pipeline.rows import PromptRow, collate
+from scoreonce.stages.inference import Inference
 
 CPU = torch.device("cpu")
 
@@ -147,3 +148,6 @@ def test_memory_that_runs_out_is_the_slowest(monkeypatch):
     found = choose_layout(tiny_model("llama"), "auto", longest_row=60)
     assert found.layout == "packed"
     assert found.seconds["flash"] == float("inf")
+    model = tiny_model("llama")
+    stated = Inference(TokenScorer(model, "packed"), found, 1024).provenance()["probe_seconds"]
+    assert stated == {"flash": None, "packed": found.seconds["packed"]}

@@ -51,7 +51,7 @@ def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
         assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-6)
     for name in weights:
         torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
-    # The first update has rate 0.
+    assert stored[0]["learning_rate"] == 0  # so the second step starts from the reference too, with the cached bits
     assert len({line["loss"] for line in stored[1:]}) == len(stored) - 1
 
 
@@ -195,6 +195,12 @@ def test_another_top_k_than_the_stored_one_is_named(prepared):
         train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
     assert "score.topk = 16" in raised.value.fix
     assert raised.value.fix.endswith("Stored with score.topk = 8.")
+    score.run(prepared.run(score={"full_vocab": "topk", "topk": 16}))
+    for head in hidden_store(prepared).folder.parent.glob("topk-*/head.safetensors"):
+        head.unlink()
+    with pytest.raises(InputError, match="they are not stored") as raised:
+        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+    assert raised.value.fix.endswith("Stored with score.topk = 8.")  # not the damaged one itself
 
 
 def test_masks_need_hidden_states(prepared):
