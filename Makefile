@@ -133,9 +133,11 @@ define checks
 	$(BIN)/mypy
 endef
 
-# The folders install under the prefix scoreonce; this link shows mypy the same.
+# The folders install under the prefix scoreonce; these links show mypy the same.
 .types/scoreonce:
-	@mkdir -p $(@D) && ln -sfn .. $@
+	@mkdir -p $@
+	@for folder in pipeline schemas stages; do ln -sfn ../../$$folder $@/$$folder; done
+	@ln -sfn ../../stages/api/__init__.py $@/__init__.py
 
 # Nothing else may run beside it. ONLY="peers growth" chooses; BENCH_ARGS=--smoke shows in a minute each that they run.
 bench: $(READY) ## measured comparisons, one after the other; see benchmarks/

@@ -26,16 +26,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import real_data
 
-from scoreonce.pipeline.audit.check import judged
-from scoreonce.pipeline.audit.distributions import histograms
-from scoreonce.pipeline.audit.findings import findings, worst
-from scoreonce.pipeline.audit.layer import joined
-from scoreonce.pipeline.audit.sources import by_source, measured
-from scoreonce.stages import audit
-from scoreonce.stages.audit_layers import reference_layer
+from scoreonce.pipeline.audit.checks.check import judged
+from scoreonce.pipeline.audit.checks.distributions import histograms
+from scoreonce.pipeline.audit.checks.layer import joined
+from scoreonce.pipeline.audit.summary.findings import findings, worst
+from scoreonce.pipeline.audit.summary.sources import by_source, measured
+from scoreonce.stages.audit import stage as audit
+from scoreonce.stages.audit.layers import reference_layer
+from scoreonce.stages.common.files import read_json, write_json
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.files import read_json, write_json
-from scoreonce.stages.layout import Layout
 
 EACH = 200  # of every kind of flaw
 SOURCES = 20
@@ -49,10 +49,14 @@ def usage(started: tuple[float, float]) -> dict[str, float]:
 
 
 def run_of(folder: Path, *, near: bool) -> Run:
-    return Run.model_validate({
-        "out": str(folder / "out"), "data": {"source": "generated", "tokenizer": str(folder / "tokenizer")},
-        "reference": {"model": "none"},
-        "audit": {"near_duplicates": near, "contamination": [str(folder / "out" / "evaluation.jsonl")]}})
+    return Run.model_validate(
+        {
+            "out": str(folder / "out"),
+            "data": {"source": "generated", "tokenizer": str(folder / "tokenizer")},
+            "reference": {"model": "none"},
+            "audit": {"near_duplicates": near, "contamination": [str(folder / "out" / "evaluation.jsonl")]},
+        }
+    )
 
 
 def make(folder: Path, pairs: int, each: int) -> None:
@@ -61,28 +65,28 @@ def make(folder: Path, pairs: int, each: int) -> None:
     if record.is_file():
         return
     planted.write_tokenizer(folder / "tokenizer")
-    world = planted.write(Layout.of(run_of(folder, near=True)), pairs, each=each)
+    world = planted.write(RunPaths.of(run_of(folder, near=True)), pairs, each=each)
     record.write_text(json.dumps({name: sorted(rows) for name, rows in world.expected.items()}))
 
 
 def before_scoring(folder: Path, pairs: int, *, near: bool) -> dict[str, Any]:
     """Audit the generated pairs from nothing; what it took, and what it missed."""
     run = run_of(folder, near=near)
-    (Layout.of(run).audit / "measures.json").unlink(missing_ok=True)
+    (RunPaths.of(run).audit / "measures.json").unlink(missing_ok=True)
     started = time.perf_counter(), time.process_time()
     audit.run(run)
     took = usage(started)
     expected = json.loads((folder / f"expected-{pairs}.json").read_text())
-    table = pl.scan_parquet(Layout.of(run).audit_pairs)
+    table = pl.scan_parquet(RunPaths.of(run).audit_pairs)
     planted_rows, found_rows, hits = 0, 0, 0
-    for finding in read_json(Layout.of(run).audit_summary)["findings"]:
+    for finding in read_json(RunPaths.of(run).audit_summary)["findings"]:
         wanted = {tuple(row) for row in expected.get(finding["name"], [])}
         found = set(table.filter(finding["column"]).select("split", "row").collect().iter_rows())
         planted_rows, found_rows, hits = planted_rows + len(wanted), found_rows + len(found), hits + len(wanted & found)
     return {**took, "planted rows": planted_rows, "recall": hits / planted_rows, "precision": hits / found_rows}
 
 
-def write_scored(layout: Layout, rows: int) -> None:
+def write_scored(layout: RunPaths, rows: int) -> None:
     """Random pairs and, in files of their own as `score` writes them, their reference columns; a tenth is held out."""
     random = np.random.default_rng(0)
     writers: dict[Path, pq.ParquetWriter] = {}
@@ -109,24 +113,37 @@ def random_columns(random: np.random.Generator, count: int, first: int, split: s
     names = pa.array([f"source {number}" for number in range(SOURCES)])
     lengths = random.integers(10, 400, (2, count), dtype=np.int32)
     nll = random.gamma(8, 0.3, (2, count))
-    pairs = pa.table({
-        "pair_id": hexes, "row": np.arange(first, first + count), "split": pa.array([split] * count),
-        "source": names.take(pa.array(random.integers(0, SOURCES, count))),
-        "chosen_len": lengths[0], "rejected_len": lengths[1],
-        "chosen_score": random.integers(1, 10, count).astype(float),
-        "rejected_score": random.integers(0, 9, count).astype(float)})
-    return pairs, pa.table({
-        "pair_id": hexes, "ref_chosen_logps": -nll[0] * lengths[0], "ref_rejected_logps": -nll[1] * lengths[1],
-        "ref_margin": nll[1] * lengths[1] - nll[0] * lengths[0],
-        "ref_chosen_entropy": nll[0] * lengths[0], "ref_rejected_entropy": nll[1] * lengths[1],
-        "ref_chosen_top1_hits": lengths[0] // 3, "ref_rejected_top1_hits": lengths[1] // 3})
+    pairs = pa.table(
+        {
+            "pair_id": hexes,
+            "row": np.arange(first, first + count),
+            "split": pa.array([split] * count),
+            "source": names.take(pa.array(random.integers(0, SOURCES, count))),
+            "chosen_len": lengths[0],
+            "rejected_len": lengths[1],
+            "chosen_score": random.integers(1, 10, count).astype(float),
+            "rejected_score": random.integers(0, 9, count).astype(float),
+        }
+    )
+    return pairs, pa.table(
+        {
+            "pair_id": hexes,
+            "ref_chosen_logps": -nll[0] * lengths[0],
+            "ref_rejected_logps": -nll[1] * lengths[1],
+            "ref_margin": nll[1] * lengths[1] - nll[0] * lengths[0],
+            "ref_chosen_entropy": nll[0] * lengths[0],
+            "ref_rejected_entropy": nll[1] * lengths[1],
+            "ref_chosen_top1_hits": lengths[0] // 3,
+            "ref_rejected_top1_hits": lengths[1] // 3,
+        }
+    )
 
 
 def after_scoring(folder: Path, rows: int) -> dict[str, Any]:
     """What an audit does with sequence columns: pairs joined with the reference's columns by pair_id, checks written as
     columns, findings, histograms, tables by source and length.
     """
-    layout = Layout(folder / f"scored-{rows}", folder / "store", "none")
+    layout = RunPaths(folder / f"scored-{rows}", folder / "store", "none")
     if not layout.reference_manifest.is_file():
         write_scored(layout, rows)
     started = time.perf_counter(), time.process_time()
@@ -134,7 +151,8 @@ def after_scoring(folder: Path, rows: int) -> dict[str, Any]:
     layer = reference_layer(layout, pairs)
     assert layer is not None
     judged(joined(pairs, [layer]), layer.checks).sink_parquet(
-        layout.audit_pairs, compression="zstd", compression_level=1)
+        layout.audit_pairs, compression="zstd", compression_level=1
+    )
     table = pl.scan_parquet(layout.audit_pairs)
     found = findings(table, layer.checks)
     histograms(table, layer.distributions)
@@ -177,12 +195,23 @@ def measure(folder: Path, pairs: int, scored: int, each: int) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     figures = {}
     for part, title in {
-        "make": "", "plain": f"before scoring, {pairs:,} pairs, without near-duplicates",
+        "make": "",
+        "plain": f"before scoring, {pairs:,} pairs, without near-duplicates",
         "near": f"before scoring, {pairs:,} pairs, with near-duplicates",
         "scored": f"after scoring, {scored:,} pairs joined with the reference's columns",
     }.items():
-        arguments = ["--part", part, "--folder", str(folder), "--pairs", str(pairs), "--scored", str(scored),
-                     "--each", str(each)]  # fmt: skip
+        arguments = [
+            "--part",
+            part,
+            "--folder",
+            str(folder),
+            "--pairs",
+            str(pairs),
+            "--scored",
+            str(scored),
+            "--each",
+            str(each),
+        ]
         subprocess.run([sys.executable, __file__, *arguments], check=True, stdout=subprocess.DEVNULL)
         if title:
             figures[title] = json.loads((folder / "figures.json").read_text())
@@ -191,11 +220,15 @@ def measure(folder: Path, pairs: int, scored: int, each: int) -> dict[str, Any]:
 
 def page(figures: dict[str, dict[str, float]], each: int) -> str:
     columns = list(dict.fromkeys(name for row in figures.values() for name in row))
-    lines = [f"| {title} | " + " | ".join(f"{row[name]:.4g}" if name in row else "–" for name in columns) + " |"
-             for title, row in figures.items()]
-    return (f"# Audit of generated pairs\n\nPairs have about 300 tokens; {each} of them have each of "
-            f"{len(planted.KINDS) - 3} flaws; contamination is looked for as well.\n\n"
-            f"| what | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n" + "\n".join(lines) + "\n")
+    lines = [
+        f"| {title} | " + " | ".join(f"{row[name]:.4g}" if name in row else "–" for name in columns) + " |"
+        for title, row in figures.items()
+    ]
+    return (
+        f"# Audit of generated pairs\n\nPairs have about 300 tokens; {each} of them have each of "
+        f"{len(planted.KINDS) - 3} flaws; contamination is looked for as well.\n\n"
+        f"| what | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}\n" + "\n".join(lines) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -33,31 +33,49 @@ def measure(shared: Path, name: str, each: int, folder: Path) -> dict[str, Any]:
     layout = real.audited(folder / "after", world, tokenizer, evaluation)
     before, after = real.found(alone), real.found(layout)
     findings = {
-        finding: {"before": len(had := before.get(finding, set())), "planted": len(wanted := world.planted[finding]),
-                  "found": len(wanted & after[finding]), "false": len(after[finding] - had - wanted),
-                  "lost": len(had - after[finding])}
+        finding: {
+            "before": len(had := before.get(finding, set())),
+            "planted": len(wanted := world.planted[finding]),
+            "found": len(wanted & after[finding]),
+            "false": len(after[finding] - had - wanted),
+            "lost": len(had - after[finding]),
+        }
         for finding in sorted(after)
-    }  # fmt: skip
+    }
     near = {}
     for finding, sides in SIDES.items():
         wanted, have = real.alike(layout, sides, SIMILARITY), after[finding]
-        near[finding] = {"rows": len(wanted), "recall": len(wanted & have) / len(wanted),
-                         "precision": len(wanted & have) / len(have)}
+        near[finding] = {
+            "rows": len(wanted),
+            "recall": len(wanted & have) / len(wanted),
+            "precision": len(wanted & have) / len(have),
+        }
     return {"pairs": len(rows), "rows after": sum(map(len, world.rows.values())), "findings": findings, "near": near}
 
 
 def page(figures: dict[str, dict[str, Any]]) -> str:
-    parts = [f"# Flaws planted into real pairs, {date.today()}\n\n`before`: rows that the finding concerned as the "
-             "data are; `found`: of the planted rows; `false`: others that it concerns since; `lost`: since not.\n"]
+    parts = [
+        f"# Flaws planted into real pairs, {date.today()}\n\n`before`: rows that the finding concerned as the "
+        "data are; `found`: of the planted rows; `false`: others that it concerns since; `lost`: since not.\n"
+    ]
     for name, of in figures.items():
-        parts.append(f"\n## {name}: {of['pairs']:,} pairs, {of['rows after']:,} after planting\n\n"
-                     "| finding | before | planted | found | false | lost |\n|---|---|---|---|---|---|\n")
-        parts += [f"| `{finding}` | {' | '.join(map(str, row.values()))} |\n" for finding, row in of["findings"].items()
-                  if any(row.values())]
-        parts.append("\n| near-duplicates at Jaccard 0.8, against an exhaustive search | rows | recall | precision |\n"
-                     "|---|---|---|---|\n")
-        parts += [f"| `{finding}` | {row['rows']} | {row['recall']:.4f} | {row['precision']:.4f} |\n"
-                  for finding, row in of["near"].items()]
+        parts.append(
+            f"\n## {name}: {of['pairs']:,} pairs, {of['rows after']:,} after planting\n\n"
+            "| finding | before | planted | found | false | lost |\n|---|---|---|---|---|---|\n"
+        )
+        parts += [
+            f"| `{finding}` | {' | '.join(map(str, row.values()))} |\n"
+            for finding, row in of["findings"].items()
+            if any(row.values())
+        ]
+        parts.append(
+            "\n| near-duplicates at Jaccard 0.8, against an exhaustive search | rows | recall | precision |\n"
+            "|---|---|---|---|\n"
+        )
+        parts += [
+            f"| `{finding}` | {row['rows']} | {row['recall']:.4f} | {row['precision']:.4f} |\n"
+            for finding, row in of["near"].items()
+        ]
     return "".join(parts)
 
 

@@ -39,13 +39,20 @@ def write_scored(path: Path, pairs: int) -> None:
         lengths = random.integers(10, 400, (2, count), dtype=np.int32)
         ref = -random.gamma(8, 0.3, (2, count)) * lengths
         policy = ref + random.normal(0, 0.05, (2, count)) * lengths
-        frames.append(pl.DataFrame({
-            "step": (np.arange(start, start + count) // STEP_PAIRS).astype(np.int32),
-            "chosen_len": lengths[0], "rejected_len": lengths[1],
-            "ref_chosen_logps": ref[0], "ref_rejected_logps": ref[1],
-            "policy_chosen_logps": policy[0], "policy_rejected_logps": policy[1],
-            "draw": random.standard_exponential(count),
-        }))  # fmt: skip
+        frames.append(
+            pl.DataFrame(
+                {
+                    "step": (np.arange(start, start + count) // STEP_PAIRS).astype(np.int32),
+                    "chosen_len": lengths[0],
+                    "rejected_len": lengths[1],
+                    "ref_chosen_logps": ref[0],
+                    "ref_rejected_logps": ref[1],
+                    "policy_chosen_logps": policy[0],
+                    "policy_rejected_logps": policy[1],
+                    "draw": random.standard_exponential(count),
+                }
+            )
+        )
     pl.concat(frames).write_parquet(path, compression="lz4")
 
 
@@ -125,12 +132,14 @@ def tensor_part(order: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from scoreonce.pipeline import methods
-    from scoreonce.pipeline.step import column_gradients
+    from scoreonce.pipeline.training.step import column_gradients
 
     frame = pl.read_parquet(order["file"], n_rows=order["batch"]).cast(pl.Float64)
     columns = {name: torch.from_numpy(frame[name].to_numpy().copy()) for name in frame.columns}
-    columns |= {"policy_chosen_collision_logps": columns["policy_chosen_logps"],
-                "policy_rejected_collision_logps": columns["policy_rejected_logps"]}  # fmt: skip
+    columns |= {
+        "policy_chosen_collision_logps": columns["policy_chosen_logps"],
+        "policy_rejected_collision_logps": columns["policy_rejected_logps"],
+    }
     figures = {}
     for method in (methods.resolve(name, {}) for name in METHODS):
         own = {name: columns[name] for name in method.reads}
@@ -167,12 +176,21 @@ def measure(folder: Path, pairs: int, batch: int) -> dict[str, Any]:
     tables = {part: child.ask("columns", folder, **order, part=part) for part in TABLES}
     tensors = child.ask("columns", folder, **order, part="tensors")["methods"]
     return {
-        "pairs": pairs, "batch": batch,
-        "polars": {TABLES[part][0]: {"seconds": answer["seconds"], "pairs/s": pairs / answer["seconds"],
-                                     "peak, bytes": answer["peak, bytes"]} for part, answer in tables.items()},
-        "torch": {name: {"seconds": alone, "seconds with gradients": gradients}
-                  for name, (alone, gradients) in tensors.items()},
-    }  # fmt: skip
+        "pairs": pairs,
+        "batch": batch,
+        "polars": {
+            TABLES[part][0]: {
+                "seconds": answer["seconds"],
+                "pairs/s": pairs / answer["seconds"],
+                "peak, bytes": answer["peak, bytes"],
+            }
+            for part, answer in tables.items()
+        },
+        "torch": {
+            name: {"seconds": alone, "seconds with gradients": gradients}
+            for name, (alone, gradients) in tensors.items()
+        },
+    }
 
 
 def page(figures: dict[str, Any]) -> str:

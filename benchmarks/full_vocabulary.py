@@ -19,9 +19,11 @@ from typing import Any
 import polars as pl
 import real_data
 
-from scoreonce.stages import prepare, score, train
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.layout import Layout
+from scoreonce.stages.prepare import stage as prepare
+from scoreonce.stages.score import stage as score
+from scoreonce.stages.train import stage as train
 
 METHODS = ("epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo")
 
@@ -51,7 +53,7 @@ def losses_and_betas(
         shared, folder, pairs, "none", method=method, label=f"{method}-{form}", full_vocab=form, max_steps=steps
     )
     train.run(run)
-    lines = [json.loads(line) for line in (Layout.of(run).training / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines], [line["beta/mean"] for line in lines]
 
 

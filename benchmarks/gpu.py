@@ -6,7 +6,7 @@ Needs torch, transformers, accelerate and numpy, and nothing else: no installed 
 bare machine, with the tests that need a GPU, from the root of the repository:
 
     python3 benchmarks/gpu.py --out "${OUT:-.}" && mkdir -p .types && ln -sfn .. .types/scoreonce &&
-    PYTHONPATH=.types python3 -m pytest -W default -p no:cacheprovider tests/pipeline/test_cuda.py
+    PYTHONPATH=.types python3 -m pytest -W default -p no:cacheprovider tests/pipeline/forward/test_cuda.py
 
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
 the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
@@ -61,14 +61,15 @@ import transformers  # noqa: E402
 from gpu_models import PROFILES, SHAPES, SMOKE, Profile, Shape, operations, rows_that_fill  # noqa: E402
 from gpu_parts import agreement, head_times, oracles, phases  # noqa: E402
 
-from scoreonce.pipeline import methods, probe  # noqa: E402
-from scoreonce.pipeline.batching import split_for  # noqa: E402
-from scoreonce.pipeline.blocks import restore_attention  # noqa: E402
-from scoreonce.pipeline.forward import TokenScorer  # noqa: E402
-from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer  # noqa: E402
-from scoreonce.pipeline.rows import Layout, PromptRow, line_multiple  # noqa: E402
-from scoreonce.pipeline.step import Step  # noqa: E402
-from scoreonce.stages.inference import Inference  # noqa: E402
+from scoreonce.pipeline import methods  # noqa: E402
+from scoreonce.pipeline.attention.last_layer import restore_attention  # noqa: E402
+from scoreonce.pipeline.batches.microbatches import batcher_for  # noqa: E402
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple  # noqa: E402
+from scoreonce.pipeline.forward import layout_probe as probe  # noqa: E402
+from scoreonce.pipeline.forward.scorer import TokenScorer  # noqa: E402
+from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer  # noqa: E402
+from scoreonce.pipeline.training.step import Step  # noqa: E402
+from scoreonce.stages.scoring.model_scorer import ModelScorer  # noqa: E402
 
 # Dense bf16 by the vendor's datasheet, FLOP/s; elsewhere the measured product is the ceiling.
 DATASHEET = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
@@ -79,7 +80,7 @@ GIB = 1 << 30
 class Variant:
     """How our side runs."""
 
-    layout: Layout
+    layout: RowLayout
     budget: int
     compiled: bool = False
 
@@ -90,11 +91,15 @@ class Variant:
 
 # What is most wanted first.
 VARIANTS = (
-    Variant("flex", 16_384), Variant("flash", 16_384), Variant("flex", 16_384, compiled=True),
-    Variant("flex", 32_768, compiled=True), Variant("flash", 32_768),
-)  # fmt: skip
+    Variant("flex", 16_384),
+    Variant("flash", 16_384),
+    Variant("flex", 16_384, compiled=True),
+    Variant("flex", 32_768, compiled=True),
+    Variant("flash", 32_768),
+)
 PADDED = (16_384, 32_768)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
 LINES = 4  # of ours in a step
+
 
 @dataclass
 class Bench:
@@ -179,9 +184,13 @@ class Trained:
     def of(cls, model: Any, device: torch.device) -> Trained:
         masters = Masters.of(model.parameters())
         settings = SimpleNamespace(
-            optimizer="adamw_torch_fused" if device.type == "cuda" else "adamw_torch", learning_rate=1e-7,
-            weight_decay=0.0, adam_beta1=0.9, adam_beta2=0.999, adam_epsilon=1e-8,
-        )  # fmt: skip
+            optimizer="adamw_torch_fused" if device.type == "cuda" else "adamw_torch",
+            learning_rate=1e-7,
+            weight_decay=0.0,
+            adam_beta1=0.9,
+            adam_beta2=0.999,
+            adam_epsilon=1e-8,
+        )
         return cls(model, masters, make_optimizer(model, masters, settings))
 
     def update(self) -> None:
@@ -228,12 +237,12 @@ def padded_side(bench: Bench, trained: Trained, rows: list[PromptRow], budget: i
     return both(bench, model, rows, lambda: gpu_padded.scored(model, rows, micro), train, shared=False)
 
 
-def our_side(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, layout: Layout) -> dict[str, Any]:
+def our_side(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, layout: RowLayout) -> dict[str, Any]:
     model = trained.model
-    scorer = TokenScorer(model, layout, multiple=line_multiple(budget))
-    inference = Inference(scorer, probe.Probe(layout, 0.0), budget)
+    scorer = TokenScorer(model, layout, multiple=sequence_multiple(budget))
+    inference = ModelScorer(scorer, probe.Probe(layout, 0.0), budget)
     method = methods.resolve("dpo", {})
-    step = Step(scorer, trained.masters.parameters, method, split=split_for(layout))
+    step = Step(scorer, trained.masters.parameters, method, split=batcher_for(layout))
     zeros = torch.zeros(len(rows), dtype=torch.float64, device=bench.device)
     columns = {"ref_chosen_logps": zeros, "ref_rejected_logps": zeros}
 
@@ -343,11 +352,12 @@ def run(bench: Bench, name: str) -> None:
 def table(figures: dict[str, Any]) -> str:
     measured, ceiling = figures["measured"], figures["ceiling, FLOP/s"]
     lines = [
-        f"# On a GPU: {measured['device']}, {measured['date']}", "",
+        f"# On a GPU: {measured['device']}, {measured['date']}",
+        "",
         f"torch {measured['torch']}, transformers {measured['transformers']}, {measured['dtype']}, random weights. A "
         f"bf16 product of 8,192 runs at {figures['bf16 product, FLOP/s'] / 1e12:.0f} TFLOP/s; MFU is against "
         f"{ceiling / 1e12:.0f}. The padded loop stands in for TRL: benchmarks/gpu_padded.py.",
-    ]  # fmt: skip
+    ]
     for shape, found in figures["shapes"].items():
         if "parameters" not in found:
             continue
@@ -370,9 +380,16 @@ def table(figures: dict[str, Any]) -> str:
 
 
 COLUMNS = (
-    "profile", "side", "setting", "scoring, pairs/s", "MFU", "training, pairs/s", "MFU", "training, peak GiB",
+    "profile",
+    "side",
+    "setting",
+    "scoring, pairs/s",
+    "MFU",
+    "training, pairs/s",
+    "MFU",
+    "training, peak GiB",
     "times the padded loop: scoring, training",
-)  # fmt: skip
+)
 
 
 def _best(settings: dict[str, Any]) -> dict[str, float]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 import transformers
 
-from scoreonce.pipeline.batching import split_for
-from scoreonce.pipeline.rows import PromptRow
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
 
 
 @dataclass(frozen=True)
@@ -56,32 +56,55 @@ SHAPES = (
     Shape(
         "Qwen 1.5B, vocabulary 152k",
         transformers.Qwen2Config(
-            vocab_size=151_936, hidden_size=1_536, intermediate_size=8_960, num_hidden_layers=28,
-            num_attention_heads=12, num_key_value_heads=2, max_position_embeddings=4_096, tie_word_embeddings=True,
+            vocab_size=151_936,
+            hidden_size=1_536,
+            intermediate_size=8_960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            max_position_embeddings=4_096,
+            tie_word_embeddings=True,
         ),
     ),
     Shape(
         "Llama 0.5B, vocabulary 128k",
         transformers.LlamaConfig(
-            vocab_size=128_256, hidden_size=1_024, intermediate_size=4_096, num_hidden_layers=24,
-            num_attention_heads=16, num_key_value_heads=8, max_position_embeddings=4_096, tie_word_embeddings=True,
+            vocab_size=128_256,
+            hidden_size=1_024,
+            intermediate_size=4_096,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            num_key_value_heads=8,
+            max_position_embeddings=4_096,
+            tie_word_embeddings=True,
         ),
     ),
     Shape(
         "Llama 3B, vocabulary 128k",
         transformers.LlamaConfig(
-            vocab_size=128_256, hidden_size=3_072, intermediate_size=8_192, num_hidden_layers=28,
-            num_attention_heads=24, num_key_value_heads=8, max_position_embeddings=4_096, tie_word_embeddings=True,
+            vocab_size=128_256,
+            hidden_size=3_072,
+            intermediate_size=8_192,
+            num_hidden_layers=28,
+            num_attention_heads=24,
+            num_key_value_heads=8,
+            max_position_embeddings=4_096,
+            tie_word_embeddings=True,
         ),
     ),
-)  # fmt: skip
+)
 SMOKE = Shape(
     "tiny",
     transformers.LlamaConfig(
-        vocab_size=97, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=2_048,
+        vocab_size=97,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2_048,
     ),
-)  # fmt: skip
+)
 
 
 def operations(model: Any, rows: Sequence[PromptRow], *, shared: bool) -> float:
@@ -118,6 +141,6 @@ def rows_that_fill(profile: Profile, vocabulary: int, budget: int, lines: int) -
             break
         rows.append(row)
         left -= row.tokens
-    while len(split_for("flex")([row.tokens for row in rows], budget)) > lines:
+    while len(batcher_for("flex")([row.tokens for row in rows], budget)) > lines:
         rows.pop()
     return rows

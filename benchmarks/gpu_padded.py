@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from scoreonce.pipeline import fused
-from scoreonce.pipeline.rows import PromptRow
-from scoreonce.pipeline.transfer import moved
+from scoreonce.pipeline.batches.device_transfer import moved
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward import head_kernels as fused
 
 CHUNK = 4_096  # tokens
 BETA = 0.1

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from scoreonce.pipeline import architecture, fused
-from scoreonce.pipeline import head as head_module
-from scoreonce.pipeline.batching import split_for
-from scoreonce.pipeline.forward import TokenScorer
-from scoreonce.pipeline.head import token_columns
-from scoreonce.pipeline.rows import Layout, PromptRow, line_multiple
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward import head as head_module
+from scoreonce.pipeline.forward import head_kernels as fused
+from scoreonce.pipeline.forward.head import token_columns
+from scoreonce.pipeline.forward.scorer import TokenScorer
 
 if TYPE_CHECKING:
     from gpu import Bench, Trained
@@ -20,16 +21,18 @@ if TYPE_CHECKING:
 
 @torch.inference_mode()
 def agreement(
-    model: Any, rows: list[PromptRow], layout: Layout, budget: int, oracle: dict[str, torch.Tensor]
+    model: Any, rows: list[PromptRow], layout: RowLayout, budget: int, oracle: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
     """Mean and largest differences of log-probs per token from the padded oracle, and between two oracle passes."""
     noise = (oracle["together"] - oracle["alone"]).abs().double()
-    scorer = TokenScorer(model, layout, multiple=line_multiple(budget))
+    scorer = TokenScorer(model, layout, multiple=sequence_multiple(budget))
     ours = (scorer(rows).token_logps - oracle["together"]).abs().double()
     return {
-        "nats per token from the oracle, mean": float(ours.mean()), "largest": float(ours.max()),
-        "oracle in other batches, mean": float(noise.mean()), "oracle in other batches, largest": float(noise.max()),
-    }  # fmt: skip
+        "nats per token from the oracle, mean": float(ours.mean()),
+        "largest": float(ours.max()),
+        "oracle in other batches, mean": float(noise.mean()),
+        "oracle in other batches, largest": float(noise.max()),
+    }
 
 
 @torch.inference_mode()
@@ -55,23 +58,23 @@ def head_times(bench: Bench, model: Any, tokens: int) -> dict[str, Any]:
         model.zero_grad()
 
     found: dict[str, Any] = {"product alone, ms": 1e3 * bench.timed(lambda: hidden.detach() @ head.weight.T.detach())}
-    kept = head_module.CUDA_CHUNK_ELEMENTS, fused.wanted
+    kept = head_module.CUDA_CHUNK_ELEMENTS, fused.is_worth_compiling
     for elements in (kept[0] // 2, kept[0], 2 * kept[0], 4 * kept[0]):
         for compiled in (False, True) if elements == kept[0] else (True,):
             head_module.CUDA_CHUNK_ELEMENTS = elements
-            fused.wanted = kept[1] if compiled else lambda logits: False
+            fused.is_worth_compiling = kept[1] if compiled else lambda logits: False
             name = f"chunks of 2^{elements.bit_length() - 1}{'' if compiled else ', not compiled'}"
             found[f"{name}: scoring, ms"] = 1e3 * bench.timed(forward)
             found[f"{name}: training, ms"] = 1e3 * bench.timed(gradient)
-    head_module.CUDA_CHUNK_ELEMENTS, fused.wanted = kept
+    head_module.CUDA_CHUNK_ELEMENTS, fused.is_worth_compiling = kept
     return found
 
 
-def phases(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, layout: Layout) -> dict[str, Any]:
+def phases(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, layout: RowLayout) -> dict[str, Any]:
     """Milliseconds of one training line by phase, each waited for, and on a GPU its dearest kernels."""
     model = trained.model
-    scorer = TokenScorer(model, layout, multiple=line_multiple(budget))
-    line = [rows[i] for i in split_for(layout)([row.tokens for row in rows], budget)[0]]
+    scorer = TokenScorer(model, layout, multiple=sequence_multiple(budget))
+    line = [rows[i] for i in batcher_for(layout)([row.tokens for row in rows], budget)[0]]
     marks: list[tuple[str, float]] = []
 
     def mark(name: str) -> None:

@@ -72,8 +72,11 @@ def answered(order: dict[str, Any]) -> dict[str, Any]:
 
 def stage(order: dict[str, Any]) -> dict[str, Any]:
     """Seconds of one stage without the loading of its libraries."""
-    from scoreonce.stages import config, prepare, score, train
-    from scoreonce.stages.layout import Layout
+    from scoreonce.stages import config
+    from scoreonce.stages.common.paths import RunPaths
+    from scoreonce.stages.prepare import stage as prepare
+    from scoreonce.stages.score import stage as score
+    from scoreonce.stages.train import stage as train
 
     run, ends = config.load(order["run"]), child.step_ends()
     started = time.time()
@@ -82,7 +85,7 @@ def stage(order: dict[str, Any]) -> dict[str, Any]:
     if order["stage"] != "train":
         return {"seconds": seconds}
     steps = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
-    assert (Layout.of(run).training / "metrics.jsonl").exists()
+    assert (RunPaths.of(run).training / "metrics.jsonl").exists()
     # Before its first step `train` reads the pairs; what a step takes may not depend on how many there are.
     return {"seconds": ends[0] - started, "step, s": statistics.median(steps)}
 
@@ -91,12 +94,12 @@ def passes(order: dict[str, Any]) -> dict[str, Any]:
     """Seconds of a forward without gradient, and of a forward with backward, over rows of one length."""
     import torch
 
-    from scoreonce.pipeline import probe
-    from scoreonce.pipeline.batching import split_for
-    from scoreonce.pipeline.forward import TokenScorer
-    from scoreonce.pipeline.rows import PromptRow
+    from scoreonce.pipeline.batches.microbatches import batcher_for
+    from scoreonce.pipeline.batches.prompt_rows import PromptRow
+    from scoreonce.pipeline.forward import layout_probe as probe
+    from scoreonce.pipeline.forward.scorer import TokenScorer
     from scoreonce.stages.config import Compute
-    from scoreonce.stages.models import load_model
+    from scoreonce.stages.models.loading import load_model
 
     model = load_model(order["model"], dtype="float32", device=torch.device("cpu"))
     made = random_pairs(order["pairs"], order["prompt"], order["completion"], order["vocabulary"])
@@ -105,7 +108,7 @@ def passes(order: dict[str, Any]) -> dict[str, Any]:
         for pair in made
     ]
     scorer = TokenScorer(model, probe.choose_layout(model, "auto", rows[0].tokens).layout)
-    batches = split_for(scorer.layout)([row.tokens for row in rows], Compute().budget("cpu"))
+    batches = batcher_for(scorer.layout)([row.tokens for row in rows], Compute().budget("cpu"))
 
     def forward() -> None:
         with torch.inference_mode():
@@ -151,9 +154,14 @@ def by_pairs(folder: Path, counts: Sequence[int]) -> dict[str, Any]:
     for count in counts:
         run = write_world(folder / f"pairs-{count}", model, count)
         stages = {name: child.ask("growth", folder, do="stage", stage=name, run=run) for name in STAGES}
-        rows.append({"pairs": count, **{f"{name}, s": found["seconds"] for name, found in stages.items()},
-                     "train step, s": stages["train"]["step, s"],
-                     **{f"{name}, bytes": found["peak, bytes"] for name, found in stages.items()}})  # fmt: skip
+        rows.append(
+            {
+                "pairs": count,
+                **{f"{name}, s": found["seconds"] for name, found in stages.items()},
+                "train step, s": stages["train"]["step, s"],
+                **{f"{name}, bytes": found["peak, bytes"] for name, found in stages.items()},
+            }
+        )
     costs = [name for name in rows[0] if name.endswith(", s")]
     return {"rows": rows, "exponents": _exponents(rows, "pairs", costs, last=2)}
 
@@ -167,8 +175,15 @@ def by_length(folder: Path, lengths: Sequence[int], tokens: int) -> dict[str, An
         count = max(1, tokens // PairLengths(length - completion, (completion, completion)).shared().positions)
         shape = {"prompt": length - completion, "completion": completion, "pairs": count}
         found = child.ask("growth", folder, do="passes", model=model, vocabulary=SMALL.vocabulary, **shape)
-        rows.append({"tokens": length, "pairs": count, "score, s": found["score, s"] / count,
-                     "train, s": found["train, s"] / count, "peak, bytes": found["peak, bytes"]})  # fmt: skip
+        rows.append(
+            {
+                "tokens": length,
+                "pairs": count,
+                "score, s": found["score, s"] / count,
+                "train, s": found["train, s"] / count,
+                "peak, bytes": found["peak, bytes"],
+            }
+        )
     return {"rows": rows, "exponents": _exponents(rows, "tokens", ["score, s", "train, s"])}
 
 
@@ -177,10 +192,17 @@ def by_vocabulary(folder: Path, vocabularies: Sequence[int], pairs: int) -> dict
     rows = []
     for vocabulary in vocabularies:
         model = _model(folder, Shape(**{**asdict(SMALL), "vocabulary": vocabulary}))
-        found = child.ask("growth", folder, do="passes", model=model, vocabulary=vocabulary, prompt=96, completion=32,
-                          pairs=pairs)  # fmt: skip
-        rows.append({"vocabulary": vocabulary, "score, s": found["score, s"] / pairs,
-                     "train, s": found["train, s"] / pairs, "peak, bytes": found["peak, bytes"]})  # fmt: skip
+        found = child.ask(
+            "growth", folder, do="passes", model=model, vocabulary=vocabulary, prompt=96, completion=32, pairs=pairs
+        )
+        rows.append(
+            {
+                "vocabulary": vocabulary,
+                "score, s": found["score, s"] / pairs,
+                "train, s": found["train, s"] / pairs,
+                "peak, bytes": found["peak, bytes"],
+            }
+        )
     return {"rows": rows, "exponents": _exponents(rows, "vocabulary", ["score, s", "train, s"])}
 
 
@@ -197,8 +219,13 @@ def by_processes(folder: Path, pairs: int) -> dict[str, Any]:
         _launch(processes, ["train", run, *sets])
         lines = (here / "out" / "train" / label / "metrics.jsonl").read_text().splitlines()
         rates = [json.loads(line)["perf/pairs_per_second"] for line in lines[1:]]
-        rows.append({"processes": processes, "scoring, tokens/s": _tokens_per_second(said),
-                     "training, pairs/s": statistics.median(rates)})  # fmt: skip
+        rows.append(
+            {
+                "processes": processes,
+                "scoring, tokens/s": _tokens_per_second(said),
+                "training, pairs/s": statistics.median(rates),
+            }
+        )
     return {"rows": rows, "pairs": pairs}
 
 

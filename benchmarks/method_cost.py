@@ -31,15 +31,20 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.batching import split_for
-from scoreonce.pipeline.forward import TokenScorer
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward.layout_probe import choose_layout
+from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.methods import Method
-from scoreonce.pipeline.probe import choose_layout
-from scoreonce.pipeline.rows import PromptRow
-from scoreonce.pipeline.step import Plan, Step, column_gradients
-from scoreonce.stages import models, prepare, reference_states, sampling, score, training_data
+from scoreonce.pipeline.training import sampling
+from scoreonce.pipeline.training.step import MicrobatchPlan, Step, column_gradients
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.layout import Layout
+from scoreonce.stages.models import loading as models
+from scoreonce.stages.prepare import stage as prepare
+from scoreonce.stages.score import stage as score
+from scoreonce.stages.train import data as training_data
+from scoreonce.stages.train import reference_logits as reference_states
 
 TARGETS = {"epsilon_dpo": 35.0, "pieces": 1.0}  # per cent of DPO's step
 CPU = torch.device("cpu")
@@ -68,7 +73,7 @@ def medians(competitors: Mapping[str, Callable[[], object]], repetitions: int) -
 
 
 def work_at_once(method: Method, columns: Columns) -> None:
-    """What a step does with a batch-coupled method beside forward and backward: see `pipeline/step.py`."""
+    """What a step does with a batch-coupled method beside forward and backward: see `pipeline/training/step.py`."""
     column_gradients(method, columns, method.init_state())
 
 
@@ -92,7 +97,9 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
     prepare.run(run)
     score.run(run)
     named = {name: methods.resolve(name, {}) for name in ("dpo", "epsilon_dpo")}
-    data = training_data.load(Layout.of(run), named["epsilon_dpo"].reads | {"chosen_len", "rejected_len"})
+    data = training_data.load_training_data(
+        RunPaths.of(run), named["epsilon_dpo"].reads | {"chosen_len", "rejected_len"}
+    )
     pairs = sampling.batch(len(data), 1, batch, shuffle=True, seed=run.train.seed)[1]
     rows = [data.row(int(pair)) for pair in pairs]
     columns = {name: torch.from_numpy(values[pairs]) for name, values in data.columns.items()}
@@ -106,7 +113,7 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
             list(model.parameters()),
             method,
             reference=reference_states.provider(run, method, CPU, data.longest_row, scorer),
-            split=split_for(scorer.layout),
+            split=batcher_for(scorer.layout),
         )
         for name, method in named.items()
     }
@@ -114,7 +121,7 @@ def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
     calls = {name: partial(train_step, step, rows, columns, budget) for name, step in steps.items()}
     everything = {**columns, **calls["epsilon_dpo"]()}
     seconds = medians(calls, repetitions)
-    plan = Plan.of([row.tokens for row in rows], 1, budget, split_for(scorer.layout))
+    plan = MicrobatchPlan.of([row.tokens for row in rows], 1, budget, batcher_for(scorer.layout))
     split = [list(part) for part in plan.microbatches[0]]
     composed = {
         name: methods.resolve(None, {}, "dpo", pieces.get("calibration"), pieces.get("selection"))

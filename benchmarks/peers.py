@@ -167,10 +167,13 @@ def fastest(seconds: dict[str, float]) -> int:
 def measure_round(case: Case, micro: dict[str, int], number: int) -> figures.Round:
     """Both sides once, in turn; each starts from nothing scored, and trains from what it scored."""
     tuned, default = (
-        {"micro": sizes, "cache": str(case.folder / f"cache-{name}-{number}"),
-         "out": str(case.folder / f"trl-{name}-{number}")}
+        {
+            "micro": sizes,
+            "cache": str(case.folder / f"cache-{name}-{number}"),
+            "out": str(case.folder / f"trl-{name}-{number}"),
+        }
         for name, sizes in (("tuned", micro), ("default", case.untuned))
-    )  # fmt: skip
+    )
     run = case.run_of(number)
     answers = {
         "trl score": case.trl("score", **tuned),
@@ -198,10 +201,13 @@ def sweep(case: Case, micro: dict[str, int], size: Size) -> dict[str, Any]:
         "default": case.trl("sweep", micro=case.untuned, names=SWEEP, **more),
     }
     keep = ("seconds", "reference passes")
-    return {"runs": len(runs), "pairs": case.order["pairs"], "steps": case.order["steps"],
-            **{side: {name: answer[name] for name in keep} for side, answer in answers.items()},
-            "ratio": {side: answers[side]["seconds"] / answers["ours"]["seconds"] for side in ("default", "trl")},
-            }  # fmt: skip
+    return {
+        "runs": len(runs),
+        "pairs": case.order["pairs"],
+        "steps": case.order["steps"],
+        **{side: {name: answer[name] for name in keep} for side, answer in answers.items()},
+        "ratio": {side: answers[side]["seconds"] / answers["ours"]["seconds"] for side in ("default", "trl")},
+    }
 
 
 def measure(folder: Path, size: Size, where: Where) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from scoreonce.pipeline.formats import Example
-from scoreonce.pipeline.preparing import PreparedPair
-from scoreonce.pipeline.tokenise import EncodedPair
+from scoreonce.pipeline.text.formats import Example
+from scoreonce.pipeline.text.rows_to_pairs import PreparedPair
+from scoreonce.pipeline.text.tokenize import EncodedPair
 from scoreonce.schemas import identity
-from scoreonce.stages.files import sha256, write_json
-from scoreonce.stages.layout import Layout, Split
-from scoreonce.stages.pair_files import open_pair_files, uncommitted
+from scoreonce.stages.common.files import sha256, write_json
+from scoreonce.stages.common.paths import RunPaths, Split
+from scoreonce.stages.prepare.pair_files import open_pair_files, uncommitted
 
 Words = npt.NDArray[np.int64]
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_end|>", "!")
@@ -80,13 +80,21 @@ class Case:
     def prepared(self, row: int) -> PreparedPair:
         """As `prepare` makes it."""
         prompt, chosen, rejected = (
-            self.prompt.ids(prompt=True), self.chosen.ids(prompt=False), self.rejected.ids(prompt=False))
+            self.prompt.ids(prompt=True),
+            self.chosen.ids(prompt=False),
+            self.rejected.ids(prompt=False),
+        )
         scores = self.scores or (2.0, 1.0)
         ids = [identity.completion_id(prompt, side) for side in (chosen, rejected)]
         return PreparedPair(
-            row, Example(self.prompt.text, self.chosen.text, self.rejected.text, *scores, source=f"source {row % 3}"),
+            row,
+            Example(self.prompt.text, self.chosen.text, self.rejected.text, *scores, source=f"source {row % 3}"),
             EncodedPair(prompt, chosen, rejected, self.merged, self.prompt.cut, self.chosen.cut, self.rejected.cut),
-            identity.prompt_id(prompt), ids[0], ids[1], identity.pair_id(*ids))
+            identity.prompt_id(prompt),
+            ids[0],
+            ids[1],
+            identity.pair_id(*ids),
+        )
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,7 @@ class Plant:
 class World:
     """What was written."""
 
-    layout: Layout
+    layout: RunPaths
     evaluation: Path
     expected: dict[str, set[tuple[str, int]]] = field(default_factory=lambda: defaultdict(set))
 
@@ -177,60 +185,91 @@ KINDS: dict[str, Callable[[Maker, Case], Plant]] = {
     "loud copy": _both("duplicate_after_normalisation", lambda maker, case: _loud(case)),
     "loud contradiction": _both("contradictory_after_normalisation", lambda maker, case: _loud(case.swapped)),
     "leak": _both("prompt_in_both_splits", lambda maker, case: replace(maker.case("test"), prompt=case.prompt)),
-    "loud leak": _both("prompt_in_both_splits_after_normalisation",
-                       lambda maker, case: replace(maker.case("test"), prompt=replace(case.prompt, loud=True))),
+    "loud leak": _both(
+        "prompt_in_both_splits_after_normalisation",
+        lambda maker, case: replace(maker.case("test"), prompt=replace(case.prompt, loud=True)),
+    ),
     "tie": _own(lambda maker, case: replace(case, scores=(3.0, 3.0)), "scores_are_tied"),
     "scores": _own(lambda maker, case: replace(case, scores=(1.0, 4.0)), "scores_prefer_rejected"),
     "crowd": _crowd,
-    "near prompt": _both("near_duplicate_prompt", lambda maker, case: replace(
-        maker.case(), prompt=maker.altered(case.prompt, NEAR))),
-    "near leak": _both("near_duplicate_prompt", lambda maker, case: replace(
-        maker.case("test"), prompt=maker.altered(case.prompt, NEAR)), "near_duplicate_prompt_in_both_splits"),
-    "near completion": _both("near_duplicate_completion", lambda maker, case: replace(
-        maker.case(), chosen=maker.altered(case.rejected, NEAR))),
-    "far prompt": lambda maker, case: Plant(
-        case, (replace(maker.case(), prompt=maker.altered(case.prompt, FAR)),)),
+    "near prompt": _both(
+        "near_duplicate_prompt", lambda maker, case: replace(maker.case(), prompt=maker.altered(case.prompt, NEAR))
+    ),
+    "near leak": _both(
+        "near_duplicate_prompt",
+        lambda maker, case: replace(maker.case("test"), prompt=maker.altered(case.prompt, NEAR)),
+        "near_duplicate_prompt_in_both_splits",
+    ),
+    "near completion": _both(
+        "near_duplicate_completion",
+        lambda maker, case: replace(maker.case(), chosen=maker.altered(case.rejected, NEAR)),
+    ),
+    "far prompt": lambda maker, case: Plant(case, (replace(maker.case(), prompt=maker.altered(case.prompt, FAR)),)),
     "far completion": lambda maker, case: Plant(
-        case, (replace(maker.case(), chosen=maker.altered(case.rejected, FAR)),)),
-    "near sides": _own(lambda maker, case: replace(case, rejected=maker.altered(case.chosen, NEAR)),
-                       "near_identical_sides"),
-    "cut": _own(lambda maker, case: replace(case, chosen=replace(case.chosen, cut=True)),
-                "one_side_truncated", "chosen_truncated"),
-    "cut rejected": _own(lambda maker, case: replace(case, rejected=replace(case.rejected, cut=True)),
-                         "one_side_truncated", "rejected_truncated"),
+        case, (replace(maker.case(), chosen=maker.altered(case.rejected, FAR)),)
+    ),
+    "near sides": _own(
+        lambda maker, case: replace(case, rejected=maker.altered(case.chosen, NEAR)), "near_identical_sides"
+    ),
+    "cut": _own(
+        lambda maker, case: replace(case, chosen=replace(case.chosen, cut=True)),
+        "one_side_truncated",
+        "chosen_truncated",
+    ),
+    "cut rejected": _own(
+        lambda maker, case: replace(case, rejected=replace(case.rejected, cut=True)),
+        "one_side_truncated",
+        "rejected_truncated",
+    ),
     "cut prompt": _own(lambda maker, case: replace(case, prompt=replace(case.prompt, cut=True)), "prompt_truncated"),
     "merged": _own(lambda maker, case: replace(case, merged=True), "boundary_merged"),
-    "special text": _own(lambda maker, case: replace(case, chosen=replace(case.chosen, after="<|im_end|>")),
-                         "special_token_in_completion"),
-    "special id": _own(lambda maker, case: replace(case, rejected=replace(case.rejected, special=(IM_END, 9))),
-                       "special_token_in_completion"),
-    "special prompt": _own(lambda maker, case: replace(case, prompt=replace(case.prompt, special=(IM_END, 9))),
-                           "special_token_in_prompt"),
+    "special text": _own(
+        lambda maker, case: replace(case, chosen=replace(case.chosen, after="<|im_end|>")),
+        "special_token_in_completion",
+    ),
+    "special id": _own(
+        lambda maker, case: replace(case, rejected=replace(case.rejected, special=(IM_END, 9))),
+        "special_token_in_completion",
+    ),
+    "special prompt": _own(
+        lambda maker, case: replace(case, prompt=replace(case.prompt, special=(IM_END, 9))), "special_token_in_prompt"
+    ),
     "no EOS": _own(lambda maker, case: replace(case, chosen=replace(case.chosen, ends=False)), "missing_eos"),
     "two BOS": _own(lambda maker, case: replace(case, prompt=replace(case.prompt, double_bos=True)), "double_bos"),
     "loop": _own(lambda maker, case: replace(case, chosen=Side(np.tile(maker.draw(10), 12))), "chosen_loops"),
-    "rejected loop": _own(lambda maker, case: replace(case, rejected=Side(np.tile(maker.draw(10), 12))),
-                          "rejected_loops"),
+    "rejected loop": _own(
+        lambda maker, case: replace(case, rejected=Side(np.tile(maker.draw(10), 12))), "rejected_loops"
+    ),
     "refusal": _own(lambda maker, case: replace(case, chosen=replace(case.chosen, before=REFUSAL)), "chosen_refuses"),
-    "rejected refusal": _own(lambda maker, case: replace(case, rejected=replace(case.rejected, before=REFUSAL)),
-                             "rejected_refuses"),
-    "identity": _own(lambda maker, case: replace(case, chosen=replace(case.chosen, after=" I was trained by OpenAI.")),
-                     "chosen_names_itself"),
-    "script": _own(lambda maker, case: replace(case, rejected=replace(case.rejected, alphabet="cyrillic")),
-                   "scripts_differ"),
-    "answer script": _own(lambda maker, case: replace(
-        case, chosen=replace(case.chosen, alphabet="cyrillic"), rejected=replace(case.rejected, alphabet="cyrillic")),
-        "script_of_prompt_differs"),
-    "control": _own(lambda maker, case: replace(case, prompt=replace(case.prompt, after="\u202e\x07")),
-                    "control_character"),
-    "contaminated": _own(lambda maker, case: replace(case, prompt=maker.with_evaluation(case.prompt)),
-                         "contaminated_prompt"),
-    "contaminated side": _own(lambda maker, case: replace(case, rejected=maker.with_evaluation(case.rejected)),
-                              "contaminated_completion"),
+    "rejected refusal": _own(
+        lambda maker, case: replace(case, rejected=replace(case.rejected, before=REFUSAL)), "rejected_refuses"
+    ),
+    "identity": _own(
+        lambda maker, case: replace(case, chosen=replace(case.chosen, after=" I was trained by OpenAI.")),
+        "chosen_names_itself",
+    ),
+    "script": _own(
+        lambda maker, case: replace(case, rejected=replace(case.rejected, alphabet="cyrillic")), "scripts_differ"
+    ),
+    "answer script": _own(
+        lambda maker, case: replace(
+            case, chosen=replace(case.chosen, alphabet="cyrillic"), rejected=replace(case.rejected, alphabet="cyrillic")
+        ),
+        "script_of_prompt_differs",
+    ),
+    "control": _own(
+        lambda maker, case: replace(case, prompt=replace(case.prompt, after="\u202e\x07")), "control_character"
+    ),
+    "contaminated": _own(
+        lambda maker, case: replace(case, prompt=maker.with_evaluation(case.prompt)), "contaminated_prompt"
+    ),
+    "contaminated side": _own(
+        lambda maker, case: replace(case, rejected=maker.with_evaluation(case.rejected)), "contaminated_completion"
+    ),
 }
 
 
-def write(layout: Layout, pairs: int, *, each: int, seed: int = 0) -> World:
+def write(layout: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
     """Write what `prepare` writes: `pairs` base pairs, `each` of them with every kind of flaw."""
     maker = Maker(seed)
     world = World(layout, layout.out / "evaluation.jsonl")
@@ -245,8 +284,14 @@ def write(layout: Layout, pairs: int, *, each: int, seed: int = 0) -> World:
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
     lines = (json.dumps({"prompt": Side(words).text}) for words in maker.evaluation)
     world.evaluation.write_text("\n".join(lines), encoding="utf-8")
-    write_json(layout.pairs_manifest, {"format": 1, "files": digests, "counts": {
-        "raw": sum(counts.values()), "quarantined": 0, "by_reason": {}, **counts}})
+    write_json(
+        layout.pairs_manifest,
+        {
+            "format": 1,
+            "files": digests,
+            "counts": {"raw": sum(counts.values()), "quarantined": 0, "by_reason": {}, **counts},
+        },
+    )
     return world
 
 
@@ -269,5 +314,9 @@ def write_tokenizer(folder: Path) -> None:
     backend = Tokenizer(WordLevel({word: i for i, word in enumerate([*SPECIAL, *VOCABULARY])}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
-        additional_special_tokens=["<|im_end|>"]).save_pretrained(folder)
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        additional_special_tokens=["<|im_end|>"],
+    ).save_pretrained(folder)

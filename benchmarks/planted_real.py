@@ -21,10 +21,11 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from scoreonce.stages import audit, prepare
+from scoreonce.stages.audit import stage as audit
+from scoreonce.stages.common.files import read_json, sha256, write_json
+from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Run
-from scoreonce.stages.files import read_json, sha256, write_json
-from scoreonce.stages.layout import SPLITS, Layout, Split
+from scoreonce.stages.prepare import stage as prepare
 
 Place = tuple[str, int]
 Places = dict[str, set[Place]]
@@ -52,8 +53,12 @@ class Pair:
     @property
     def loud(self) -> Pair:
         """The same words."""
-        return replace(self, prompt=self.prompt.upper() + "!", chosen=self.chosen.upper() + "!",
-                       rejected=self.rejected.upper() + "!")
+        return replace(
+            self,
+            prompt=self.prompt.upper() + "!",
+            chosen=self.chosen.upper() + "!",
+            rejected=self.rejected.upper() + "!",
+        )
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,12 @@ class World:
         """The pairs as they are, those of every tenth prompt held out."""
         number = {prompt: i for i, prompt in enumerate(dict.fromkeys(pair.prompt for pair in rows))}
         held_out = [number[pair.prompt] % 10 == 9 for pair in rows]
-        return cls({split: [pair for pair, held in zip(rows, held_out, strict=True) if held == (split == "test")]
-                    for split in SPLITS})
+        return cls(
+            {
+                split: [pair for pair, held in zip(rows, held_out, strict=True) if held == (split == "test")]
+                for split in SPLITS
+            }
+        )
 
     def add(self, split: Split, pair: Pair, names: Sequence[str]) -> None:
         self.rows[split].append(pair)
@@ -146,7 +155,8 @@ def similar_pairs(texts: Sequence[str], threshold: float) -> list[tuple[int, int
         for other in sorted({other for element in prefix for other in holders[element]}):
             common = len(elements & found[other])
             if common >= threshold * (len(elements) + len(found[other]) - common) and words(texts[number]) != words(
-                    texts[other]):
+                texts[other]
+            ):
                 similar.append((other, number))
         for element in prefix:
             holders[element].append(number)
@@ -194,13 +204,19 @@ class Maker:
 
 
 ABROAD = (
-    (" Je ne sais pas exactement ce que vous cherchez, mais il y a plusieurs façons de le faire sans trop de travail.",
-     " Vous pouvez commencer par la première étape, puis revenir ici quand tout est prêt pour la suite."),
-    (" No sé muy bien lo que usted busca, pero hay varias formas de hacerlo sin que cueste mucho trabajo.",
-     " Puede empezar por el primer paso y volver aquí cuando todo esté listo para los que siguen."),
-    (" Ich weiß nicht genau, was Sie suchen, aber es gibt mehrere Wege, auf denen man das ohne viel Arbeit macht.",
-     " Fangen Sie mit dem ersten Schritt an und kommen Sie wieder, wenn alles für den nächsten bereit ist."),
-)  # fmt: skip
+    (
+        " Je ne sais pas exactement ce que vous cherchez, mais il y a plusieurs façons de le faire sans trop de travail.",  # noqa: E501
+        " Vous pouvez commencer par la première étape, puis revenir ici quand tout est prêt pour la suite.",
+    ),
+    (
+        " No sé muy bien lo que usted busca, pero hay varias formas de hacerlo sin que cueste mucho trabajo.",
+        " Puede empezar por el primer paso y volver aquí cuando todo esté listo para los que siguen.",
+    ),
+    (
+        " Ich weiß nicht genau, was Sie suchen, aber es gibt mehrere Wege, auf denen man das ohne viel Arbeit macht.",
+        " Fangen Sie mit dem ersten Schritt an und kommen Sie wieder, wenn alles für den nächsten bereit ist.",
+    ),
+)
 
 
 def _loop(text: str) -> str:
@@ -232,30 +248,53 @@ KINDS: dict[str, Kind] = {
     "loud copy": _with(lambda maker, pair: pair.loud, "duplicate_after_normalisation"),
     "loud contradiction": _with(lambda maker, pair: pair.loud.swapped, "contradictory_after_normalisation"),
     "leak": lambda maker, pair: Plant(
-        pair, ("quarantine:prompt_is_in_test_set",), (("test", replace(maker.pair(), prompt=pair.prompt)),)),
-    "loud leak": _with(lambda maker, pair: replace(maker.pair(), prompt=pair.loud.prompt),
-                       "prompt_in_both_splits_after_normalisation", split="test"),
+        pair, ("quarantine:prompt_is_in_test_set",), (("test", replace(maker.pair(), prompt=pair.prompt)),)
+    ),
+    "loud leak": _with(
+        lambda maker, pair: replace(maker.pair(), prompt=pair.loud.prompt),
+        "prompt_in_both_splits_after_normalisation",
+        split="test",
+    ),
     "tie": _own(lambda maker, pair: {"chosen_score": 3.0, "rejected_score": 3.0}, "scores_are_tied"),
     "scores": _own(lambda maker, pair: {"rejected_score": 4.0}, "scores_prefer_rejected"),
     "crowd": _crowd,
-    "near prompt": _with(lambda maker, pair: replace(maker.pair(), prompt=maker.altered(pair.prompt, NEAR)),
-                         "near_duplicate_prompt"),
-    "near leak": _with(lambda maker, pair: replace(maker.pair(), prompt=maker.altered(pair.prompt, NEAR)),
-                       "near_duplicate_prompt", "near_duplicate_prompt_in_both_splits", split="test"),
-    "near completion": _with(lambda maker, pair: replace(maker.pair(), chosen=maker.altered(pair.rejected, NEAR)),
-                             "near_duplicate_completion"),
+    "near prompt": _with(
+        lambda maker, pair: replace(maker.pair(), prompt=maker.altered(pair.prompt, NEAR)), "near_duplicate_prompt"
+    ),
+    "near leak": _with(
+        lambda maker, pair: replace(maker.pair(), prompt=maker.altered(pair.prompt, NEAR)),
+        "near_duplicate_prompt",
+        "near_duplicate_prompt_in_both_splits",
+        split="test",
+    ),
+    "near completion": _with(
+        lambda maker, pair: replace(maker.pair(), chosen=maker.altered(pair.rejected, NEAR)),
+        "near_duplicate_completion",
+    ),
     "far prompt": _with(lambda maker, pair: replace(maker.pair(), prompt=maker.altered(pair.prompt, FAR))),
     "far completion": _with(lambda maker, pair: replace(maker.pair(), chosen=maker.altered(pair.rejected, FAR))),
     "near sides": _own(lambda maker, pair: {"rejected": maker.altered(pair.chosen, NEAR)}, "near_identical_sides"),
-    "cut": _own(lambda maker, pair: {"chosen": pair.chosen + " " + " ".join(maker.draw(MAX_LENGTH))},
-                "one_side_truncated", "chosen_truncated"),
-    "cut rejected": _own(lambda maker, pair: {"rejected": pair.rejected + " " + " ".join(maker.draw(MAX_LENGTH))},
-                         "one_side_truncated", "rejected_truncated"),
-    "cut prompt": _own(lambda maker, pair: {"prompt": " ".join(maker.draw(MAX_LENGTH)) + pair.prompt},
-                       "prompt_truncated"),
-    "merged": _own(lambda maker, pair: {
-        "prompt": pair.prompt.rstrip() + " ", "chosen": pair.chosen.lstrip(), "rejected": pair.rejected.lstrip()},
-        "boundary_merged"),
+    "cut": _own(
+        lambda maker, pair: {"chosen": pair.chosen + " " + " ".join(maker.draw(MAX_LENGTH))},
+        "one_side_truncated",
+        "chosen_truncated",
+    ),
+    "cut rejected": _own(
+        lambda maker, pair: {"rejected": pair.rejected + " " + " ".join(maker.draw(MAX_LENGTH))},
+        "one_side_truncated",
+        "rejected_truncated",
+    ),
+    "cut prompt": _own(
+        lambda maker, pair: {"prompt": " ".join(maker.draw(MAX_LENGTH)) + pair.prompt}, "prompt_truncated"
+    ),
+    "merged": _own(
+        lambda maker, pair: {
+            "prompt": pair.prompt.rstrip() + " ",
+            "chosen": pair.chosen.lstrip(),
+            "rejected": pair.rejected.lstrip(),
+        },
+        "boundary_merged",
+    ),
     "special text": _own(lambda maker, pair: {"chosen": pair.chosen + "<|im_end|>"}, "special_token_in_completion"),
     "special id": _own(lambda maker, pair: {"rejected": pair.rejected + "<pad> more"}, "special_token_in_completion"),
     "special prompt": _own(lambda maker, pair: {"prompt": "[INST]" + pair.prompt}, "special_token_in_prompt"),
@@ -268,43 +307,58 @@ KINDS: dict[str, Kind] = {
     "rejected refusal": _own(lambda maker, pair: {"rejected": " " + REFUSAL + pair.rejected}, "rejected_refuses"),
     "identity": _own(lambda maker, pair: {"chosen": pair.chosen + " I was trained by OpenAI."}, "chosen_names_itself"),
     "script": _own(lambda maker, pair: {"rejected": pair.rejected.lower().translate(CYRILLIC)}, "scripts_differ"),
-    "answer script": _own(lambda maker, pair: {
-        side: text.lower().translate(CYRILLIC) for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
-        }, "script_of_prompt_differs"),
+    "answer script": _own(
+        lambda maker, pair: {
+            side: text.lower().translate(CYRILLIC)
+            for side, text in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        },
+        "script_of_prompt_differs",
+    ),
     "language": _own(lambda maker, pair: {"rejected": maker.abroad()[0]}, "languages_differ"),
-    "answer language": _own(lambda maker, pair: dict(zip(("chosen", "rejected"), maker.abroad(), strict=True)),
-                            "language_of_prompt_differs"),
+    "answer language": _own(
+        lambda maker, pair: dict(zip(("chosen", "rejected"), maker.abroad(), strict=True)), "language_of_prompt_differs"
+    ),
     "control": _own(lambda maker, pair: {"prompt": "\u202e\x07" + pair.prompt}, "control_character"),
     "contaminated": _own(lambda maker, pair: {"prompt": maker.with_evaluation(pair.prompt)}, "contaminated_prompt"),
-    "contaminated side": _own(lambda maker, pair: {"rejected": maker.with_evaluation(pair.rejected)},
-                              "contaminated_completion"),
+    "contaminated side": _own(
+        lambda maker, pair: {"rejected": maker.with_evaluation(pair.rejected)}, "contaminated_completion"
+    ),
     "blank chosen": _own(lambda maker, pair: {"chosen": " \n"}, "quarantine:chosen_is_blank"),
     "blank rejected": _own(lambda maker, pair: {"rejected": ""}, "quarantine:rejected_is_blank"),
     "same sides": _own(lambda maker, pair: {"rejected": pair.chosen}, "quarantine:sides_are_identical"),
-}  # fmt: skip
+}
 NEAR_FINDINGS = ("near_duplicate_prompt", "near_duplicate_prompt_in_both_splits", "near_duplicate_completion")
 
 
-def audited(folder: Path, world: World, tokenizer: Path, evaluation: Sequence[str]) -> Layout:
+def audited(folder: Path, world: World, tokenizer: Path, evaluation: Sequence[str]) -> RunPaths:
     """Write the rows, prepare them, damage the prepared files as planted, and audit them."""
     folder.mkdir(parents=True)
     for split, rows in world.rows.items():
         lines = (json.dumps({**asdict(pair), "source": split}) for pair in rows)
         (folder / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "evaluation.txt").write_text("\n".join(" ".join(text.split()) for text in evaluation), encoding="utf-8")
-    run = Run.model_validate({
-        "out": str(folder / "out"), "reference": {"model": "none"},
-        "data": {"source": str(folder / "train.jsonl"), "test_source": str(folder / "test.jsonl"),
-                 "tokenizer": str(tokenizer), "max_length": MAX_LENGTH, "max_prompt_length": MAX_LENGTH // 2},
-        "audit": {"contamination": [str(folder / "evaluation.txt")]}})
+    run = Run.model_validate(
+        {
+            "out": str(folder / "out"),
+            "reference": {"model": "none"},
+            "data": {
+                "source": str(folder / "train.jsonl"),
+                "test_source": str(folder / "test.jsonl"),
+                "tokenizer": str(tokenizer),
+                "max_length": MAX_LENGTH,
+                "max_prompt_length": MAX_LENGTH // 2,
+            },
+            "audit": {"contamination": [str(folder / "evaluation.txt")]},
+        }
+    )
     prepare.run(run)
-    layout = Layout.of(run)
+    layout = RunPaths.of(run)
     _damage(layout, world.damage)
     audit.run(run)
     return layout
 
 
-def _damage(layout: Layout, damage: dict[str, list[int]]) -> None:
+def _damage(layout: RunPaths, damage: dict[str, list[int]]) -> None:
     """Take EOS from some rows' chosen side, and a token from others' prompt."""
     path = layout.tokens("train")
     rows = pl.read_parquet(layout.pairs("train"))["row"]
@@ -325,25 +379,28 @@ def _damage(layout: Layout, damage: dict[str, list[int]]) -> None:
     write_json(layout.pairs_manifest, manifest | {"files": manifest["files"] | {path.name: sha256(path)}})
 
 
-def found(layout: Layout) -> Places:
+def found(layout: RunPaths) -> Places:
     """The rows of every finding, and of every reason for quarantine."""
     table = pl.read_parquet(layout.audit_pairs)
-    places = {finding["name"]: set(table.filter(finding["column"]).select("split", "row").iter_rows())
-              for finding in read_json(layout.audit_summary)["findings"]}
+    places = {
+        finding["name"]: set(table.filter(finding["column"]).select("split", "row").iter_rows())
+        for finding in read_json(layout.audit_summary)["findings"]
+    }
     quarantine = pl.read_parquet(layout.quarantine)
     for (reason,), rows in quarantine.group_by("reason"):
         places[f"quarantine:{reason}"] = set(rows.select("source", "row").iter_rows())
     return places
 
 
-def planted(rows: Sequence[Pair], before: Layout, evaluation: Sequence[str], *, each: int, seed: int = 0) -> World:
+def planted(rows: Sequence[Pair], before: RunPaths, evaluation: Sequence[str], *, each: int, seed: int = 0) -> World:
     """The rows with `each` of every kind of flaw; `before` is an audit of the rows alone."""
     world = World.of(rows)
     train = world.rows["train"].copy()
     suited = _suited(before)
     prompts = Counter(pair.prompt for pair in train)
-    clean = [row for row, pair in enumerate(train)
-             if row in suited and prompts[pair.prompt] == 1 and _of_usual_size(pair)]
+    clean = [
+        row for row, pair in enumerate(train) if row in suited and prompts[pair.prompt] == 1 and _of_usual_size(pair)
+    ]
     order = np.random.default_rng(seed).permutation(clean).tolist()
     flaws = [plant for plant in KINDS.values() for _ in range(each)]
     own, spare = order[: len(flaws)], order[len(flaws) :]
@@ -359,7 +416,7 @@ def planted(rows: Sequence[Pair], before: Layout, evaluation: Sequence[str], *, 
     return world
 
 
-def _suited(before: Layout) -> set[int]:
+def _suited(before: RunPaths) -> set[int]:
     """Training rows without any finding, swapped too, all of whose texts are told to be in a language."""
     concerned = {row for places in found(before).values() for split, row in places if split == "train"}
     told = pl.all_horizontal(pl.col(f"{side}_language").is_not_null() for side in ("prompt", "chosen", "rejected"))
@@ -372,7 +429,7 @@ def _of_usual_size(pair: Pair) -> bool:
     return all(len(words(text)) >= LEAST_WORDS and len(text) <= MOST_CHARACTERS for text in texts)
 
 
-def alike(layout: Layout, sides: Sequence[str], threshold: float) -> set[Place]:
+def alike(layout: RunPaths, sides: Sequence[str], threshold: float) -> set[Place]:
     """The rows with a text in one of the sides that another row has nearly, by exhaustive search."""
     table = pl.concat([pl.read_parquet(layout.pairs(split)).with_columns(split=pl.lit(split)) for split in SPLITS])
     holders: dict[str, set[Place]] = defaultdict(set)

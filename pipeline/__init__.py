@@ -1,1 +1,4 @@
-"""How a step works: pure functions on columns and tensors. Opens no path, prints nothing, reads no environment."""
+"""How the work is done: pure functions on text, tensors and tables.
+
+Opens no file, prints nothing, reads no environment; imports `schemas` alone.
+"""

@@ -202,47 +202,80 @@ _FORWARD_KL = "KL(reference || policy) of the next token, summed over the comple
 _MASKED_LOGRATIOS = "token log-ratio times the reward mask, summed over the tokens of the"
 _MASKED_FORWARD_KL = "KL(reference || policy) times the KL mask, summed over the completion positions of the"
 
-POLICY_CHOSEN_PREFIX_LOGPS = _sum("policy_chosen_prefix_logps", f"policy log-prob of {_PREFIX} chosen completion",
-                                  most=0, flows=True)
-POLICY_REJECTED_PREFIX_LOGPS = _sum("policy_rejected_prefix_logps", f"policy log-prob of {_PREFIX} rejected completion",
-                                    most=0, flows=True)
-REF_CHOSEN_PREFIX_LOGPS = _sum("ref_chosen_prefix_logps", f"reference log-prob of {_PREFIX} chosen completion",
-                               most=0, flows=False)
-REF_REJECTED_PREFIX_LOGPS = _sum("ref_rejected_prefix_logps", f"reference log-prob of {_PREFIX} rejected completion",
-                                 most=0, flows=False)
-POLICY_KL_LOGPS = _sum("policy_kl_logps", "policy log-prob of the mismatched completion: another prompt's (KTO)",
-                       most=0, flows=False)
-REF_KL_LOGPS = Column("ref_kl_logps", "float64",
-                      "reference log-prob of the mismatched completion: another prompt's (KTO)", "nats", maximum=0,
-                      nullable=True)
-KL_ID = Column("kl_id", "string", "completion_id of the prompt with another prompt's chosen completion (KTO)",
-               "128-bit hex", nullable=True)
-KL_LEN = Column("kl_len", "int32", "tokens of the mismatched completion, cut so that it fits behind the prompt",
-                "tokens", minimum=1, nullable=True)
+POLICY_CHOSEN_PREFIX_LOGPS = _sum(
+    "policy_chosen_prefix_logps", f"policy log-prob of {_PREFIX} chosen completion", most=0, flows=True
+)
+POLICY_REJECTED_PREFIX_LOGPS = _sum(
+    "policy_rejected_prefix_logps", f"policy log-prob of {_PREFIX} rejected completion", most=0, flows=True
+)
+REF_CHOSEN_PREFIX_LOGPS = _sum(
+    "ref_chosen_prefix_logps", f"reference log-prob of {_PREFIX} chosen completion", most=0, flows=False
+)
+REF_REJECTED_PREFIX_LOGPS = _sum(
+    "ref_rejected_prefix_logps", f"reference log-prob of {_PREFIX} rejected completion", most=0, flows=False
+)
+POLICY_KL_LOGPS = _sum(
+    "policy_kl_logps", "policy log-prob of the mismatched completion: another prompt's (KTO)", most=0, flows=False
+)
+REF_KL_LOGPS = Column(
+    "ref_kl_logps",
+    "float64",
+    "reference log-prob of the mismatched completion: another prompt's (KTO)",
+    "nats",
+    maximum=0,
+    nullable=True,
+)
+KL_ID = Column(
+    "kl_id",
+    "string",
+    "completion_id of the prompt with another prompt's chosen completion (KTO)",
+    "128-bit hex",
+    nullable=True,
+)
+KL_LEN = Column(
+    "kl_len",
+    "int32",
+    "tokens of the mismatched completion, cut so that it fits behind the prompt",
+    "tokens",
+    minimum=1,
+    nullable=True,
+)
 POLICY_CHOSEN_COLLISION_LOGPS = _sum("policy_chosen_collision_logps", f"{_COLLISION} chosen one", most=0, flows=False)
-POLICY_REJECTED_COLLISION_LOGPS = _sum("policy_rejected_collision_logps", f"{_COLLISION} rejected one",
-                                       most=0, flows=False)
+POLICY_REJECTED_COLLISION_LOGPS = _sum(
+    "policy_rejected_collision_logps", f"{_COLLISION} rejected one", most=0, flows=False
+)
 POLICY_CHOSEN_PLUS_LOGPS = _sum("policy_chosen_plus_logps", f"{_PLUS} chosen completion", most=0, flows=False)
 POLICY_REJECTED_PLUS_LOGPS = _sum("policy_rejected_plus_logps", f"{_PLUS} rejected completion", most=0, flows=False)
 POLICY_CHOSEN_MINUS_LOGPS = _sum("policy_chosen_minus_logps", f"{_MINUS} chosen completion", most=0, flows=False)
 POLICY_REJECTED_MINUS_LOGPS = _sum("policy_rejected_minus_logps", f"{_MINUS} rejected completion", most=0, flows=False)
 POLICY_CHOSEN_ROUNDED_LOGPS = _sum("policy_chosen_rounded_logps", f"{_ROUNDED} chosen completion", most=0, flows=False)
-POLICY_REJECTED_ROUNDED_LOGPS = _sum("policy_rejected_rounded_logps", f"{_ROUNDED} rejected completion",
-                                     most=0, flows=False)
+POLICY_REJECTED_ROUNDED_LOGPS = _sum(
+    "policy_rejected_rounded_logps", f"{_ROUNDED} rejected completion", most=0, flows=False
+)
 POLICY_CHOSEN_FORWARD_KL = _sum("policy_chosen_forward_kl", f"{_FORWARD_KL} chosen one", least=0, flows=True)
 POLICY_REJECTED_FORWARD_KL = _sum("policy_rejected_forward_kl", f"{_FORWARD_KL} rejected one", least=0, flows=True)
-POLICY_CHOSEN_MASKED_LOGRATIOS = _sum("policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion",
-                                      flows=True)
-POLICY_REJECTED_MASKED_LOGRATIOS = _sum("policy_rejected_masked_logratios", f"{_MASKED_LOGRATIOS} rejected completion",
-                                        flows=True)
-POLICY_CHOSEN_MASKED_FORWARD_KL = _sum("policy_chosen_masked_forward_kl", f"{_MASKED_FORWARD_KL} chosen one",
-                                       least=0, flows=True)
-POLICY_REJECTED_MASKED_FORWARD_KL = _sum("policy_rejected_masked_forward_kl", f"{_MASKED_FORWARD_KL} rejected one",
-                                         least=0, flows=True)
-POLICY_REWARD_MASK_L1 = Column("policy_reward_mask_l1", "float64", "L1 norm of the reward masks of both completions",
-                               minimum=0, differentiable=True)
-POLICY_KL_MASK_L1 = Column("policy_kl_mask_l1", "float64", "L1 norm of the KL masks of both completions",
-                           minimum=0, differentiable=True)
+POLICY_CHOSEN_MASKED_LOGRATIOS = _sum(
+    "policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion", flows=True
+)
+POLICY_REJECTED_MASKED_LOGRATIOS = _sum(
+    "policy_rejected_masked_logratios", f"{_MASKED_LOGRATIOS} rejected completion", flows=True
+)
+POLICY_CHOSEN_MASKED_FORWARD_KL = _sum(
+    "policy_chosen_masked_forward_kl", f"{_MASKED_FORWARD_KL} chosen one", least=0, flows=True
+)
+POLICY_REJECTED_MASKED_FORWARD_KL = _sum(
+    "policy_rejected_masked_forward_kl", f"{_MASKED_FORWARD_KL} rejected one", least=0, flows=True
+)
+POLICY_REWARD_MASK_L1 = Column(
+    "policy_reward_mask_l1",
+    "float64",
+    "L1 norm of the reward masks of both completions",
+    minimum=0,
+    differentiable=True,
+)
+POLICY_KL_MASK_L1 = Column(
+    "policy_kl_mask_l1", "float64", "L1 norm of the KL masks of both completions", minimum=0, differentiable=True
+)
 
 # What a method makes of a pair in one step
 STEP = Column("step", "int64", "optimizer step, from 1", minimum=1)

@@ -1,1 +1,1 @@
-"""Where the pipeline reads and writes: one file per stage, and the command line."""
+"""Where files are read and written: the stages, the command line and the public package."""

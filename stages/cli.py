@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.errors import InputError
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Run
@@ -27,10 +27,15 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 
 app = typer.Typer(
-    name="scoreonce", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="scoreonce",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Score the reference model once; train every preference-optimisation method from the cached columns. "
-         "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
-    epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.")
+    "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
+    epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.",
+)
 store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cached reference scores.")
 demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
 app.add_typer(store_app, name="store")
@@ -47,45 +52,82 @@ def _show_version(wanted: bool) -> None:
 
 def _trust_remote_code(wanted: bool) -> None:
     if wanted:
-        from scoreonce.stages import models
+        from scoreonce.stages.models import loading
 
-        models.trust_remote_code = True
+        loading.trust_remote_code = True
 
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
-Sets = Annotated[list[str] | None, typer.Option(
-    "--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; may be given again.")]
-Method = Annotated[str | None, typer.Option(
-    metavar="NAME", help="Another method than the run file's; `scoreonce methods` lists them.")]
-Label = Annotated[str | None, typer.Option(
-    metavar="NAME", help="Folder name of this training run; defaults to the method.")]
-Labels = Annotated[list[str] | None, typer.Option(
-    "--label", metavar="NAME", help="Only these training runs; may be given again.")]
-Model = Annotated[str | None, typer.Option(
-    metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")]
-FailOn = Annotated[str | None, typer.Option(
-    metavar="FINDINGS", help="Leave with exit code 3 where these were found, e.g. "
-                             "duplicate_pair,contradictory_pair>0.01: any pair, or more than that share or number.")]
-NearDuplicates = Annotated[bool | None, typer.Option(
-    "--near-duplicates/--no-near-duplicates", help="Compare texts by their words; as the run file says by default.")]
-Contamination = Annotated[list[str] | None, typer.Option(
-    "--contamination", metavar="FILE", help="Evaluation prompts that no pair should overlap; may be given again.")]
-Query = Annotated[str, typer.Argument(
-    metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")]
-Restart = Annotated[bool, typer.Option(
-    "--restart", help="Throw this label's outputs away and train anew.")]
-Drop = Annotated[list[str] | None, typer.Option(
-    metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again.")]
-Prune = Annotated[bool, typer.Option(
-    "--prune", help="Also remove the scores of completions that are not in this run's pairs.")]
-FullVocab = Annotated[str | None, typer.Option(
-    metavar="FORM", help="Keep whole next-token distributions too: none, hidden or topk (score.full_vocab).")]
-DryRun = Annotated[bool, typer.Option(
-    "--dry-run", help="Only say how long it takes and how big it gets, measured with the model for a few seconds.")]
-Trust = Annotated[bool, typer.Option(
-    "--trust-remote-code", callback=_trust_remote_code, help="Run the Python code that a model's folder brings along.")]
-Version = Annotated[bool, typer.Option(
-    "--version", callback=_show_version, is_eager=True, help="Show the version and leave.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; may be given again."),
+]
+Method = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Another method than the run file's; `scoreonce methods` lists them.")
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Folder name of this training run; defaults to the method.")
+]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME", help="Only these training runs; may be given again.")
+]
+Model = Annotated[
+    str | None, typer.Option(metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")
+]
+FailOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FINDINGS",
+        help="Leave with exit code 3 where these were found, e.g. "
+        "duplicate_pair,contradictory_pair>0.01: any pair, or more than that share or number.",
+    ),
+]
+NearDuplicates = Annotated[
+    bool | None,
+    typer.Option(
+        "--near-duplicates/--no-near-duplicates", help="Compare texts by their words; as the run file says by default."
+    ),
+]
+Contamination = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--contamination", metavar="FILE", help="Evaluation prompts that no pair should overlap; may be given again."
+    ),
+]
+Query = Annotated[
+    str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Throw this label's outputs away and train anew.")]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again."),
+]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Also remove the scores of completions that are not in this run's pairs.")
+]
+FullVocab = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM", help="Keep whole next-token distributions too: none, hidden or topk (score.full_vocab)."
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Only say how long it takes and how big it gets, measured with the model for a few seconds."
+    ),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=_trust_remote_code,
+        help="Run the Python code that a model's folder brings along.",
+    ),
+]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+]
 
 
 @app.callback()
@@ -98,8 +140,9 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     from scoreonce.stages import config
 
     sets = list(sets or [])
-    run = config.load(path, [*sets, *([f'train.method="{method}"'] if method else []),
-                             *([f'train.label="{label}"'] if label else [])])
+    run = config.load(
+        path, [*sets, *([f'train.method="{method}"'] if method else []), *([f'train.label="{label}"'] if label else [])]
+    )
     if method is None:
         return run
     given = {entry.split("=")[0].strip() for entry in sets} | ({"train.label"} if label else set())
@@ -114,14 +157,17 @@ def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
     Rows that cannot be used go to quarantine, with the reason.
     """
     settings = _load(run, sets)
-    from scoreonce.stages import prepare as stage
+    from scoreonce.stages.prepare import stage
 
     stage.run(settings)
 
 
 @app.command()
 def audit(
-    run: RunFile, sets: Sets = None, fail_on: FailOn = None, near_duplicates: NearDuplicates = None,
+    run: RunFile,
+    sets: Sets = None,
+    fail_on: FailOn = None,
+    near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
 ) -> None:
     """Say what is wrong with the pairs.
@@ -133,7 +179,7 @@ def audit(
     given = {"near_duplicates": near_duplicates, "contamination": contamination}
     changed = {name: value for name, value in given.items() if value is not None}
     settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=changed)})
-    from scoreonce.stages import audit as stage
+    from scoreonce.stages.audit import stage
 
     if code := stage.run(settings, fail_on=fail_on):
         raise typer.Exit(code)
@@ -146,48 +192,61 @@ def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
     Tables: pairs (with the columns of score and audit), evaluation, steps, quarantine.
     """
     settings = _load(run, sets)
-    from scoreonce.stages import sql_command
+    from scoreonce.stages.commands import sql
 
-    print(sql_command.answer(settings, query))
+    print(sql.answer(settings, query))
 
 
 @app.command()
 def score(
-    run: RunFile, sets: Sets = None, dry_run: DryRun = False, full_vocab: FullVocab = None, trust: Trust = False,
+    run: RunFile,
+    sets: Sets = None,
+    dry_run: DryRun = False,
+    full_vocab: FullVocab = None,
+    trust: Trust = False,
 ) -> None:
     """Score the pairs under the reference, once.
 
     What the store holds already is never scored again.
     """
     settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
-    from scoreonce.stages import score as stage
+    from scoreonce.stages.score import stage
 
     stage.run(settings, dry_run=dry_run)
 
 
 @app.command()
 def train(
-    run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, restart: Restart = False,
-    dry_run: DryRun = False, trust: Trust = False,
+    run: RunFile,
+    sets: Sets = None,
+    method: Method = None,
+    label: Label = None,
+    restart: Restart = False,
+    dry_run: DryRun = False,
+    trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
 
     The reference model is not loaded. A killed run goes on from its last checkpoint.
     """
     settings = _load(run, sets, method=method, label=label)
-    from scoreonce.stages import train as stage
+    from scoreonce.stages.train import stage
 
     stage.run(settings, restart=restart, dry_run=dry_run)
 
 
 @app.command()
 def evaluate(
-    run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, model: Model = None,
+    run: RunFile,
+    sets: Sets = None,
+    method: Method = None,
+    label: Label = None,
+    model: Model = None,
     trust: Trust = False,
 ) -> None:
     """Score a policy on the held-out pairs."""
     settings = _load(run, sets, method=method, label=label)
-    from scoreonce.stages import evaluate as stage
+    from scoreonce.stages.evaluate import stage
 
     stage.run(settings, model=model, label=label)
 
@@ -196,7 +255,7 @@ def evaluate(
 def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
     """Write one HTML page about all training runs."""
     settings = _load(run, sets)
-    from scoreonce.stages import report as stage
+    from scoreonce.stages.report import stage
 
     stage.run(settings, labels=labels)
 
@@ -206,11 +265,12 @@ def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that a program needs to call them.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="The README's table.")] = False,
-    method_file: Annotated[Path | None, typer.Option(
-        metavar="FILE.py", help="A file of your own that registers methods; its code is run.")] = None,
+    method_file: Annotated[
+        Path | None, typer.Option(metavar="FILE.py", help="A file of your own that registers methods; its code is run.")
+    ] = None,
 ) -> None:
     """List the methods and what each one needs."""
-    from scoreonce.stages import listing
+    from scoreonce.stages.commands import listing
 
     print(listing.methods(name, "json" if as_json else "markdown" if as_markdown else "text", method_file))
 
@@ -219,13 +279,15 @@ def methods(
 def path(
     run: RunFile,
     what: Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists them all.")],
-    sets: Sets = None, method: Method = None, label: Label = None,
+    sets: Sets = None,
+    method: Method = None,
+    label: Label = None,
 ) -> None:
     """Print where a run keeps something.
 
     `inputs` are the local files that it reads, the rest is what it writes; one path a line.
     """
-    from scoreonce.stages import listing
+    from scoreonce.stages.commands import listing
 
     for found in listing.paths(_load(run, sets, method=method, label=label), what):
         print(found)
@@ -234,9 +296,10 @@ def path(
 @store_app.command("list")
 def store_list(run: RunFile, sets: Sets = None) -> None:
     """List what is cached, reference by reference."""
-    from scoreonce.stages import layout, store_command
+    from scoreonce.stages.common.paths import RunPaths
+    from scoreonce.stages.store import maintenance
 
-    store_command.list_stores(layout.Layout.of(_load(run, sets)).store)
+    maintenance.list_stores(RunPaths.of(_load(run, sets)).store)
 
 
 @store_app.command("verify")
@@ -245,27 +308,29 @@ def store_verify(run: RunFile, sets: Sets = None) -> None:
 
     Leaves with exit code 2 where something is damaged.
     """
-    from scoreonce.stages import layout, store_command
+    from scoreonce.stages.common.paths import RunPaths
+    from scoreonce.stages.store import maintenance
 
-    if store_command.verify(layout.Layout.of(_load(run, sets)).store):
+    if maintenance.verify(RunPaths.of(_load(run, sets)).store):
         raise typer.Exit(2)
 
 
 @store_app.command("gc")
 def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
     """Remove what killed runs left behind, and what you name."""
-    from scoreonce.stages import layout, store_command
+    from scoreonce.stages.common.paths import SPLITS, RunPaths
+    from scoreonce.stages.store import maintenance
 
-    paths = layout.Layout.of(_load(run, sets))
-    keep = [paths.pairs(split) for split in layout.SPLITS] if prune else []
-    store_command.gc(paths.store, keep=keep, drop=drop or [])
+    paths = RunPaths.of(_load(run, sets))
+    keep = [paths.pairs(split) for split in SPLITS] if prune else []
+    maintenance.gc(paths.store, keep=keep, drop=drop or [])
 
 
 @demo_app.command("world")
 def demo_world(run: RunFile, sets: Sets = None) -> None:
     """Write texts, a tokenizer and an untrained model."""
     settings = _load(run, sets)
-    from scoreonce.stages import demo
+    from scoreonce.stages.demo import stage as demo
 
     demo.world(settings)
 
@@ -277,7 +342,7 @@ def demo_pairs(run: RunFile, sets: Sets = None) -> None:
     Two texts per prompt come from the reference model; the true reward, with noise, says which is preferred.
     """
     settings = _load(run, sets)
-    from scoreonce.stages import demo
+    from scoreonce.stages.demo import stage as demo
 
     demo.pairs(settings)
 
@@ -286,7 +351,7 @@ def demo_pairs(run: RunFile, sets: Sets = None) -> None:
 def demo_judge(run: RunFile, sets: Sets = None) -> None:
     """Measure true reward and KL of every policy."""
     settings = _load(run, sets)
-    from scoreonce.stages import demo
+    from scoreonce.stages.demo import stage as demo
 
     demo.judge(settings)
 
@@ -309,12 +374,19 @@ def _of_the_machine(error: BaseException) -> InputError | None:
         # Only some libraries pass the errno on; all of them pass on its sentence.
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
-            return InputError("The disk is full; what was being written was given up, finished files stay.",
-                              found=str(cause), where="the folder `out` or `score.store` of the run file",
-                              fix="Free some space, or set another folder, and give the same command again.")
+            return InputError(
+                "The disk is full; what was being written was given up, finished files stay.",
+                found=str(cause),
+                where="the folder `out` or `score.store` of the run file",
+                fix="Free some space, or set another folder, and give the same command again.",
+            )
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return InputError("A file or folder may not be read or written.", found=str(cause),
-                              where="the path named above", fix="Change its permissions, or set another folder.")
+            return InputError(
+                "A file or folder may not be read or written.",
+                found=str(cause),
+                where="the path named above",
+                fix="Change its permissions, or set another folder.",
+            )
     return None
 
 
@@ -336,13 +408,18 @@ def run_command(arguments: list[str]) -> int:
             _say("error", str(known))
             return 2
         traceback.print_exc()
-        _say("fault", "this is a mistake in scoreonce, not in what you gave it. Please report it with the lines above "
-                      f"and the command: {shlex.join(['scoreonce', *arguments])}")
+        _say(
+            "fault",
+            "this is a mistake in scoreonce, not in what you gave it. Please report it with the lines above "
+            f"and the command: {shlex.join(['scoreonce', *arguments])}",
+        )
         return 1
     else:
         return 0
-    _say("interrupted", "finished shards and the last checkpoint stay. To go on from there: "
-                        f"{shlex.join(['scoreonce', *arguments])}")
+    _say(
+        "interrupted",
+        f"finished shards and the last checkpoint stay. To go on from there: {shlex.join(['scoreonce', *arguments])}",
+    )
     return INTERRUPTED
 
 

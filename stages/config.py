@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 

@@ -26,9 +26,20 @@ class Browser:
     """Headless Chromium."""
 
     def __init__(self, program: str, profile: Path) -> None:
-        self.options = (program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-                        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                        "--hide-scrollbars", "--virtual-time-budget=10000", f"--user-data-dir={profile}")
+        self.options = (
+            program,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--hide-scrollbars",
+            "--virtual-time-budget=10000",
+            f"--user-data-dir={profile}",
+        )
 
     def dom(self, page: Path, *options: str) -> str:
         """The page's elements after its script has run."""
@@ -78,9 +89,10 @@ def _benchmark_module(name: str) -> ModuleType:
 @pytest.fixture
 def forgets_methods() -> Iterator[None]:
     """Whatever method a test's file registers is gone after it."""
-    from scoreonce.pipeline.methods import METHODS, catalogue, method_file  # torch, which most tests do without
+    from scoreonce.pipeline.methods import METHODS, catalogue  # torch, which most tests do without
     from scoreonce.pipeline.methods.catalogue import ALIASES
-    from scoreonce.pipeline.methods.registry import PIECES
+    from scoreonce.pipeline.methods.pieces.registry import PIECES
+    from scoreonce.stages.common import method_file  # torch, which most tests do without
 
     tables: list[dict[str, Any]] = [*PIECES.values(), METHODS, ALIASES, catalogue.ROWS, method_file._LOADED]
     saved = [dict(table) for table in tables]

@@ -21,9 +21,20 @@ STAGES = {"prepare", "audit", "score", "train", "evaluate", "report", "demo"}
 
 # Tensor code that runs on a bare GPU image, and table code that starts at once. Loading a model needs neither table.
 TENSOR_MODULES = {
-    "rows", "batching", "head", "fused", "blocks", "flex", "flash", "compiling", "transfer", "forward", "probe",
-    "architecture", "step",
-}  # fmt: skip
+    "rows",
+    "batching",
+    "head",
+    "fused",
+    "blocks",
+    "flex",
+    "flash",
+    "compiling",
+    "transfer",
+    "forward",
+    "probe",
+    "architecture",
+    "step",
+}
 
 
 def module_files() -> dict[str, Path]:
@@ -145,13 +156,16 @@ def test_packages_are_the_folders():
     assert {Path(path) for path in tree["package-dir"].values()} == folders
     assert set(tree["packages"]) == set(tree["package-dir"])
     assert {name: f"scoreonce.{'.'.join(Path(path).parts)}" for name, path in tree["package-dir"].items()} == {
-        name: name for name in tree["packages"]}
+        name: name for name in tree["packages"]
+    }
 
 
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(command):
-    code = ("import sys; from scoreonce.stages.cli import run_command; code = run_command(sys.argv[1:]); "
-            "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr); sys.exit(code)")
+    code = (
+        "import sys; from scoreonce.stages.cli import run_command; code = run_command(sys.argv[1:]); "
+        "print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr); sys.exit(code)"
+    )
     result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     assert not HEAVY & set(result.stderr.split())
 
@@ -169,17 +183,20 @@ def test_reading_parquet_and_token_ids_leaves_pandas_alone(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from scoreonce.stages.files import read_parquet
+    from scoreonce.stages.common.files import read_parquet
 
     pq.write_table(pa.table({"ids": [[1, 2], [3]]}), tmp_path / "x.parquet")
     with pytest.raises(pa.ArrowInvalid, match="no column other"):
         read_parquet(tmp_path / "x.parquet", ["ids", "other"])
-    code = ("import sys; from pathlib import Path; from scoreonce.stages import files, tokens; import pyarrow as pa; "
-            "table = files.read_parquet(Path(sys.argv[1]), ['ids']); "
-            "ids = table['ids'].chunk(0).cast(pa.list_(pa.int32())); "
-            "print(tokens._views(ids)[1].tolist(), 'pandas' in sys.modules)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x.parquet")],
-                          capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from pathlib import Path; from scoreonce.stages import files, tokens; import pyarrow as pa; "
+        "table = files.read_parquet(Path(sys.argv[1]), ['ids']); "
+        "ids = table['ids'].chunk(0).cast(pa.list_(pa.int32())); "
+        "print(tokens._views(ids)[1].tolist(), 'pandas' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.parquet")], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "[1, 2, 3] False\n"
 
 
@@ -187,15 +204,16 @@ def test_reading_parquet_and_token_ids_leaves_pandas_alone(tmp_path):
 def test_adamw_is_what_transformers_would_make(name):
     from types import SimpleNamespace
 
-    from scoreonce.pipeline import optimizer
+    from scoreonce.pipeline.training import optimizer
 
-    settings = SimpleNamespace(optimizer=name, learning_rate=0.1, weight_decay=0.2, adam_beta1=0.3, adam_beta2=0.4,
-                               adam_epsilon=0.5)
+    settings = SimpleNamespace(
+        optimizer=name, learning_rate=0.1, weight_decay=0.2, adam_beta1=0.3, adam_beta2=0.4, adam_epsilon=0.5
+    )
     assert optimizer._adamw(settings) == optimizer._by_transformers(settings)
 
 
 def test_readme_table_is_the_methods():
-    from scoreonce.stages import listing
+    from scoreonce.stages.commands import listing
 
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     _, _, after = readme.partition("<!-- methods: made by `scoreonce methods --markdown` -->\n")

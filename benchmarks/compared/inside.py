@@ -15,15 +15,18 @@ from machine import gemm_rates
 from torch import Tensor
 
 from compared.ours import settings
-from scoreonce.pipeline import architecture, methods, probe
-from scoreonce.pipeline.batching import split_for
-from scoreonce.pipeline.forward import TokenScorer
-from scoreonce.pipeline.optimizer import Masters, gradient_norm, make_optimizer
-from scoreonce.pipeline.rows import PromptRow
-from scoreonce.pipeline.step import Step
-from scoreonce.stages import models, training_data
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward import layout_probe as probe
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer
+from scoreonce.pipeline.training.step import Step
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.layout import Layout
+from scoreonce.stages.models import loading as models
+from scoreonce.stages.train import data as training_data
 
 PHASES = ("data", "layout", "forward, body", "forward, head", "backward, head", "backward, body", "optimizer")
 
@@ -48,7 +51,7 @@ class Parts:
     @classmethod
     def of(cls, run: Run) -> Parts:
         device = models.resolve_device(run.compute.device)
-        data = training_data.load(Layout.of(run), methods.resolve("dpo", {}).reads)
+        data = training_data.load_training_data(RunPaths.of(run), methods.resolve("dpo", {}).reads)
         model = models.load_model(run.reference.model, dtype=run.reference.dtype, device=device)
         layout = probe.choose_layout(model, run.compute.attention, data.longest_row).layout
         scorer = TokenScorer(model, layout)
@@ -73,7 +76,7 @@ class Parts:
         self.masters.give_weights()
 
     def dpo_step(self, pairs: Sequence[int]) -> None:
-        split = split_for(self.scorer.layout)
+        split = batcher_for(self.scorer.layout)
         step = Step(self.scorer, self.masters.parameters, methods.resolve("dpo", {}), split=split)
         step(self.rows(pairs), self.columns(pairs), {}, self.budget)
         self.update()
@@ -82,7 +85,7 @@ class Parts:
         """The mean log-prob of every completion token: no reference, no pairs, the same rows in the same batches."""
         shown = self.rows(pairs)
         tokens = sum(len(completion) for row in shown for completion in row.completions)
-        for batch in split_for(self.scorer.layout)([row.tokens for row in shown], self.budget):
+        for batch in batcher_for(self.scorer.layout)([row.tokens for row in shown], self.budget):
             (self.scorer([shown[index] for index in batch]).token_logps.sum() / -tokens).backward()
         self.update()
 
@@ -125,7 +128,7 @@ def phases(parts: Parts, batches: Sequence[Sequence[int]]) -> dict[str, float]:
             watch.last = now()
             shown = parts.rows(pairs)
             watch.mark("data")
-            for batch in split_for(scorer.layout)([row.tokens for row in shown], parts.budget):
+            for batch in batcher_for(scorer.layout)([row.tokens for row in shown], parts.budget):
                 loss = scorer([shown[index] for index in batch]).token_logps.sum()
                 watch.mark("forward, head")
                 loss.backward()
@@ -137,8 +140,9 @@ def phases(parts: Parts, batches: Sequence[Sequence[int]]) -> dict[str, float]:
     return watch.seconds
 
 
-def alternating(first: Callable[[Sequence[int]], None], second: Callable[[Sequence[int]], None],
-                batches: Sequence[Sequence[int]]) -> tuple[float, float]:  # fmt: skip
+def alternating(
+    first: Callable[[Sequence[int]], None], second: Callable[[Sequence[int]], None], batches: Sequence[Sequence[int]]
+) -> tuple[float, float]:
     """Median seconds of two kinds of steps on the same batches, taken in turn."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for pairs in batches:
@@ -157,8 +161,15 @@ def looked_inside(order: dict[str, Any]) -> dict[str, Any]:
     seconds = phases(parts, batches)
     dpo, sft = alternating(parts.dpo_step, parts.sft_step, batches * order["repeats"])
     forwarded = [row.tokens for pairs in batches for row in parts.rows(pairs)]
-    return {"phases, s": seconds, "tokens": sum(forwarded), "pairs": len(forwarded), "layout": parts.scorer.layout,
-            "GEMM, FLOP/s": gemm_rates(order["device"]), "DPO step, s": dpo, "SFT step, s": sft}  # fmt: skip
+    return {
+        "phases, s": seconds,
+        "tokens": sum(forwarded),
+        "pairs": len(forwarded),
+        "layout": parts.scorer.layout,
+        "GEMM, FLOP/s": gemm_rates(order["device"]),
+        "DPO step, s": dpo,
+        "SFT step, s": sft,
+    }
 
 
 if __name__ == "__main__":

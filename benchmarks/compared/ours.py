@@ -12,8 +12,8 @@ from typing import Any
 import child
 
 from scoreonce.stages import config
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.layout import Layout
 
 
 def settings(order: dict[str, Any], **changes: Any) -> Run:
@@ -24,52 +24,59 @@ def settings(order: dict[str, Any], **changes: Any) -> Run:
 
 def prepared(order: dict[str, Any]) -> dict[str, Any]:
     from compared.world import digest
-    from scoreonce.stages import prepare
-    from scoreonce.stages.tokens import TokenFile
+    from scoreonce.stages.data.token_file import TokenFile
+    from scoreonce.stages.prepare import stage as prepare
 
     run = settings(order)
     prepare.run(run)
-    tokens = TokenFile(Layout.of(run).tokens("train"))
+    tokens = TokenFile(RunPaths.of(run).tokens("train"))
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     return {"digest": digest([[tokens.row(row, name) for name in names] for row in range(len(tokens))])}
 
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
-    from scoreonce.stages import score
-    from scoreonce.stages.inference import Inference
-    from scoreonce.stages.scoring import Job, score_completions
+    from scoreonce.stages.score import stage as score
+    from scoreonce.stages.scoring.job import ScoringJob, score_completions
+    from scoreonce.stages.scoring.model_scorer import ModelScorer
 
-    run, batches, honest = settings(order), [], Inference.score
+    run, batches, honest = settings(order), [], ModelScorer.score
 
-    def noted(self: Inference, rows: Any, advance: Any, **more: Any) -> Any:
+    def noted(self: ModelScorer, rows: Any, advance: Any, **more: Any) -> Any:
         def note(completions: int, positions: int) -> None:
             batches.append((completions, time.time()))
             advance(completions, positions)
 
         return honest(self, rows, note, **more)
 
-    Inference.score = noted  # type: ignore[method-assign]
-    done = score_completions(Job.of(run))
+    ModelScorer.score = noted  # type: ignore[method-assign]
+    done = score_completions(ScoringJob.of(run))
     ended = time.time()
     score.run(run)  # nothing is left to score: it writes the pair tables
     # As on the other side, all but the first batch; what is written at the end counts.
-    return {"pairs": sum(completions for completions, _ in batches[1:]) / 2, "seconds": ended - batches[0][1],
-            "completions": done.scored, "positions": done.tokens}  # fmt: skip
+    return {
+        "pairs": sum(completions for completions, _ in batches[1:]) / 2,
+        "seconds": ended - batches[0][1],
+        "completions": done.scored,
+        "positions": done.tokens,
+    }
 
 
 def trained(order: dict[str, Any]) -> dict[str, Any]:
-    from scoreonce.stages import train
+    from scoreonce.stages.train import stage as train
 
     run, ends = settings(order), child.step_ends()
     train.run(run)
-    lines = (Layout.of(run).training / "metrics.jsonl").read_text().splitlines()
-    return {"losses": [json.loads(line)["loss"] for line in lines],
-            "step ends, s": [end - order["started"] for end in ends]}  # fmt: skip
+    lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
+    return {
+        "losses": [json.loads(line)["loss"] for line in lines],
+        "step ends, s": [end - order["started"] for end in ends],
+    }
 
 
 def swept(order: dict[str, Any]) -> dict[str, Any]:
     """One scoring, then every training; loading of libraries left out, as on the other side."""
-    from scoreonce.stages import prepare, train
+    from scoreonce.stages.prepare import stage as prepare
+    from scoreonce.stages.train import stage as train
 
     prepare.run(settings(order))
     started = time.time()

@@ -78,24 +78,40 @@ class Profile:
         def some(median: float, sigma: float) -> list[int]:
             return list(islice(words, max(1, int(random.lognormal(np.log(median), sigma)))))
 
-        return [
-            TokenPair(some(*self.prompt), some(*self.completion), some(*self.completion)) for _ in range(count)
-        ]
+        return [TokenPair(some(*self.prompt), some(*self.completion), some(*self.completion)) for _ in range(count)]
 
 
 HH = Profile(
-    "hh", "HH (short, long prompt share)", "hh_rlhf_test.jsonl.gz", ("prompt", "chosen", "rejected"),
-    max_prompt=384, max_length=512, prompt=(134, 0.9), completion=(46, 0.85),
-)  # fmt: skip
+    "hh",
+    "HH (short, long prompt share)",
+    "hh_rlhf_test.jsonl.gz",
+    ("prompt", "chosen", "rejected"),
+    max_prompt=384,
+    max_length=512,
+    prompt=(134, 0.9),
+    completion=(46, 0.85),
+)
 COMPLETIONS = Profile(
-    "completions", "UltraFeedback-like (long completions)", "alpaca_eval1_pairs.jsonl.gz",
-    ("prompt", "response_1", "response_2"), max_prompt=512, max_length=1_024, prompt=(32, 0.9), completion=(205, 0.8),
-)  # fmt: skip
+    "completions",
+    "UltraFeedback-like (long completions)",
+    "alpaca_eval1_pairs.jsonl.gz",
+    ("prompt", "response_1", "response_2"),
+    max_prompt=512,
+    max_length=1_024,
+    prompt=(32, 0.9),
+    completion=(205, 0.8),
+)
 MULTI_TURN = Profile(
-    "multi_turn", "multi-turn (prompt 1,024, completion 256)", "hh_rlhf_test.jsonl.gz",
-    ("prompt", "chosen", "rejected"), max_prompt=1_024, max_length=1_280, prompt=(1_024, 0.0),
-    completion=(256, 0.0), fixed=(1_024, 256),
-)  # fmt: skip
+    "multi_turn",
+    "multi-turn (prompt 1,024, completion 256)",
+    "hh_rlhf_test.jsonl.gz",
+    ("prompt", "chosen", "rejected"),
+    max_prompt=1_024,
+    max_length=1_280,
+    prompt=(1_024, 0.0),
+    completion=(256, 0.0),
+    fixed=(1_024, 256),
+)
 PROFILES = (HH, COMPLETIONS, MULTI_TURN)
 
 

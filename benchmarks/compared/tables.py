@@ -74,24 +74,42 @@ def _setting(figures: Figures) -> str:
 
 
 def _side_by_side(figures: Figures) -> str:
-    head = ["pairs", "stage", *(f"{name}, pairs/s" for name in SIDES.values()), "ratio", "to tuned",
-            *(f"{name}, peak MiB" for name in SIDES.values()), "ratio", "to tuned"]  # fmt: skip
+    head = [
+        "pairs",
+        "stage",
+        *(f"{name}, pairs/s" for name in SIDES.values()),
+        "ratio",
+        "to tuned",
+        *(f"{name}, peak MiB" for name in SIDES.values()),
+        "ratio",
+        "to tuned",
+    ]
     return table(head, (_compared(entry, stage) for entry in figures["profiles"].values() for stage in STAGES))
 
 
 def _compared(entry: Figures, stage: str) -> list[str]:
     rates, peaks = ([entry[what][f"{side} {stage}"] for side in SIDES] for what in ("pairs/s", "peak, bytes"))
-    faster, smaller = ([entry["ratio"][f"{stage} to {side}{of}"] for side in ("default", "trl")]
-                       for of in ("", ", memory"))  # fmt: skip
-    return [entry["title"], STAGES[stage], *(f"{rate:.2f}" for rate in rates), f"**{faster[0]:.2f}**",
-            f"{faster[1]:.2f}", *(f"{peak / MIB:,.0f}" for peak in peaks), f"**{smaller[0]:.2f}**",
-            f"{smaller[1]:.2f}"]  # fmt: skip
+    faster, smaller = (
+        [entry["ratio"][f"{stage} to {side}{of}"] for side in ("default", "trl")] for of in ("", ", memory")
+    )
+    return [
+        entry["title"],
+        STAGES[stage],
+        *(f"{rate:.2f}" for rate in rates),
+        f"**{faster[0]:.2f}**",
+        f"{faster[1]:.2f}",
+        *(f"{peak / MIB:,.0f}" for peak in peaks),
+        f"**{smaller[0]:.2f}**",
+        f"{smaller[1]:.2f}",
+    ]
 
 
 def _sweep(figures: Figures) -> str:
     sweep = figures["sweep"]
-    sides = (f"{name} {sweep[side]['seconds']:.0f} s with {sweep[side]['reference passes']:.0f} reference passes"
-             for side, name in SIDES.items())  # fmt: skip
+    sides = (
+        f"{name} {sweep[side]['seconds']:.0f} s with {sweep[side]['reference passes']:.0f} reference passes"
+        for side, name in SIDES.items()
+    )
     faster = sweep["ratio"]
     return (
         f"A sweep of {sweep['runs']} trainings (methods x betas, {sweep['pairs']} HH pairs, {sweep['steps']} step "
@@ -100,9 +118,15 @@ def _sweep(figures: Figures) -> str:
 
 
 def _start_up(figures: Figures) -> str:
-    rows = ([entry["title"], *(f"{entry['start to first step, s'][side]:.1f}" for side in TUNED),
-             format(entry["TRL's reference passes in training"], ".0f"), f"{entry['losses apart']:.1e}"]
-            for entry in figures["profiles"].values())  # fmt: skip
+    rows = (
+        [
+            entry["title"],
+            *(f"{entry['start to first step, s'][side]:.1f}" for side in TUNED),
+            format(entry["TRL's reference passes in training"], ".0f"),
+            f"{entry['losses apart']:.1e}",
+        ]
+        for entry in figures["profiles"].values()
+    )
     head = ["pairs", "TRL, s", "scoreonce, s", "TRL's reference passes then", "losses of a step apart, at most"]
     what = "From the start of the process to the end of the first step, reference scored before"
     return f"{what}:\n\n{table(head, rows)}"
@@ -110,9 +134,16 @@ def _start_up(figures: Figures) -> str:
 
 def _shares(figures: Figures) -> str:
     gemm = figures["GEMM, FLOP/s"]
-    rows = ([entry["title"], name, *(_share(entry["FLOP/s"][f"{side} {stage}"], figures) for side in SIDES),
-             *(f"{entry['FLOP of a pair'][f'{side} {stage}'] / GIGA:.1f}" for side in TUNED)]
-            for entry in figures["profiles"].values() for stage, name in STAGES.items())  # fmt: skip
+    rows = (
+        [
+            entry["title"],
+            name,
+            *(_share(entry["FLOP/s"][f"{side} {stage}"], figures) for side in SIDES),
+            *(f"{entry['FLOP of a pair'][f'{side} {stage}'] / GIGA:.1f}" for side in TUNED),
+        ]
+        for entry in figures["profiles"].values()
+        for stage, name in STAGES.items()
+    )
     head = ["pairs", "stage", *SIDES.values(), "TRL needs, GFLOP a pair", "scoreonce needs"]
     rates = ", ".join(f"{name} {rate / GIGA:,.0f} GFLOP/s" for name, rate in gemm.items())
     return (
@@ -137,10 +168,16 @@ def _phase(phase: Figures, figures: Figures) -> str:
 
 
 def _micro_batches(figures: Figures) -> str:
-    rows = ([entry["title"], STAGES[stage], str(entry["TRL's micro-batches"][stage]),
-             ", ".join(f"{size}: {1 / seconds:.2f}" for size, seconds in found.items())]
-            for entry in figures["profiles"].values()
-            for stage, found in entry["TRL's seconds a pair by micro-batch"].items())  # fmt: skip
+    rows = (
+        [
+            entry["title"],
+            STAGES[stage],
+            str(entry["TRL's micro-batches"][stage]),
+            ", ".join(f"{size}: {1 / seconds:.2f}" for size, seconds in found.items()),
+        ]
+        for entry in figures["profiles"].values()
+        for stage, found in entry["TRL's seconds a pair by micro-batch"].items()
+    )
     head = ["pairs", "stage", "micro-batch used", "pairs/s by micro-batch"]
     return f"What TRL was tried with:\n\n{table(head, rows)}"
 

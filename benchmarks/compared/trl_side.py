@@ -50,14 +50,27 @@ def trainer(order: dict[str, Any], pairs: Dataset, tokenizer: PreTrainedTokenize
     half, micro = order["dtype"] == "bfloat16", changes.pop("micro", order["micro"])
     batch = order["batch"]
     arguments = {
-        "output_dir": order["out"], "per_device_train_batch_size": micro["train"],
-        "gradient_accumulation_steps": batch // micro["train"], "precompute_ref_batch_size": micro["score"],
-        "precompute_ref_log_probs": True, "max_steps": order["steps"], "max_length": order["max_length"],
-        "learning_rate": order["learning_rate"], "optim": "adamw_torch", "warmup_steps": 0, "beta": 0.1,
-        "train_sampling_strategy": "sequential", "gradient_checkpointing": False, "bf16": half,
-        "use_cpu": order["device"] == "cpu", "save_strategy": "no", "logging_steps": 1, "report_to": "none",
-        "disable_tqdm": True, "seed": 0,
-    }  # fmt: skip
+        "output_dir": order["out"],
+        "per_device_train_batch_size": micro["train"],
+        "gradient_accumulation_steps": batch // micro["train"],
+        "precompute_ref_batch_size": micro["score"],
+        "precompute_ref_log_probs": True,
+        "max_steps": order["steps"],
+        "max_length": order["max_length"],
+        "learning_rate": order["learning_rate"],
+        "optim": "adamw_torch",
+        "warmup_steps": 0,
+        "beta": 0.1,
+        "train_sampling_strategy": "sequential",
+        "gradient_checkpointing": False,
+        "bf16": half,
+        "use_cpu": order["device"] == "cpu",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 0,
+    }
     model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=order["dtype"])
     config = DPOConfig(**{**arguments, **changes})
     return Timed(model=model, args=config, train_dataset=pairs, processing_class=tokenizer)
@@ -75,19 +88,22 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
     batches = made.batches
     first = batches[0][1]
     return {
-        "pairs": sum(pairs for pairs, _ in batches[1:]), "seconds": batches[-1][1] - first,
+        "pairs": sum(pairs for pairs, _ in batches[1:]),
+        "seconds": batches[-1][1] - first,
         "passes": sum(pairs for pairs, _ in batches) / order["pairs"],
         "digest": digest([[row[name] for name in IDS] for row in made.train_dataset]),
-    }  # fmt: skip
+    }
 
 
 def trained(order: dict[str, Any]) -> dict[str, Any]:
     ends = child.step_ends()
     made = trainer(order, *inputs(order))
     made.train()
-    return {"losses": [entry["loss"] for entry in made.state.log_history if "loss" in entry],
-            "passes": sum(pairs for pairs, _ in made.batches) / order["pairs"],
-            "step ends, s": [end - order["started"] for end in ends]}  # fmt: skip
+    return {
+        "losses": [entry["loss"] for entry in made.state.log_history if "loss" in entry],
+        "passes": sum(pairs for pairs, _ in made.batches) / order["pairs"],
+        "step ends, s": [end - order["started"] for end in ends],
+    }
 
 
 def searched(order: dict[str, Any]) -> dict[str, Any]:

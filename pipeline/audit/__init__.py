@@ -1,5 +1,5 @@
-"""Know the pairs before training on them: measures of every pair, facts about them, and what the reference adds.
+"""The data audit: measures of every pair, checks on them, and what later stages add.
 
-Measures come first (`text`, `tokens`, `near`, `contamination`, `relations`), one value per pair; checks are expressions
-over them; a finding is a check with the rows it concerns. Layers add what later stages know.
+In: tables of pairs. Out: one document of findings and figures. `measures` come first, one value per pair; `checks` are
+expressions over them; `summary` counts and ranks what they found.
 """

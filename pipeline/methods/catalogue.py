@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods.chain import Method, Paper
 from scoreonce.pipeline.methods.compose import Row, compose, registered
-from scoreonce.pipeline.methods.hyperparameters import WHERE
 from scoreonce.pipeline.methods.mixture import checked_weights, parsed, weighted_sum
-from scoreonce.pipeline.methods.plain import constant, every_pair
+from scoreonce.pipeline.methods.pieces.hyperparameters import WHERE
+from scoreonce.pipeline.methods.pieces.registry import PIECES, Kind, Piece
+from scoreonce.pipeline.methods.pieces.standard import constant, every_pair
 from scoreonce.pipeline.methods.refused import refuse
-from scoreonce.pipeline.methods.registry import PIECES, Kind, Piece
 from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
 
 Function = Callable[..., Any]
 
@@ -23,10 +23,19 @@ METHODS: dict[str, Method] = {}  # the rows, composed, with their default hyperp
 ALIASES: dict[str, tuple[str, Mapping[str, Any]]] = {}  # another name: the row, and defaults that differ from the row's
 
 
-def method(name: str, title: str, *, paper: Paper, objective: Function | Mapping[Function, float],
-           calibration: Function = constant, selection: Function = every_pair,
-           defaults: Mapping[str, Any] | None = None, aliases: Mapping[str, Mapping[str, Any]] | None = None,
-           synonyms: Mapping[str, str] | None = None, learning_rate: str = "") -> None:
+def method(
+    name: str,
+    title: str,
+    *,
+    paper: Paper,
+    objective: Function | Mapping[Function, float],
+    calibration: Function = constant,
+    selection: Function = every_pair,
+    defaults: Mapping[str, Any] | None = None,
+    aliases: Mapping[str, Mapping[str, Any]] | None = None,
+    synonyms: Mapping[str, str] | None = None,
+    learning_rate: str = "",
+) -> None:
     """Add a named method, composed of registered pieces, or of a weighted sum of objectives.
 
     `defaults` override those of the pieces. `aliases` are other libraries' names of it, each with the defaults that
@@ -35,17 +44,36 @@ def method(name: str, title: str, *, paper: Paper, objective: Function | Mapping
     """
     taken = sorted({name, *(aliases or {})} & {*ROWS, *ALIASES})
     if taken:
-        raise InputError(f"There are two methods {taken[0]!r}.", found=title, where=_module(objective),
-                         fix="Give one of them another name.")
-    row = Row(name, title, paper, _objective_of(objective), registered("calibration", calibration),
-              registered("selection", selection), defaults or {}, aliases or {}, synonyms or {}, learning_rate)
+        raise InputError(
+            f"There are two methods {taken[0]!r}.",
+            found=title,
+            where=_module(objective),
+            fix="Give one of them another name.",
+        )
+    row = Row(
+        name,
+        title,
+        paper,
+        _objective_of(objective),
+        registered("calibration", calibration),
+        registered("selection", selection),
+        defaults or {},
+        aliases or {},
+        synonyms or {},
+        learning_rate,
+    )
     METHODS[name] = compose(row, row.defaults)
     ROWS[name] = row
     ALIASES.update({alias: (name, differing) for alias, differing in row.aliases.items()})
 
 
-def resolve(name: str | None, settings: Mapping[str, Any], objective: str | Mapping[str, float] | None = None,
-            calibration: str | None = None, selection: str | None = None) -> Method:
+def resolve(
+    name: str | None,
+    settings: Mapping[str, Any],
+    objective: str | Mapping[str, float] | None = None,
+    calibration: str | None = None,
+    selection: str | None = None,
+) -> Method:
     """A named method, its pieces replaced where given; without a name, the objective's own method is the start.
 
     `objective` may be a weighted sum: `"0.8*dpo + 0.2*sft"`, or `{"dpo": 0.8, "sft": 0.2}`.
@@ -53,9 +81,12 @@ def resolve(name: str | None, settings: Mapping[str, Any], objective: str | Mapp
     and with the reason for a method that cannot be trained here.
     """
     start = _start(name, objective)
-    row = replace(start, objective=_objective(objective) if objective and name is not None else start.objective,
-                  calibration=_piece("calibration", calibration) if calibration else start.calibration,
-                  selection=_piece("selection", selection) if selection else start.selection)
+    row = replace(
+        start,
+        objective=_objective(objective) if objective and name is not None else start.objective,
+        calibration=_piece("calibration", calibration) if calibration else start.calibration,
+        selection=_piece("selection", selection) if selection else start.selection,
+    )
     return compose(_named(row, start), settings)
 
 
@@ -78,9 +109,12 @@ def _start(name: str | None, objective: str | Mapping[str, float] | None) -> Row
     row, differing = ALIASES.get(name or "", (name, {}))
     if row is None or row not in ROWS:
         refuse(name or "")
-        raise InputError("There is no such method.",
-                         found=f"{name}.{did_you_mean(name or '', [*ROWS, *ALIASES])}", where=WHERE,
-                         fix=f"Give one of: {', '.join(ROWS)}; or an objective, a calibration and a selection.")
+        raise InputError(
+            "There is no such method.",
+            found=f"{name}.{did_you_mean(name or '', [*ROWS, *ALIASES])}",
+            where=WHERE,
+            fix=f"Give one of: {', '.join(ROWS)}; or an objective, a calibration and a selection.",
+        )
     return replace(ROWS[row], defaults={**ROWS[row].defaults, **differing})
 
 
@@ -93,8 +127,12 @@ def _objective(given: str | Mapping[str, float]) -> Piece:
     weights = checked_weights(parsed(given) if isinstance(given, str) else given)
     terms = {_objective(name): float(weight) for name, weight in weights.items()}
     if len(terms) != len(weights):
-        raise InputError("A weighted sum has one objective under two names.", found=f"objective = {given!r}",
-                         where=WHERE, fix="Name each objective once.")
+        raise InputError(
+            "A weighted sum has one objective under two names.",
+            found=f"objective = {given!r}",
+            where=WHERE,
+            fix="Name each objective once.",
+        )
     return weighted_sum(terms)
 
 
@@ -105,8 +143,12 @@ def _is_objective_alone(row: Row) -> bool:
 def _piece(kind: Kind, name: str) -> Piece:
     known = list(PIECES[kind])
     if name not in known:
-        raise InputError(f"There is no such {kind}.", found=f"{name}.{did_you_mean(name, known)}", where=WHERE,
-                         fix=f"Give one of: {', '.join(known)}.")
+        raise InputError(
+            f"There is no such {kind}.",
+            found=f"{name}.{did_you_mean(name, known)}",
+            where=WHERE,
+            fix=f"Give one of: {', '.join(known)}.",
+        )
     return PIECES[kind][name]
 
 

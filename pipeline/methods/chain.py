@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.methods.derive import bases, derivation
 from scoreonce.pipeline.methods.inputs import checked
-from scoreonce.pipeline.methods.reductions import weighted_mean
-from scoreonce.pipeline.methods.registry import Piece, state_names
+from scoreonce.pipeline.methods.pieces.derived import bases, derivation
+from scoreonce.pipeline.methods.pieces.reductions import weighted_mean
+from scoreonce.pipeline.methods.pieces.registry import Piece, state_names
 from scoreonce.schemas.columns import COLUMNS
 
 DRAWS = "exponential_draws"
@@ -110,9 +110,11 @@ class Method:
 
     def init_state(self) -> dict[str, Tensor]:
         """The state before the first step: 0-d float64 tensors; empty for a stateless method."""
-        return {name: torch.tensor(self.hyperparameters[start] if isinstance(start, str) else start,
-                                   dtype=torch.float64)
-                for piece in self.statistics for name, start in piece.initial.items()}
+        return {
+            name: torch.tensor(self.hyperparameters[start] if isinstance(start, str) else start, dtype=torch.float64)
+            for piece in self.statistics
+            for name, start in piece.initial.items()
+        }
 
     def run(self, columns: Mapping[str, Tensor], state: Mapping[str, Tensor], training: bool = True) -> Outcome:
         """Losses and everything else of one step, on the device of the columns.
@@ -149,6 +151,8 @@ class Method:
     def _outcome(self, chain: Mapping[str, Tensor], state: dict[str, Tensor]) -> Outcome:
         losses = chain["loss"]
         absent = torch.full_like(losses, torch.nan)
-        rest = {name: chain.get(name, absent).detach().expand_as(losses)
-                for name in ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")}
+        rest = {
+            name: chain.get(name, absent).detach().expand_as(losses)
+            for name in ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
+        }
         return Outcome(losses=losses, state=state, **rest)

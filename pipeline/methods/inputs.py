@@ -7,34 +7,48 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.errors import InputError
 from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
 
-_FULL_VOCABULARY = ("a forward pass with the reference's logits makes it: `full_vocab` under [train], after "
-                    "`scoreonce score` with the same setting")
+_FULL_VOCABULARY = (
+    "a forward pass with the reference's logits makes it: `full_vocab` under [train], after "
+    "`scoreonce score` with the same setting"
+)
 ORIGINS = {  # prefix of a column, the longer ones first: what has it, and how to get it
     "policy_kl_logps": "score the policy on each prompt with another prompt's completion, the same one at every step",
     "ref_kl_logps": "the reference store has it where score.mismatched = true: set that and run `scoreonce score`",
-    **{f"policy_{side}_{what}": _FULL_VOCABULARY for side in ("chosen", "rejected")
-       for what in ("plus", "minus", "rounded", "forward_kl", "masked")},
-    **{f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
-                                   "positions" for side in ("chosen", "rejected")},
+    **{
+        f"policy_{side}_{what}": _FULL_VOCABULARY
+        for side in ("chosen", "rejected")
+        for what in ("plus", "minus", "rounded", "forward_kl", "masked")
+    },
+    **{
+        f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
+        "positions"
+        for side in ("chosen", "rejected")
+    },
     "policy_": "the policy's forward pass makes it: `scoreonce train` does so itself; in a notebook, sum the policy's "
-               "log-probs over the completion's tokens",
+    "log-probs over the completion's tokens",
     "ref_": "the reference store has it: run `scoreonce score`, and take it from the Parquet per pair that it writes",
     "chosen_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
     "rejected_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
     "chosen_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
     "rejected_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
     "chosen_preference": "the dataset must have it: P(chosen beats one of the reference's own completions), e.g. from "
-                         "a pairwise reward model",
+    "a pairwise reward model",
     "rejected_preference": "the dataset must have it: P(rejected beats one of the reference's own completions)",
     "exponential_draws": "draw it with methods.exponential_draws(pairs, generator), or use methods.apply",
 }
 
 
-def checked(method: str, columns: Mapping[str, Tensor], needed: Sequence[str], optional: Set[str],
-            state: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def checked(
+    method: str,
+    columns: Mapping[str, Tensor],
+    needed: Sequence[str],
+    optional: Set[str],
+    state: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The needed columns, the optional ones that are there, and the state; float64, on the columns' device.
 
     Raises `InputError` naming a missing column and where it comes from, a column that is not (pairs,) or 0-d, or a
@@ -46,31 +60,41 @@ def checked(method: str, columns: Mapping[str, Tensor], needed: Sequence[str], o
     used = {name: columns[name] for name in (*needed, *sorted(optional & set(columns)))}
     _check_shapes(method, used)
     device = used["policy_chosen_logps"].device
-    return ({name: column.to(device, torch.float64) for name, column in used.items()},
-            {name: _entry(method, name, state).to(device, torch.float64) for name in initial})
+    return (
+        {name: column.to(device, torch.float64) for name, column in used.items()},
+        {name: _entry(method, name, state).to(device, torch.float64) for name in initial},
+    )
 
 
 def _missing(method: str, name: str, given: list[str]) -> InputError:
     origin = next((text for prefix, text in ORIGINS.items() if name.startswith(prefix)), "add it to the columns")
-    return InputError(f"Method {method} needs a column that is not there: {name}.",
-                      found=f"columns {', '.join(given) or '(none)'}.{did_you_mean(name, given)}",
-                      where="the columns given to the method", fix=f"{origin[0].upper()}{origin[1:]}.")
+    return InputError(
+        f"Method {method} needs a column that is not there: {name}.",
+        found=f"columns {', '.join(given) or '(none)'}.{did_you_mean(name, given)}",
+        where="the columns given to the method",
+        fix=f"{origin[0].upper()}{origin[1:]}.",
+    )
 
 
 def _check_shapes(method: str, used: Mapping[str, Tensor]) -> None:
     pairs = used["policy_chosen_logps"].shape
     for name, column in used.items():
         if len(pairs) != 1 or not pairs[0] or (column.ndim and column.shape != pairs):
-            raise InputError(f"The columns of method {method} are not one number per pair.",
-                             found=f"shapes {tuple(pairs)} of policy_chosen_logps, {tuple(column.shape)} of {name}",
-                             where="the columns given to the method",
-                             fix="Give every column the shape (pairs,), at least one pair; "
-                                 "sum token log-probs per completion first.")
+            raise InputError(
+                f"The columns of method {method} are not one number per pair.",
+                found=f"shapes {tuple(pairs)} of policy_chosen_logps, {tuple(column.shape)} of {name}",
+                where="the columns given to the method",
+                fix="Give every column the shape (pairs,), at least one pair; "
+                "sum token log-probs per completion first.",
+            )
 
 
 def _entry(method: str, name: str, state: Mapping[str, Tensor]) -> Tensor:
     if name not in state:
-        raise InputError(f"Method {method} keeps a state, and {name} is not in the one given.",
-                         found=f"state {', '.join(state) or '(empty)'}", where="the state given to the method",
-                         fix="Start with method.init_state(), and hand each step the state that the last one returned.")
+        raise InputError(
+            f"Method {method} keeps a state, and {name} is not in the one given.",
+            found=f"state {', '.join(state) or '(empty)'}",
+            where="the state given to the method",
+            fix="Start with method.init_state(), and hand each step the state that the last one returned.",
+        )
     return state[name]

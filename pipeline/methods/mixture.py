@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.methods.hyperparameters import WHERE
-from scoreonce.pipeline.methods.registry import Piece
+from scoreonce.pipeline.methods.pieces.hyperparameters import WHERE
+from scoreonce.pipeline.methods.pieces.registry import Piece
+from scoreonce.schemas.errors import InputError
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.]+(?:[eE][+-]?\d+)?)\s*\*\s*)?(?P<name>\w+)")
 
@@ -32,11 +32,17 @@ def weighted_sum(terms: Mapping[Piece, float]) -> Piece:
     name = " + ".join(f"{weight:g}*{piece.name}" for piece, weight in terms.items())
     function.__doc__ = f"{name}, per pair (pairs,): the weighted sum of these objectives' losses of the pair."
     return Piece(
-        "objective", name, function, columns, settings, ("loss",),
+        "objective",
+        name,
+        function,
+        columns,
+        settings,
+        ("loss",),
         batch_coupled=any(piece.batch_coupled for piece in terms),
         recouples=any(piece.recouples for piece in terms),
         rewards=next((piece.rewards for piece in terms if piece.rewards), None),
-        defaults={name: value for piece in terms for name, value in piece.defaults.items()})
+        defaults={name: value for piece in terms for name, value in piece.defaults.items()},
+    )
 
 
 def parsed(text: str) -> dict[str, float]:
@@ -48,17 +54,27 @@ def parsed(text: str) -> dict[str, float]:
     found = [TERM.fullmatch(term.strip()) for term in re.split(r"(?<![eE])\+", text)]
     terms = {match["name"]: float(match["weight"] or 1) for match in found if match}
     if len(terms) != len(found):
-        raise InputError("The objective is not a weighted sum of objectives.", found=f"objective = {text!r}",
-                         where=WHERE, fix='Write it as "0.8*dpo + 0.2*sft", each objective once.')
+        raise InputError(
+            "The objective is not a weighted sum of objectives.",
+            found=f"objective = {text!r}",
+            where=WHERE,
+            fix='Write it as "0.8*dpo + 0.2*sft", each objective once.',
+        )
     return terms
 
 
 def checked_weights(terms: Mapping[str, float]) -> Mapping[str, float]:
     """The terms. Raises `InputError` where there are none, or a weight is not a finite number above 0."""
-    wrong = [name for name, weight in terms.items() if isinstance(weight, bool) or not isinstance(weight, int | float)
-             or not 0 < weight < math.inf]
+    wrong = [
+        name
+        for name, weight in terms.items()
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf
+    ]
     if wrong or not terms:
-        raise InputError("The weights of the objectives cannot be used.",
-                         found=", ".join(f"{name} = {terms[name]!r}" for name in wrong) or "no objective",
-                         where=WHERE, fix="Give each objective a finite weight above 0, or leave it out.")
+        raise InputError(
+            "The weights of the objectives cannot be used.",
+            found=", ".join(f"{name} = {terms[name]!r}" for name in wrong) or "no objective",
+            where=WHERE,
+            fix="Give each objective a finite weight above 0, or leave it out.",
+        )
     return terms

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from scoreonce.pipeline.errors import InputError
-from scoreonce.pipeline.methods.hyperparameters import WHERE
+from scoreonce.pipeline.methods.pieces.hyperparameters import WHERE
+from scoreonce.schemas.errors import InputError
 
-_MOVES = ("Its reference moves during training (it is overwritten by, or mixed with, the policy), so that log-probs "
-          "scored once would be wrong after the first update.")
+_MOVES = (
+    "Its reference moves during training (it is overwritten by, or mixed with, the policy), so that log-probs "
+    "scored once would be wrong after the first update."
+)
 _TWO_POLICIES = "It trains a second live policy beside the first, so that a cache of one frozen reference does not do."
 _ONLINE = "It is not offline preference optimisation: it learns from completions sampled during training."
 _DIFFUSION = "It is written for diffusion models, whose likelihood is not a sum of token log-probs."
@@ -14,17 +16,31 @@ _DIFFUSION = "It is written for diffusion models, whose likelihood is not a sum 
 REFUSED = {
     "tr_dpo": ("TR-DPO", _MOVES),
     "ofs_dpo": ("OFS-DPO", _TWO_POLICIES),
-    "q_sharp": ("Q♯", "It is not offline preference optimisation: it learns a value function that guides decoding, and "
-                      "leaves the policy as it is."),
+    "q_sharp": (
+        "Q♯",
+        "It is not offline preference optimisation: it learns a value function that guides decoding, and "
+        "leaves the policy as it is.",
+    ),
     "diffusion_dpo": ("Diffusion-DPO", _DIFFUSION),
     "diffusion_kto": ("Diffusion-KTO", _DIFFUSION),
     "see_dpo": ("SEE-DPO", _DIFFUSION),
     "online_dpo": ("Online DPO", _ONLINE),
-    "hyper_dpo": ("HyperDPO", "It trains a policy that is conditioned on preference weights, which an ordinary "
-                              "language model does not take as an input."),
+    "hyper_dpo": (
+        "HyperDPO",
+        "It trains a policy that is conditioned on preference weights, which an ordinary "
+        "language model does not take as an input.",
+    ),
 }
-_SPELLINGS = {"trdpo": "tr_dpo", "ofsdpo": "ofs_dpo", "q#": "q_sharp", "q♯": "q_sharp", "qsharp": "q_sharp",
-              "seedpo": "see_dpo", "hyperdpo": "hyper_dpo", "diffusiondpo": "diffusion_dpo"}
+_SPELLINGS = {
+    "trdpo": "tr_dpo",
+    "ofsdpo": "ofs_dpo",
+    "q#": "q_sharp",
+    "q♯": "q_sharp",
+    "qsharp": "q_sharp",
+    "seedpo": "see_dpo",
+    "hyperdpo": "hyper_dpo",
+    "diffusiondpo": "diffusion_dpo",
+}
 
 
 def refuse(name: str) -> None:
@@ -33,5 +49,9 @@ def refuse(name: str) -> None:
     known = _SPELLINGS.get(plain.replace("_", ""), plain)
     if known in REFUSED:
         title, reason = REFUSED[known]
-        raise InputError(f"{title} cannot be trained from cached columns. {reason}", found=f"method {name!r}",
-                         where=WHERE, fix="Give another method: `scoreonce methods` lists them.")
+        raise InputError(
+            f"{title} cannot be trained from cached columns. {reason}",
+            found=f"method {name!r}",
+            where=WHERE,
+            fix="Give another method: `scoreonce methods` lists them.",
+        )

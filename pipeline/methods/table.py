@@ -45,11 +45,22 @@ def _table_row(row: Row, paper: Paper) -> TableRow:
     composed = METHODS[row.name]
     said = {name: every[0] for name, every in hyperparameters(composed).items()}
     return TableRow(
-        name=row.name, title=row.title, paper=paper.title, arxiv=paper.arxiv, venue=paper.venue,
-        reads=sorted(composed.reads), differentiable=sorted(composed.differentiable),
+        name=row.name,
+        title=row.title,
+        paper=paper.title,
+        arxiv=paper.arxiv,
+        venue=paper.venue,
+        reads=sorted(composed.reads),
+        differentiable=sorted(composed.differentiable),
         hyperparameters=dict(composed.hyperparameters),
         meanings={name: f"{each.allowed.meaning}: {each.takes}" for name, each in said.items()},
-        synonyms=dict(row.synonyms), aliases={name: dict(differing) for name, differing in row.aliases.items()},
-        learning_rate=row.learning_rate, objective=row.objective.name, calibration=row.calibration.name,
-        selection=row.selection.name, state={name: float(value) for name, value in composed.init_state().items()},
-        batch_coupled=composed.batch_coupled, random=composed.random)
+        synonyms=dict(row.synonyms),
+        aliases={name: dict(differing) for name, differing in row.aliases.items()},
+        learning_rate=row.learning_rate,
+        objective=row.objective.name,
+        calibration=row.calibration.name,
+        selection=row.selection.name,
+        state={name: float(value) for name, value in composed.init_state().items()},
+        batch_coupled=composed.batch_coupled,
+        random=composed.random,
+    )

@@ -41,21 +41,34 @@ def small():
 def measured(small):
     """What peers.json holds, of one profile."""
     entry = {
-        "title": "short pairs", **figures.compared(small.rounds, small.pairs, 4, small.shape),
+        "title": "short pairs",
+        **figures.compared(small.rounds, small.pairs, 4, small.shape),
         "TRL's micro-batches": {"score": 2, "train": 4},
         "TRL's seconds a pair by micro-batch": {"score": {"2": 0.25, "4": 0.5}, "train": {"2": 1.0, "4": 0.5}},
         "inside": figures.inside(small.inside, small.pairs, small.shape),
-    }  # fmt: skip
+    }
     return {
-        "measured": {"date": "2026-01-02", "machine": "an abacus", "cores": 2, "threads": 2, "load over 15 min": 0.1,
-                     "versions": {"torch": "2.13.0", "trl": None}},
-        "device": "cpu", "dtype": "float32", "pairs are real": True,
+        "measured": {
+            "date": "2026-01-02",
+            "machine": "an abacus",
+            "cores": 2,
+            "threads": 2,
+            "load over 15 min": 0.1,
+            "versions": {"torch": "2.13.0", "trl": None},
+        },
+        "device": "cpu",
+        "dtype": "float32",
+        "pairs are real": True,
         "model": {**vars(small.shape), "parameters": small.shape.parameters},
         "GEMM, FLOP/s": {"float32": 10_000.0, "bfloat16": 20_000.0},
         "profiles": {"short": entry},
         "sweep": {
-            "runs": 15, "pairs": 16, "steps": 1, "ratio": {"default": 7.5, "trl": 5.0},
+            "runs": 15,
+            "pairs": 16,
+            "steps": 1,
+            "ratio": {"default": 7.5, "trl": 5.0},
             "default": {"seconds": 150.0, "reference passes": 15.0},
-            "trl": {"seconds": 100.0, "reference passes": 15.0}, "ours": {"seconds": 20.0, "reference passes": 1.0},
+            "trl": {"seconds": 100.0, "reference passes": 15.0},
+            "ours": {"seconds": 20.0, "reference passes": 1.0},
         },
-    }  # fmt: skip
+    }

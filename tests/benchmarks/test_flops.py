@@ -7,7 +7,7 @@ from compared.world import SHAPE
 from flops import Needs, PairLengths, Shape, total
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from scoreonce.pipeline import rows
+from scoreonce.pipeline.batches import prompt_rows as rows
 
 TINY = Shape(width=2, layers=2, heads=1, feed_forward=3, vocabulary=5)
 
@@ -52,8 +52,13 @@ def test_total_of_pairs():
 
 def test_parameters_are_those_of_the_model():
     config = LlamaConfig(
-        vocab_size=SHAPE.vocabulary, hidden_size=SHAPE.width, intermediate_size=SHAPE.feed_forward,
-        num_hidden_layers=SHAPE.layers, num_attention_heads=SHAPE.heads, tie_word_embeddings=False)  # fmt: skip
+        vocab_size=SHAPE.vocabulary,
+        hidden_size=SHAPE.width,
+        intermediate_size=SHAPE.feed_forward,
+        num_hidden_layers=SHAPE.layers,
+        num_attention_heads=SHAPE.heads,
+        tie_word_embeddings=False,
+    )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
     assert SHAPE.parameters == sum(weight.numel() for weight in model.parameters())

@@ -23,8 +23,7 @@ def test_smoke(name, request):
     if name == "peers" and importlib.util.find_spec("trl") is None:
         pytest.skip("needs TRL")
     before = results()
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| ---" in done.stdout or "|---" in done.stdout
     assert "Measured " in done.stdout

@@ -11,9 +11,9 @@ import pytest
 
 from scoreonce.schemas import identity
 from scoreonce.schemas.tables import Pair
+from scoreonce.stages.common.files import sha256, write_json, write_parquet
+from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.files import sha256, write_json, write_parquet
-from scoreonce.stages.layout import SPLITS, Layout
 
 VOCABULARY = 97
 SCORES = ("chosen_score", "rejected_score", "chosen_preference", "rejected_preference")
@@ -39,8 +39,8 @@ class World:
         return Run.model_validate({**tree, **{key: {**tree.get(key, {}), **value} for key, value in sections.items()}})
 
     @property
-    def layout(self) -> Layout:
-        return Layout.of(self.run())
+    def paths(self) -> RunPaths:
+        return RunPaths.of(self.run())
 
     def model(self, name: str = "model", *, seed: int = 0, **settings: Any) -> Path:
         """A Llama of two layers whose next-token distributions are far from uniform."""
@@ -78,17 +78,17 @@ class World:
             pairs.append((prompt, [*ids(), number % vocabulary, 2], [*ids(), number % vocabulary, 3]))
         return pairs
 
-    def prepare(self, train: Sequence[TokenPair], test: Sequence[TokenPair] = ()) -> Layout:
+    def prepare(self, train: Sequence[TokenPair], test: Sequence[TokenPair] = ()) -> RunPaths:
         """Write what `prepare` writes."""
-        layout = self.layout
+        paths = self.paths
         for split, pairs in zip(SPLITS, (train, test), strict=True):
-            self._write(layout, split, pairs)
-        files = {path.name: sha256(path) for split in SPLITS for path in (layout.pairs(split), layout.tokens(split))}
+            self._write(paths, split, pairs)
+        files = {path.name: sha256(path) for split in SPLITS for path in (paths.pairs(split), paths.tokens(split))}
         counts = {"train": len(train), "test": len(test), "quarantined": 0}
-        write_json(layout.pairs_manifest, {"format": 1, "files": files, "counts": counts, "config": {"max_length": 64}})
-        return layout
+        write_json(paths.pairs_manifest, {"format": 1, "files": files, "counts": counts, "config": {"max_length": 64}})
+        return paths
 
-    def _write(self, layout: Layout, split: Any, pairs: Sequence[TokenPair]) -> None:
+    def _write(self, paths: RunPaths, split: Any, pairs: Sequence[TokenPair]) -> None:
         prompts, chosen, rejected = zip(*pairs, strict=True) if pairs else ((), (), ())
         chosen_id = [identity.completion_id(p, c) for p, c in zip(prompts, chosen, strict=True)]
         rejected_id = [
@@ -111,7 +111,7 @@ class World:
         flags = [name for name in Pair.column_names() if name.endswith(("truncated", "merged"))]
         whole = frame.with_columns(*text, *empty, *(pl.lit(False).alias(name) for name in flags))
         validated = Pair.validate(whole.select(Pair.column_names()), cast=True)
-        write_parquet(layout.pairs(split), validated.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        write_parquet(paths.pairs(split), validated.to_arrow(compat_level=pl.CompatLevel.oldest()))
         ids = pa.list_(pa.field("item", pa.int32(), nullable=False))
         sides = {"prompt_ids": prompts, "chosen_ids": chosen, "rejected_ids": [r or [] for r in rejected]}
         table = pa.table(
@@ -120,7 +120,7 @@ class World:
                 **{name: pa.array(list(values), ids) for name, values in sides.items()},
             }
         )
-        with pa.OSFile(str(layout.tokens(split)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        with pa.OSFile(str(paths.tokens(split)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=50)
 
 

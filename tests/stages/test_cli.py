@@ -8,27 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from scoreonce.pipeline.errors import InputError
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli, config
-from scoreonce.stages.layout import Layout
+from scoreonce.stages.common.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
-COMMANDS = [*([name] for name in [*STAGES, "methods", "path"]), *(["store", name] for name in ("list", "verify", "gc")),
-            *(["demo", name] for name in ("world", "pairs", "judge"))]
+COMMANDS = [
+    *([name] for name in [*STAGES, "methods", "path"]),
+    *(["store", name] for name in ("list", "verify", "gc")),
+    *(["demo", name] for name in ("world", "pairs", "judge")),
+]
 
 
 @pytest.fixture
 def run_file(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text('out = "runs/mine"\n[data]\nsource = "pairs.jsonl"\n[reference]\nmodel = "models/sft"\n'
-                    '[train]\nmethod = "dpo"\nlabel = "first"\nbeta = 0.2\n')
+    path.write_text(
+        'out = "runs/mine"\n[data]\nsource = "pairs.jsonl"\n[reference]\nmodel = "models/sft"\n'
+        '[train]\nmethod = "dpo"\nlabel = "first"\nbeta = 0.2\n'
+    )
     return str(path)
 
 
 @pytest.fixture
 def stage(monkeypatch):
     """Stands in for every stage module; `stage.calls` holds what the command line handed over."""
+
     class Stage:
         def __init__(self):
             self.calls = []
@@ -38,6 +44,7 @@ def stage(monkeypatch):
 
     fake = Stage()
     import scoreonce.stages as package
+
     for name in STAGES:
         monkeypatch.setitem(sys.modules, f"scoreonce.stages.{name}", fake)
         monkeypatch.setattr(package, name, fake, raising=False)
@@ -62,19 +69,26 @@ def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["evaluate", run_file, "--model", "m", "--label", "other"])
     cli.run_command(["report", run_file, "--label", "a", "--label", "b"])
     assert [call[1] for call in stage.calls] == [
-        {"dry_run": True}, {"model": "m", "label": "other"}, {"labels": ["a", "b"]}]
+        {"dry_run": True},
+        {"model": "m", "label": "other"},
+        {"labels": ["a", "b"]},
+    ]
 
 
-@pytest.mark.parametrize(("options", "label"), [
-    (["--method", "ipo"], "ipo"),
-    (["--method", "ipo", "--label", "mine"], "mine"),
-    (["--method", "ipo", "--set", "train.label=set"], "set"),
-    (["--label", "mine"], "mine"),
-    ([], "first")])
+@pytest.mark.parametrize(
+    ("options", "label"),
+    [
+        (["--method", "ipo"], "ipo"),
+        (["--method", "ipo", "--label", "mine"], "mine"),
+        (["--method", "ipo", "--set", "train.label=set"], "set"),
+        (["--label", "mine"], "mine"),
+        ([], "first"),
+    ],
+)
 def test_another_method_does_not_inherit_the_label(stage, run_file, options, label):
     cli.run_command(["train", run_file, *options])
     run = stage.calls[0][0]
-    assert Layout.of(run).training == Path("runs/mine/train") / label
+    assert RunPaths.of(run).training == Path("runs/mine/train") / label
     assert run.train.method == ("ipo" if "--method" in options else "dpo")
     assert run.train.hyperparameters == {"beta": 0.2}
 
@@ -88,11 +102,15 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     assert [call[0].train.selection for call in stage.calls[1:]] == [None, "gaussian_gap"]
 
 
-@pytest.mark.parametrize(("arguments", "expected"), [
-    (["train", "missing.toml"], ["no file missing.toml"]),
-    (["train", "{run}", "--set", "train.learning_rate=-1"], ["learning_rate", "-1"]),
-    (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'source'?"]),
-    (["path", "{run}", "raport"], ["raport", "Did you mean 'report'?"])])
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["train", "missing.toml"], ["no file missing.toml"]),
+        (["train", "{run}", "--set", "train.learning_rate=-1"], ["learning_rate", "-1"]),
+        (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'source'?"]),
+        (["path", "{run}", "raport"], ["raport", "Did you mean 'report'?"]),
+    ],
+)
 def test_bad_input_is_four_parts_and_exit_2(arguments, expected, run_file, capsys):
     assert cli.run_command([argument.format(run=run_file) for argument in arguments]) == 2
     said = capsys.readouterr().err
@@ -110,14 +128,22 @@ def test_unknown_command_and_option_exit_2(run_file, capsys):
     assert "--metod" in said
 
 
-@pytest.mark.parametrize(("error", "code", "expected"), [
-    (InputError("Bad.", found="f", where="w", fix="x"), 2, ["error: Bad."]),
-    (KeyboardInterrupt(), 130, ["interrupted: ", "checkpoint stay", "scoreonce prepare"]),
-    (OSError(errno.ENOSPC, "No space left on device"), 2, ["error: The disk is full", "found", "where", "do:"]),
-    (RuntimeError("Error while serializing: No space left on device (os error 28)"), 2, ["error: The disk is full"]),
-    (OSError(errno.EACCES, "Permission denied", "runs/x"), 2, ["error: A file or folder may not", "runs/x", "do:"]),
-    (OSError(errno.EIO, "Input/output error"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
-    (ZeroDivisionError("ours"), 1, ["Traceback", "ZeroDivisionError: ours", "fault: "])])
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (InputError("Bad.", found="f", where="w", fix="x"), 2, ["error: Bad."]),
+        (KeyboardInterrupt(), 130, ["interrupted: ", "checkpoint stay", "scoreonce prepare"]),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, ["error: The disk is full", "found", "where", "do:"]),
+        (
+            RuntimeError("Error while serializing: No space left on device (os error 28)"),
+            2,
+            ["error: The disk is full"],
+        ),
+        (OSError(errno.EACCES, "Permission denied", "runs/x"), 2, ["error: A file or folder may not", "runs/x", "do:"]),
+        (OSError(errno.EIO, "Input/output error"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
+        (ZeroDivisionError("ours"), 1, ["Traceback", "ZeroDivisionError: ours", "fault: "]),
+    ],
+)
 def test_errors_of_a_stage(stage, run_file, capsys, monkeypatch, error, code, expected):
     def fail(run):
         raise error
@@ -149,14 +175,16 @@ def test_paths(tmp_path, run_file, capsys):
     sets = ["--set", f"data.source={tmp_path}/pairs.jsonl", "--set", f"reference.model={tmp_path}/model"]
     assert cli.run_command(["path", run_file, "inputs", *sets]) == 0
     assert capsys.readouterr().out.split() == [
-        f"{tmp_path}/{name}" for name in ("pairs.jsonl", "model", "model/config.json")]
+        f"{tmp_path}/{name}" for name in ("pairs.jsonl", "model", "model/config.json")
+    ]
     assert cli.run_command(["path", run_file, "inputs", "--set", "data.source=org/hub-name"]) == 0
     assert capsys.readouterr().out == "", "names on the Hub are no files"
     assert cli.run_command(["path", run_file, "report"]) == 0
     assert capsys.readouterr().out == "runs/mine/report.html\n"
     assert cli.run_command(["path", run_file, "audit"]) == 0
     assert capsys.readouterr().out.split() == [
-        f"runs/mine/audit/{name}" for name in ("index.html", "audit.json", "pairs.parquet")]
+        f"runs/mine/audit/{name}" for name in ("index.html", "audit.json", "pairs.parquet")
+    ]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
@@ -182,10 +210,17 @@ def test_the_example_names_every_key_with_its_default():
 
 # ---- Make ----
 
+
 def make(*arguments: str, folder: Path = ROOT) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-    return subprocess.run(["make", "--no-print-directory", *arguments], cwd=folder, capture_output=True, text=True,
-                          check=True, env=environment).stdout
+    return subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    ).stdout
 
 
 def test_make_help_lists_every_target():
@@ -216,11 +251,19 @@ def stages_run(project: Path, *arguments: str) -> list[str]:
 
 def test_make_runs_each_stage_once_in_order(project):
     assert stages_run(project, "report", "METHOD=dpo ipo") == [
-        "prepare x.toml", "score x.toml", "train x.toml --method dpo", "evaluate x.toml --method dpo",
-        "train x.toml --method ipo", "evaluate x.toml --method ipo", "report x.toml"]
+        "prepare x.toml",
+        "score x.toml",
+        "train x.toml --method dpo",
+        "evaluate x.toml --method dpo",
+        "train x.toml --method ipo",
+        "evaluate x.toml --method ipo",
+        "report x.toml",
+    ]
     assert stages_run(project, "report", "METHOD=dpo ipo") == []
     assert stages_run(project, "evaluate", "METHOD=ipo hinge") == [
-        "train x.toml --method hinge", "evaluate x.toml --method hinge"]
+        "train x.toml --method hinge",
+        "evaluate x.toml --method hinge",
+    ]
 
 
 def test_make_without_method_takes_the_run_files(project):
@@ -243,7 +286,8 @@ def test_make_reruns_when_set_changed(project):
     stages_run(project, "score", "SET=train.beta=0.1")
     assert stages_run(project, "score", "SET=train.beta=0.1") == []
     assert stages_run(project, "audit", "SET=train.beta=0.2 data.limit=5") == [
-        f"{name} x.toml --set train.beta=0.2 --set data.limit=5" for name in ("prepare", "audit")]
+        f"{name} x.toml --set train.beta=0.2 --set data.limit=5" for name in ("prepare", "audit")
+    ]
 
 
 def test_make_demo_goes_through_the_stages(project):
@@ -255,8 +299,16 @@ def test_make_demo_goes_through_the_stages(project):
     methods = ("dpo", "beta_dpo", "epsilon_dpo", "minor_dpo", "alpha_dpo")
     trained = [f"{stage} {pairs} --method {method}" for method in methods for stage in ("train", "evaluate")]
     assert (project / "log").read_text().splitlines() == [
-        f"demo world {sft}", f"prepare {sft}", f"train {sft}", f"demo pairs {pairs}", f"prepare {pairs}",
-        f"score {pairs}", *trained, f"demo judge {pairs}", f"report {pairs}"]
+        f"demo world {sft}",
+        f"prepare {sft}",
+        f"train {sft}",
+        f"demo pairs {pairs}",
+        f"prepare {pairs}",
+        f"score {pairs}",
+        *trained,
+        f"demo judge {pairs}",
+        f"report {pairs}",
+    ]
     assert said.splitlines()[-1] == "Open pairs.jsonl", "the path that the stand-in gives for everything"
 
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.errors import InputError
 from scoreonce.pipeline.methods import METHODS
-from scoreonce.pipeline.methods.hyperparameters import Allowed, Hyperparameter
-from scoreonce.pipeline.methods.registry import PIECES, calibration, objective, selection
+from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Hyperparameter
+from scoreonce.pipeline.methods.pieces.registry import PIECES, calibration, objective, selection
+from scoreonce.schemas.errors import InputError
 
 LOGPS = ("policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 
@@ -32,14 +32,46 @@ def test_what_each_method_reads() -> None:
     lens, scores = {"chosen_len", "rejected_len"}, {"chosen_score", "rejected_score"}
     reads = {name: set(method.reads) for name, method in METHODS.items()}
     sums = {name for name, columns in reads.items() if columns == set(LOGPS)}
-    assert sums == {"dpo", "beta_dpo", "minor_dpo", "robust", "hinge", "rso", "rso_hinge", "dpop", "f_dpo", "chi_po",
-                    "sppo_hard", "cal_dpo", "apo_zero", "apo_down", "exo_pair", "nca_pair", "bco", "bco_pair", "aot",
-                    "aot_pair", "discopop"}
-    assert {name for name, columns in reads.items() if columns == {*LOGPS, *lens}} == {"dpo_norm", "alpha_dpo", "ipo",
-                                                                                       "r_dpo"}
+    assert sums == {
+        "dpo",
+        "beta_dpo",
+        "minor_dpo",
+        "robust",
+        "hinge",
+        "rso",
+        "rso_hinge",
+        "dpop",
+        "f_dpo",
+        "chi_po",
+        "sppo_hard",
+        "cal_dpo",
+        "apo_zero",
+        "apo_down",
+        "exo_pair",
+        "nca_pair",
+        "bco",
+        "bco_pair",
+        "aot",
+        "aot_pair",
+        "discopop",
+    }
+    assert {name for name, columns in reads.items() if columns == {*LOGPS, *lens}} == {
+        "dpo_norm",
+        "alpha_dpo",
+        "ipo",
+        "r_dpo",
+    }
     assert {name for name, columns in reads.items() if columns == {*LOGPS, *scores}} == {"odpo", "infonca"}
     assert {name for name, columns in reads.items() if not any(column.startswith("ref_") for column in columns)} == {
-        "simpo", "repo", "slic", "orpo", "cpo", "sft", "sparse_po", "mapo"}
+        "simpo",
+        "repo",
+        "slic",
+        "orpo",
+        "cpo",
+        "sft",
+        "sparse_po",
+        "mapo",
+    }
     assert reads["sft"] == {"policy_chosen_logps", "chosen_len"}
     assert reads["minor_sft"] == {"policy_chosen_logps", "ref_chosen_logps", "chosen_len"}
     assert reads["kto"] == {*LOGPS, "policy_kl_logps", "ref_kl_logps"}
@@ -50,11 +82,22 @@ def test_what_each_method_reads() -> None:
 def test_which_methods_couple_pairs_draw_and_remember() -> None:
     assert [name for name, method in METHODS.items() if method.random] == ["beta_dpo"]
     assert {name for name, method in METHODS.items() if method.batch_coupled} == {
-        "beta_dpo", "alpha_dpo", "cal_dpo", "bco", "aot", "aot_pair", "kto", "mpo"}
+        "beta_dpo",
+        "alpha_dpo",
+        "cal_dpo",
+        "bco",
+        "aot",
+        "aot_pair",
+        "kto",
+        "mpo",
+    }
     assert {name: set(method.init_state()) for name, method in METHODS.items() if method.init_state()} == {
-        "beta_dpo": {"gap_mean", "gap_std"}, "alpha_dpo": {"normalised_gap_mean", "normalised_gap_std"},
-        "epsilon_dpo": {"epsilon_beta"}, "bco": {"mean_logratio", "mean_logratio_steps"},
-        "mpo": {"mean_logratio", "mean_logratio_steps"}}
+        "beta_dpo": {"gap_mean", "gap_std"},
+        "alpha_dpo": {"normalised_gap_mean", "normalised_gap_std"},
+        "epsilon_dpo": {"epsilon_beta"},
+        "bco": {"mean_logratio", "mean_logratio_steps"},
+        "mpo": {"mean_logratio", "mean_logratio_steps"},
+    }
     assert METHODS["epsilon_dpo"].init_state()["epsilon_beta"] == 0.01
 
 
@@ -70,26 +113,58 @@ DIVERGENCE = {"divergence": "reverse_kl", "divergence_alpha": 0.5}
 
 
 def test_defaults_of_the_named_methods() -> None:
-    assert METHODS["dpo"].hyperparameters == {"beta": 0.1, "gamma_beta_ratio": 0.0, "label_smoothing": 0.0,
-                                              **DIVERGENCE}
-    assert METHODS["simpo"].hyperparameters == {"beta": 2.0, "gamma_beta_ratio": 0.5, "label_smoothing": 0.0,
-                                                "normalisation": "average"}
+    assert METHODS["dpo"].hyperparameters == {
+        "beta": 0.1,
+        "gamma_beta_ratio": 0.0,
+        "label_smoothing": 0.0,
+        **DIVERGENCE,
+    }
+    assert METHODS["simpo"].hyperparameters == {
+        "beta": 2.0,
+        "gamma_beta_ratio": 0.5,
+        "label_smoothing": 0.0,
+        "normalisation": "average",
+    }
     assert METHODS["beta_dpo"].hyperparameters == {
-        "beta": 0.1, "a": 0.6, "beta_floor": 1e-3, "keep": 0.8, "momentum": 0.9, "order": "code",
-        "gamma_beta_ratio": 0.0, "label_smoothing": 0.0, **DIVERGENCE}
+        "beta": 0.1,
+        "a": 0.6,
+        "beta_floor": 1e-3,
+        "keep": 0.8,
+        "momentum": 0.9,
+        "order": "code",
+        "gamma_beta_ratio": 0.0,
+        "label_smoothing": 0.0,
+        **DIVERGENCE,
+    }
     assert METHODS["alpha_dpo"].hyperparameters == {
-        "beta": 2.5, "alpha": 0.2, "gamma_beta_ratio": 0.6, "momentum": 0.9, "label_smoothing": 0.0,
-        "normalisation": "average", "z_score": "running", "alpha_scale": "code", **DIVERGENCE}
+        "beta": 2.5,
+        "alpha": 0.2,
+        "gamma_beta_ratio": 0.6,
+        "momentum": 0.9,
+        "label_smoothing": 0.0,
+        "normalisation": "average",
+        "z_score": "running",
+        "alpha_scale": "code",
+        **DIVERGENCE,
+    }
     assert METHODS["epsilon_dpo"].hyperparameters["beta"] == 0.01
     assert METHODS["sft"].hyperparameters == {}
 
 
-@pytest.mark.parametrize(("alias", "row", "settings"), [
-    ("sigmoid", "dpo", {}), ("sigmoid_norm", "dpo_norm", {"beta": 0.1}), ("aot_unpaired", "aot_pair", {}),
-    ("cdpo", "dpo", {"label_smoothing": 0.1}), ("ipo_summed", "ipo", {"normalisation": "sum"}),
-    ("exo_official_pref", "exo_pair", {"target": "official", "beta": 0.5}), ("tdpo", "tdpo2", {}),
-    ("rdpo", "robust", {"label_smoothing": 0.1}), ("dpo_js_divergence", "f_dpo", {"divergence": "js"}),
-])
+@pytest.mark.parametrize(
+    ("alias", "row", "settings"),
+    [
+        ("sigmoid", "dpo", {}),
+        ("sigmoid_norm", "dpo_norm", {"beta": 0.1}),
+        ("aot_unpaired", "aot_pair", {}),
+        ("cdpo", "dpo", {"label_smoothing": 0.1}),
+        ("ipo_summed", "ipo", {"normalisation": "sum"}),
+        ("exo_official_pref", "exo_pair", {"target": "official", "beta": 0.5}),
+        ("tdpo", "tdpo2", {}),
+        ("rdpo", "robust", {"label_smoothing": 0.1}),
+        ("dpo_js_divergence", "f_dpo", {"divergence": "js"}),
+    ],
+)
 def test_an_alias_is_its_row_with_other_defaults(alias: str, row: str, settings: dict[str, Any]) -> None:
     method = methods.resolve(alias, {})
     assert method.name == row
@@ -98,8 +173,23 @@ def test_an_alias_is_its_row_with_other_defaults(alias: str, row: str, settings:
 
 
 def test_every_loss_type_of_trl_is_here_under_its_name() -> None:
-    for name in ("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot",
-                 "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"):
+    for name in (
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sft",
+        "sigmoid_norm",
+    ):
         assert methods.resolve(name, {}).title
 
 
@@ -113,14 +203,21 @@ def test_other_names_of_a_hyperparameter() -> None:
     assert_refused(lambda: methods.resolve("simpo", {"gamma": 0.5}), "no hyperparameter gamma", "gamma_beta_ratio")
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("tr_dpo", ("TR-DPO", "reference moves")), ("TR-DPO", ("TR-DPO", "reference moves")),
-    ("ofs_dpo", ("second live policy",)), ("q_sharp", ("not offline preference optimisation",)),
-    ("Q♯", ("not offline preference optimisation",)), ("diffusion_dpo", ("diffusion models",)),
-])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tr_dpo", ("TR-DPO", "reference moves")),
+        ("TR-DPO", ("TR-DPO", "reference moves")),
+        ("ofs_dpo", ("second live policy",)),
+        ("q_sharp", ("not offline preference optimisation",)),
+        ("Q♯", ("not offline preference optimisation",)),
+        ("diffusion_dpo", ("diffusion models",)),
+    ],
+)
 def test_methods_that_a_cache_cannot_train_are_refused_with_the_sentence(name: str, words: tuple[str, ...]) -> None:
-    assert_refused(lambda: methods.resolve(name, {}), "cannot be trained from cached columns", *words,
-                   "scoreonce methods")
+    assert_refused(
+        lambda: methods.resolve(name, {}), "cannot be trained from cached columns", *words, "scoreonce methods"
+    )
 
 
 def test_a_weighted_sum_of_objectives() -> None:
@@ -134,12 +231,19 @@ def test_a_weighted_sum_of_objectives() -> None:
     assert methods.resolve("mpo", {}, objective="dpo").name == "dpo"
 
 
-@pytest.mark.parametrize(("spelled", "words"), [
-    ("0.8*dpo + ", ("not a weighted sum",)), ("dpo + dpo", ("each objective once",)),
-    ("0*dpo + sft", ("dpo = 0.0", "above 0")), ({"dpo": -1}, ("dpo = -1",)), ({"dpo": True}, ("dpo = True",)),
-    ("0.5*dqo + sft", ("no such objective", "'dpo'")), ({"dpo": 1.0, "sigmoid": 1.0}, ("under two names",)),
-    ("0.5*beta_dpo + sft", ("no such objective",)),
-])
+@pytest.mark.parametrize(
+    ("spelled", "words"),
+    [
+        ("0.8*dpo + ", ("not a weighted sum",)),
+        ("dpo + dpo", ("each objective once",)),
+        ("0*dpo + sft", ("dpo = 0.0", "above 0")),
+        ({"dpo": -1}, ("dpo = -1",)),
+        ({"dpo": True}, ("dpo = True",)),
+        ("0.5*dqo + sft", ("no such objective", "'dpo'")),
+        ({"dpo": 1.0, "sigmoid": 1.0}, ("under two names",)),
+        ("0.5*beta_dpo + sft", ("no such objective",)),
+    ],
+)
 def test_bad_weighted_sums(spelled: Any, words: tuple[str, ...]) -> None:
     assert_refused(lambda: methods.resolve(None, {}, objective=spelled), *words)
 
@@ -167,20 +271,28 @@ def test_an_objective_brings_the_scale_of_its_beta() -> None:
     assert methods.resolve(None, {}, objective="sft").selection.name == "token_count"
 
 
-@pytest.mark.parametrize(("pieces", "reason"), [
-    ({"name": "ipo", "calibration": "alpha_margin"}, "alpha_margin sets target_margin, and ipo reads none"),
-    ({"name": "hinge", "calibration": "score_offset"}, "score_offset sets target_margin, and hinge reads none"),
-    ({"name": "repo", "calibration": "perturbed_beta"}, "perturbed_beta sets beta, and repo reads none"),
-    ({"name": "aot", "selection": "gaussian_gap"}, "aot compares completions of different pairs"),
-    ({"name": "aot_pair", "calibration": "perturbed_beta"}, "aot_pair compares completions of different pairs"),
-    ({"name": "sft", "calibration": "batch_beta"}, "batch_beta sets beta, and sft reads none"),
-    ({"name": "sft", "selection": "gaussian_gap"}, "gaussian_gap compares chosen with rejected completions"),
-    ({"name": "minor_sft", "calibration": "batch_beta"}, "minor_sft trains on the chosen ones alone"),
-    ({"name": "beta_dpo", "objective": "sft"}, "batch_beta sets beta, and sft reads none"),
-])
+@pytest.mark.parametrize(
+    ("pieces", "reason"),
+    [
+        ({"name": "ipo", "calibration": "alpha_margin"}, "alpha_margin sets target_margin, and ipo reads none"),
+        ({"name": "hinge", "calibration": "score_offset"}, "score_offset sets target_margin, and hinge reads none"),
+        ({"name": "repo", "calibration": "perturbed_beta"}, "perturbed_beta sets beta, and repo reads none"),
+        ({"name": "aot", "selection": "gaussian_gap"}, "aot compares completions of different pairs"),
+        ({"name": "aot_pair", "calibration": "perturbed_beta"}, "aot_pair compares completions of different pairs"),
+        ({"name": "sft", "calibration": "batch_beta"}, "batch_beta sets beta, and sft reads none"),
+        ({"name": "sft", "selection": "gaussian_gap"}, "gaussian_gap compares chosen with rejected completions"),
+        ({"name": "minor_sft", "calibration": "batch_beta"}, "minor_sft trains on the chosen ones alone"),
+        ({"name": "beta_dpo", "objective": "sft"}, "batch_beta sets beta, and sft reads none"),
+    ],
+)
 def test_senseless_combinations_are_refused_with_the_reason(pieces: dict[str, str], reason: str) -> None:
-    assert_refused(lambda: methods.resolve(pieces.get("name"), {}, pieces.get("objective"), pieces.get("calibration"),
-                                           pieces.get("selection")), "makes no sense with", reason)
+    assert_refused(
+        lambda: methods.resolve(
+            pieces.get("name"), {}, pieces.get("objective"), pieces.get("calibration"), pieces.get("selection")
+        ),
+        "makes no sense with",
+        reason,
+    )
 
 
 def test_unknown_names() -> None:
@@ -191,46 +303,52 @@ def test_unknown_names() -> None:
     assert_refused(lambda: methods.resolve("dpo", {}, selection="gausian_gap"), "no such selection", "'gaussian_gap'")
 
 
-@pytest.mark.parametrize(("name", "settings", "words"), [
-    ("dpo", {"bta": 0.1}, ("dpo has no hyperparameter bta", "Did you mean 'beta'?")),
-    ("dpo", {"keep": 0.5}, ("dpo has no hyperparameter keep", "beta, gamma_beta_ratio, label_smoothing")),
-    ("dpo", {"beta": 0}, ("beta = 0", "a number above 0")),
-    ("dpo", {"beta": -0.1}, ("beta = -0.1",)),
-    ("dpo", {"beta": "0.1x"}, ("beta = '0.1x'",)),
-    ("dpo", {"beta": True}, ("beta = True",)),
-    ("dpo", {"beta": float("nan")}, ("beta = nan",)),
-    ("dpo", {"beta": float("inf")}, ("beta = inf",)),
-    ("dpo", {"label_smoothing": 0.5}, ("at least 0 and below 0.5",)),
-    ("ipo", {"normalisation": "averge"}, ("Did you mean 'average'?", "one of 'average', 'sum'")),
-    ("ipo", {"normalisation": 1}, ("normalisation = 1",)),
-    ("beta_dpo", {"keep": 0}, ("above 0 and at most 1",)),
-    ("beta_dpo", {"momentum": 1}, ("at least 0 and below 1",)),
-    ("beta_dpo", {"beta_floor": 0}, ("the least beta",)),
-    ("simpo", {"gamma_beta_ratio": -1}, ("gamma_beta_ratio = -1",)),
-    ("alpha_dpo", {"alpha": -1}, ("alpha = -1",)),
-    ("minor_dpo", {"tie": "max"}, ("one of 'clamp', 'relu'",)),
-    ("robust", {"label_smoothing": 0.5}, ("below 0.5",)),
-    ("exo_pair", {"label_smoothing": 0}, ("above 0",)),
-    ("sppo", {"divergence": "js"}, ("sppo has no hyperparameter divergence",)),
-    ("dpo", {"divergence": "jss"}, ("Did you mean 'js'?",)),
-    ("discopop", {"tau": 2}, ("at most 1",)),
-])
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("dpo", {"bta": 0.1}, ("dpo has no hyperparameter bta", "Did you mean 'beta'?")),
+        ("dpo", {"keep": 0.5}, ("dpo has no hyperparameter keep", "beta, gamma_beta_ratio, label_smoothing")),
+        ("dpo", {"beta": 0}, ("beta = 0", "a number above 0")),
+        ("dpo", {"beta": -0.1}, ("beta = -0.1",)),
+        ("dpo", {"beta": "0.1x"}, ("beta = '0.1x'",)),
+        ("dpo", {"beta": True}, ("beta = True",)),
+        ("dpo", {"beta": float("nan")}, ("beta = nan",)),
+        ("dpo", {"beta": float("inf")}, ("beta = inf",)),
+        ("dpo", {"label_smoothing": 0.5}, ("at least 0 and below 0.5",)),
+        ("ipo", {"normalisation": "averge"}, ("Did you mean 'average'?", "one of 'average', 'sum'")),
+        ("ipo", {"normalisation": 1}, ("normalisation = 1",)),
+        ("beta_dpo", {"keep": 0}, ("above 0 and at most 1",)),
+        ("beta_dpo", {"momentum": 1}, ("at least 0 and below 1",)),
+        ("beta_dpo", {"beta_floor": 0}, ("the least beta",)),
+        ("simpo", {"gamma_beta_ratio": -1}, ("gamma_beta_ratio = -1",)),
+        ("alpha_dpo", {"alpha": -1}, ("alpha = -1",)),
+        ("minor_dpo", {"tie": "max"}, ("one of 'clamp', 'relu'",)),
+        ("robust", {"label_smoothing": 0.5}, ("below 0.5",)),
+        ("exo_pair", {"label_smoothing": 0}, ("above 0",)),
+        ("sppo", {"divergence": "js"}, ("sppo has no hyperparameter divergence",)),
+        ("dpo", {"divergence": "jss"}, ("Did you mean 'js'?",)),
+        ("discopop", {"tau": 2}, ("at most 1",)),
+    ],
+)
 def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[str, ...]) -> None:
     assert_refused(lambda: methods.resolve(name, settings), *words)
 
 
-@pytest.mark.parametrize(("name", "missing", "words"), [
-    ("dpo", "ref_rejected_logps", ("ref_rejected_logps", "scoreonce score")),
-    ("dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
-    ("beta_dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
-    ("ipo", "chosen_len", ("chosen_len", "scoreonce prepare")),
-    ("odpo", "chosen_score", ("chosen_score", "data.columns")),
-    ("sppo", "rejected_preference", ("P(rejected beats",)),
-    ("kto", "policy_kl_logps", ("another prompt's completion",)),
-    ("wpo", "policy_chosen_collision_logps", ("log sum_v p(v)^2",)),
-    ("tdpo1", "policy_chosen_forward_kl", ("full_vocab",)),
-    ("ld_dpo", "ref_chosen_prefix_logps", ("scoreonce score",)),
-])
+@pytest.mark.parametrize(
+    ("name", "missing", "words"),
+    [
+        ("dpo", "ref_rejected_logps", ("ref_rejected_logps", "scoreonce score")),
+        ("dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
+        ("beta_dpo", "policy_chosen_logps", ("policy_chosen_logps", "forward pass")),
+        ("ipo", "chosen_len", ("chosen_len", "scoreonce prepare")),
+        ("odpo", "chosen_score", ("chosen_score", "data.columns")),
+        ("sppo", "rejected_preference", ("P(rejected beats",)),
+        ("kto", "policy_kl_logps", ("another prompt's completion",)),
+        ("wpo", "policy_chosen_collision_logps", ("log sum_v p(v)^2",)),
+        ("tdpo1", "policy_chosen_forward_kl", ("full_vocab",)),
+        ("ld_dpo", "ref_chosen_prefix_logps", ("scoreonce score",)),
+    ],
+)
 def test_a_missing_column_says_where_it_comes_from(name: str, missing: str, words: tuple[str, ...]) -> None:
     given = columns(*(METHODS[name].reads - {missing}))
     assert_refused(lambda: methods.apply(name, given), "needs a column that is not there", *words)
@@ -240,8 +358,9 @@ def test_a_setting_can_need_more_columns() -> None:
     reads = methods.resolve("epsilon_dpo", {"step_dtype": "bf16"}).reads
     assert reads - METHODS["epsilon_dpo"].reads == {"policy_chosen_rounded_logps", "policy_rejected_rounded_logps"}
     given = columns(*METHODS["epsilon_dpo"].reads)
-    assert_refused(lambda: methods.apply("epsilon_dpo", given, step_dtype="bf16"),
-                   "policy_chosen_rounded_logps", "full_vocab")
+    assert_refused(
+        lambda: methods.apply("epsilon_dpo", given, step_dtype="bf16"), "policy_chosen_rounded_logps", "full_vocab"
+    )
 
 
 def test_a_misspelt_column_is_recognised() -> None:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import METHODS, Method, Outcome
-from scoreonce.pipeline.methods.registry import PIECES, Piece, state_names
+from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, state_names
 
 COMPOSED = {
-    method.name: method for method in (
+    method.name: method
+    for method in (
         methods.resolve(None, {}, objective="ipo", calibration="batch_beta", selection="gaussian_gap"),
         methods.resolve(None, {}, objective="hinge", calibration="batch_beta"),
         methods.resolve(None, {}, objective="minor_dpo", selection="gaussian_gap"),
@@ -29,19 +30,46 @@ COMPOSED = {
         methods.resolve("aot", {}, calibration="batch_beta"),
         methods.resolve(None, {}, objective="0.5*bco_pair + 0.25*orpo + 2*sft_tokens"),
         methods.resolve("mpo", {}, calibration="batch_beta", selection="gaussian_gap"),
-    )}
+    )
+}
 OPTIONS = {  # settings that take another way through a piece
-    f"{name}-{'-'.join(map(str, settings.values()))}": methods.resolve(name, settings) for name, settings in (
-        ("dpo", {"divergence": "forward_kl"}), ("ipo", {"divergence": "alpha", "divergence_alpha": 0.3}),
-        ("robust", {"divergence": "js"}), ("beta_dpo", {"order": "paper"}), ("epsilon_dpo", {"update": "paper"}),
-        ("epsilon_dpo", {"dead_band": 0.05}), ("alpha_dpo", {"z_score": "batch", "alpha_scale": "paper"}),
-        ("exo_official_pref", {}), ("wpo_trl", {}), ("discopop", {"tau": 1.0}), ("orpo_odds_term_only", {}),
-        ("minor_dpo", {"tie": "relu"}), ("odpo", {"offset": "log_ratio"}), ("cpo", {"normalisation": "average"}),
-    )}
+    f"{name}-{'-'.join(map(str, settings.values()))}": methods.resolve(name, settings)
+    for name, settings in (
+        ("dpo", {"divergence": "forward_kl"}),
+        ("ipo", {"divergence": "alpha", "divergence_alpha": 0.3}),
+        ("robust", {"divergence": "js"}),
+        ("beta_dpo", {"order": "paper"}),
+        ("epsilon_dpo", {"update": "paper"}),
+        ("epsilon_dpo", {"dead_band": 0.05}),
+        ("alpha_dpo", {"z_score": "batch", "alpha_scale": "paper"}),
+        ("exo_official_pref", {}),
+        ("wpo_trl", {}),
+        ("discopop", {"tau": 1.0}),
+        ("orpo_odds_term_only", {}),
+        ("minor_dpo", {"tie": "relu"}),
+        ("odpo", {"offset": "log_ratio"}),
+        ("cpo", {"normalisation": "average"}),
+    )
+}
 EVERY = [pytest.param(method, id=method.name) for method in (METHODS | COMPOSED).values()]
 EVERY += [pytest.param(method, id=name) for name, method in OPTIONS.items()]
-LOGISTIC = ["dpo", "beta_dpo", "minor_dpo", "dpo_norm", "robust", "rso", "r_dpo", "ld_dpo", "dpop", "f_dpo", "chi_po",
-            "aot", "aot_pair", "infonca", "epsilon_dpo"]
+LOGISTIC = [
+    "dpo",
+    "beta_dpo",
+    "minor_dpo",
+    "dpo_norm",
+    "robust",
+    "rso",
+    "r_dpo",
+    "ld_dpo",
+    "dpop",
+    "f_dpo",
+    "chi_po",
+    "aot",
+    "aot_pair",
+    "infonca",
+    "epsilon_dpo",
+]
 DECIDED = ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}
 every_method = pytest.mark.parametrize("method", EVERY)
@@ -109,8 +137,10 @@ def test_finite_where_policy_and_reference_are_equal(method: Method) -> None:
 @every_method
 def test_finite_where_every_gaussian_weight_underflows(method: Method) -> None:
     """Pairs a thousand standard deviations from the running mean: exp(-z^2 / 2) is 0 for all of them."""
-    state = {name: torch.tensor(0.01 if name.endswith("_std") else 500.0, dtype=torch.float64)
-             for name in method.init_state()}
+    state = {
+        name: torch.tensor(0.01 if name.endswith("_std") else 500.0, dtype=torch.float64)
+        for name in method.init_state()
+    }
     outcome = assert_finite(method, batch(), state)
     assert outcome.weight.sum() > 0
 
@@ -120,8 +150,9 @@ def test_permuting_pairs_permutes_losses(method: Method) -> None:
     columns, order = batch(), torch.randperm(11, generator=torch.Generator().manual_seed(1))
     outcome, permuted = (method.run(given, method.init_state()) for given in (columns, rows(columns, order)))
     for name in ("losses", *DECIDED):
-        torch.testing.assert_close(getattr(permuted, name), getattr(outcome, name)[order], rtol=1e-12, atol=1e-12,
-                                   equal_nan=True)
+        torch.testing.assert_close(
+            getattr(permuted, name), getattr(outcome, name)[order], rtol=1e-12, atol=1e-12, equal_nan=True
+        )
     torch.testing.assert_close(permuted.loss, outcome.loss, rtol=1e-12, atol=1e-12)
 
 
@@ -135,8 +166,15 @@ def test_batch_coupled_is_what_it_says(method: Method) -> None:
     assert (losses_equal and weights_equal) is not method.batch_coupled
 
 
-@pytest.mark.parametrize("piece", [pytest.param(piece, id=f"{kind}-{piece.name}") for kind, pieces in PIECES.items()
-                                   for piece in pieces.values() if piece.gives])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(piece, id=f"{kind}-{piece.name}")
+        for kind, pieces in PIECES.items()
+        for piece in pieces.values()
+        if piece.gives
+    ],
+)
 def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
     """The same for a piece alone, its state and every other column being given per pair."""
     columns = {name: column.double() for name, column in batch().items()}
@@ -147,8 +185,10 @@ def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
     subset = torch.tensor([0, 3, 4, 7, 9])
     part = {name: column[subset] if column.ndim else column for name, column in columns.items()}
     whole_gives, part_gives = piece(columns, settings), piece(part, settings)
-    same = [torch.equal(part_gives[name], whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name])
-            for name in piece.gives]
+    same = [
+        torch.equal(part_gives[name], whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name])
+        for name in piece.gives
+    ]
     assert all(same) is not piece.batch_coupled
 
 
@@ -201,10 +241,11 @@ def test_the_given_state_is_not_written_to(method: Method) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_any_float_dtype(method: Method, dtype: torch.dtype) -> None:
     """Multiples of 2 nats below 512, which all three dtypes hold: the same losses; gradients in the columns' dtype."""
-    exact = {name: (2 * (column / 2).round()).clamp(min=-510) if name.endswith("logps") else column
-             for name, column in batch().items()}
-    columns = leaves({name: column.to(dtype) if name.endswith("logps") else column
-                           for name, column in exact.items()})
+    exact = {
+        name: (2 * (column / 2).round()).clamp(min=-510) if name.endswith("logps") else column
+        for name, column in batch().items()
+    }
+    columns = leaves({name: column.to(dtype) if name.endswith("logps") else column for name, column in exact.items()})
     outcome = method.run(columns, method.init_state())
     outcome.loss.backward()
     assert torch.equal(outcome.losses, method.run(exact, method.init_state()).losses)
@@ -234,8 +275,9 @@ def test_only_the_columns_it_reads_matter(method: Method) -> None:
 def test_the_same_generator_draws_the_same_selection() -> None:
     columns = {name: column for name, column in batch(40).items() if name != "exponential_draws"}
     state = {"gap_mean": torch.tensor(0.0), "gap_std": torch.tensor(10.0)}
-    first, again, other = (methods.apply("beta_dpo", columns, state, torch.Generator().manual_seed(seed), keep=0.5)
-                           for seed in (0, 0, 1))
+    first, again, other = (
+        methods.apply("beta_dpo", columns, state, torch.Generator().manual_seed(seed), keep=0.5) for seed in (0, 0, 1)
+    )
     assert torch.equal(first.weight, again.weight)
     assert not torch.equal(first.weight, other.weight)
 

@@ -18,8 +18,21 @@ pytest.importorskip("trl", reason="needs TRL to compare with: pip install trl", 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 PAIRS, TOKENS = 7, 12
-PLAIN = ["sigmoid", "hinge", "ipo", "nca_pair", "bco_pair", "sppo_hard", "aot", "aot_unpaired", "apo_zero", "apo_down",
-         "discopop", "sft", "sigmoid_norm"]
+PLAIN = [
+    "sigmoid",
+    "hinge",
+    "ipo",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+    "sigmoid_norm",
+]
 SMOOTHED = ["robust", "exo_pair", "aot", "aot_unpaired"]
 LINKED = ["sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop"]
 
@@ -31,8 +44,14 @@ def problem(dtype: torch.dtype = torch.float64) -> dict[str, Any]:
     mask = (torch.arange(1, TOKENS) <= lens[:, None]).to(dtype)
     draws = torch.rand(3, 2 * PAIRS, TOKENS - 1, generator=generator, dtype=torch.float64).to(dtype) * mask
     prefix = torch.minimum(lens[:PAIRS], lens[PAIRS:]).repeat(2)
-    return {"lens": lens, "mask": mask, "policy": -3 * draws[0], "reference": -3 * draws[1], "collision": -draws[2],
-            "prefix": (torch.arange(1, TOKENS) <= prefix[:, None]).to(dtype)}
+    return {
+        "lens": lens,
+        "mask": mask,
+        "policy": -3 * draws[0],
+        "reference": -3 * draws[1],
+        "collision": -draws[2],
+        "prefix": (torch.arange(1, TOKENS) <= prefix[:, None]).to(dtype),
+    }
 
 
 def theirs(given: dict[str, Any], loss_types: list[str], **settings: Any) -> tuple[Tensor, Tensor]:
@@ -41,25 +60,49 @@ def theirs(given: dict[str, Any], loss_types: list[str], **settings: Any) -> tup
 
     log_probs = given["policy"].clone().requires_grad_()
     nothing = torch.zeros_like(given["mask"])
-    output = SimpleNamespace(log_probs=log_probs, log_sum_sq_probs=given["collision"], entropy=nothing,
-                             mean_logits=nothing, is_top1=nothing.bool())
-    trainer = SimpleNamespace(**{
-        "model": SimpleNamespace(training=True), "aux_loss_enabled": False, "ld_alpha": None, "beta": 0.1,
-        "precompute_ref_logps": True, "f_divergence_type": "reverse_kl", "f_alpha_divergence_coef": 0.5,
-        "loss_types": loss_types, "loss_weights": [1.0] * len(loss_types), "label_smoothing": 0.0,
-        "use_weighting": False, "args": SimpleNamespace(discopop_tau=0.05), "_total_train_tokens": 0,
-        "_tp_size": 1, "_metrics": defaultdict(lambda: defaultdict(list)),
-        "accelerator": SimpleNamespace(device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x),
-        **settings})
+    output = SimpleNamespace(
+        log_probs=log_probs,
+        log_sum_sq_probs=given["collision"],
+        entropy=nothing,
+        mean_logits=nothing,
+        is_top1=nothing.bool(),
+    )
+    trainer = SimpleNamespace(
+        **{
+            "model": SimpleNamespace(training=True),
+            "aux_loss_enabled": False,
+            "ld_alpha": None,
+            "beta": 0.1,
+            "precompute_ref_logps": True,
+            "f_divergence_type": "reverse_kl",
+            "f_alpha_divergence_coef": 0.5,
+            "loss_types": loss_types,
+            "loss_weights": [1.0] * len(loss_types),
+            "label_smoothing": 0.0,
+            "use_weighting": False,
+            "args": SimpleNamespace(discopop_tau=0.05),
+            "_total_train_tokens": 0,
+            "_tp_size": 1,
+            "_metrics": defaultdict(lambda: defaultdict(list)),
+            "accelerator": SimpleNamespace(
+                device=torch.device("cpu"), gather=lambda x: x, gather_for_metrics=lambda x: x
+            ),
+            **settings,
+        }
+    )
     reference = given["reference"]
     if trainer.ld_alpha is not None:  # TRL applies it to the reference where it computes that, not here
         prefix = given["prefix"]
         reference = prefix * reference + trainer.ld_alpha * (1 - prefix) * reference
     reference = reference.sum(1)
     completion_mask = torch.cat([torch.zeros(2 * PAIRS, 1), given["mask"]], 1).long()
-    inputs = {"input_ids": torch.ones(2 * PAIRS, TOKENS, dtype=torch.long), "completion_mask": completion_mask,
-              "attention_mask": torch.cat([torch.ones(2 * PAIRS, 1), given["mask"]], 1).long(),
-              "ref_chosen_logps": reference[:PAIRS], "ref_rejected_logps": reference[PAIRS:]}
+    inputs = {
+        "input_ids": torch.ones(2 * PAIRS, TOKENS, dtype=torch.long),
+        "completion_mask": completion_mask,
+        "attention_mask": torch.cat([torch.ones(2 * PAIRS, 1), given["mask"]], 1).long(),
+        "ref_chosen_logps": reference[:PAIRS],
+        "ref_rejected_logps": reference[PAIRS:],
+    }
     loss = DPOTrainer._compute_loss(trainer, lambda **_: output, inputs, False)
     loss.backward()
     assert log_probs.grad is not None
@@ -112,8 +155,11 @@ def test_divergences(name: str, divergence: str) -> None:
     else:
         alpha, named = {}, {"f_divergence_type": divergence}
     short = {"divergence": divergence.removesuffix("_divergence")}
-    agree(ours(given, name, beta=0.1, **short, **alpha, **settings), theirs(given, [name], **named, **settings),
-          2e-5 if given["policy"].dtype == torch.float32 else 1e-6)
+    agree(
+        ours(given, name, beta=0.1, **short, **alpha, **settings),
+        theirs(given, [name], **named, **settings),
+        2e-5 if given["policy"].dtype == torch.float32 else 1e-6,
+    )
 
 
 def test_wpo_is_sigmoid_with_weighting() -> None:

@@ -7,8 +7,8 @@ import torch
 from method_batches import assert_near, pairs, tensor
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.methods.beta_dpo import gaussian_gap
-from scoreonce.pipeline.methods.reductions import weighted_mean
+from scoreonce.pipeline.methods.papers.beta_dpo import gaussian_gap
+from scoreonce.pipeline.methods.pieces.reductions import weighted_mean
 
 
 def test_dpo() -> None:
@@ -30,8 +30,9 @@ def test_dpo() -> None:
 
 def test_dpo_with_label_smoothing() -> None:
     """0.9 * 0.3132617 + 0.1 * (1 + 0.3132617) = 0.4132617."""
-    assert_near(methods.apply("dpo", pairs([1], [-1]), beta=0.5, label_smoothing=0.1).loss,
-                0.1 + math.log(1 + math.exp(-1)))
+    assert_near(
+        methods.apply("dpo", pairs([1], [-1]), beta=0.5, label_smoothing=0.1).loss, 0.1 + math.log(1 + math.exp(-1))
+    )
 
 
 def test_ipo_takes_sums_or_averages() -> None:
@@ -104,8 +105,9 @@ def test_beta_dpo_floor() -> None:
     assert_near(outcome.state["gap_std"], 0)
 
 
-@pytest.mark.parametrize(("count", "keep", "kept"),
-                         [(1, 0.8, 1), (8, 0.8, 6), (10, 0.8, 8), (100, 0.29, 29), (5, 1.0, 5), (10, 1 - 0.9, 1)])
+@pytest.mark.parametrize(
+    ("count", "keep", "kept"), [(1, 0.8, 1), (8, 0.8, 6), (10, 0.8, 8), (100, 0.29, 29), (5, 1.0, 5), (10, 1 - 0.9, 1)]
+)
 def test_how_many_beta_dpo_keeps(count: int, keep: float, kept: int) -> None:
     """max(1, int(N keep)), as if keep were exact in decimal: 100 * 0.29 is 28.999... in binary."""
     columns = pairs([float(i) for i in range(count)], [0.0] * count)
@@ -120,8 +122,10 @@ def test_beta_dpo_samples_in_proportion_to_the_weights() -> None:
     """
     margins = torch.arange(2000, dtype=torch.float64) % 2
     generator = torch.Generator().manual_seed(3)
-    kept = sum(gaussian_gap(margins, tensor(0)[0], tensor(1)[0], methods.exponential_draws(2000, generator), keep=0.01)
-               for _ in range(100))
+    kept = sum(
+        gaussian_gap(margins, tensor(0)[0], tensor(1)[0], methods.exponential_draws(2000, generator), keep=0.01)
+        for _ in range(100)
+    )
     assert kept.sum() == 2000
     assert abs(float(kept[margins == 0].sum()) / 2000 - 1 / (1 + math.exp(-0.5))) < 0.044
 

@@ -15,9 +15,14 @@ from torch import Tensor
 from scoreonce.pipeline import methods
 
 RTOL = 1e-6
-NAMES = {"policy_chosen_logps": ("pi_w", "sum_pi_w", "sum_pi"), "policy_rejected_logps": ("pi_l", "sum_pi_l"),
-         "ref_chosen_logps": ("ref_w", "sum_ref_w", "sum_ref"), "ref_rejected_logps": ("ref_l", "sum_ref_l"),
-         "chosen_len": ("len_w", "length"), "rejected_len": ("len_l",)}
+NAMES = {
+    "policy_chosen_logps": ("pi_w", "sum_pi_w", "sum_pi"),
+    "policy_rejected_logps": ("pi_l", "sum_pi_l"),
+    "ref_chosen_logps": ("ref_w", "sum_ref_w", "sum_ref"),
+    "ref_rejected_logps": ("ref_l", "sum_ref_l"),
+    "chosen_len": ("len_w", "length"),
+    "rejected_len": ("len_l",),
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +32,12 @@ def vectors(shared: Path) -> Any:
 
 def columns_of(inputs: dict[str, list[float]]) -> dict[str, Tensor]:
     """The vector's inputs under our names, float64; policy columns as leaves."""
-    columns = {ours: torch.tensor(inputs[theirs], dtype=torch.float64)
-               for ours, aliases in NAMES.items() for theirs in aliases if theirs in inputs}
+    columns = {
+        ours: torch.tensor(inputs[theirs], dtype=torch.float64)
+        for ours, aliases in NAMES.items()
+        for theirs in aliases
+        if theirs in inputs
+    }
     return {name: column.requires_grad_() if name.startswith("policy_") else column for name, column in columns.items()}
 
 
@@ -77,8 +86,15 @@ def test_beta_dpo_switched_off_is_dpo(vectors: Any) -> None:
         equal_gradients(columns, expected["grad_pi_w"], expected["grad_pi_l"])
 
 
-@pytest.mark.parametrize("name", ["alpha_dpo_llama3_8b_instruct", "alpha_dpo_label_smoothing_0.1",
-                                  "alpha_dpo_alpha0_equals_simpo", "alpha_dpo_ln_false"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpha_dpo_llama3_8b_instruct",
+        "alpha_dpo_label_smoothing_0.1",
+        "alpha_dpo_alpha0_equals_simpo",
+        "alpha_dpo_ln_false",
+    ],
+)
 def test_alpha_dpo_over_consecutive_batches(vectors: Any, name: str) -> None:
     section = vectors["alpha_dpo"][name]
     given = section["hyperparameters"]
@@ -107,8 +123,11 @@ def test_alpha_dpo_is_finite_where_the_original_is_nan(vectors: Any) -> None:
     that stays finite."""
     first = vectors["alpha_dpo"]["alpha_dpo_llama3_8b_instruct"]["batches"][0]["inputs"]
     columns = columns_of(first)
-    equal_policy = {**columns, "ref_chosen_logps": columns["policy_chosen_logps"].detach(),
-                    "ref_rejected_logps": columns["policy_rejected_logps"].detach()}
+    equal_policy = {
+        **columns,
+        "ref_chosen_logps": columns["policy_chosen_logps"].detach(),
+        "ref_rejected_logps": columns["policy_rejected_logps"].detach(),
+    }
     single = {name: column.detach()[:1] for name, column in columns.items()}
     for name, given in (("equal_policy_and_reference", equal_policy), ("single_pair", single)):
         assert vectors["alpha_dpo"][f"alpha_dpo_degenerate_{name}"]["original_loss_is_nan"]
@@ -151,10 +170,15 @@ def test_minor_sft(vectors: Any, beta: float) -> None:
         equal(columns["policy_chosen_logps"].grad, expected["grad_sum_pi"])
 
 
-CASES = {"cdpo_label_smoothing_0.1": "cdpo", "dpo_alpha_divergence_0.5": "dpo_alpha_divergence",
-         "bco_pair_trl_0_13_first_batch": "bco_pair_trl_0_13", "aot_pair_own_inputs": "aot_pair",
-         "aot_ref_own_inputs": "aot_ref", "bco_pair_running_mean_3_batches": "bco_pair_running_mean",
-         "sparsepo_given_masks": "sparsepo"}  # keys that name a case of a method
+CASES = {
+    "cdpo_label_smoothing_0.1": "cdpo",
+    "dpo_alpha_divergence_0.5": "dpo_alpha_divergence",
+    "bco_pair_trl_0_13_first_batch": "bco_pair_trl_0_13",
+    "aot_pair_own_inputs": "aot_pair",
+    "aot_ref_own_inputs": "aot_ref",
+    "bco_pair_running_mean_3_batches": "bco_pair_running_mean",
+    "sparsepo_given_masks": "sparsepo",
+}  # keys that name a case of a method
 
 
 def test_every_sequence_level_vector_under_its_own_name(vectors: Any) -> None:
@@ -166,11 +190,14 @@ def test_every_sequence_level_vector_under_its_own_name(vectors: Any) -> None:
         outcome = methods.apply(CASES.get(key, key), columns, **expected["hyperparameters"])
         outcome.loss.backward()
         losses = outcome.losses
-        equal(losses.sort().values if key.startswith("aot") else losses,
-              sorted(expected["per_pair_losses"]) if key.startswith("aot") else expected["per_pair_losses"])
+        equal(
+            losses.sort().values if key.startswith("aot") else losses,
+            sorted(expected["per_pair_losses"]) if key.startswith("aot") else expected["per_pair_losses"],
+        )
         equal(outcome.loss, expected["loss"])
-        equal_gradients(columns, expected["grad_w"], expected["grad_l"],
-                        of_averages="averages" in expected.get("note", ""))
+        equal_gradients(
+            columns, expected["grad_w"], expected["grad_l"], of_averages="averages" in expected.get("note", "")
+        )
 
 
 @pytest.mark.parametrize("key", ["aot_pair_own_inputs", "aot_ref_own_inputs"])
@@ -206,17 +233,27 @@ def side_columns(side: str, one: dict[str, Any], epsilon: float = 0.01, prefix: 
 
     policy, ref, difference = picked(leaf), picked(reference), leaf - reference
     divergence = (reference.softmax(-1) * (reference.log_softmax(-1) - leaf.log_softmax(-1))).sum(-1)
-    masks = [torch.tensor(one.get(name, [0.0] * len(tokens)), dtype=torch.float64)
-             for name in ("reward_mask", "kl_mask")]
+    masks = [
+        torch.tensor(one.get(name, [0.0] * len(tokens)), dtype=torch.float64) for name in ("reward_mask", "kl_mask")
+    ]
     made = {
-        "logps": policy.sum(), "prefix_logps": policy[:prefix].sum(), "forward_kl": divergence.sum(),
+        "logps": policy.sum(),
+        "prefix_logps": policy[:prefix].sum(),
+        "forward_kl": divergence.sum(),
         "collision_logps": leaf.softmax(-1).square().sum(-1).log().sum(),
         "plus_logps": picked(leaf + epsilon * difference).sum(),
         "minus_logps": picked(leaf - epsilon * difference).sum(),
-        "masked_logratios": (masks[0] * (policy - ref)).sum(), "masked_forward_kl": (masks[1] * divergence).sum()}
-    return {**{f"policy_{side}_{name}": value for name, value in made.items()}, f"ref_{side}_logps": ref.sum(),
-            f"ref_{side}_prefix_logps": ref[:prefix].sum(), f"{side}_len": torch.tensor(float(len(tokens))),
-            "policy_reward_mask_l1": masks[0].sum(), "policy_kl_mask_l1": masks[1].sum()}
+        "masked_logratios": (masks[0] * (policy - ref)).sum(),
+        "masked_forward_kl": (masks[1] * divergence).sum(),
+    }
+    return {
+        **{f"policy_{side}_{name}": value for name, value in made.items()},
+        f"ref_{side}_logps": ref.sum(),
+        f"ref_{side}_prefix_logps": ref[:prefix].sum(),
+        f"{side}_len": torch.tensor(float(len(tokens))),
+        "policy_reward_mask_l1": masks[0].sum(),
+        "policy_kl_mask_l1": masks[1].sum(),
+    }
 
 
 def pair_columns(inputs: list[dict[str, Any]], epsilon: float = 0.01) -> dict[str, Tensor]:
@@ -238,8 +275,11 @@ def test_token_level(vectors: Any, name: str) -> None:
     columns = pair_columns(inputs)
     method = CASES.get(name, name)
     known = methods.resolve(method, {}).hyperparameters
-    outcome = methods.apply(method, columns, **{setting: value for setting, value in expected["hyperparameters"].items()
-                                                if setting in known})
+    outcome = methods.apply(
+        method,
+        columns,
+        **{setting: value for setting, value in expected["hyperparameters"].items() if setting in known},
+    )
     equal(outcome.losses, expected["per_pair_losses"])
     equal(outcome.loss, expected["loss"])
     if "weight" in expected:
@@ -248,14 +288,16 @@ def test_token_level(vectors: Any, name: str) -> None:
         equal(outcome.chosen_rewards, expected["logged_chosen_rewards"])
         equal(outcome.rejected_rewards, expected["logged_rejected_rewards"])
         outcome.loss.backward()
-        for pair, chosen, rejected in zip(inputs, expected["grad_policy_logits_chosen"],
-                                          expected["grad_policy_logits_rejected"], strict=True):
+        for pair, chosen, rejected in zip(
+            inputs, expected["grad_policy_logits_chosen"], expected["grad_policy_logits_rejected"], strict=True
+        ):
             equal(pair["chosen"]["leaf"].grad, chosen)
             equal(pair["rejected"]["leaf"].grad, rejected)
 
 
-def expect_epsilon(outcome: methods.Outcome, columns: dict[str, Tensor], expected: dict[str, Any],
-                   of: slice, share: float) -> None:
+def expect_epsilon(
+    outcome: methods.Outcome, columns: dict[str, Tensor], expected: dict[str, Any], of: slice, share: float
+) -> None:
     """One of the original's micro-batches, `share` of the step."""
     equal(outcome.beta[of], expected["per_pair_beta"])
     equal(outcome.losses[of], expected["per_pair_losses"])
@@ -276,8 +318,9 @@ def test_epsilon_dpo_over_optimizer_steps(vectors: Any, update: str) -> None:
     after it; the paper's update by what the vector says that it would give."""
     section = vectors["epsilon_dpo"]["epsilon_dpo_default_eps"]
     given = section["hyperparameters"]
-    method = methods.resolve("epsilon_dpo", {"beta_init": given["beta_init"], "epsilon": given["epsilon"],
-                                             "update": update})
+    method = methods.resolve(
+        "epsilon_dpo", {"beta_init": given["beta_init"], "epsilon": given["epsilon"], "update": update}
+    )
     state = method.init_state()
     for step in section["optimizer_steps"]:
         state = {"epsilon_beta": torch.tensor(step["beta_before"], dtype=torch.float64)} if update == "paper" else state
@@ -307,5 +350,7 @@ def test_epsilon_dpo_in_evaluation(vectors: Any) -> None:
 
 
 def leaves_of(columns: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: column.detach().requires_grad_() if name.startswith("policy_") else column
-            for name, column in columns.items()}
+    return {
+        name: column.detach().requires_grad_() if name.startswith("policy_") else column
+        for name, column in columns.items()
+    }

@@ -1,0 +1,66 @@
+"""Findings that should stop a pipeline: `duplicate_pair,contradictory_pair>0.01`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from scoreonce.pipeline.audit.checks.schema_rules import PREFIX
+from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
+
+_ENTRY = re.compile(r"([\w.-]+)\s*(?:>\s*([0-9.eE+-]+))?")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A finding and what it must exceed: a share of the pairs below 1, a number of pairs from 1 on."""
+
+    name: str
+    above: float = 0.0
+
+    def exceeded(self, finding: Mapping[str, Any]) -> bool:
+        """Whether the finding concerns more pairs than that."""
+        return bool((finding["share"] if self.above < 1 else finding["rows"]) > self.above)
+
+
+def parse(text: str) -> list[Threshold]:
+    """The thresholds in `name, name>0.01, name>100`. Raises `InputError` for anything else."""
+    return [_threshold(entry.strip()) for entry in text.split(",") if entry.strip()]
+
+
+def _threshold(entry: str) -> Threshold:
+    match = _ENTRY.fullmatch(entry)
+    try:
+        if match:
+            return Threshold(match[1], float(match[2] or 0))
+    except ValueError:
+        pass
+    raise InputError(
+        "A condition to fail on cannot be read.",
+        found=repr(entry),
+        where="--fail-on",
+        fix="Write findings with commas between them, each perhaps with a share or a number of pairs that it must "
+        "exceed: duplicate_pair,contradictory_pair>0.01,crowded_prompt>100.",
+    )
+
+
+def met(thresholds: Sequence[Threshold], findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was exceeded, in words. Raises `InputError` for a finding that this audit does not look for."""
+    by_name = {finding["name"]: finding for finding in findings}
+    for threshold in thresholds:
+        # A rule of the schema is a finding only where it is broken.
+        if threshold.name not in by_name and not threshold.name.startswith(PREFIX):
+            raise InputError(
+                "--fail-on names something that this audit does not look for.",
+                found=f"{threshold.name}.{did_you_mean(threshold.name, list(by_name))}",
+                where="--fail-on",
+                fix=f"Looked for here: {', '.join(by_name)}. Those of the reference need `scoreonce score`.",
+            )
+    return [
+        f"{threshold.name}: {finding['rows']:,} pairs, {finding['share']:.2%}"
+        for threshold in thresholds
+        if (finding := by_name.get(threshold.name)) and threshold.exceeded(finding)
+    ]

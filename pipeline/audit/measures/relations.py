@@ -1,0 +1,64 @@
+"""What pairs are to each other: copies, contradictions, shared prompts, the two splits. Exact facts, by identity.
+
+Identity is that of the token ids (`pair_id`, `prompt_id`), and once more that of the normalised text: `prompt_key`,
+`chosen_key` and `rejected_key` hash the words in lower case, so texts that differ only in case, white space or
+punctuation have the same.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+SAME_WORDS = ["prompt_key", "chosen_key", "rejected_key"]
+
+
+def _sides(chosen: str, rejected: str) -> list[pl.Expr]:
+    """The same for a pair and for the pair with its sides swapped."""
+    return [pl.min_horizontal(chosen, rejected), pl.max_horizontal(chosen, rejected)]
+
+
+def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
+    """Adds columns, some of them null for a pair that has no such relation:
+
+    pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first of them, null for that one),
+    opposite_pair_id (the same two completions, labelled the other way), same_words (pairs whose texts have the same
+    words), words_contradicted (some of them the other way), prompt_splits, prompt_key_splits (1 or 2).
+    """
+    has_rejected = pl.col("rejected_id").is_not_null()
+    completions, keys = _sides("chosen_id", "rejected_id"), _sides("chosen_key", "rejected_key")
+    lowest, highest = pl.col("pair_id").min().over(completions), pl.col("pair_id").max().over(completions)
+    opposite = pl.when(pl.col("pair_id") == lowest).then(highest).otherwise(lowest)
+    label = pl.col("chosen_key") < pl.col("rejected_key")
+    return pairs.with_columns(
+        pairs_of_prompt=pl.len().over("prompt_id"),
+        copies=pl.len().over("pair_id"),
+        copy_of=pl.when(~pl.col("pair_id").is_first_distinct()).then(pl.col("row").first().over("pair_id")),
+        opposite_pair_id=pl.when(has_rejected & (opposite != pl.col("pair_id"))).then(opposite),
+        same_words=pl.len().over(SAME_WORDS),
+        words_contradicted=has_rejected
+        & (label.min().over(["prompt_key", *keys]) != label.max().over(["prompt_key", *keys])),
+        prompt_splits=pl.col("split").n_unique().over("prompt_id"),
+        prompt_key_splits=pl.col("split").n_unique().over("prompt_key"),
+    )
+
+
+def with_near_duplicates(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:
+    """Adds near_prompt_group, near_chosen_group, near_rejected_group, near_prompt_splits (splits of a group's prompts)
+    and the pair_id of another pair whose text is alike: near_prompt_other_id, near_completion_other_id.
+
+    `prompts` and `completions` have `key`, a group's number and the number of a pair that holds a text alike.
+    """
+    joined = pairs.join(prompts, left_on="prompt_key", right_on="key", how="left", maintain_order="left")
+    for side in ("chosen", "rejected"):
+        named = completions.rename(
+            {"near_completion_group": f"near_{side}_group", "near_completion_other": f"near_{side}_other"}
+        )
+        joined = joined.join(named, left_on=f"{side}_key", right_on="key", how="left", maintain_order="left")
+    pair_id, other = joined["pair_id"], pl.coalesce("near_chosen_other", "near_rejected_other")
+    return joined.with_columns(
+        near_prompt_splits=pl.when(pl.col("near_prompt_group").is_not_null()).then(
+            pl.col("split").n_unique().over("near_prompt_group")
+        ),
+        near_prompt_other_id=pl.lit(pair_id).gather(pl.col("near_prompt_other")),
+        near_completion_other_id=pl.lit(pair_id).gather(other),
+    ).drop("near_prompt_other", "near_chosen_other", "near_rejected_other")

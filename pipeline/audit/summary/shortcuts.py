@@ -1,0 +1,136 @@
+"""How well something that is not quality predicts the label by itself: AUC with its interval.
+
+A pair is shown in both orders: score d = f(chosen) − f(rejected) with label 1, and −d with label 0. The AUC of that
+classifier is the mean of h(d) = P(D > −d) + ½ P(D = −d), D the score of a random pair. Its variance is DeLong's
+(DeLong, DeLong and Clarke-Pearson 1988): both structural components of a pair are h(d), so each pair counts 2 h(d);
+they are summed by prompt first, because pairs of one prompt are not independent (Obuchowski 1997). 95 % intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+Z95 = 1.959963984540054
+LARGEST_SOURCES = 30
+LEAST_PAIRS = 20  # of a source; fewer tell nothing
+
+Whole = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A feature of a completion; `difference` is the chosen side's minus the rejected side's, a whole number."""
+
+    name: str
+    title: str
+    difference: pl.Expr
+
+
+def _gap(feature: str) -> pl.Expr:
+    return pl.col(f"chosen_{feature}").cast(pl.Int64) - pl.col(f"rejected_{feature}").cast(pl.Int64)
+
+
+SHORTCUTS = (
+    Shortcut("length", "more tokens", _gap("len")),
+    Shortcut("markdown", "more bold, headings and code fences", _gap("markdown")),
+    Shortcut("list", "more list items", _gap("list_items")),
+    Shortcut("refusal", "refuses", _gap("refuses")),
+    Shortcut("names_itself", "says which model it is", _gap("names_itself")),
+    Shortcut("truncation", "was cut", _gap("truncated")),
+    Shortcut(
+        "position",
+        "stands first in the dataset",
+        pl.when(pl.col("chosen_position") == 1).then(1).when(pl.col("chosen_position") == 2).then(-1),
+    ),
+    Shortcut("model", "is by the model that wins more often", pl.col("model_lead")),
+)
+
+
+def shortcuts(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
+    """One record per shortcut and source (source None: all pairs): auc, low, high, pairs, decided, wins.
+
+    `decided`: pairs whose sides differ in the feature; `wins`: share of these whose chosen side has more of it. Pairs
+    without a rejected side are left out, and so are shortcuts whose columns are not there.
+    """
+    columns = pairs.collect_schema().names()
+    known = [shortcut for shortcut in SHORTCUTS if set(shortcut.difference.meta.root_names()) <= set(columns)]
+    table = (
+        pairs.filter(pl.col("rejected_id").is_not_null())
+        .select(
+            "source",
+            pl.col("prompt_id").hash().alias("prompt"),
+            *(shortcut.difference.cast(pl.Int64).alias(shortcut.name) for shortcut in known),
+        )
+        .collect(engine="streaming")
+    )
+    groups = [(None, table), *_by_source(table)]
+    return [
+        {"name": shortcut.name, "title": shortcut.title, "source": source, **record}
+        for shortcut in known
+        for source, group in groups
+        if (record := _record(group.select("prompt", shortcut.name).drop_nulls())) is not None
+    ]
+
+
+def _by_source(table: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    largest = table.drop_nulls("source")["source"].value_counts(sort=True).filter(pl.col("count") >= LEAST_PAIRS)
+    names = largest["source"].head(LARGEST_SOURCES).to_list() if largest.height > 1 else []
+    return [(name, table.filter(pl.col("source") == name)) for name in names]
+
+
+def _record(group: pl.DataFrame) -> dict[str, Any] | None:
+    if group.is_empty():
+        return None
+    prompts = np.unique(group["prompt"].to_numpy(), return_inverse=True)[1]
+    difference = group.to_series(1).to_numpy()
+    value, low, high = auc(difference, prompts)
+    decided = int(np.count_nonzero(difference))
+    wins = float((difference > 0).sum() / decided) if decided else None
+    return {"auc": value, "low": low, "high": high, "pairs": len(difference), "decided": decided, "wins": wins}
+
+
+def auc(difference: Whole, prompts: Whole) -> tuple[float, float, float]:
+    """AUC of scores `difference`, (pairs,), and both ends of its interval; `prompts` numbers the pairs' prompts."""
+    values, which, counts = np.unique(difference, return_inverse=True, return_counts=True)
+    below = np.concatenate([[0], np.cumsum(counts)])
+    left, right = np.searchsorted(values, -values, "left"), np.searchsorted(values, -values, "right")
+    pairs = len(difference)
+    component = ((pairs - below[right]) + 0.5 * (below[right] - below[left])) / pairs
+    value = float((component * counts).sum() / pairs)
+    by_prompt = np.bincount(prompts, weights=2 * (component - value)[which])
+    clusters = len(by_prompt)
+    error = float(np.sqrt((by_prompt**2).sum() * clusters / max(clusters - 1, 1))) / pairs
+    return value, max(value - Z95 * error, 0.0), min(value + Z95 * error, 1.0)
+
+
+def model_lead(pairs: pl.LazyFrame) -> pl.LazyFrame:
+    """The pairs with `model_lead`: 1 where the chosen side's model wins more often than the rejected one's, −1 where
+    less often, 0 where as often; null where a model is not named or was not seen.
+
+    Win rates are of the other half of the prompts, so that no pair is predicted from its own label.
+    """
+    half = (pl.col("prompt_id").hash() % 2).cast(pl.Int8)
+    split = pairs.with_columns(_half=half)
+    seen = pl.concat(
+        [split.select("_half", model=f"{side}_model", won=pl.lit(side == "chosen")) for side in ("chosen", "rejected")]
+    )
+    rates = (
+        seen.drop_nulls("model")
+        .group_by("_half", "model")
+        .agg(rate=pl.col("won").mean())
+        .with_columns(_half=(1 - pl.col("_half")).cast(pl.Int8))
+    )
+    for side in ("chosen", "rejected"):
+        split = split.join(
+            rates.rename({"model": f"{side}_model", "rate": f"_{side}"}),
+            how="left",
+            on=["_half", f"{side}_model"],
+            maintain_order="left",
+        )
+    lead = (pl.col("_chosen") - pl.col("_rejected")).sign().cast(pl.Int8)
+    return split.with_columns(model_lead=lead).drop("_half", "_chosen", "_rejected")

@@ -1,0 +1,68 @@
+"""Figures of the whole data and of each source: measures by name, every one an aggregate over pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+MOST_SOURCES = 200
+
+_PAIR = pl.col("rejected_len") > 0
+_LONGER, _SHORTER = pl.col("chosen_len") > pl.col("rejected_len"), pl.col("chosen_len") < pl.col("rejected_len")
+
+
+def pair_measures() -> dict[str, pl.Expr]:
+    """Measures of prepared pairs: shares in [0, 1], lengths in tokens."""
+    return {
+        "longer_side_wins": (_PAIR & _LONGER).sum() / (_PAIR & (_LONGER | _SHORTER)).sum(),
+        "mean_prompt_len": pl.col("prompt_len").mean(),
+        "mean_chosen_len": pl.col("chosen_len").mean(),
+        "mean_rejected_len": pl.col("rejected_len").filter(_PAIR).mean(),
+        "pairs_per_prompt": pl.len() / pl.col("prompt_id").n_unique(),
+        "mean_similarity": pl.col("similarity").mean(),
+        "chosen_refusals": pl.col("chosen_refuses").mean(),
+        "rejected_refusals": pl.col("rejected_refuses").mean(),
+        "chosen_cut": pl.col("chosen_truncated").mean(),
+        "rejected_cut": pl.col("rejected_truncated").filter(_PAIR).mean(),
+        "mean_score_gap": (pl.col("chosen_score") - pl.col("rejected_score")).mean(),
+    }
+
+
+def whole_measures() -> dict[str, pl.Expr]:
+    """Measures that make sense for all pairs together only."""
+    return {"most_pairs_of_a_prompt": pl.col("pairs_of_prompt").max(), "prompts": pl.col("prompt_id").n_unique()}
+
+
+def measured(pairs: pl.LazyFrame, measures: Mapping[str, pl.Expr]) -> dict[str, float]:
+    """The measures over all pairs; those without a finite value are left out."""
+    if not measures:
+        return {}
+    found = pairs.select(value.cast(pl.Float64).alias(name) for name, value in measures.items())
+    return _finite(found.collect(engine="streaming").row(0, named=True))
+
+
+def by_source(pairs: pl.LazyFrame, measures: Mapping[str, pl.Expr]) -> list[dict[str, Any]]:
+    """The same by source, largest first, at most `MOST_SOURCES`, with pairs and share."""
+    table = (
+        pairs.group_by("source")
+        .agg(pl.len().alias("pairs"), *(value.cast(pl.Float64).alias(name) for name, value in measures.items()))
+        .sort(-pl.col("pairs").cast(pl.Int64), "source", nulls_last=True)
+        .collect(engine="streaming")
+    )
+    of = max(table["pairs"].sum(), 1)
+    return [
+        {"source": row["source"], "pairs": row["pairs"], "share": row["pairs"] / of, **_finite(row)}
+        for row in table.head(MOST_SOURCES).to_dicts()
+    ]
+
+
+def known(measures: Mapping[str, pl.Expr], columns: list[str]) -> dict[str, pl.Expr]:
+    """Those of the measures whose columns are there."""
+    return {name: value for name, value in measures.items() if set(value.meta.root_names()) <= set(columns)}
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if isinstance(value, float) and math.isfinite(value)}

@@ -1,0 +1,92 @@
+"""What must be known of a causal language model to run its body and its head apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from transformers import PreTrainedModel
+
+from scoreonce.pipeline.attention import flex, varlen
+from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, attention_mask
+from scoreonce.pipeline.forward.head import Head
+
+
+def causal_lm(model: nn.Module) -> PreTrainedModel:
+    """The transformers model itself, out of a PEFT wrapper where there is one."""
+    if isinstance(model, PreTrainedModel):
+        return model
+    base: PreTrainedModel = model.get_base_model()  # type: ignore[operator]
+    return base
+
+
+def settings(model: PreTrainedModel) -> dict[str, Any]:
+    """The text model's configuration as plain data."""
+    plain: dict[str, Any] = model.config.get_text_config().to_dict()
+    return plain
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output head with the scale and soft-cap that the architecture declares.
+
+    Gemma caps its logits, Cohere and Falcon-H1 multiply them, Granite divides them. An architecture that does anything
+    else is caught by the probe, which compares with the model's own logits.
+    """
+    projection, config = model.get_output_embeddings(), settings(model)
+    scale = float(config.get("logit_scale") or 1.0) * float(config.get("lm_head_multiplier") or 1.0)
+    scale /= float(config.get("logits_scaling") or 1.0)
+    bias = projection.bias if isinstance(projection, nn.Linear) else None
+    return Head(projection.weight, bias, scale, config.get("final_logit_softcapping"))
+
+
+def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
+    """The sliding window of each kind of attention layer, None meaning full attention; None if a kind is not known."""
+    config = settings(model)
+    kinds = set(config.get("layer_types") or [])
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if not kinds:
+        return {"sliding_attention": window} if window else {"full_attention": None}
+    known = {"full_attention": None, "sliding_attention": window}
+    return {kind: known[kind] for kind in sorted(kinds)} if kinds <= set(known) else None
+
+
+def attends_by_rows(model: PreTrainedModel, longest_row: int) -> bool:
+    """Whether packed rows up to this many positions take attention that computes nothing between rows."""
+    kinds = windows(model)
+    if kinds is None or model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return False
+    return all(window is None or longest_row <= window for window in kinds.values())
+
+
+Mask = Tensor | BlockMask
+
+
+def masks(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout) -> Mask | dict[str, Mask]:
+    """Attention masks of prompt rows, in the form that this model takes them.
+
+    One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
+    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks, flash
+    attention the ends of sequences.
+    """
+    kinds = windows(model) or {"full_attention": None}
+    if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):
+        made: dict[str, Mask] = dict.fromkeys(kinds, RowMask.of(rows, batch))
+    else:
+        made = {kind: _mask(model, rows, batch, window) for kind, window in kinds.items()}
+    return next(iter(made.values())) if len(made) == 1 else made
+
+
+def _mask(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, window: int | None) -> Mask:
+    implementation = model.config._attn_implementation
+    if implementation == flex.NAME:
+        return flex.block_mask(batch, window)
+    if implementation == varlen.NAME:
+        return varlen.VarlenMask.of(rows, window, batch.segments.device)
+    mask = attention_mask(batch, window)
+    if implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=model.dtype).masked_fill_(~mask, torch.finfo(model.dtype).min)

@@ -1,0 +1,330 @@
+"""Log-probs of given tokens from hidden states, without ever storing the logits.
+
+Logits exist for one chunk of tokens at a time, in float32, in forward and in backward; the backward recomputes them
+and applies d logp(y) / d logits = onehot(y) - softmax. Nothing of size tokens x vocabulary outlives a chunk.
+
+Dimensions: tokens, hidden, vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from scoreonce.pipeline.attention.cpu_matmul import matmul
+from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, round_up
+from scoreonce.pipeline.forward import head_kernels
+
+# Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
+CPU_CHUNK_ELEMENTS = 1 << 23
+CUDA_CHUNK_ELEMENTS = 1 << 28
+
+
+class Head(NamedTuple):
+    """An output head: logits = softcap * tanh(scale * (W h + bias) / softcap), or without the cap where it is None."""
+
+    weight: Tensor  # (vocabulary, hidden)
+    bias: Tensor | None  # (vocabulary,)
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+class TokenStatistics(NamedTuple):
+    """What else one pass over a chunk of logits gives, per token; no gradient."""
+
+    entropy: Tensor  # (tokens,) float32, nats: -sum_v p log p
+    collision_logps: Tensor  # (tokens,) float32, nats: log sum_v p^2
+    top1: Tensor  # (tokens,) bool: the token was the most likely one
+
+
+class ReferenceLogits(NamedTuple):
+    """The reference's distribution over the whole vocabulary, as what its logits are made of; no gradient."""
+
+    hidden: Tensor  # (tokens, reference hidden), after the reference's last norm
+    head: Head
+    perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
+    rounded: bool = False  # those in bfloat16, as in its authors' run
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """`(tokens, vocabulary)` float32 logits of a chunk."""
+        return _logits(self.hidden[start:stop], self.head)
+
+
+class TopLogps(NamedTuple):
+    """The reference's largest log-probs, the rest spread evenly over the other tokens: approximate; no gradient."""
+
+    ids: Tensor  # (tokens, k) integers
+    logps: Tensor  # (tokens, k) nats
+    vocabulary: int
+    perturbation: float | None = None
+    rounded: bool = False
+
+    def logits(self, start: int, stop: int) -> Tensor:
+        """`(tokens, vocabulary)` float32 log-probs of a chunk."""
+        top = self.logps[start:stop].float()
+        tail = torch.log1p(-top.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6)) - math.log(
+            self.vocabulary - top.shape[1]
+        )
+        return tail.repeat(1, self.vocabulary).scatter_(1, self.ids[start:stop].long(), top)
+
+
+class TopK(NamedTuple):
+    """The largest log-probs of each token's distribution, and what leaving out the rest costs."""
+
+    ids: Tensor  # (tokens, k) int32
+    logps: Tensor  # (tokens, k) float16, nats
+    divergence: Tensor  # (tokens,) float32, nats: KL(distribution || its approximation by `TopLogps`)
+
+
+@torch.no_grad()
+def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
+    """The `k` largest log-probs at each of `hidden` (tokens, hidden), in one pass over the chunks."""
+    parts = []
+    for start, stop in _chunks(hidden, head.weight):
+        logps = _logits(hidden[start:stop], head).log_softmax(1)
+        values, ids = logps.topk(min(k, logps.shape[1] - 1), dim=1)
+        kept = TopLogps(ids, values.half(), logps.shape[1]).logits(0, stop - start).log_softmax(1)
+        divergence = torch.einsum("tv,tv->t", logps.exp(), logps - kept)
+        parts.append((ids.int(), values.half(), divergence))
+    return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+ReferenceDistribution = ReferenceLogits | TopLogps
+
+
+class Perturbed(NamedTuple):
+    """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient.
+
+    (tokens,) nats each: float32, or, where the reference is `rounded`, bfloat16.
+    """
+
+    plus_logps: Tensor  # under f + epsilon (f - f_ref)
+    minus_logps: Tensor  # under f - epsilon (f - f_ref)
+    rounded_logps: Tensor | None = None  # under f itself, where the others are rounded
+
+
+class TokenColumns(NamedTuple):
+    """Everything that was asked of a pass over the chunks, per token."""
+
+    logps: Tensor  # (tokens,) float32, nats; gradients flow
+    statistics: TokenStatistics | None = None
+    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
+    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
+    perturbed: Perturbed | None = None
+
+
+def chunk_tokens(vocabulary: int, device: torch.device) -> int:
+    """Tokens per chunk of logits."""
+    if device.type == "cuda":
+        return max(1, CUDA_CHUNK_ELEMENTS // vocabulary)
+    return round_up(max(1, CPU_CHUNK_ELEMENTS // vocabulary), CPU_MULTIPLE)
+
+
+def token_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
+    """`(tokens,)` float32 log-probs of `targets` (tokens,) under `hidden` (tokens, hidden); gradients flow."""
+    return token_columns(hidden, head, targets).logps
+
+
+def token_columns(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    *,
+    statistics: bool = False,
+    reference: ReferenceDistribution | None = None,
+) -> TokenColumns:
+    """Reduce each chunk of logits to log-probs of `targets`, and to whatever else is asked for, in one pass.
+
+    With a `reference`, the forward KL from it; with its `perturbation`, the perturbed log-probs of epsilon-DPO.
+    """
+    wanted, tokens = _Wanted(head.scale, head.softcap, statistics, reference), len(hidden)
+    padding = round_up(tokens, CPU_MULTIPLE) - tokens
+    if padding and hidden.device.type == "cpu" and reference is None:
+        hidden, targets = pad(hidden, (0, 0, 0, padding)), pad(targets, (0, padding))
+    columns = _Columns.apply(hidden, head.weight, head.bias, targets, wanted)
+    columns = tuple(column[:tokens] for column in columns)
+    logps, rest = columns[0], iter(columns[1:])
+    return TokenColumns(
+        logps,
+        TokenStatistics(*islice(rest, 3)) if statistics else None,
+        next(rest) if reference else None,
+        next(rest) if reference else None,
+        Perturbed(*rest) if reference and reference.perturbation is not None else None,
+    )
+
+
+class _Wanted(NamedTuple):
+    scale: float
+    softcap: float | None
+    statistics: bool
+    reference: ReferenceDistribution | None
+
+
+def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
+    size = chunk_tokens(weight.shape[0], hidden.device)
+    return [(start, min(start + size, len(hidden))) for start in range(0, len(hidden), size)]
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """A product with float32 output: bf16 logits alone would cost 1.6e-2 nats a token."""
+    if left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64):
+        return matmul(left, right)
+    if left.device.type == "cuda" and left.dtype == right.dtype:
+        return torch.mm(left, right, out_dtype=torch.float32)
+    return matmul(left.float(), right.float())  # CPU kernels have no bf16 product with float32 output
+
+
+def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a product to a float32 `total`, on a GPU in the product itself: a second pass would cost a third more."""
+    if left.device.type == "cuda" and left.dtype != total.dtype:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
+    else:
+        total += _matmul(left, right)
+
+
+def _logits(hidden: Tensor, head: Head) -> Tensor:
+    logits = _matmul(hidden, head.weight.T)
+    if head.bias is not None:
+        logits += head.bias
+    if head.scale != 1.0:
+        logits *= head.scale
+    if head.softcap is not None:
+        logits.div_(head.softcap).tanh_().mul_(head.softcap)
+    return logits
+
+
+def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Tensor]:
+    """The log-normaliser, the log-probs and, where they are wanted, the statistics of a chunk."""
+    if head_kernels.is_worth_compiling(logits):
+        return list(
+            head_kernels.compiled(head_kernels.log_probs_and_statistics if statistics else head_kernels.log_probs)(
+                logits, targets
+            )
+        )
+    return list(_with_statistics(logits, targets) if statistics else head_kernels.log_probs(logits, targets))
+
+
+def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+    """As `fused.log_probs_and_statistics`, where nothing fuses it: one exponential, and as few passes as can be."""
+    likeliest = logits.argmax(1)
+    top = logits.gather(1, likeliest.unsqueeze(1))
+    behind = logits - top
+    shares = behind.exp()
+    total = shares.sum(1)
+    log_total = total.log()
+    log_normaliser = top.squeeze(1) + log_total
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    # p log p -> 0 as p -> 0, also where a masked logit is -inf
+    behind.clamp_(min=torch.finfo(behind.dtype).min)
+    entropy = log_total - torch.linalg.vecdot(shares, behind) / total
+    collision = torch.linalg.vecdot(shares, shares).log() - 2 * log_total
+    logps = (chosen - log_normaliser).clamp(max=0)
+    return log_normaliser, logps, entropy.clamp(min=0), collision.clamp(max=0), likeliest == targets
+
+
+def _against_reference(
+    logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceDistribution, start: int, stop: int
+) -> list[Tensor]:
+    """KL(reference || policy) of a chunk, the reference's log-probs, and the perturbed ones where they are wanted."""
+    ref_logits = reference.logits(start, stop)
+    ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
+    gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
+    chosen = ref_logps.gather(1, targets.unsqueeze(1)).squeeze(1).clamp(max=0)
+    columns = [torch.einsum("tv,tv->t", ref_logps.exp(), gaps), chosen]
+    if reference.perturbation is not None:
+        perturbed = _perturbed_in_bfloat16 if reference.rounded else _perturbed
+        columns += perturbed(logits, ref_logits, targets, reference.perturbation)
+    return columns
+
+
+def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
+    # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
+    ahead = (logits - ref_logits).mul_(epsilon)
+    return [head_kernels.log_probs(logits + ahead, targets)[1], head_kernels.log_probs(logits - ahead, targets)[1]]
+
+
+def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
+    """Plus, minus and the policy itself as epsilon-DPO's authors' run had them: bfloat16 after every operation."""
+    f, g = logits.bfloat16(), ref_logits.bfloat16()
+    moved = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
+    # CUDA's log_softmax works in float32 inside and rounds once; a CPU's own would round the normaliser as well.
+    return [head_kernels.log_probs(each.float(), targets)[1].bfloat16() for each in moved]
+
+
+class _Columns(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
+    ) -> tuple[Tensor, ...]:
+        head, parts = Head(weight, bias, wanted.scale, wanted.softcap), []
+        for start, stop in _chunks(hidden, weight):
+            logits, own = _logits(hidden[start:stop], head), targets[start:stop]
+            row = _reduce_chunk(logits, own, wanted.statistics)
+            if wanted.reference is not None:
+                row += _against_reference(logits, row[0], own, wanted.reference, start, stop)
+            parts.append(row)
+        log_normaliser, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
+        kl = 1 + 3 * wanted.statistics
+        ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser)
+        ctx.wanted, ctx.kl = wanted, kl if wanted.reference is not None else None
+        ctx.mark_non_differentiable(*(column for index, column in enumerate(columns) if index not in (0, ctx.kl)))
+        return tuple(columns)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, log_normaliser = ctx.saved_tensors
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        wanted, head = ctx.wanted, Head(weight, bias, ctx.wanted.scale, ctx.wanted.softcap)
+        up_kl = None if ctx.kl is None else upstream[ctx.kl] * wanted.scale
+        up_logps = upstream[0] * wanted.scale
+        d_hidden = torch.empty_like(hidden) if needs_hidden else None
+        d_weight = torch.zeros_like(weight, dtype=_wide(weight)) if needs_weight else None
+        d_bias = torch.zeros_like(bias, dtype=_wide(bias)) if needs_bias else None
+        for start, stop in _chunks(hidden, weight):
+            logits = _logits(hidden[start:stop], head)
+            own = (log_normaliser[start:stop], targets[start:stop], up_logps[start:stop])
+            if head_kernels.is_worth_compiling(logits) and up_kl is None and d_bias is None:
+                cap = None if wanted.softcap is None else logits.new_full((), wanted.softcap)
+                d_logits = head_kernels.compiled(head_kernels.gradient)(logits, *own, cap, hidden.dtype)
+            else:
+                slope = _softcap_slope(logits, wanted.softcap)
+                probs = logits.sub_(own[0].unsqueeze(1)).exp_()
+                d_logits = _d_logits(probs, *own[1:])
+                if up_kl is not None:
+                    d_logits += _d_kl(probs, wanted.reference, start, stop).mul_(up_kl[start:stop].unsqueeze(1))
+                if slope is not None:
+                    d_logits *= slope
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0)
+                d_logits = d_logits.to(hidden.dtype)
+            if d_hidden is not None:
+                d_hidden[start:stop] = _matmul(d_logits, weight)
+            if d_weight is not None:
+                _add_matmul(d_weight, d_logits.T, hidden[start:stop])
+        d_weight = None if d_weight is None else d_weight.to(weight.dtype)
+        return d_hidden, d_weight, None if d_bias is None else d_bias.to(bias.dtype), None, None
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """Chunks of a gradient are summed in float32 at least."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _d_logits(probs: Tensor, targets: Tensor, upstream: Tensor) -> Tensor:
+    """upstream * (onehot(target) - softmax)."""
+    d_logits = probs * -upstream.unsqueeze(1)
+    return d_logits.scatter_add_(1, targets.unsqueeze(1), upstream.unsqueeze(1))
+
+
+def _d_kl(probs: Tensor, reference: ReferenceDistribution, start: int, stop: int) -> Tensor:
+    """d KL(reference || policy) / d logits = policy - reference."""
+    return probs - reference.logits(start, stop).softmax(1)
+
+
+def _softcap_slope(capped_logits: Tensor, softcap: float | None) -> Tensor | None:
+    return None if softcap is None else 1 - (capped_logits / softcap).square()

@@ -1,0 +1,49 @@
+"""APO: D'Oosterlinck et al. 2024, "Anchored Preference Optimization and Contrastive Revisions"."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+
+@objective(rewards=logratio_rewards)
+def apo_zero(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+    """1 - sigmoid(beta a) + sigmoid(beta c), per pair (pairs,); a, c the summed log-ratios (APO Eq. 7).
+
+    Makes the chosen completion more and the rejected one less likely: for chosen completions better than the model's.
+    """
+    return 1 - (beta * chosen_logratios).sigmoid() + (beta * rejected_logratios).sigmoid()
+
+
+@objective(rewards=logratio_rewards)
+def apo_down(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+    """sigmoid(beta a) + 1 - sigmoid(beta (a - c)), per pair (pairs,); a, c the summed log-ratios (APO Eq. 8).
+
+    Makes both completions less likely, the rejected one more so: for a model better than both.
+    """
+    return (beta * chosen_logratios).sigmoid() + 1 - (beta * (chosen_logratios - rejected_logratios)).sigmoid()
+
+
+APO = Paper(
+    "Anchored Preference Optimization and Contrastive Revisions: Addressing Underspecification in Alignment",
+    "2408.06266",
+    "TACL 2025",
+)
+method(
+    "apo_zero",
+    "Chosen up, rejected down, each anchored to the reference",
+    paper=APO,
+    objective=apo_zero,
+    learning_rate="2e-7",
+)
+method(
+    "apo_down",
+    "Chosen down, rejected further down, anchored to the reference",
+    paper=APO,
+    objective=apo_down,
+    learning_rate="2e-7",
+)

@@ -1,0 +1,58 @@
+"""DPO: Rafailov et al. 2023, "Direct Preference Optimization"; with label smoothing it is Mitchell's cDPO (2023)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
+from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+
+@objective(rewards=logratio_rewards, gamma_beta_ratio=0.0, normalisation="sum")
+def dpo(linked_margin: Tensor, beta: Tensor, target_margin: Tensor, *, label_smoothing: LabelSmoothing = 0.0) -> Tensor:
+    """-(1 - e) log sigmoid(h) - e log sigmoid(-h), h = beta (Delta - target_margin), per pair (pairs,).
+
+    DPO Eq. 7 for e = `label_smoothing` = 0 and no target margin; cDPO for e > 0, the assumed share of flipped labels.
+    Delta = `margin`, chosen minus rejected log-ratio, summed over the completion, in nats; under another `divergence`
+    f'(pi / ref) stands in the place of a log-ratio. TRL ignores label smoothing for its `sigmoid` loss from 1.0 on.
+    """
+    logits = beta * (linked_margin - target_margin)
+    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+
+
+@objective(rewards=logratio_rewards, gamma_beta_ratio=0.0)
+def dpo_norm(normalised_margin: Tensor, beta: Tensor, target_margin: Tensor) -> Tensor:
+    """-log sigmoid(beta (Delta - target_margin)), Delta in nats per token, per pair (pairs,).
+
+    Each side's log-ratio is divided by its own length first: Tülu 3's length-normalised DPO, TRL's `sigmoid_norm`.
+    Its beta is larger than DPO's by about a completion's length (Tülu 3 takes 5). Rewards are logged as sums.
+    """
+    return -logsigmoid(beta * (normalised_margin - target_margin))
+
+
+DPO = Paper(
+    "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", "2305.18290", "NeurIPS 2023"
+)
+method(
+    "dpo",
+    "Direct preference optimisation; cDPO with label_smoothing > 0",
+    paper=DPO,
+    objective=dpo,
+    aliases={"sigmoid": {}, "dpo_sigmoid": {}, "cdpo": {"label_smoothing": 0.1}},
+    synonyms={"f_divergence_type": "divergence"},
+    learning_rate="5e-7 to 1e-6 (7–9B instruct models; beta 0.01 is typical there)",
+)
+method(
+    "dpo_norm",
+    "DPO on log-ratios per token",
+    paper=Paper("Tülu 3: Pushing Frontiers in Open Language Model Post-Training", "2411.15124", "arXiv 2024"),
+    objective=dpo_norm,
+    defaults={"beta": 5.0},
+    aliases={"sigmoid_norm": {"beta": 0.1}},
+    synonyms={"f_divergence_type": "divergence"},
+    learning_rate="5e-7 (Tülu 3, 8B)",
+)

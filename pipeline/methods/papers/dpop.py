@@ -1,0 +1,37 @@
+"""DPO-Positive: Pal et al. 2024, "Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive"."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
+from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+Penalty = Annotated[
+    float, Allowed("the penalty per nat that the chosen completion falls below the reference", at_least=0)
+]
+
+
+@objective(rewards=logratio_rewards, beta=0.3)
+def dpop(margin: Tensor, chosen_logratios: Tensor, beta: Tensor, *, lam: Penalty = 50.0) -> Tensor:
+    """-log sigmoid(beta (Delta - lambda max(0, log ref(y_w) - log pi(y_w)))), per pair (pairs,); lambda = `lam`.
+
+    DPO as long as the chosen completion is at least as likely as under the reference. The repository has no code: the
+    paper's formula, with its lambda and beta. oxRL takes lambda 5. At a tie (the first step) there is no penalty.
+    """
+    return -logsigmoid(beta * (margin - lam * (-chosen_logratios).relu()))
+
+
+method(
+    "dpop",
+    "DPO with a penalty where the chosen completion becomes less likely (DPO-Positive)",
+    paper=Paper("Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive", "2402.13228", "arXiv 2024"),
+    objective=dpop,
+    aliases={"smaug": {}},
+)

@@ -1,0 +1,49 @@
+"""KTO: Ethayarajh et al. 2024, "KTO: Model Alignment as Prospect Theoretic Optimization"."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
+from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+Weight = Annotated[float, Allowed("the weight of these completions' losses", at_least=0)]
+
+
+@objective(rewards=logratio_rewards, batch_coupled=True)
+def kto(
+    chosen_logratios: Tensor,
+    rejected_logratios: Tensor,
+    kl_logratios: Tensor,
+    beta: Tensor,
+    *,
+    desirable_weight: Weight = 1.0,
+    undesirable_weight: Weight = 1.0,
+) -> Tensor:
+    """(l_D (1 - sigmoid(beta (a - z))) + l_U (1 - sigmoid(beta (z - c)))) / 2, per pair (pairs,).
+
+    a, c: summed log-ratios of the desirable (chosen) and the undesirable (rejected) completion; l_D, l_U the weights.
+    z = max(0, mean log-ratio of the mismatched completions), over the optimizer step, without gradient: the estimate
+    of the KL divergence. A mismatched completion is another prompt's, `policy_kl_logps` and `ref_kl_logps`; TRL takes
+    the next one of each micro-batch, here the pairing is fixed when the reference is scored. The loss of a pair is the
+    mean over its two completions, so that the step's loss is the mean over completions, as TRL's and HALOs'. For
+    unequal numbers the paper keeps l_D n_D / (l_U n_U) within [1, 4/3].
+    """
+    z = kl_logratios.detach().mean().clamp(min=0)
+    desirable = 1 - (beta * (chosen_logratios - z)).sigmoid()
+    undesirable = 1 - (beta * (z - rejected_logratios)).sigmoid()
+    return (desirable_weight * desirable + undesirable_weight * undesirable) / 2
+
+
+method(
+    "kto",
+    "Each completion good or bad on its own, against an estimate of the KL divergence",
+    paper=Paper("KTO: Model Alignment as Prospect Theoretic Optimization", "2402.01306", "ICML 2024"),
+    objective=kto,
+    synonyms={"lambda_d": "desirable_weight", "lambda_u": "undesirable_weight"},
+)

@@ -1,0 +1,34 @@
+"""rDPO: Chowdhury et al. 2024, "Provably Robust DPO: Aligning Language Models with Noisy Feedback"."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from scoreonce.pipeline.methods.catalogue import method
+from scoreonce.pipeline.methods.chain import Paper
+from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
+from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+
+@objective(rewards=logratio_rewards)
+def robust(linked_margin: Tensor, beta: Tensor, *, label_smoothing: LabelSmoothing = 0.1) -> Tensor:
+    """(-(1 - e) log sigmoid(beta Delta) + e log sigmoid(-beta Delta)) / (1 - 2 e), per pair (pairs,).
+
+    e = `label_smoothing` is the share of flipped labels, below 1/2; the loss is an unbiased estimate of DPO's on clean
+    labels. It has no lower bound, and is negative for margins large enough: meant so. TRL's `robust`, where e is 0
+    unless set. Delta as in `dpo`.
+    """
+    logits = beta * linked_margin
+    flipped = label_smoothing
+    return (-(1 - flipped) * logsigmoid(logits) + flipped * logsigmoid(-logits)) / (1 - 2 * flipped)
+
+
+method(
+    "robust",
+    "DPO unbiased under a known rate of flipped labels (rDPO)",
+    paper=Paper("Provably Robust DPO: Aligning Language Models with Noisy Feedback", "2403.00409", "ICML 2024"),
+    objective=robust,
+    aliases={"rdpo": {}, "robust_dpo": {}, "rdpo_robust": {}},
+)

@@ -1,0 +1,48 @@
+"""The neutral pieces: every pair kept, beta and target margin as set, rewards as beta times log-ratio."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.methods.pieces.hyperparameters import Beta, GammaBetaRatio
+from scoreonce.pipeline.methods.pieces.registry import calibration, rewards, selection
+
+
+@selection(name="all", batch_coupled=False)
+def every_pair(policy_chosen_logps: Tensor) -> Tensor:
+    """weight = 1: every pair counts the same."""
+    return torch.ones_like(policy_chosen_logps)
+
+
+@calibration(batch_coupled=False)
+def constant() -> tuple[()]:
+    """Calibrates nothing: `constant_beta` and `constant_margin` give what the objective reads."""
+    return ()
+
+
+@calibration("beta", batch_coupled=False)
+def constant_beta(policy_chosen_logps: Tensor, *, beta: Beta = 0.1) -> Tensor:
+    """beta as set, for every pair."""
+    return torch.full_like(policy_chosen_logps, beta)
+
+
+@calibration("target_margin", batch_coupled=False)
+def constant_margin(policy_chosen_logps: Tensor, *, gamma_beta_ratio: GammaBetaRatio = 0.5) -> Tensor:
+    """target_margin = gamma / beta, for every pair: nats of the objective's log-prob difference, without beta."""
+    return torch.full_like(policy_chosen_logps, gamma_beta_ratio)
+
+
+@rewards("chosen_rewards", "rejected_rewards")
+def logratio_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: Beta) -> tuple[Tensor, Tensor]:
+    """beta * (log pi - log ref) of each side, summed (DPO, section 4), with the beta that was set.
+
+    A calibrated beta does not enter, so that the rewards of different steps compare (as beta-DPO's code logs them).
+    """
+    return beta * chosen_logratios, beta * rejected_logratios
+
+
+@rewards("chosen_rewards", "rejected_rewards")
+def calibrated_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """beta * (log pi - log ref) of each side, summed, with the beta that the pair was calibrated to."""
+    return beta * chosen_logratios, beta * rejected_logratios

@@ -1,0 +1,123 @@
+"""Pairs as the audit page shows them: the texts of both sides, escaped, with their differences marked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from scoreonce.pipeline.pages.audit.diff import Block, Fragment, Side, compare, excerpts, passage
+from scoreonce.pipeline.pages.audit.text import visible
+from scoreonce.pipeline.pages.numbers import number
+
+# Characters of a prompt's end in the table of the worst pairs, and of that unfolded.
+OPENING = 140
+PROMPT = 560
+
+
+@dataclass(frozen=True)
+class Texts:
+    """A prepared pair's texts; `rejected` is None in completion-only data."""
+
+    pair_id: str
+    split: str
+    row: int
+    prompt: str
+    chosen: str
+    rejected: str | None
+
+
+@dataclass(frozen=True)
+class ShownPair:
+    """The texts of a pair as markup, `prompt` None where it is shown besides; `marked` unless too much differs."""
+
+    prompt: Markup | None
+    chosen: Markup
+    rejected: Markup | None
+    marked: bool = True
+
+
+def comparison(texts: Texts) -> ShownPair:
+    """A pair with the words marked that only one side has, folded to what matters."""
+    if texts.rejected is None:
+        return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(passage(texts.chosen)), None)
+    found = compare(texts.chosen, texts.rejected)
+    return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(found.left), markup(found.right), found.marked)
+
+
+def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
+    """A finding's examples with their texts, and those of the pair that each resembles, where these are known."""
+    return [
+        _example(entry, texts.get(entry["pair_id"]), texts.get(entry.get("other_pair_id") or "")) for entry in entries
+    ]
+
+
+def _example(entry: Mapping[str, Any], texts: Texts | None, other: Texts | None) -> Mapping[str, Any]:
+    return {
+        **entry,
+        "note": visible(entry.get("note") or ""),
+        "pair": comparison(texts) if texts else None,
+        "other": _resembling(other, texts) if other else None,
+        "other_origin": f"{other.split} row {number(other.row)}" if other else "",
+    }
+
+
+def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
+    """Another pair, with the words of its prompt marked that the prompt of the first has not."""
+    pair = comparison(other)
+    if texts is None or texts.prompt == other.prompt:
+        return pair
+    return ShownPair(markup(compare(texts.prompt, other.prompt).right), pair.chosen, pair.rejected, pair.marked)
+
+
+def worst_pairs(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
+    """The lines of the table: each with the end of its prompt, and excerpts of its sides where they part."""
+    return [_worst(entry, texts.get(entry["pair_id"])) for entry in entries]
+
+
+def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
+    if texts is None:
+        return {**entry, "pair": None}
+    prompt = " ".join(texts.prompt[-PROMPT:].split())
+    is_short = len(prompt) <= OPENING and len(texts.prompt) <= PROMPT
+    opening = prompt if is_short else f"… {prompt[-OPENING:].partition(' ')[2]}"
+    chosen, rejected = excerpts(texts.chosen, texts.rejected or "")
+    pair = ShownPair(
+        None if is_short else visible(texts.prompt[-PROMPT:]),
+        visible(chosen),
+        None if texts.rejected is None else visible(rejected),
+    )
+    return {**entry, "pair": pair, "opening": visible(opening)}
+
+
+def markup(side: Side) -> Markup:
+    """A side as HTML within an element that keeps white space."""
+    blocks = [_block(block) for block in side.blocks]
+    return Markup("").join([_left_out(side.before, "earlier"), *blocks, _left_out(side.after, "more")])
+
+
+def _left_out(characters: int, where: str) -> Markup:
+    if not characters:
+        return Markup("")
+    return Markup('<span dir="ltr" class="cut">{} {} characters are not on this page</span>').format(
+        number(characters), where
+    )
+
+
+def _block(block: Block) -> Markup:
+    pieces = Markup("").join(_piece(piece) for piece in block.pieces)
+    if not block.folded:
+        return pieces
+    return Markup('<details><summary dir="ltr">{} characters</summary>{}</details>').format(
+        number(block.characters), pieces
+    )
+
+
+def _piece(piece: Fragment) -> Markup:
+    if not piece.changed:
+        return visible(piece.text)
+    # White space at the end is marked only where nothing else is.
+    end = len(piece.text.rstrip()) or len(piece.text)
+    return Markup("<mark>{}</mark>{}").format(visible(piece.text[:end]), visible(piece.text[end:]))

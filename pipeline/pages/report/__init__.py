@@ -1,0 +1,4 @@
+"""The report on training runs.
+
+In: `ReportData`, the records of runs. Out: one HTML page.
+"""

@@ -1,0 +1,268 @@
+"""The report's charts as Vega-Lite specifications, made with altair.
+
+Colours are CSS variables, so that one drawing serves light, dark and print: run i is drawn in `--run-i`. Data are wide,
+one row per group of steps and one column per run (`r0`, `r1`, ...): smaller than long, and one tooltip shows all runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
+
+PALETTE = 8
+MAX_POINTS = 160
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
+_DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure: its heading, what it shows in one sentence, and the specification to draw."""
+
+    name: str
+    title: str
+    caption: str
+    spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training metric worth a chart; `low` and `high` name the metrics of its band.
+
+    `smooth` draws a centred running mean of a sixteenth of the points over the pale values themselves.
+    """
+
+    metric: str
+    title: str
+    caption: str
+    low: str | None = None
+    high: str | None = None
+    format: str = ".4~g"
+    smooth: bool = True
+
+
+CURVES = (
+    Curve("loss", "Loss", "Objectives have units of their own; compare a run with itself."),
+    Curve("rewards/margins", "Reward margin", "β times (chosen − rejected log-ratio), mean of the step’s pairs."),
+    Curve(
+        "rewards/accuracies",
+        "Training accuracy",
+        "Share of the step’s pairs whose chosen reward is higher.",
+        format=".1~%",
+    ),
+    Curve("rewards/chosen", "Chosen reward", "Below zero, the chosen side is less likely than under the reference."),
+    Curve("rewards/rejected", "Rejected reward", "β times the log-ratio of the rejected completions."),
+    Curve("grad_norm", "Gradient norm", "Before clipping."),
+    Curve("learning_rate", "Learning rate", "As the scheduler set it.", format=".2~g", smooth=False),
+    Curve(
+        "beta/mean",
+        "β",
+        "Mean of the step’s pairs; the band spans their minimum and maximum.",
+        "beta/min",
+        "beta/max",
+        smooth=False,
+    ),
+    Curve("selection/kept", "Kept share", "Pairs of the step whose weight is not zero.", format=".1~%"),
+)
+
+
+def color(index: int) -> str:
+    """The CSS colour of a run."""
+    return f"var(--run-{index % PALETTE})"
+
+
+def dash(index: int) -> int:
+    """Number of the line pattern, and of the legend's mark, that tells runs of one colour apart."""
+    return index // PALETTE % len(_DASHES)
+
+
+def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
+    """One chart per metric that some run has, all runs in each; β and kept share only where they ever vary."""
+    return [_curve(curve, runs) for curve in CURVES if _worth_drawing(curve, runs)]
+
+
+def _worth_drawing(curve: Curve, runs: Sequence[RunRecord]) -> bool:
+    values = [run.metrics[curve.metric] for run in runs if curve.metric in run.metrics.columns]
+    known = {value for series in values for value in series.drop_nulls().to_list() if math.isfinite(value)}
+    return len(known) > (1 if curve.metric in ("beta/mean", "selection/kept") else 0)
+
+
+def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
+    aggregates = {"": (curve.metric, pl.Expr.mean)}
+    if curve.low and curve.high:
+        aggregates |= {"_low": (curve.low, pl.Expr.min), "_high": (curve.high, pl.Expr.max)}
+    table = _grouped(runs, aggregates)
+    drawn = [index for index in range(len(runs)) if f"r{index}" in table.columns]
+    base = alt.Chart(_values(table))
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
+    axis = alt.Axis(format=curve.format, tickCount=4)
+    bands = [
+        base.mark_area(opacity=0.14, color=color(i)).encode(x=x, y=f"r{i}_low:Q", y2=f"r{i}_high:Q")
+        for i in drawn
+        if f"r{i}_low" in table.columns
+    ]
+    reach = table.height // 32 if curve.smooth else 0
+    raw = [_line(base, x, axis, f"r{i}", i, opacity=0.22) for i in drawn] if reach else []
+    smoothed = base.transform_window(frame=[-reach, reach], **{f"s{i}": f"mean(r{i})" for i in drawn})
+    lines = [_line(smoothed, x, axis, f"s{i}", i) for i in drawn]
+    tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
+    layers = alt.layer(*bands, *raw, *lines, _hover(base, x, tips, f"hover_{_name(curve.metric)}"))
+    return Chart(_name(curve.metric), curve.title, curve.caption, _spec(layers))
+
+
+def _line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
+    y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
+    mark = base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity)
+    return mark.encode(x=x, y=y)
+
+
+def _hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt.Chart:
+    """An upright line under the pointer that lists the values of all runs at that step."""
+    pointed = alt.selection_point(name=name, on="pointerover", nearest=False, empty=False, clear="pointerout")
+    return (
+        base.mark_rule(strokeWidth=5, color="var(--ink-3)")
+        .encode(
+            x=x,
+            opacity=alt.condition(pointed, alt.value(0.35), alt.value(0)),
+            tooltip=[alt.Tooltip("step:Q", format=","), *tips],
+        )
+        .add_params(pointed)
+    )
+
+
+def _grouped(runs: Sequence[RunRecord], aggregates: Mapping[str, tuple[str, Any]]) -> pl.DataFrame:
+    """At most MAX_POINTS groups of steps, alike for all runs; columns `step` and `r<i><suffix>`."""
+    last = max((run.metrics["step"].to_list()[-1] for run in runs if run.trained), default=0)
+    width = max(1, math.ceil(last / MAX_POINTS))
+    whole = pl.DataFrame(schema={"step": pl.Float64})
+    for index, run in enumerate(runs):
+        present = {suffix: item for suffix, item in aggregates.items() if item[0] in run.metrics.columns}
+        if present:
+            grouped = run.metrics.group_by(((pl.col("step") / width).ceil() * width).alias("step")).agg(
+                reduce(pl.col(name).fill_nan(None)).alias(f"r{index}{suffix}")
+                for suffix, (name, reduce) in present.items()
+            )
+            whole = whole.join(grouped, on="step", how="full", coalesce=True)
+    return whole.sort("step")
+
+
+def bands_of(runs: Sequence[RunRecord], column: str) -> list[tuple[int, Chart]]:
+    """One chart per run of a quantity's quantiles over the steps, all on one scale, with the index of its run.
+
+    `column` is `margin` or `beta`. A run in which it is constant has none.
+    """
+    names = [f"{column}_p{q * 100:.0f}" for q in QUANTILES]
+    known = [
+        (i, run.bands.select("step", *names).drop_nulls())
+        for i, run in enumerate(runs)
+        if names[0] in run.bands.columns
+    ]
+    ends = {i: _ends(table, names) for i, table in known if table.height}
+    drawn = [(i, table) for i, table in known if i in ends and ends[i][0] < ends[i][1]]
+    domain = (min((ends[i][0] for i, _ in drawn), default=0), max((ends[i][1] for i, _ in drawn), default=1))
+    return [(i, _band(i, runs[i].label, column, names, table, domain)) for i, table in drawn]
+
+
+def _ends(table: pl.DataFrame, names: list[str]) -> tuple[float, float]:
+    low, high = table.select(pl.col(names[0]).min(), pl.col(names[-1]).max()).row(0)
+    return low, high
+
+
+def _band(
+    index: int, label: str, column: str, names: list[str], table: pl.DataFrame, domain: tuple[float, float]
+) -> Chart:
+    base = alt.Chart(_values(table))
+    x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
+    scale = alt.Scale(domain=list(domain), zero=False)
+    y = {name: alt.Y(f"{name}:Q", title=None, axis=alt.Axis(tickCount=4), scale=scale) for name in names}
+    tips = [alt.Tooltip(f"{name}:Q", title=f"{name.rpartition('_p')[2]}%", format=".3~g") for name in names]
+    layers = alt.layer(
+        base.mark_area(opacity=0.16, color=color(index)).encode(x=x, y=y[names[0]], y2=names[4]),
+        base.mark_area(opacity=0.26, color=color(index)).encode(x=x, y=y[names[1]], y2=names[3]),
+        base.mark_line(color=color(index), strokeWidth=1.75).encode(x=x, y=y[names[2]]),
+        _hover(base, x, tips, f"hover_{column}_{index}"),
+    )
+    return Chart(f"{column}-{index}", label, "", _spec(layers, height=150))
+
+
+def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
+    """True reward of each policy's samples, with its interval, against the policy's KL from the reference."""
+    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
+    rows = [
+        {"label": entry["label"], **{name: _finite(entry.get(key)) for name, key in figures.items()}} for entry in demo
+    ]
+    labels = [str(entry["label"]) for entry in demo]
+    scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
+    base = alt.Chart(alt.Data(values=rows))
+    x = alt.X(
+        "kl:Q",
+        title="KL from the reference, nats per sample",
+        axis=alt.Axis(grid=False, tickCount=6),
+        scale=alt.Scale(nice=False, padding=18),
+    )
+    paint = alt.Color("label:N", scale=scale, legend=None)
+    titles = {"mean": "true reward", "low": "low", "high": "high", "kl": "KL"}
+    tips = [
+        alt.Tooltip("label:N", title="run"),
+        *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()),
+    ]
+    span = alt.Y("low:Q", title="true reward", scale=alt.Scale(zero=False, padding=10))
+    layers = alt.layer(
+        base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
+        base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
+    )
+    return Chart(
+        "reward-kl",
+        "True reward against KL",
+        "Higher and further left is better; bars span 95% intervals.",
+        _spec(layers, height=300),
+    )
+
+
+def _values(table: pl.DataFrame) -> alt.Data:
+    rounded = table.with_columns(pl.col(pl.Float64).fill_nan(None).round_sig_figs(5))
+    return alt.Data(
+        values=[{key: _finite(value) for key, value in row.items()} for row in rounded.iter_rows(named=True)]
+    )
+
+
+def _finite(value: Any) -> float | None:
+    return value if is_number(value) else None
+
+
+def _name(metric: str) -> str:
+    return metric.replace("/", "_")
+
+
+def _spec(chart: alt.LayerChart, height: int = 170) -> dict[str, Any]:
+    axis = {
+        "labelColor": "var(--ink-2)",
+        "titleColor": "var(--ink-2)",
+        "gridColor": "var(--line)",
+        "domainColor": "var(--line)",
+        "tickColor": "var(--line)",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelPadding": 4,
+    }
+    sized = chart.properties(width="container", height=height, padding={"left": 2, "right": 8, "top": 6, "bottom": 2})
+    styled = sized.configure(
+        background="transparent",
+        font=_FONT,
+        axis=axis,
+        view={"stroke": None},
+        autosize={"type": "fit-x", "contains": "padding"},
+    )
+    spec: dict[str, Any] = styled.to_dict()
+    # The address of the schema would be the page's only one that leads outside.
+    del spec["$schema"]
+    return spec

@@ -1,0 +1,105 @@
+"""One self-contained HTML page about one or several training runs.
+
+`render` gives the page as a string. Tables hold every number and need no script; the script only draws the charts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import vl_convert
+
+from scoreonce.pipeline.evaluation.held_out import RATES
+from scoreonce.pipeline.pages import kit
+from scoreonce.pipeline.pages.report.charts import bands_of, color, dash, reward_against_kl, training_curves
+from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
+from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
+from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
+from scoreonce.pipeline.pages.report.warnings import findings
+
+SAMPLE_PROMPTS = 8
+SAMPLE_CHARACTERS = 1200
+SOURCES_SHOWN = 25
+
+
+def render(data: ReportData) -> str:
+    """The page, as HTML. `data` needs at least one run."""
+    colors = {run.label: color(index) for index, run in enumerate(data.runs)}
+    marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
+    curves = training_curves(data.runs)
+    margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
+    scatter = reward_against_kl(data.demo, colors) if data.demo else None
+    charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
+    return (
+        kit.environment()
+        .get_template("report/report.html.jinja")
+        .render(
+            data=data,
+            title=data.title,
+            verdict=verdict(data),
+            findings=findings(data),
+            colors=colors,
+            marks=marks,
+            curves=curves,
+            margins=margins,
+            betas=betas,
+            scatter=scatter,
+            specs={chart.name: chart.spec for chart in charts},
+            evaluated=[run for run in data.runs if run.evaluated],
+            trained=[run for run in data.runs if run.trained],
+            rates=RATES,
+            sources=_sources(data.runs),
+            samples=_samples(data.demo),
+            pace={run.label: _pace(run) for run in data.runs},
+            data_facts=data_facts(data.pairs_manifest),
+            quarantine=quarantine(data.pairs_manifest),
+            reference_facts=reference_facts(data.reference_manifest),
+            settings=settings(data.runs),
+            behind=behind_text,
+            style=kit.style("report/report.css"),
+            **_script(),
+        )
+    )
+
+
+@cache
+def _script() -> Mapping[str, str]:
+    """vega, vega-lite and vega-embed with our drawing code at their end, about 0.9 MB, bundled without network."""
+    return kit.script(vl_convert.javascript_bundle(kit.resource("report/report.js")))
+
+
+def _pace(run: RunRecord) -> Mapping[str, Any]:
+    names = run.metrics.columns
+    return {
+        "steps": run.metrics.height,
+        "seconds": run.metrics["perf/seconds"].sum() if "perf/seconds" in names else None,
+        "pairs": final_mean(run.metrics, "perf/pairs_per_second"),
+        "tokens": final_mean(run.metrics, "perf/tokens_per_second"),
+    }
+
+
+def _sources(runs: Sequence[RunRecord]) -> list[tuple[str | None, int, list[Mapping[str, Any]]]]:
+    """Source, pairs and the figures of each evaluated run there, largest source first; empty for a single source."""
+    tables = [{row["source"]: row for row in run.summary["by_source"]} for run in runs if run.evaluated]
+    pairs = {source: row["pairs"] for table in tables for source, row in table.items()}
+    if len(pairs) < 2:
+        return []
+    order = sorted(pairs, key=lambda source: (-pairs[source], str(source)))[:SOURCES_SHOWN]
+    return [(source, pairs[source], [table.get(source, {}) for table in tables]) for source in order]
+
+
+def _samples(demo: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[str, str, Any]]]:
+    """For each of the first prompts, what every policy wrote and its true reward."""
+    samples: dict[str, list[tuple[str, str, Any]]] = {}
+    for entry in demo:
+        for sample in entry.get("samples", []):
+            if len(samples) < SAMPLE_PROMPTS or sample["prompt"] in samples:
+                row = (entry["label"], _cut(sample["text"]), sample["reward"])
+                samples.setdefault(sample["prompt"], []).append(row)
+    return samples
+
+
+def _cut(written: str) -> str:
+    return written if len(written) <= SAMPLE_CHARACTERS else f"{written[:SAMPLE_CHARACTERS]} …"

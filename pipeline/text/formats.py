@@ -1,0 +1,255 @@
+"""How a row of a dataset states a preference: finding the format from the columns, and reading a row of it.
+
+labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second)
+pairs       prompt, chosen, rejected as text
+implicit    chosen, rejected as two whole transcripts that share the prompt
+messages    chosen, rejected (and perhaps prompt) as lists of messages
+completion  prompt, completion as text or messages, or one list of messages: for sft
+graded      prompt, responses, scores: K completions and a score of each, paired by `graded.py`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from scoreonce.pipeline.text.chat import (
+    Message,
+    Render,
+    completion_messages,
+    is_blank,
+    messages_of,
+    prompt_messages,
+    render_completion,
+    render_prompt,
+    shared_messages,
+)
+from scoreonce.pipeline.text.dataset_columns import Columns, Row
+from scoreonce.pipeline.text.quarantine import RowError
+from scoreonce.pipeline.text.transcripts import split_transcripts
+from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
+
+
+@dataclass(frozen=True)
+class Example:
+    """A preference as text. `rendered`: written by a chat template, so the tokenizer adds no special tokens."""
+
+    prompt: str
+    chosen: str
+    rejected: str | None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+    source: str | None = None
+    rendered: bool = False
+    chosen_preference: float | None = None
+    rejected_preference: float | None = None
+
+
+Read = Callable[[Row, Columns, Render], Example]
+
+
+def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
+    """The format that the columns speak for; `sample` tells text from messages. Raises `InputError` where none does."""
+    has = columns.names.keys()
+    if {"chosen", "rejected"} <= has:
+        if any(
+            isinstance(columns.value(row, role), list) for row in sample for role in ("prompt", "chosen", "rejected")
+        ):
+            return "messages"
+        return "pairs" if "prompt" in has else "implicit"
+    if {"prompt", "response_1", "response_2", "preference"} <= has:
+        return "labelled"
+    if {"prompt", "responses", "scores"} <= has:
+        return "graded"
+    if {"prompt", "completion"} <= has or "messages" in has:
+        return "completion"
+    raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
+
+
+def require(name: str, columns: Columns, found: list[str]) -> None:
+    """Raise `InputError` where the dataset lacks a column that the format needs."""
+    has = columns.names.keys()
+    if name == "completion" and "messages" in has:
+        return
+    needs = FORMATS[name].needs
+    if not set(needs) <= has:
+        raise _missing(found, ", ".join(needs), list(needs), has)
+
+
+def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collection[str]) -> InputError:
+    absent = [role for role in needs if role not in has]
+    hint = "".join(did_you_mean(role, [name for name in found if name not in has]) for role in absent)
+    example = f'data.columns = {{{absent[0]} = "…"}}' if absent else "data.format"
+    return InputError(
+        f"The dataset lacks a column: {', '.join(absent)}.",
+        found=f"columns {', '.join(found) or '(none)'}.{hint}",
+        where="data.source",
+        fix=f"Needed are {wanted}. Name the dataset's own with {example}, or say data.format.",
+    )
+
+
+def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
+    """One row, of any format but `graded`, as text. Raises `RowError` with the first reason that applies."""
+    return usable(_READERS[name](row, columns, render))
+
+
+def usable(example: Example) -> Example:
+    """The example. Raises `RowError` where a side is blank or no Unicode, or both sides are the same."""
+    for text in (example.prompt, example.chosen, example.rejected or ""):
+        check_unicode(text)
+    if not example.chosen.strip():
+        raise RowError("chosen_is_blank", repr(example.chosen))
+    if example.rejected is not None and not example.rejected.strip():
+        raise RowError("rejected_is_blank", repr(example.rejected))
+    if example.chosen == example.rejected:
+        raise RowError("sides_are_identical", repr(example.chosen))
+    return example
+
+
+def check_unicode(text: str) -> None:
+    """Raise `RowError` for half of a surrogate pair, which JSON can hold and no file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowError("invalid_utf8", f"half of a surrogate pair at character {error.start}") from None
+
+
+def source_of(row: Row, columns: Columns) -> str | None:
+    """Where the row says it comes from. Raises `RowError` where that is no Unicode."""
+    source = columns.value(row, "source")
+    source = None if source is None else str(source)
+    check_unicode(source or "")
+    return source
+
+
+def _example(
+    row: Row, columns: Columns, prompt: str, chosen: str, rejected: str | None, *, rendered: bool = False
+) -> Example:
+    return Example(
+        prompt,
+        chosen,
+        rejected,
+        columns.number(row, "chosen_score"),
+        columns.number(row, "rejected_score"),
+        source_of(row, columns),
+        rendered,
+        columns.probability(row, "chosen_preference"),
+        columns.probability(row, "rejected_preference"),
+    )
+
+
+def _read_pairs(row: Row, columns: Columns, render: Render) -> Example:
+    return _example(
+        row, columns, columns.text(row, "prompt"), columns.text(row, "chosen"), columns.text(row, "rejected")
+    )
+
+
+def _read_implicit(row: Row, columns: Columns, render: Render) -> Example:
+    chosen, rejected = columns.text(row, "chosen"), columns.text(row, "rejected")
+    if chosen == rejected:
+        raise RowError("sides_are_identical", repr(chosen[-80:]))
+    prompt, *sides = split_transcripts(chosen, rejected)
+    if not prompt.strip():
+        raise RowError("no_shared_prompt", f"{chosen[:60]!r} and {rejected[:60]!r}")
+    return _example(row, columns, prompt, *sides)
+
+
+def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
+    first, second = columns.text(row, "response_1"), columns.text(row, "response_2")
+    preference = columns.number(row, "preference")
+    if preference is None:
+        raise RowError("missing_value", f"no {columns.names['preference']!r}")
+    if not 0 <= preference <= 1 or preference == 0.5:
+        raise RowError(
+            "no_preference",
+            f"{columns.names['preference']!r} is {preference:g}; below 0.5 the first is better, above the second",
+        )
+    chosen, rejected = (first, second) if preference < 0.5 else (second, first)
+    return _example(row, columns, columns.text(row, "prompt"), chosen, rejected)
+
+
+def _read_messages(row: Row, columns: Columns, render: Render) -> Example:
+    chosen = completion_messages(columns.needed(row, "chosen"), "chosen")
+    rejected = completion_messages(columns.needed(row, "rejected"), "rejected")
+    prompt, chosen, rejected = _split_messages(columns.value(row, "prompt"), chosen, rejected)
+    if is_blank(chosen):
+        raise RowError("chosen_is_blank", repr(chosen))
+    if is_blank(rejected):
+        raise RowError("rejected_is_blank", repr(rejected))
+    return _rendered(row, columns, render, prompt, chosen, rejected)
+
+
+def _split_messages(
+    prompt: object, chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message]]:
+    """Prompt and completions as messages; whole conversations, which open with another role, split where they part."""
+    if chosen == rejected:
+        raise RowError("sides_are_identical", repr(chosen))
+    whole = bool(chosen and rejected) and "assistant" not in (chosen[0]["role"], rejected[0]["role"])
+    if prompt is not None and not whole:
+        return prompt_messages(prompt), chosen, rejected
+    end = shared_messages(chosen, rejected)
+    if end == 0:
+        raise RowError("no_shared_prompt", "the conversations share no message before an assistant's turn")
+    return chosen[:end], chosen[end:], rejected[end:]
+
+
+def _rendered(
+    row: Row,
+    columns: Columns,
+    render: Render,
+    prompt: list[Message],
+    chosen: list[Message],
+    rejected: list[Message] | None,
+) -> Example:
+    text = render_prompt(prompt, render)
+    sides = [None if side is None else render_completion(prompt, text, side, render) for side in (chosen, rejected)]
+    return _example(row, columns, text, sides[0] or "", sides[1], rendered=True)
+
+
+def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
+    if "completion" not in columns.names:
+        conversation = messages_of(columns.needed(row, "messages"), "messages")
+        return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
+    prompt, completion = columns.needed(row, "prompt"), columns.needed(row, "completion")
+    if isinstance(prompt, list) or isinstance(completion, list):
+        return _rendered_completion(
+            row, columns, render, prompt_messages(prompt), completion_messages(completion, "completion")
+        )
+    return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "completion"), None)
+
+
+def _rendered_completion(
+    row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]
+) -> Example:
+    if any(message["role"] != "assistant" for message in completion[:1]):
+        raise RowError("wrong_type", f"the completion should be an assistant's message and is {completion[0]!r}")
+    if is_blank(completion):
+        raise RowError("chosen_is_blank", repr(completion))
+    return _rendered(row, columns, render, prompt, completion, None)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way of stating a preference."""
+
+    meaning: str
+    needs: tuple[str, ...]
+
+
+FORMATS: dict[str, Format] = {
+    "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected")),
+    "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected")),
+    "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected")),
+    "labelled": Format("two responses and which is better", ("prompt", "response_1", "response_2", "preference")),
+    "graded": Format("lists of responses with scores", ("prompt", "responses", "scores")),
+    "completion": Format("one completion per prompt, for sft", ("prompt", "completion")),
+}
+_READERS: dict[str, Read] = {
+    "pairs": _read_pairs,
+    "implicit": _read_implicit,
+    "messages": _read_messages,
+    "labelled": _read_labelled,
+    "completion": _read_completion,
+}

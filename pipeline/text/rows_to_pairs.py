@@ -1,0 +1,128 @@
+"""A batch of raw rows becomes token pairs and quarantined rows. Each row stands for itself: batches change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from scoreonce.pipeline.text.chat import Render
+from scoreonce.pipeline.text.formats import Columns, Example, Row, read_row
+from scoreonce.pipeline.text.graded import read_list
+from scoreonce.pipeline.text.pairing import Pairing, preferences
+from scoreonce.pipeline.text.quarantine import RowError
+from scoreonce.pipeline.text.tokenize import EncodedPair, Limits, TextEncoder, encode_pairs, fit, strip_eos
+from scoreonce.schemas import identity
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """How the rows of one dataset become tokens."""
+
+    format: str
+    columns: Columns
+    render: Render
+    encoder: TextEncoder
+    limits: Limits
+    pairing: Pairing = field(default_factory=Pairing)
+    preference_scale: float | None = None  # Bradley-Terry, where preferences are made of scores
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """One pair, by its raw row, as text, as tokens and by its identities."""
+
+    row: int
+    text: Example
+    tokens: EncodedPair
+    prompt_id: str
+    chosen_id: str
+    rejected_id: str | None
+    pair_id: str
+
+
+@dataclass(frozen=True)
+class QuarantinedRow:
+    """One raw row that cannot be used, and why."""
+
+    row: int
+    reason: str
+    detail: str
+    source: str | None
+
+
+def prepare_rows(
+    rows: Sequence[Row | RowError], first_row: int, recipe: PreparationSettings
+) -> tuple[list[PreparedPair], list[QuarantinedRow]]:
+    """The pairs of a batch of raw rows, in order, and the rows that cannot be used, in order.
+
+    A row of the format `graded` makes several pairs; what cannot be used of it is listed one by one.
+    """
+    refused: list[tuple[int, RowError]] = []
+    examples: list[tuple[int, Example]] = []
+    for row, raw in enumerate(rows, first_row):
+        for found in _read(raw, recipe):
+            if isinstance(found, RowError):
+                refused.append((row, found))
+            else:
+                examples.append((row, found))
+    pairs = []
+    encoded = encode_pairs(recipe.encoder, [example for _, example in examples])
+    for (row, example), tokens in zip(examples, encoded, strict=True):
+        try:
+            pairs.append(_identified(row, example, _fitted(tokens, recipe)))
+        except RowError as problem:
+            refused.append((row, problem))
+    refused.sort(key=lambda problem: problem[0])
+    return pairs, [_quarantined(row, rows[row - first_row], problem, recipe) for row, problem in refused]
+
+
+def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | RowError]:
+    """What is in a row: its pairs, and what cannot be used of it."""
+    if isinstance(raw, RowError):
+        return [raw]
+    try:
+        if recipe.format == "graded":
+            found = read_list(raw, recipe.columns, recipe.render, recipe.pairing, recipe.preference_scale)
+            return [_finished(example, recipe) for example in found]
+        return [_finished(read_row(recipe.format, raw, recipe.columns, recipe.render), recipe)]
+    except RowError as problem:
+        return [problem]
+
+
+def _finished(example: Example | RowError, recipe: PreparationSettings) -> Example | RowError:
+    """The example as it is tokenised, without EOS and with its preferences, or why it cannot be used."""
+    if isinstance(example, RowError):
+        return example
+    try:
+        return _with_preferences(strip_eos(example, recipe.encoder), recipe.preference_scale)
+    except RowError as problem:
+        return problem
+
+
+def _with_preferences(example: Example, scale: float | None) -> Example:
+    """A pair that has scores and no preferences of its own, as a graded list of two."""
+    scores, stated = (example.chosen_score, example.rejected_score), example.chosen_preference
+    if scale is None or stated is not None or None in scores:
+        return example
+    chosen, rejected = preferences([score for score in scores if score is not None], scale)
+    return replace(example, chosen_preference=chosen, rejected_preference=rejected)
+
+
+def _fitted(tokens: EncodedPair | RowError, recipe: PreparationSettings) -> EncodedPair:
+    if isinstance(tokens, RowError):
+        raise tokens
+    return fit(tokens, recipe.limits, recipe.encoder)
+
+
+def _identified(row: int, text: Example, tokens: EncodedPair) -> PreparedPair:
+    chosen = identity.completion_id(tokens.prompt_ids, tokens.chosen_ids)
+    rejected = None if text.rejected is None else identity.completion_id(tokens.prompt_ids, tokens.rejected_ids)
+    return PreparedPair(
+        row, text, tokens, identity.prompt_id(tokens.prompt_ids), chosen, rejected, identity.pair_id(chosen, rejected)
+    )
+
+
+def _quarantined(row: int, raw: Row | RowError, problem: RowError, recipe: PreparationSettings) -> QuarantinedRow:
+    source = None if isinstance(raw, RowError) else recipe.columns.value(raw, "source")
+    text = None if source is None else str(source).encode("utf-8", "backslashreplace").decode("utf-8")
+    return QuarantinedRow(row, problem.reason, problem.detail, text)

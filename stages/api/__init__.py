@@ -1,0 +1,1 @@
+"""Score the reference model once; train every preference-optimisation method from the cached columns."""

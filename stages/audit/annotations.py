@@ -1,0 +1,166 @@
+"""What the raw data say about a pair besides its texts: which response came first, by which models, and the votes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.audit.checks.judgements import Ballot
+from scoreonce.pipeline.text.dataset_columns import Columns, match_columns
+from scoreonce.pipeline.text.quarantine import RowError
+from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Audit, Data
+from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+
+# The models of the first and second response, or of the chosen and rejected one, as published sets name them.
+BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))
+BY_LABEL = (("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"))
+SCHEMA = {
+    "row": pl.Int64,
+    "chosen_position": pl.Int8,
+    "chosen_model": pl.String,
+    "rejected_model": pl.String,
+    "votes_chosen": pl.Int32,
+    "votes_rejected": pl.Int32,
+}
+LABELLED = {"response_1", "response_2", "preference"}
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Which raw columns to read, and how."""
+
+    columns: Columns
+    labelled: bool
+    models: tuple[str, str] | None
+    votes: str | None
+    ballot: Ballot
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        preference = [self.columns.names["preference"]] if self.labelled else []
+        return [*preference, *(self.models or ()), *([self.votes] if self.votes else [])]
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """`by_row`: split, row and the columns of `SCHEMA` that the raw data have. `votes`: those of every raw row, also of
+    the rows that are in quarantine because their votes are even; None where there are none.
+    """
+
+    by_row: pl.DataFrame
+    votes: pl.DataFrame | None
+
+
+def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> Annotations | None:
+    """What the raw data say about their rows; None where that is nothing.
+
+    Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left
+    alone, unless `audit.votes` asks for them: then that is an `InputError`, as is a column that is not there.
+    """
+    names = [name for name in (data.source, data.test_source) if name is not None]
+    if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
+        return None  # nobody wants an audit to wait for the Hub
+    sets = _raw_sets(data)
+    tables, votes = [], []
+    for splits, raw in sets:
+        if not _was_prepared(raw, manifest):
+            if audit.votes:
+                raise InputError(
+                    "The votes cannot be read: these are not the data that were prepared.",
+                    found="other contents than the manifest says",
+                    where=raw.name,
+                    fix="Run `scoreonce prepare` again.",
+                )
+            return None
+        reading = _reading(raw, data, audit)
+        if reading.names:
+            table = _read(raw, reading, data)
+            tables += [table.with_columns(split=pl.lit(split)) for split in splits]
+            votes += [table.select("votes_chosen", "votes_rejected")] if "votes_chosen" in table.columns else []
+    return Annotations(pl.concat(tables, how="diagonal"), pl.concat(votes) if votes else None) if tables else None
+
+
+def _raw_sets(data: Data) -> list[tuple[tuple[str, ...], RawData]]:
+    """The raw data with the splits whose pairs come from them."""
+    train = open_data(data.source, subset=data.subset, split=data.split)
+    if data.test_source is not None:
+        return [(("train",), train), (("test",), open_data(data.test_source, subset=None, split=data.test_split))]
+    if data.test_split is not None:
+        return [(("train",), train), (("test",), open_data(data.source, subset=data.subset, split=data.test_split))]
+    return [(("train", "test"), train)]
+
+
+def _was_prepared(raw: RawData, manifest: Mapping[str, Any]) -> bool:
+    prepared = manifest.get("inputs", {})
+    return all(_content(prepared.get(name)) == _content(found) for name, found in raw.inputs.items())
+
+
+def _content(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    return None if found is None else {key: value for key, value in found.items() if key != "mtime_ns"}
+
+
+def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
+    found = columns_of(next(raw.batches(None), []))
+    columns = match_columns(found, data.columns)
+    labelled = columns.names.keys() >= LABELLED and data.format in ("auto", "labelled")
+    if audit.votes and audit.votes not in found:
+        raise InputError(
+            f"The dataset has no column {audit.votes!r}.",
+            found=f"columns {', '.join(found)}.{did_you_mean(audit.votes, found)}",
+            where="audit.votes",
+            fix="Name the column that holds each judge's vote.",
+        )
+    models = next((pair for pair in (BY_RESPONSE if labelled else BY_LABEL) if set(pair) <= set(found)), None)
+    # Several pairs may come of one row of a graded list: it has no two responses to vote on.
+    graded = "responses" in columns.names
+    return _Reading(
+        columns,
+        labelled,
+        None if graded else models,
+        None if graded else audit.votes,
+        Ballot(audit.vote_first, audit.vote_second),
+    )
+
+
+def _read(raw: RawData, reading: _Reading, data: Data) -> pl.DataFrame:
+    values: dict[str, list[Any]] = {name: [] for name in SCHEMA}
+    row = 0
+    for batch in limited(raw.batches(reading.names), data.limit):
+        for found in batch:
+            for name, value in {**_annotation(found, reading), "row": row}.items():
+                values[name].append(value)
+            row += 1
+    table = pl.DataFrame(values, schema=SCHEMA)
+    return table.select(name for name in SCHEMA if table[name].null_count() < table.height)
+
+
+def _annotation(row: Any, reading: _Reading) -> dict[str, Any]:
+    if isinstance(row, RowError):
+        return dict.fromkeys(SCHEMA)
+    second = reading.labelled and _second_is_better(row, reading.columns)
+    first, other = reading.models or (None, None)
+    models = [None if name is None or row.get(name) is None else str(row[name]) for name in (first, other)]
+    votes = reading.ballot.count(row.get(reading.votes)) if reading.votes else (None, None)
+    if second:
+        models, votes = models[::-1], votes[::-1]
+    return {
+        "chosen_position": (2 if second else 1) if reading.labelled else None,
+        "chosen_model": models[0],
+        "rejected_model": models[1],
+        "votes_chosen": votes[0],
+        "votes_rejected": votes[1],
+    }
+
+
+def _second_is_better(row: Mapping[str, Any], columns: Columns) -> bool:
+    try:
+        return (columns.number(row, "preference") or 0.0) > 0.5
+    except RowError:
+        return False  # the row is in quarantine

@@ -1,0 +1,109 @@
+"""What an audit reads besides the pairs: files of evaluation prompts, the tokenizer's control tokens, raw columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from scoreonce.pipeline.audit.measures.contamination import evaluation_grams
+from scoreonce.pipeline.audit.measures.tokens import SpecialIds
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.audit.annotations import raw_annotations
+from scoreonce.stages.audit.measures import Inputs
+from scoreonce.stages.common.files import sha256
+from scoreonce.stages.config import Run
+from scoreonce.stages.data.raw_data import open_data
+
+# Where published evaluation sets keep what is asked; without any of these, every text of a row counts.
+PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "query", "input", "text", "goal", "turns", "messages")
+
+
+def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
+    """Everything but the pairs; `manifest` is that of `prepare`.
+
+    Raises `InputError` where a file that the run file names cannot be read.
+    """
+    texts = evaluation_prompts(run.audit.contamination)
+    return Inputs(
+        run.audit,
+        _special_ids(run),
+        evaluation_grams(texts, run.audit.ngram) if texts else None,
+        {name: sha256(Path(name).expanduser()) for name in run.audit.contamination},
+        raw_annotations(run.data, run.audit, manifest),
+    )
+
+
+def evaluation_prompts(names: list[str]) -> dict[str, pl.Series]:
+    """The prompts in each file, by its name. Raises `InputError` where one is absent, not UTF-8, or has no text."""
+    paths = [Path(name).expanduser() for name in names]
+    return {_name(path, paths): _prompts(path) for path in paths}
+
+
+def _name(path: Path, paths: list[Path]) -> str:
+    return str(path) if sum(other.name == path.name for other in paths) > 1 else path.name
+
+
+def _special_ids(run: Run) -> SpecialIds | None:
+    """The control tokens, None where the tokenizer is not at hand: an audit goes on without."""
+    from scoreonce.stages.models.loading import load_tokenizer
+
+    try:
+        name, revision = run.data.tokenizer, None
+        tokenizer = (
+            load_tokenizer(name, revision=revision)
+            if name
+            else load_tokenizer(run.reference.model, revision=run.reference.revision)
+        )
+    except InputError:
+        return None
+    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
+    every = np.unique(np.array([*tokenizer.all_special_ids, *added], np.int64))
+    return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, every)
+
+
+def _prompts(path: Path) -> pl.Series:
+    if not path.is_file():
+        raise InputError(
+            "There is no such file of evaluation prompts.",
+            found=f"no file {path}",
+            where="audit.contamination, or --contamination",
+            fix="Name text files with a prompt a line, or .jsonl[.gz], .json, .parquet and .arrow files.",
+        )
+    try:
+        found = list(path.read_text("utf-8").splitlines()) if path.suffix == ".txt" else list(_texts_of(path))
+    except UnicodeDecodeError as error:
+        raise InputError(
+            "A file of evaluation prompts is not UTF-8.", found=str(error), where=str(path), fix="Convert it to UTF-8."
+        ) from None
+    found = [text for text in found if text.strip()]
+    if not found:
+        raise InputError(
+            "A file of evaluation prompts has no text.",
+            found="no row with a text",
+            where=str(path),
+            fix=f"Rows need a text, best under one of: {', '.join(PROMPT_COLUMNS)}.",
+        )
+    return pl.Series("text", found, dtype=pl.String)
+
+
+def _texts_of(path: Path) -> Iterator[str]:
+    for batch in open_data(str(path), subset=None, split="train").batches(None):
+        for row in batch:
+            if isinstance(row, Mapping):
+                asked = [row[name] for name in PROMPT_COLUMNS if row.get(name) is not None]
+                yield from _strings(asked or list(row.values()))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a value, such as the turns of a conversation."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _strings(value["content"] if "content" in value else list(value.values()))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)

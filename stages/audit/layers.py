@@ -1,0 +1,153 @@
+"""What `score`, `train` and `evaluate` left behind, as layers of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.audit.checks import reference_checks, training_dynamics
+from scoreonce.pipeline.audit.checks.layer import Layer
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.paths import SPLITS, RunPaths
+
+_SHOWN = ("model", "dtype", "layout", "store_key", "pairs")
+
+
+def reference_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
+    """The reference's columns, None before `score`. Raises `InputError` where its files cannot be read."""
+    if not paths.reference_manifest.is_file():
+        return None
+    manifest = _manifest(paths)
+    add = _adding(pl.concat([_scan(paths, split) for split in SPLITS]), pairs)
+
+    def join(pairs: pl.LazyFrame) -> pl.LazyFrame:
+        return reference_checks.with_rates(add(pairs))
+
+    scored = join(pairs)
+    return Layer(
+        join,
+        reference_checks.reference_checks(reference_checks.ranges(scored)),
+        reference_checks.REFERENCE_DISTRIBUTIONS,
+        reference_checks.reference_measures(),
+        {
+            "reference": {key: manifest[key] for key in _SHOWN if key in manifest},
+            "by_length_gap": reference_checks.by_length_gap(scored),
+        },
+    )
+
+
+def _adding(columns: pl.LazyFrame, pairs: pl.LazyFrame) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+    """How `columns` come to `pairs`, by pair_id, and to frames with the same rows and more columns.
+
+    Row beside row where both list the same pairs in the same order, as `score` does unless a pair stands twice; else by
+    a join, which at ten million pairs takes most of the audit's time and memory.
+    """
+    if _same_ids(pairs, columns):
+        return lambda pairs: pl.concat([pairs, columns.drop("pair_id")], how="horizontal")
+    distinct = columns.unique("pair_id")
+    return lambda pairs: pairs.join(distinct, on="pair_id", how="left", maintain_order="left")
+
+
+def _same_ids(left: pl.LazyFrame, right: pl.LazyFrame) -> bool:
+    """Whether two frames list the same pair_ids in the same order."""
+    rows = pl.collect_all([frame.select(pl.len()) for frame in (left, right)])
+    if rows[0].item() != rows[1].item():  # such frames cannot stand side by side
+        return False
+    ids = pl.concat([left.select("pair_id"), right.select(other="pair_id")], how="horizontal")
+    return bool(ids.select((pl.col("pair_id") == pl.col("other")).all()).collect(engine="streaming").item())
+
+
+def _manifest(paths: RunPaths) -> dict[str, Any]:
+    try:
+        manifest = read_json(paths.reference_manifest)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "The manifest of the reference scores cannot be read.",
+            found=str(error),
+            where=str(paths.reference_manifest),
+            fix="Run `scoreonce score` again.",
+        ) from None
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:
+    path = paths.reference(split)
+    try:
+        frame = pl.scan_parquet(path)
+        have = frame.collect_schema().names()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(
+            "The reference scores cannot be read.",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            fix="Run `scoreonce score` again: it writes the file anew.",
+        ) from None
+    lacking = [name for name in reference_checks.NEEDED if name not in have]
+    if lacking:
+        raise InputError(
+            "The reference scores lack a column.",
+            found=f"no {', '.join(lacking)}",
+            where=str(path),
+            fix="Run `scoreonce score` again: it writes the file anew.",
+        )
+    return frame.select(
+        pl.col(name) if name in have else pl.lit(None, pl.Float64).alias(name) for name in reference_checks.COLUMNS
+    )
+
+
+def training_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
+    """What the training runs of this folder and their evaluations say; None without any.
+
+    Raises `InputError` where a step log or an evaluation cannot be read.
+    """
+    logs = _by_label(paths.out / "train", "steps.parquet")
+    evaluated = _by_label(paths.out / "evaluate", "pairs.parquet")
+    if not logs and not evaluated:
+        return None
+    columns = [training_dynamics.by_pair(frame, label).collect(engine="streaming") for label, frame in logs.items()]
+    columns += [training_dynamics.evaluation_columns(frame, label).collect() for label, frame in evaluated.items()]
+
+    def join(pairs: pl.LazyFrame) -> pl.LazyFrame:
+        for table in columns:
+            pairs = pairs.join(table.lazy(), on="pair_id", how="left", maintain_order="left")
+        return pairs
+
+    joined, labels = join(pairs), list(logs)
+    checks = [
+        check
+        for label in labels
+        for check in training_dynamics.training_checks(label, training_dynamics.median_range(joined, label))
+    ]
+    maps = [found for label in labels if (found := training_dynamics.dynamics_map(joined, label)) is not None]
+    once = [label for label in labels if label not in {found["label"] for found in maps}]
+    return Layer(
+        join,
+        (*checks, *training_dynamics.evaluation_checks(list(evaluated))),
+        tuple(each for label in labels for each in training_dynamics.training_distributions(label)),
+        {name: value for label in labels for name, value in training_dynamics.training_measures(label).items()},
+        {"training": labels, "maps": maps},
+        tuple(f"training dynamics of {label}: no pair was visited twice" for label in once),
+    )
+
+
+def _by_label(folder: Path, name: str) -> dict[str, pl.LazyFrame]:
+    found = sorted(folder.glob(f"*/{name}")) if folder.is_dir() else []
+    return {path.parent.name: _readable(path) for path in found}
+
+
+def _readable(path: Path) -> pl.LazyFrame:
+    try:
+        frame = pl.scan_parquet(path)
+        frame.collect_schema()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise InputError(
+            "What training left behind cannot be read.",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            fix="Run `scoreonce train` or `scoreonce evaluate` of that label again.",
+        ) from None
+    return frame

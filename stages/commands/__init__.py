@@ -1,0 +1,4 @@
+"""Commands that are no stage: lists, paths, SQL and the generated method page.
+
+In: a run file or a method name. Out: text.
+"""

@@ -1,0 +1,137 @@
+"""What the command line prints without running a stage: the methods, and where a run keeps its files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from scoreonce.schemas.columns import EXPONENTIAL_DRAWS, did_you_mean
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.config import Run
+
+if TYPE_CHECKING:
+    from scoreonce.pipeline.methods import TableRow
+
+Located = Callable[[Run, RunPaths], list[Path]]
+
+
+def _inputs(run: Run, paths: RunPaths) -> list[Path]:
+    names = [run.data.source, run.data.test_source, run.data.tokenizer, run.reference.model, run.reference.adapter]
+    return list(dict.fromkeys(found for name in names if name for found in _with_contents(Path(name))))
+
+
+def _with_contents(path: Path) -> list[Path]:
+    """A local file, or a local folder and its files; nothing for a Hub name."""
+    if path.is_dir():
+        return [path, *sorted(found for found in path.rglob("*") if found.is_file())]
+    return [path] if path.exists() else []
+
+
+LOCATED: dict[str, Located] = {
+    "inputs": _inputs,
+    "pairs": lambda run, paths: [paths.pairs(split) for split in SPLITS],
+    "tokens": lambda run, paths: [paths.tokens(split) for split in SPLITS],
+    "quarantine": lambda run, paths: [paths.quarantine],
+    "audit": lambda run, paths: [paths.audit_page, paths.audit_summary, paths.audit_pairs],
+    "store": lambda run, paths: [paths.store],
+    "reference": lambda run, paths: [paths.reference(split) for split in SPLITS],
+    "train": lambda run, paths: [paths.training],
+    "policy": lambda run, paths: [paths.policy],
+    "evaluate": lambda run, paths: [paths.evaluation],
+    "report": lambda run, paths: [paths.report],
+    "out": lambda run, paths: [paths.out],
+}
+
+
+def paths(run: Run, what: str) -> list[Path]:
+    """The paths of one kind: `inputs` are the local files that a run reads, the others what it writes.
+
+    Raises `InputError` for an unknown kind.
+    """
+    if what not in LOCATED:
+        raise InputError(
+            "There is no such thing to locate.",
+            found=f"{what}.{did_you_mean(what, list(LOCATED))}",
+            where="scoreonce path RUN.toml WHAT",
+            fix=f"Give one of: {', '.join(LOCATED)}.",
+        )
+    return LOCATED[what](run, RunPaths.of(run))
+
+
+def methods(name: str | None, style: Literal["text", "markdown", "json"], file: Path | None = None) -> str:
+    """The methods, or one of them: a list for a terminal, the README's table, or everything as JSON.
+
+    `file` is run first and adds the methods that it registers. Raises `InputError` for an unknown name.
+    """
+    from scoreonce.pipeline.methods import ALIASES, table
+    from scoreonce.stages.common.method_file import load_file
+
+    if file is not None:
+        print(f"running the code of {file}", file=sys.stderr)
+        load_file(str(file))
+    rows = table()
+    known = [row["name"] for row in rows]
+    meant = ALIASES[name][0] if name in ALIASES else name
+    if meant is not None and meant not in known:
+        raise InputError(
+            "There is no such method.",
+            found=f"{name}.{did_you_mean(meant, [*known, *ALIASES])}",
+            where="scoreonce methods NAME",
+            fix=f"Give one of: {', '.join(known)}.",
+        )
+    chosen = [row for row in rows if meant in (None, row["name"])]
+    match style:
+        case "json":
+            return json.dumps(chosen, indent=2, ensure_ascii=False)
+        case "markdown":
+            return _markdown(chosen)
+        case "text":
+            return "\n".join(map(_line, chosen)) if name is None else _page(chosen[0])
+
+
+def _line(row: TableRow) -> str:
+    return f"{row['name']:<10} {row['title']}\n{'':<10} {_settings(row)}"
+
+
+def _page(row: TableRow) -> str:
+    pieces = ", ".join(f"{kind} {row[kind]}" for kind in ("objective", "calibration", "selection"))
+    return "\n".join(
+        [
+            f"{row['name']}: {row['title']}",
+            f"  paper     {row['paper']}, {row['venue']}, arXiv {row['arxiv']}",
+            f"  pieces    {pieces}",
+            f"  reads     {', '.join(row['reads'])}",
+            *(
+                f"  {key} = {json.dumps(value)}\n{'':<12}{row['meanings'][key]}"
+                for key, value in row["hyperparameters"].items()
+            ),
+        ]
+    )
+
+
+def _markdown(rows: Sequence[TableRow]) -> str:
+    names = ["method", "what it changes", "paper", "reads from the cache", "hyperparameters", "learning rate there"]
+    head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    cells = (
+        [f"`{row['name']}`", row["title"], _link(row), _cached(row), _settings(row, "`"), row["learning_rate"]]
+        for row in rows
+    )
+    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in cells)])
+
+
+def _link(row: TableRow) -> str:
+    paper = f"[{row['arxiv']}](https://arxiv.org/abs/{row['arxiv']})" if row["arxiv"] else row["paper"]
+    return f"{paper}, {row['venue']}" if row["venue"] else paper
+
+
+def _cached(row: TableRow) -> str:
+    cached = [name for name in row["reads"] if not name.startswith("policy_") and name != EXPONENTIAL_DRAWS.name]
+    return ", ".join(f"`{name}`" for name in cached) or "nothing"
+
+
+def _settings(row: TableRow, quote: str = "") -> str:
+    return ", ".join(f"{quote}{key} = {json.dumps(value)}{quote}" for key, value in row["hyperparameters"].items())

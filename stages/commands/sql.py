@@ -1,0 +1,72 @@
+"""`scoreonce sql`: questions about pairs, training and evaluation in SQL, answered by polars on the run's own files."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Run
+from scoreonce.stages.data.pair_tables import joined_pairs
+from scoreonce.stages.data.prepared import require_prepared
+
+ROWS_SHOWN = 200
+TEXT_SHOWN = 80
+
+
+def answer(run: Run, query: str) -> str:
+    """The answer as a table of at most `ROWS_SHOWN` rows.
+
+    Raises `InputError` where nothing is prepared or the query cannot be answered; it names the tables and columns.
+    """
+    paths = RunPaths.of(run)
+    require_prepared(paths)
+    frames = tables(paths)
+    try:
+        found = pl.SQLContext(frames).execute(query).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        columns = (f"{name}: {', '.join(frame.collect_schema().names())}" for name, frame in frames.items())
+        raise InputError(
+            "The query cannot be answered.",
+            where="scoreonce sql",
+            found=str(error).strip().splitlines()[0].split("; valid columns")[0],
+            fix="Write one SELECT over these tables and columns, text in single quotes.\n  " + "\n  ".join(columns),
+        ) from None
+    return shown(found)
+
+
+def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
+    """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label."""
+    found = {
+        "pairs": joined_pairs(paths),
+        "quarantine": pl.scan_parquet(paths.quarantine) if paths.quarantine.is_file() else None,
+        "steps": _labelled(paths.out / "train", "steps.parquet"),
+        "evaluation": _labelled(paths.out / "evaluate", "pairs.parquet"),
+    }
+    return {name: frame for name, frame in found.items() if frame is not None}
+
+
+def _labelled(folder: Path, name: str) -> pl.LazyFrame | None:
+    found = sorted(folder.glob(f"*/{name}"))
+    frames = [pl.scan_parquet(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
+    return pl.concat(frames, how="diagonal_relaxed") if frames else None
+
+
+def shown(table: pl.DataFrame) -> str:
+    """The table for a terminal."""
+    settings = pl.Config(
+        tbl_rows=ROWS_SHOWN,
+        tbl_cols=-1,
+        fmt_str_lengths=TEXT_SHOWN,
+        tbl_formatting="NOTHING",
+        tbl_hide_dataframe_shape=True,
+        tbl_hide_column_data_types=True,
+        tbl_width_chars=max(80, shutil.get_terminal_size().columns),
+    )
+    with settings:
+        text = str(table)
+    hidden = max(table.height - ROWS_SHOWN, 0)
+    return f"{text}\n({table.height:,} rows{f', {hidden:,} in the middle not shown' if hidden else ''})"

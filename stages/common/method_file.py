@@ -1,0 +1,105 @@
+"""A method of your own: one Python file that registers it with the decorators used in this folder."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
+from types import ModuleType
+from typing import Any
+
+from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, ROWS
+from scoreonce.pipeline.methods.pieces.registry import PIECES
+from scoreonce.schemas.errors import InputError
+
+_LOADED: dict[str, list[str]] = {}  # module name: what its file registered
+
+
+def load_file(path: str) -> list[str]:
+    """Run a Python file and return the names of the methods that it registers; they are in `METHODS` from then on.
+
+    This executes the file's code. A file that is loaded again replaces what it registered before; one that fails
+    leaves nothing behind. Raises `InputError` for a file that is not there, is no Python, raises, registers nothing,
+    or takes a name that exists.
+    """
+    name = "scoreonce_method_file_" + "".join(c if c.isalnum() else "_" for c in path)
+    source = _source(name, path)
+    with _undone_on_failure(name):
+        _forget(name)
+        before = set(METHODS)
+        _execute(name, path, source)
+        added = [each for each in METHODS if each not in before]
+        if not added:
+            raise InputError(
+                "The method file registers no method.",
+                found="no call of method(...)",
+                where=path,
+                fix='End it with method("my_name", "what it changes", paper=..., objective=...).',
+            )
+        _LOADED[name] = added
+    return added
+
+
+def _source(name: str, path: str) -> bytes:
+    if not path.endswith(".py"):
+        raise InputError(
+            "The method file is not a Python file.", found=path, where="method_file", fix="Give the path of a .py file."
+        )
+    try:
+        return SourceFileLoader(name, path).get_data(path)
+    except OSError as error:
+        raise InputError(
+            "The method file cannot be read.",
+            found=str(error),
+            where=path,
+            fix="Check `method_file`: a relative path starts at the working directory.",
+        ) from error
+
+
+def _execute(name: str, path: str, source: bytes) -> None:
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module
+    try:
+        exec(compile(source, path, "exec"), module.__dict__)  # not imported: that would leave bytecode beside the file
+    except InputError:
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        line = error.lineno if isinstance(error, SyntaxError) and not lines else lines[-1] if lines else "unknown"
+        raise InputError(
+            "The method file raised an error.",
+            found=f"{type(error).__name__}: {error}",
+            where=f"{path}, line {line}",
+            fix="Correct the file.",
+        ) from error
+
+
+def _forget(name: str) -> None:
+    for pieces in PIECES.values():
+        for key in [key for key, piece in pieces.items() if piece.function.__module__ == name]:
+            del pieces[key]
+    for method in _LOADED.pop(name, []):
+        for alias in ROWS[method].aliases:
+            del ALIASES[alias]
+        del METHODS[method], ROWS[method]
+
+
+@contextmanager
+def _undone_on_failure(name: str) -> Iterator[None]:
+    tables: list[dict[str, Any]] = [*PIECES.values(), METHODS, ROWS, ALIASES, _LOADED]
+    saved = [dict(table) for table in tables]
+    earlier = sys.modules.get(name)
+    try:
+        yield
+    except BaseException:
+        for table, contents in zip(tables, saved, strict=True):
+            table.clear()
+            table.update(contents)
+        if earlier is None:
+            sys.modules.pop(name, None)
+        else:
+            sys.modules[name] = earlier
+        raise

@@ -1,0 +1,102 @@
+"""Where a run keeps its files: every path, once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scoreonce.stages.config import Run, Train
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def _label(train: Train) -> str:
+    """The label given, otherwise the method and the pieces that replace its own, as a folder name."""
+    objective = "+".join(train.objective) if isinstance(train.objective, dict) else train.objective
+    pieces = [piece for piece in (train.method, objective, train.calibration, train.selection) if piece]
+    return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The paths of one run. `label` names one training run among several on the same pairs."""
+
+    out: Path
+    store: Path
+    label: str
+
+    @classmethod
+    def of(cls, run: Run) -> RunPaths:
+        """The paths that a run file asks for."""
+        out = Path(run.out)
+        return cls(out, Path(run.score.store) if run.score.store else out / "store", _label(run.train))
+
+    def pairs(self, split: Split) -> Path:
+        """Tokenised pairs, without token ids (Parquet)."""
+        return self.out / "pairs" / f"{split}.parquet"
+
+    def tokens(self, split: Split) -> Path:
+        """Token ids of the same pairs, in the same order (Arrow, read by memory map)."""
+        return self.out / "pairs" / f"{split}.tokens.arrow"
+
+    @property
+    def quarantine(self) -> Path:
+        """Rows that cannot be used, with the reason (Parquet)."""
+        return self.out / "pairs" / "quarantine.parquet"
+
+    @property
+    def pairs_manifest(self) -> Path:
+        """What `prepare` read and made (JSON), written last."""
+        return self.out / "pairs" / "manifest.json"
+
+    def reference(self, split: Split) -> Path:
+        """Per-pair reference columns (Parquet)."""
+        return self.out / "reference" / f"{split}.parquet"
+
+    @property
+    def reference_manifest(self) -> Path:
+        """Which model scored, how, and the digests of the two files (JSON), written last."""
+        return self.out / "reference" / "manifest.json"
+
+    @property
+    def training(self) -> Path:
+        """Everything one training run writes: metrics, step log, checkpoints, model."""
+        return self.out / "train" / self.label
+
+    @property
+    def policy(self) -> Path:
+        """The trained model, a Hugging Face folder."""
+        return self.training / "model"
+
+    @property
+    def evaluation(self) -> Path:
+        """Held-out results of one policy: pairs.parquet and summary.json."""
+        return self.out / "evaluate" / self.label
+
+    @property
+    def audit(self) -> Path:
+        """What `audit` found: audit.json, pairs.parquet, and measures.parquet, which later audits go on from."""
+        return self.out / "audit"
+
+    @property
+    def audit_summary(self) -> Path:
+        """Every finding, measure and distribution (JSON), written last."""
+        return self.audit / "audit.json"
+
+    @property
+    def audit_pairs(self) -> Path:
+        """One row per pair of both splits: measures and a boolean column per finding (Parquet)."""
+        return self.audit / "pairs.parquet"
+
+    @property
+    def audit_page(self) -> Path:
+        """The audit for people (HTML)."""
+        return self.audit / "index.html"
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.out / "report.html"

@@ -1,0 +1,172 @@
+"""Reading raw preference data: a Hub dataset, or local JSONL, JSON, Parquet and Arrow files and folders of shards.
+
+Local files are read in batches by json and pyarrow, never through the datasets cache, which has returned stale rows
+for a file that changed under the same name. A row that cannot be read is a `RowError` in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.files import sha256
+from scoreonce.stages.data.raw_files import (
+    KINDS,
+    Names,
+    RawRow,
+    batches_of,
+    kind_of_file,
+    python_rows,
+    readable,
+    rows_of,
+)
+
+NOT_DATA = {"", ".md", ".yaml", ".yml", ".py", ".lock"}
+HELD_OUT = "test"
+SPLIT_NAME = re.compile(r"((?:train|test|validation|valid|val|dev|eval)(?:_[A-Za-z]+)?)(?=$|[-_.])")
+DATASETS_STATE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A dataset to read. `rows` is 0 where only reading tells; `batches(columns)` reads from the start each time."""
+
+    name: str
+    inputs: dict[str, dict[str, Any]]
+    rows: int
+    batches: Callable[[Names], Iterator[list[RawRow]]]
+
+
+def open_data(source: str, *, subset: str | None, split: str | None, batch_rows: int = 2048) -> RawData:
+    """The dataset of that name: a local file or folder, otherwise a Hub dataset.
+
+    `split` None means held-out data: the split "test" where there are splits. Raises `InputError` where there is no
+    such dataset or split.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return _local(path, split, batch_rows)
+    if path.suffix in {*KINDS, ".gz"} or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        nearby = sorted(str(p) for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        raise InputError(
+            "No such dataset.",
+            found=f"no file or folder {source}.{did_you_mean(str(path), nearby)}",
+            where="data.source",
+            fix="Give a .jsonl[.gz], .json, .parquet or .arrow file, a folder of such, or a Hub name such as org/name.",
+        )
+    return _hub(source, subset, split or HELD_OUT, batch_rows)
+
+
+def limited(batches: Iterator[list[RawRow]], limit: int | None) -> Iterator[list[RawRow]]:
+    """The same batches up to `limit` rows."""
+    left = limit
+    for batch in batches:
+        yield batch if left is None else batch[:left]
+        if left is not None:
+            left -= len(batch)
+            if left <= 0:
+                return
+
+
+def columns_of(rows: Sequence[RawRow]) -> list[str]:
+    """Every column that some of the rows have, in order."""
+    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
+
+
+def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
+    files = _shards(path, split) if path.is_dir() else [path]
+    if len({kind_of_file(file) for file in files}) != 1 or kind_of_file(files[0]) is None:
+        raise InputError(
+            "The dataset is not of one readable kind.",
+            found=", ".join(file.name for file in files[:8]),
+            where=str(path),
+            fix="Keep only .jsonl/.json (.gz), only .parquet, or only .arrow files there.",
+        )
+    return RawData(
+        str(path),
+        {str(file): _identity(file) for file in files},
+        sum(rows_of(file) for file in files),
+        lambda columns: (batch for file in files for batch in batches_of(file, columns, batch_rows)),
+    )
+
+
+def _identity(file: Path) -> dict[str, Any]:
+    with readable(file):
+        status = file.stat()
+        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
+
+
+def _shards(folder: Path, split: str | None) -> list[Path]:
+    """The data files of a folder: those of the split where names or subfolders tell splits apart, otherwise all."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and _is_data(file.relative_to(folder)))
+    if not files:
+        raise InputError(
+            "The folder holds no data.",
+            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them data",
+            where=str(folder),
+            fix=f"Give a folder of {', '.join(KINDS)} files.",
+        )
+    named = {file: _split_named(file.relative_to(folder)) for file in files}
+    of_split = [file for file in files if named[file] == (split or HELD_OUT)]
+    if of_split or (split in (None, "train") and not any(named.values())):
+        return of_split or files
+    found = sorted({name for name in named.values() if name}) or [file.name for file in files[:8]]
+    raise InputError(
+        f"The folder has no split {split or HELD_OUT!r}.",
+        found=", ".join(found),
+        where=str(folder),
+        fix="Name one of these under data.split / data.test_split, or rename the files to <split>-*.",
+    )
+
+
+def _is_data(relative: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in relative.parts)
+    return not hidden and relative.name not in DATASETS_STATE and relative.suffix not in NOT_DATA
+
+
+def _split_named(relative: Path) -> str | None:
+    """The split that a shard's name or folder states: train-00000-of-00002.parquet, test/data.arrow."""
+    matches = (SPLIT_NAME.match(part) for part in (relative.name, *relative.parts[:-1]))
+    return next((match[1] for match in matches if match), None)
+
+
+def _hub(name: str, subset: str | None, split: str | None, batch_rows: int) -> RawData:
+    import datasets
+
+    revision = _hub_revision(name)
+    try:
+        dataset = datasets.load_dataset(name, subset, split=split, revision=revision)
+    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+        raise InputError(
+            "The dataset cannot be loaded.",
+            found=str(error).strip().splitlines()[0][:300],
+            where=f"data.source = {name!r}, subset {subset!r}, split {split!r}",
+            fix="Correct the name, the subset or the split, log in with `hf auth login` if it is gated, "
+            "or give a local file.",
+        ) from None
+    dataset = dataset.with_format("arrow")
+
+    def batches(columns: Names) -> Iterator[list[RawRow]]:
+        kept = dataset if columns is None else dataset.select_columns([n for n in dataset.column_names if n in columns])
+        for table in kept.iter(batch_rows):
+            yield python_rows(table)
+
+    key = ":".join(part for part in (name, subset, split) if part)
+    # Off line no revision is known; then the rows' own fingerprint stands for it.
+    identity = {"revision": revision} if revision else {"fingerprint": dataset._fingerprint}
+    return RawData(name, {key: {**identity, "rows": len(dataset)}}, len(dataset), batches)
+
+
+def _hub_revision(name: str) -> str | None:
+    """The commit that the Hub has now, so that a cache of an older one is not taken for it; None when off line."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(name, timeout=10).sha
+    except Exception:  # the client's network errors share no base; `load_dataset` reports whatever is wrong
+        return None

@@ -1,0 +1,147 @@
+"""Reading one local data file in batches of rows: JSON lines or an array, Parquet, Arrow.
+
+A row that cannot be read is a `RowError` in its place; a file that cannot be read is an `InputError`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoreonce.pipeline.text.quarantine import RowError, kind_of
+from scoreonce.schemas.errors import InputError
+
+RawRow = dict[str, Any] | RowError
+Names = Sequence[str] | None
+KINDS = {
+    ".jsonl": "JSON",
+    ".ndjson": "JSON",
+    ".json": "JSON",
+    ".parquet": "Parquet",
+    ".arrow": "Arrow",
+    ".feather": "Arrow",
+}
+
+
+def kind_of_file(file: Path) -> str | None:
+    """What a file holds, by its name; None for one that is not read."""
+    return KINDS.get(Path(file.name.removesuffix(".gz")).suffix)
+
+
+@contextmanager
+def readable(file: Path) -> Iterator[None]:
+    """Turns what goes wrong in reading `file` into an `InputError`."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            "A data file cannot be read.",
+            found=f"{type(error).__name__}: {str(error)[:200]}",
+            where=str(file),
+            fix="It is damaged or of another kind than its name says; fetch or write it again.",
+        ) from None
+
+
+def rows_of(file: Path) -> int:
+    """Rows of a file, as far as that is known without reading it whole: 0 for compressed JSON and Arrow."""
+    kind = kind_of_file(file)
+    with readable(file):
+        if kind == "Parquet":
+            return int(pq.read_metadata(file).num_rows)
+        if kind == "JSON" and file.suffix != ".gz":
+            with file.open("rb") as handle:
+                return sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
+        return 0
+
+
+def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
+    """The rows of a file, from its start, with these columns at least. Raises `InputError` where it is damaged."""
+    readers: dict[str, Callable[[], Iterator[list[RawRow]]]] = {
+        "JSON": lambda: _json_batches(file, batch_rows),
+        "Parquet": lambda: _parquet_batches(file, columns, batch_rows),
+        "Arrow": lambda: _arrow_batches(file, columns, batch_rows),
+    }
+    with readable(file):
+        yield from readers[kind_of_file(file) or ""]()
+
+
+def _json_batches(file: Path, batch_rows: int) -> Iterator[list[RawRow]]:
+    opener = gzip.open if file.suffix == ".gz" else open
+    with opener(file, "rb") as handle:
+        rows = _json_rows(handle, file.name, may_be_array=".json" in file.suffixes)
+        while batch := list(islice(rows, batch_rows)):
+            yield batch
+
+
+def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: bool) -> Iterator[RawRow]:
+    start = handle.read(3)
+    first = handle.readline() if start == b"\xef\xbb\xbf" else start + handle.readline()  # a byte-order mark
+    if may_be_array and first.lstrip().startswith(b"["):
+        # One array over the whole file: it cannot be read in pieces.
+        for index, item in enumerate(json.loads(first + handle.read())):
+            yield _object(item, f"item {index} of {name}")
+        return
+    for number, line in enumerate(chain([first], handle), 1):
+        if line.strip():
+            yield _json_row(line, f"line {number} of {name}")
+
+
+def _json_row(line: bytes, where: str) -> RawRow:
+    try:
+        return _object(json.loads(line.decode("utf-8")), where)
+    except UnicodeDecodeError as error:
+        return RowError("invalid_utf8", f"{where}: byte {line[error.start]:#04x} at {error.start}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        return RowError("invalid_json", f"{where}: {error}")
+
+
+def _object(value: Any, where: str) -> RawRow:
+    if isinstance(value, dict):
+        return value
+    return RowError("invalid_json", f"{where} should be an object and is {kind_of(value)}")
+
+
+def _parquet_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
+    with pq.ParquetFile(file, memory_map=True, page_checksum_verification=True) as parquet:
+        names = None if columns is None else [name for name in parquet.schema_arrow.names if name in columns]
+        for batch in parquet.iter_batches(batch_rows, columns=names):
+            yield python_rows(batch)
+
+
+def _arrow_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
+    with pa.memory_map(str(file)) as source:
+        try:
+            reader = pa.ipc.open_file(source)
+            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
+        except pa.ArrowInvalid:  # datasets writes the stream format
+            batches = iter(pa.ipc.open_stream(source))
+        for batch in batches:
+            names = [name for name in batch.schema.names if columns is None or name in columns]
+            for start in range(0, batch.num_rows, batch_rows):
+                yield python_rows(batch.select(names).slice(start, batch_rows))
+
+
+def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
+    """An Arrow batch row by row, a `RowError` where a text is not UTF-8."""
+    try:
+        rows: list[RawRow] = batch.to_pylist()
+    except UnicodeDecodeError:
+        return [_python_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    return rows
+
+
+def _python_row(batch: pa.RecordBatch | pa.Table) -> RawRow:
+    try:
+        row: dict[str, Any] = batch.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return RowError("invalid_utf8", str(error))
+    return row

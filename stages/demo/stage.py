@@ -1,0 +1,211 @@
+"""The demo: a world whose true reward is known, so that what a policy is worth can be measured (`make demo`).
+
+    scoreonce demo world configs/demo_sft.toml     texts of the world, a tokenizer, an untrained model
+    scoreonce demo pairs configs/demo.toml         pairs sampled from the reference, labelled by the true reward
+    scoreonce demo judge configs/demo.toml         true reward and KL of the reference and of every policy
+
+Between them stand the stages, as for anybody's data. Each step writes where the run file says that its input is:
+`world` makes `data.source` and `reference.model`, `pairs` makes `data.source`, `judge` makes <out>/demo.json, which
+the report shows. `data.seed` decides the world, and must be the same in both run files.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.demo import task as postcards
+from scoreonce.pipeline.demo.task import Prompt, Prompts
+from scoreonce.pipeline.forward.architecture import causal_lm
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import files
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Reference, Run
+from scoreonce.stages.demo import model as demo_model
+from scoreonce.stages.demo import sampling
+from scoreonce.stages.models import loading
+from scoreonce.stages.scoring.model_scorer import ModelScorer
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How big the demo is; the defaults fit into five minutes on two cores."""
+
+    texts: int = 4000
+    pairs: int = 2000
+    judged: int = 256
+    hidden: int = 128
+    layers: int = 4
+    max_new_tokens: int = 96
+    batch: int = 256
+    shown: int = 8
+
+
+def world(run: Run, size: Size = Size()) -> None:
+    """Write postcards as completion-only data, and a tokenizer and untrained model for them."""
+    prompts, draw = _prompts(run, size).texts, random.Random(run.data.seed)
+    cards = [postcards.card(prompt, draw) for prompt in prompts]
+    _write_jsonl(
+        Path(run.data.source),
+        ({"prompt": prompt.text, "completion": card} for prompt, card in zip(prompts, cards, strict=True)),
+    )
+    parameters = demo_model.write(
+        Path(run.reference.model),
+        [prompt.text + card for prompt, card in zip(prompts, cards, strict=True)],
+        hidden=size.hidden,
+        layers=size.layers,
+        seed=run.data.seed,
+    )
+    print(f"{len(cards):,} postcards in {run.data.source}; their {_mean([*map(postcards.reward, prompts, cards)])}")
+    print(f"an untrained Llama of {parameters:,} parameters in {run.reference.model}")
+
+
+def pairs(run: Run, size: Size = Size()) -> None:
+    """Sample two completions per prompt from the reference; the true reward says, with noise, which is preferred."""
+    prompts, draw = _prompts(run, size).pairs, random.Random(run.data.seed)
+    tokenizer = loading.load_tokenizer(run.reference.model)
+    model = loading.load_model(
+        run.reference.model, dtype=run.reference.dtype, device=loading.resolve_device(run.compute.device)
+    )
+    rows = _sample(model, tokenizer, prompts * 2, run.data.seed, size, "pairs")
+    texts = _texts(rows, tokenizer)
+    rewards = [postcards.reward(prompt, text) for prompt, text in zip(prompts * 2, texts, strict=True)]
+    sides = list(zip(texts, rewards, strict=True))
+    first, second = sides[: len(prompts)], sides[len(prompts) :]
+    records = [_labelled(*sampled, draw) for sampled in zip(prompts, first, second, strict=True)]
+    _write_jsonl(Path(run.data.source), records)
+    right = sum(record["chosen_score"] > record["rejected_score"] for record in records)
+    differ = sum(record["chosen_score"] != record["rejected_score"] for record in records)
+    print(f"{len(records):,} pairs in {run.data.source}; the samples' {_mean(rewards)}")
+    print(f"the noisy labels agree with the true reward on {right / max(differ, 1):.0%} of the pairs that differ in it")
+
+
+def judge(run: Run, size: Size = Size()) -> None:
+    """Sample from the reference and from every trained policy; write and print true reward and KL.
+
+    Raises `InputError` where nothing has been trained.
+    """
+    paths = RunPaths.of(run)
+    policies = {folder.parent.name: str(folder) for folder in sorted((paths.out / "train").glob("[!.]*/model"))}
+    if not policies:
+        raise InputError(
+            "There is no policy to judge.",
+            found=f"no model in {paths.out / 'train'}",
+            where="`out` of the run file",
+            fix="Run `scoreonce train` first.",
+        )
+    prompts = _prompts(run, size).judged
+    tokenizer, reference = loading.load_tokenizer(run.reference.model), _load(run.reference, run)
+    entries = []
+    for label, folder in {REFERENCE: run.reference.model, **policies}.items():
+        policy = reference if label == REFERENCE else _load(Reference(model=folder, dtype=run.reference.dtype), run)
+        rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, label)
+        entries.append(_judged(label, prompts, _texts(rows, tokenizer), _log_ratios(rows, policy, reference), size))
+    files.write_json(paths.out / "demo.json", entries)
+    print(*_standings(entries), f"written to {paths.out / 'demo.json'}", sep="\n")
+
+
+def _prompts(run: Run, size: Size) -> Prompts:
+    return postcards.prompts(run.data.seed, texts=size.texts, pairs=size.pairs, judged=size.judged)
+
+
+def _load(model: Reference, run: Run) -> ModelScorer:
+    return ModelScorer.load(
+        model, run.compute, longest_row=demo_model.LONGEST, longest_sequence=demo_model.LONGEST, largest_token=0
+    )
+
+
+def _sample(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    seed: int,
+    size: Size,
+    description: str,
+) -> list[PromptRow]:
+    return sampling.sample(
+        model,
+        tokenizer,
+        [prompt.text for prompt in prompts],
+        seed=seed,
+        max_new_tokens=size.max_new_tokens,
+        batch=size.batch,
+        description=description,
+    )
+
+
+def _texts(rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    texts: list[str] = tokenizer.batch_decode([row.completions[0] for row in rows], skip_special_tokens=True)
+    return texts
+
+
+def _labelled(
+    prompt: Prompt, first: tuple[str, float], second: tuple[str, float], draw: random.Random
+) -> dict[str, Any]:
+    chosen, rejected = (first, second) if postcards.prefers_first(first[1], second[1], draw) else (second, first)
+    return {
+        "prompt": prompt.text,
+        "chosen": chosen[0],
+        "rejected": rejected[0],
+        "chosen_score": chosen[1],
+        "rejected_score": rejected[1],
+    }
+
+
+def _log_ratios(rows: Sequence[PromptRow], policy: ModelScorer, reference: ModelScorer) -> npt.NDArray[np.float64]:
+    """log pi(y) - log ref(y) of each sample y of the policy (samples,); their mean estimates KL(pi || ref)."""
+    own, other = (model.score(rows, lambda completions, tokens: None).scores.logps for model in (policy, reference))
+    return own - other
+
+
+def _judged(
+    label: str, prompts: Sequence[Prompt], texts: Sequence[str], log_ratios: npt.NDArray[np.float64], size: Size
+) -> dict[str, Any]:
+    rewards = [postcards.reward(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    mean, low, high = postcards.mean_interval(rewards)
+    samples = [
+        {"prompt": prompt.text, "text": text, "reward": reward}
+        for prompt, text, reward in zip(prompts, texts, rewards, strict=True)
+    ]
+    return {
+        "label": label,
+        "true_reward_mean": mean,
+        "true_reward_low": low,
+        "true_reward_high": high,
+        "kl_mean": float(log_ratios.mean()),
+        "samples": samples[: size.shown],
+    }
+
+
+def _standings(entries: Sequence[dict[str, Any]]) -> list[str]:
+    """One line per policy, best first."""
+    order = sorted(entries, key=lambda entry: entry["true_reward_mean"], reverse=True)
+    return [
+        f"{'':<12}{'true reward':>12}  {'95 % interval':<18}{'KL, nats':>8}",
+        *(
+            f"{entry['label']:<12}{entry['true_reward_mean']:>12.2f}  "
+            f"{entry['true_reward_low']:.2f} to {entry['true_reward_high']:<9.2f}{entry['kl_mean']:>8.2f}"
+            for entry in order
+        ),
+    ]
+
+
+def _mean(rewards: Sequence[float]) -> str:
+    mean, low, high = postcards.mean_interval(rewards)
+    return f"true reward is {mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with files.atomic(path) as temporary, temporary.open("w", encoding="utf-8") as handle:
+        handle.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)

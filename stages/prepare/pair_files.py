@@ -1,0 +1,163 @@
+"""The files that `prepare` writes: pairs (Parquet) beside their token ids (Arrow), and the quarantine.
+
+They are written in pieces of a fixed number of rows, whatever batches the rows come in, under temporary names; all of
+them take the place of the old files at the end, or none does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow
+from scoreonce.schemas.columns import COLUMNS
+from scoreonce.schemas.tables import Pair, PairTokens, Quarantine
+from scoreonce.stages.common.files import atomic, parquet_options
+from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+
+ROWS_PER_PIECE = 4096
+TYPES = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float64": pa.float64(),
+    "list[int32]": pa.list_(pa.field("item", pa.int32(), nullable=False)),
+}
+RowT = TypeVar("RowT")
+
+
+@dataclass
+class Pieces(Generic[RowT]):
+    """Rows on their way into a file, in pieces of `ROWS_PER_PIECE`."""
+
+    write: Callable[[Sequence[RowT]], None]
+    waiting: list[RowT] = field(default_factory=list)
+
+    def add(self, rows: Sequence[RowT]) -> None:
+        """Take rows; write every piece that is full."""
+        self.waiting.extend(rows)
+        while len(self.waiting) >= ROWS_PER_PIECE:
+            self.write(self.waiting[:ROWS_PER_PIECE])
+            del self.waiting[:ROWS_PER_PIECE]
+
+    def finish(self) -> None:
+        """Write what is left."""
+        if self.waiting:
+            self.write(self.waiting)
+            self.waiting.clear()
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """The open files of one `prepare`."""
+
+    pairs: dict[Split, Pieces[PreparedPair]]
+    quarantine: Pieces[QuarantinedRow]
+
+
+def arrow_schema(names: Sequence[str]) -> pa.Schema:
+    """The Arrow schema of declared columns."""
+    declared = [COLUMNS[name] for name in names]
+    return pa.schema([pa.field(column.name, TYPES[column.dtype], nullable=column.nullable) for column in declared])
+
+
+@contextmanager
+def uncommitted(paths: RunPaths) -> Iterator[dict[Path, Path]]:
+    """Temporary paths, by final ones, that take their places together when the block ends well."""
+    final = [paths.quarantine, *(path(split) for split in SPLITS for path in (paths.pairs, paths.tokens))]
+    with ExitStack() as commits:
+        yield {path: commits.enter_context(atomic(path)) for path in final}
+
+
+@contextmanager
+def open_pair_files(paths: RunPaths, growing: dict[Path, Path]) -> Iterator[PairFiles]:
+    """Files to write pairs and quarantine to, under their temporary paths; complete when the block ends."""
+    with ExitStack() as writers:
+        files = PairFiles(
+            {
+                split: _pair_pieces(writers, growing[paths.pairs(split)], growing[paths.tokens(split)])
+                for split in SPLITS
+            },
+            _quarantine_pieces(writers, growing[paths.quarantine]),
+        )
+        yield files
+        for pieces in files.pairs.values():
+            pieces.finish()
+        files.quarantine.finish()
+
+
+def _pair_pieces(writers: ExitStack, pairs_path: Path, tokens_path: Path) -> Pieces[PreparedPair]:
+    pairs_schema, tokens_schema = arrow_schema(Pair.column_names()), arrow_schema(PairTokens.column_names())
+    pairs = _parquet_writer(writers, pairs_path, pairs_schema)
+    tokens = writers.enter_context(pa.ipc.new_file(pa.OSFile(str(tokens_path), "wb"), tokens_schema))
+
+    def write(rows: Sequence[PreparedPair]) -> None:
+        pairs.write_table(pa.Table.from_pydict(pair_columns(rows), schema=pairs_schema))
+        tokens.write_batch(pa.RecordBatch.from_arrays(token_columns(rows), schema=tokens_schema))
+
+    return Pieces(write)
+
+
+def _quarantine_pieces(writers: ExitStack, path: Path) -> Pieces[QuarantinedRow]:
+    schema = arrow_schema(Quarantine.column_names())
+    writer = _parquet_writer(writers, path, schema)
+
+    def write(rows: Sequence[QuarantinedRow]) -> None:
+        writer.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=schema))
+
+    return Pieces(write)
+
+
+def _parquet_writer(writers: ExitStack, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return writers.enter_context(pq.ParquetWriter(path, schema, **parquet_options(schema)))
+
+
+def pair_columns(rows: Sequence[PreparedPair]) -> dict[str, list[Any]]:
+    """The columns of `Pair`."""
+    return {
+        "pair_id": [row.pair_id for row in rows],
+        "chosen_id": [row.chosen_id for row in rows],
+        "rejected_id": [row.rejected_id for row in rows],
+        "prompt_id": [row.prompt_id for row in rows],
+        "row": [row.row for row in rows],
+        "source": [row.text.source for row in rows],
+        "prompt": [row.text.prompt for row in rows],
+        "chosen": [row.text.chosen for row in rows],
+        "rejected": [row.text.rejected for row in rows],
+        "chosen_score": [row.text.chosen_score for row in rows],
+        "rejected_score": [row.text.rejected_score for row in rows],
+        "chosen_preference": [row.text.chosen_preference for row in rows],
+        "rejected_preference": [row.text.rejected_preference for row in rows],
+        "prompt_len": [len(row.tokens.prompt_ids) for row in rows],
+        "chosen_len": [len(row.tokens.chosen_ids) for row in rows],
+        "rejected_len": [len(row.tokens.rejected_ids) for row in rows],
+        "prompt_truncated": [row.tokens.prompt_truncated for row in rows],
+        "chosen_truncated": [row.tokens.chosen_truncated for row in rows],
+        "rejected_truncated": [row.tokens.rejected_truncated for row in rows],
+        "boundary_merged": [row.tokens.boundary_merged for row in rows],
+    }
+
+
+def token_columns(rows: Sequence[PreparedPair]) -> list[pa.Array]:
+    """The columns of `PairTokens`, in order."""
+    return [
+        pa.array([row.pair_id for row in rows], pa.string()),
+        _list_column([row.tokens.prompt_ids for row in rows]),
+        _list_column([row.tokens.chosen_ids for row in rows]),
+        _list_column([row.tokens.rejected_ids for row in rows]),
+    ]
+
+
+def _list_column(lists: list[npt.NDArray[np.int32]]) -> pa.ListArray:
+    # Python lists of integers would take ten times as long.
+    offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, np.concatenate(lists), type=TYPES["list[int32]"])

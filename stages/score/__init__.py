@@ -1,0 +1,4 @@
+"""Stage `score`: the reference model, once.
+
+In: prepared pairs. Out: the reference store and `reference/` with one row per pair.
+"""

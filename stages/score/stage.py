@@ -1,0 +1,123 @@
+"""Stage one: score the pairs under the reference, once.
+
+    scoreonce score configs/x.toml             needs: scoreonce prepare
+    scoreonce score configs/x.toml --dry-run   what is left, time and disk
+
+Writes the store (one row per completion, found again by content) and, per split, one row per distinct pair.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import polars as pl
+
+from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
+from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.common.units import duration, size
+from scoreonce.stages.config import Run
+from scoreonce.stages.data.prepared import require_prepared
+from scoreonce.stages.score.reference_table import reference_view
+from scoreonce.stages.scoring.job import ScoringJob, ScoringResult, estimate_scoring, score_completions
+from scoreonce.stages.store.store import Store
+
+
+def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -> None:
+    """Score what the store lacks, then write the pair tables; with `dry_run` only say what that takes.
+
+    Another process that scores the same model is waited for, at most `lock_timeout` seconds. Raises `InputError` where
+    the pairs are not prepared, model and pairs do not fit, or the disk is full. Finished shards stay, after Ctrl-C too.
+    """
+    require_prepared(RunPaths.of(run))
+    job = ScoringJob.of(run)
+    if dry_run:
+        _print_estimate(job)
+        return
+    try:
+        scoring = score_completions(job, lock_timeout=lock_timeout)
+    except KeyboardInterrupt:
+        stay = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
+        print(f"\n{stay}; what is missing is scored next time.", file=sys.stderr)
+        raise
+    if scoring.main:
+        _write_pairs(job)
+        _print_summary(job, scoring)
+
+
+def _write_pairs(job: ScoringJob) -> None:
+    """The pair tables, and the manifest last; nothing where they are already these."""
+    paths, store = job.paths, job.store
+    stated = {
+        "format": 1,
+        "store_key": store.identity.key,
+        "weights": store.identity.weights,
+        "adapter": store.identity.adapter,
+        "model": job.reference.model,
+        "dtype": store.identity.dtype,
+        "head": store.identity.head,
+        "layout": _layouts(store),
+        "mismatched": job.score.mismatched,
+        "embeddings": job.score.embeddings,
+        "pairs_manifest_sha256": sha256(paths.pairs_manifest),
+    }
+    if _up_to_date(paths, stated):
+        return
+    counts = {}
+    for split in SPLITS:
+        pairs = reference_view(job, split)
+        counts[split] = pairs.height
+        write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    write_json(paths.reference_manifest, stated | {"pairs": counts, "files": _digests(paths)})
+
+
+def _up_to_date(paths: RunPaths, stated: dict[str, Any]) -> bool:
+    try:
+        written = read_json(paths.reference_manifest)
+        return stated.items() <= written.items() and written["files"] == _digests(paths)
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def _digests(paths: RunPaths) -> dict[str, str]:
+    return {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
+
+
+def _layouts(store: Store) -> str:
+    """How the stored completions were laid out in the forward pass; more than one if that changed in between."""
+    return " and ".join(sorted({store.sidecar(shard)["provenance"]["layout"] for shard in store.shards()}))
+
+
+def _print_estimate(job: ScoringJob) -> None:
+    left = estimate_scoring(job)
+    if left.completions == 0:
+        print("Nothing is left to score.")
+        return
+    speed = f"{left.tokens / left.seconds:,.0f} tokens/s, measured here"
+    print(f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens")
+    print(f"time       about {duration(left.seconds)} with one process ({speed})")
+    print(f"memory     about {size(left.memory)} for each process")
+    print(f"disk       about {size(left.bytes)} in {job.store.folder}")
+
+
+def _print_summary(job: ScoringJob, scoring: ScoringResult) -> None:
+    if scoring.scored:
+        # Two completions to a pair: the unit in which preference training counts.
+        speed = f"{scoring.scored / 2 / scoring.seconds:,.0f} pairs/s, {scoring.tokens / scoring.seconds:,.0f} tokens/s"
+        did = f"{scoring.scored:,} completions in {duration(scoring.seconds)} ({speed})"
+        print(f"scored     {did}, {scoring.reused:,} reused")
+    else:
+        print(f"scored     nothing: all {scoring.reused:,} completions are in the store")
+    for split in SPLITS:
+        print(f"{split:<11}{_ranking(job.paths, split)}")
+    store = job.store
+    used = sum(shard.stat().st_size for shard in store.shards())
+    print(f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}")
+
+
+def _ranking(paths: RunPaths, split: Split) -> str:
+    margins = pl.read_parquet(paths.reference(split), columns=["ref_margin"]).get_column("ref_margin")
+    judged = margins.drop_nulls()
+    if judged.len() == 0:
+        return f"{margins.len():,} pairs"
+    return f"{margins.len():,} pairs; the reference prefers the chosen side in {(judged > 0).sum() / judged.len():.1%}"

@@ -1,0 +1,189 @@
+"""A loaded model that scores prompt rows: the tensor side of `score` and `evaluate`. No tables here."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from scoreonce.pipeline.attention.cpu_matmul import lay_out_for_forward
+from scoreonce.pipeline.batches.device_transfer import read_later
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_multiple
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.head import Head, TopK, top_k
+from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
+from scoreonce.pipeline.forward.scorer import TokenScorer, sum_per_completion
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
+
+if TYPE_CHECKING:
+    from scoreonce.stages.config import Compute, Reference
+
+# What is moved ahead of a bar: completions and positions of a finished micro-batch.
+Advance = Callable[[int, int], None]
+
+
+class CompletionScores(NamedTuple):
+    """Scores of the completions of some prompt rows, in their order."""
+
+    token_logps: npt.NDArray[np.float32]  # (tokens,) nats, one completion after the other
+    lengths: npt.NDArray[np.int64]  # (completions,) tokens
+    logps: npt.NDArray[np.float64]  # (completions,) nats, summed
+    entropy: npt.NDArray[np.float64]  # (completions,) nats, summed
+    collision_logps: npt.NDArray[np.float64]  # (completions,) nats, summed
+    top1_hits: npt.NDArray[np.int32]  # (completions,)
+
+
+class ScoredRows(NamedTuple):
+    """Scores of some prompt rows and, where they were asked for, the hidden states that predict each token."""
+
+    scores: CompletionScores
+    hidden: Tensor | None  # (tokens, d), on the CPU, in the model's dtype
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A model ready to score, and the layout that was found exact for it."""
+
+    scorer: TokenScorer
+    probe: Probe
+    budget: int
+
+    @classmethod
+    def load(
+        cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
+    ) -> ModelScorer:
+        """Load a model and find out how its rows may be laid out.
+
+        Raises `InputError`, before any forward, where a token id lies outside the vocabulary or a sequence is longer
+        than the table of absolute positions.
+        """
+        device = resolve_device(compute.device)
+        model = load_model(
+            reference.model,
+            dtype=reference.dtype,
+            device=device,
+            revision=reference.revision,
+            adapter=reference.adapter,
+        )
+        require_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
+        budget = compute.budget(device.type)
+        multiple = sequence_multiple(budget)
+        if device.type == "cpu":
+            keep_freed_memory()
+        lay_out_for_forward(architecture.causal_lm(model))
+        probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)
+
+    def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> ScoredRows:
+        """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
+        laid_out = self._laid_out(rows)
+        scored: list[ScoredRows | None] = [None] * len(laid_out)
+        started: list[tuple[list[int], Callable[[], list[ScoredRows]]]] = []
+
+        def finish() -> None:
+            batch, read = started.pop(0)
+            for index, part in zip(batch, read(), strict=True):
+                scored[index] = part
+            advance(
+                sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
+            )
+
+        for batch in batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget):
+            started.append((batch, self._start([laid_out[index] for index in batch], keep_hidden)))
+            if len(started) > 1:  # read one back while the GPU has the next to do
+                finish()
+        while started:
+            finish()
+        parts = [part for part in scored if part is not None]
+        columns = zip(*(part.scores for part in parts), strict=True)
+        hidden = [part.hidden for part in parts if part.hidden is not None]
+        return ScoredRows(
+            CompletionScores(*(np.concatenate(column) for column in columns)), torch.cat(hidden) if hidden else None
+        )
+
+    def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
+        """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
+        laid_out = self._laid_out(rows)
+        lengths = [row.tokens for row in laid_out]
+        batches = batcher_for(self.probe.layout)(lengths, self.budget)
+        middle, done, start = len(batches) // 2, 0, time.perf_counter()
+        for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
+            self._start([laid_out[index] for index in batch], False)()
+            done += sum(lengths[index] for index in batch)
+            if time.perf_counter() - start > seconds:
+                break
+        repeated = sum(lengths) / sum(row.tokens for row in rows)  # prompts, once per completion in the padded layout
+        return done / repeated / (time.perf_counter() - start)
+
+    def head(self) -> Head:
+        """The model's output head."""
+        return architecture.head_of(architecture.causal_lm(self.scorer.model))
+
+    def top_k(self, hidden: Tensor, k: int) -> TopK:
+        """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
+        model = architecture.causal_lm(self.scorer.model)
+        return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
+
+    def provenance(self) -> dict[str, Any]:
+        """What produced the numbers without being part of their identity."""
+        model = architecture.causal_lm(self.scorer.model)
+        device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
+        return {
+            "device": device,
+            "layout": self.probe.layout,
+            "probe_deviation": self.probe.deviation,
+            # Infinite where memory ran out, which JSON has no number for.
+            "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
+            "attention": model.config._attn_implementation,
+            "tokens_per_microbatch": self.budget,
+            "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
+        }
+
+    def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
+        return padded(rows) if self.probe.layout == "padded" else rows
+
+    @torch.inference_mode()
+    def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
+        """Have a micro-batch scored; the answer waits for the scores of each row."""
+        try:
+            scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
+            lengths = scored.lengths
+            sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in scored.statistics))
+            kept = () if scored.hidden is None else (scored.hidden,)
+            read = read_later([scored.token_logps, lengths, *sums, *kept])
+        except torch.OutOfMemoryError as error:
+            raise InputError(
+                "The GPU ran out of memory; finished shards stay.",
+                found=str(error).splitlines()[0],
+                where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
+                fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
+            ) from None
+        return lambda: _by_row(rows, read(), keep_hidden)
+
+
+def _by_row(rows: list[PromptRow], columns: list[Tensor], keep_hidden: bool) -> list[ScoredRows]:
+    hidden = columns.pop() if keep_hidden else None
+    token_logps, *per_completion = (_numpy(column) for column in columns)
+    per_completion[-1] = per_completion[-1].astype(np.int32)
+    ends = np.cumsum([len(row.completions) for row in rows])[:-1]
+    token_ends = np.cumsum([sum(map(len, row.completions)) for row in rows])[:-1]
+    scores = map(
+        CompletionScores, np.split(token_logps, token_ends), *(np.split(column, ends) for column in per_completion)
+    )
+    states = [None] * len(rows) if hidden is None else hidden.tensor_split(torch.from_numpy(token_ends))
+    return list(map(ScoredRows, scores, states))
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = tensor.numpy()
+    return array

@@ -1,0 +1,56 @@
+"""The check before the first step: does the policy still say what the cache says?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from scoreonce.pipeline.batches.microbatches import microbatches
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward.scorer import TokenScores
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.train.data import TrainingData
+
+# Nats per token, mean over a completion. Batch shape alone moves a float32 sum by 1e-4, a bfloat16 one by up to 2.5.
+CACHE_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
+
+
+@dataclass(frozen=True)
+class Residual:
+    """How far the policy is from the cache on a sample, in nats per token."""
+
+    pairs: int
+    worst: float
+    mean: float
+
+
+def residual(
+    scorer: Callable[[Sequence[PromptRow]], TokenScores], data: TrainingData, pairs: int, budget: int, seed: int
+) -> Residual:
+    """Score a random sample of cached chosen completions again and compare."""
+    sample = np.random.default_rng(seed).permutation(len(data))[:pairs]
+    places = [data.place(int(pair)) for pair in sample]
+    rows = [PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids"),)) for i in places]
+    differences = np.empty(len(rows))
+    with torch.inference_mode():
+        for batch in microbatches([row.tokens for row in rows], budget):
+            sums = scorer([rows[i] for i in batch]).sums().cpu().numpy()
+            cached = data.columns["ref_chosen_logps"][sample[batch]]
+            differences[batch] = np.abs(sums - cached) / [len(rows[i].completions[0]) for i in batch]
+    return Residual(len(rows), float(differences.max()), float(differences.mean()))
+
+
+def require_agreement(found: Residual, dtype: str) -> None:
+    """Raise `InputError` where a policy that is the reference does not say what the cache says."""
+    if not found.worst <= CACHE_TOLERANCE[dtype]:  # NaN disagrees too
+        raise InputError(
+            "The policy is the reference, and yet its log-probs are not the cached ones.",
+            found=f"{found.worst:.1e} nats per token apart on the worst of {found.pairs} pairs, "
+            f"{found.mean:.1e} on average; {CACHE_TOLERANCE[dtype]:.0e} is rounding in {dtype}",
+            where="the check before the first step",
+            fix="Score again with this machine's library versions (another attention kernel or transformers version is "
+            "the likely cause: compare reference/manifest.json), or, if you accept it, set train.verify_pairs = 0.",
+        )

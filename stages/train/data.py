@@ -1,0 +1,262 @@
+"""What a training run reads: the columns that its method names, and the token ids by memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.training.policy_columns import MISMATCHED, made_here, sides_of
+from scoreonce.schemas import columns as c
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.tables import Pair, ReferencePair
+from scoreonce.stages.common import files
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.data.mismatched import mismatched_completions
+from scoreonce.stages.data.token_file import TokenColumn, TokenFile
+from scoreonce.stages.store.store import Store
+from scoreonce.stages.train import pair_filter
+
+SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
+
+
+@dataclass(frozen=True)
+class Mismatches:
+    """Another prompt's completion for each pair (KTO): whose chosen one, as a row of the token file, and its tokens."""
+
+    donors: npt.NDArray[np.int64]  # (pairs,)
+    lengths: npt.NDArray[np.int64]  # (pairs,)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training pairs: scalar columns in memory, token ids on disk, in the order of the prepared file."""
+
+    pair_ids: list[str]
+    columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
+    tokens: TokenFile
+    sides: tuple[TokenColumn, ...]  # the completions of the pair that the method reads
+    row_tokens: npt.NDArray[np.int64]  # (pairs,) positions of each prompt row, the last one of each completion included
+    longest_sequence: int  # tokens of the longest prompt and completion
+    largest_token: int
+    mismatches: Mismatches | None = None
+    places: npt.NDArray[np.int64] | None = None  # of each pair in the token file; None: all pairs, in its order
+
+    def __len__(self) -> int:
+        return len(self.pair_ids)
+
+    @property
+    def longest_row(self) -> int:
+        """Tokens of the longest prompt row."""
+        return int(self.row_tokens.max())
+
+    def row(self, pair: int) -> PromptRow:
+        """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last."""
+        place = self.place(pair)
+        completions = [self.tokens.row(place, side) for side in self.sides]
+        if self.mismatches is not None:
+            donor, length = self.mismatches.donors[pair], self.mismatches.lengths[pair]
+            completions.append(self.tokens.row(int(donor), "chosen_ids")[:length])
+        return PromptRow(self.tokens.row(place, "prompt_ids"), tuple(completions))
+
+    def place(self, pair: int) -> int:
+        """The pair's row in the token file."""
+        return pair if self.places is None else int(self.places[pair])
+
+
+def load_training_data(
+    paths: RunPaths, reads: frozenset[str], where: str | None = None, drop: Sequence[str] = ()
+) -> TrainingData:
+    """The training pairs with every cached column in `reads`: all, or those for which the SQL condition `where` holds
+    and that no finding in `drop` concerns.
+
+    Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
+    has no value for some pair.
+    """
+    _demand_trainable(reads)
+    table = _pairs(paths)
+    cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
+    if any(name.startswith("ref_") for name in cached):
+        table = _join_reference(table, paths)
+    if any(name.endswith("_prefix_logps") for name in cached):
+        table = _add_prefixes(table, paths)
+    unknown = [name for name in cached if name not in table.columns]
+    if unknown:
+        raise InputError(
+            "The method reads columns that nothing provides.",
+            found=", ".join(unknown),
+            where=str(paths.reference("train")),
+            fix=f"Available: {', '.join(table.columns)}.",
+        )
+    mismatches = _mismatches(table, paths) if MISMATCHED in sides_of(reads) else None
+    tokens = TokenFile(paths.tokens("train"))
+    if len(tokens) != len(table):
+        raise InputError(
+            "Pairs and token ids do not belong together.",
+            found=f"{len(table):,} pairs, {len(tokens):,} rows of token ids",
+            where=str(paths.tokens("train")),
+            fix="Run `scoreonce prepare` again.",
+        )
+    places = pair_filter.places(paths, where, drop)
+    if places is not None:
+        table = table[places]
+        mismatches = mismatches and Mismatches(mismatches.donors[places], mismatches.lengths[places])
+    for name in [*cached, *(["rejected_id"] if "rejected" in sides_of(reads) else [])]:
+        missing = table[name].null_count()
+        if missing:
+            raise InputError(
+                f"The method needs {name}, and the data lacks it.",
+                found=f"no value for {missing:,} of {len(table):,} pairs",
+                where=str(paths.pairs("train")),
+                fix=_how_to_get(name),
+            )
+    for name in cached:
+        values = table[name].cast(pl.Float64)
+        if not values.is_finite().all():
+            raise InputError(
+                f"{name} is not a finite number everywhere.",
+                found=f"{(~values.is_finite()).sum():,} of {len(table):,} pairs are NaN or infinite",
+                where=str(paths.reference("train") if name.startswith("ref_") else paths.pairs("train")),
+                fix="Correct them and run the stage that made the file again, or leave these pairs out: train.where.",
+            )
+    sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads) if side in SIDE_TOKENS)
+    prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
+    if mismatches is not None:
+        lengths.append(pl.Series(mismatches.lengths))
+    return TrainingData(
+        pair_ids=table["pair_id"].to_list(),
+        columns={name: table[name].cast(pl.Float64).to_numpy() for name in cached},
+        tokens=tokens,
+        sides=sides,
+        row_tokens=sum(lengths, start=prompt.cast(pl.Int64)).to_numpy(),
+        longest_sequence=max(_largest(prompt + side) for side in lengths),
+        largest_token=tokens.largest(["prompt_ids", "chosen_ids", *sides]),
+        mismatches=mismatches,
+        places=places,
+    )
+
+
+def _demand_trainable(reads: frozenset[str]) -> None:
+    beyond = sorted(name for name in reads - made_here(reads) if name.startswith("policy_"))
+    if beyond:
+        raise InputError(
+            "The method needs more of the policy than training computes.",
+            found=", ".join(beyond),
+            where="train.method",
+            fix="Compute these columns yourself and call scoreonce.pipeline.methods.apply, or choose another.",
+        )
+
+
+def _largest(column: pl.Series) -> int:
+    return int(column.to_numpy().max())
+
+
+def _how_to_get(name: str) -> str:
+    if name.endswith("_score"):
+        return f'Name the dataset\'s score columns: data.columns.{name} = "...", and run `scoreonce prepare` again.'
+    if name.endswith("_preference"):
+        return (
+            f'Name the dataset\'s column, data.columns.{name} = "...", or make it of scores with '
+            "data.preference_from_scores, and run `scoreonce prepare` again."
+        )
+    if name == c.REF_KL_LOGPS.name:
+        return "Set score.mismatched = true and run `scoreonce score`: it scores another prompt's completion with each."
+    return "Use data with both a chosen and a rejected completion, or a method for completions alone such as sft."
+
+
+def _pairs(paths: RunPaths) -> pl.DataFrame:
+    if not paths.pairs_manifest.exists():
+        raise InputError(
+            "There are no prepared pairs.",
+            found=f"no file {paths.pairs_manifest}",
+            where="train",
+            fix="Run `scoreonce prepare` with this run file first.",
+        )
+    names = [name for name in Pair.columns() if name not in ("prompt", "chosen", "rejected")]
+    table = _read(
+        paths.pairs("train"), names, "prepare", files.read_json(paths.pairs_manifest)["files"]["train.parquet"]
+    )
+    if table.is_empty():
+        raise InputError(
+            "There are no training pairs.",
+            found="0 rows",
+            where=str(paths.pairs("train")),
+            fix="Look at the quarantine file beside it, or lower data.test_share.",
+        )
+    return table
+
+
+def _join_reference(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+    if not paths.reference_manifest.exists():
+        raise InputError(
+            "The method needs the reference model's log-probs, and they are not there.",
+            found=f"no file {paths.reference_manifest}",
+            where="train",
+            fix="Run `scoreonce score` with this run file first.",
+        )
+    digest = files.read_json(paths.reference_manifest)["files"]["train.parquet"]
+    wanted = [name for name in ReferencePair.columns() if name == "pair_id" or name not in Pair.columns()]
+    scores = _read(paths.reference("train"), wanted, "score", digest)
+    joined = table.join(scores, on="pair_id", how="left", maintain_order="left")
+    unscored = joined["ref_chosen_logps"].null_count()
+    if unscored:
+        raise InputError(
+            "Some pairs have no reference scores.",
+            found=f"{unscored:,} of {len(table):,} pairs",
+            where=str(paths.reference("train")),
+            fix="Run `scoreonce score` again: it scores only what is missing.",
+        )
+    return joined
+
+
+def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
+    """The mismatched completions of `table`'s pairs. Raises `InputError` where others were scored."""
+    met, scored = mismatched_completions(paths, "train"), table.get_column(c.KL_ID.name, default=None)
+    # Where none were scored, that is what the user is told, with the column that is missing.
+    if scored is not None and scored.is_not_null().any() and not scored.equals(met[c.KL_ID.name]):
+        raise InputError(
+            "The mismatched completions that were scored are not those of the prepared pairs.",
+            found="other pairs, or the same in another order",
+            where=str(paths.reference("train")),
+            fix="Run `scoreonce score` again: it scores only what is missing.",
+        )
+    return Mismatches(met["donor"].cast(pl.Int64).to_numpy(), met["kl_len"].cast(pl.Int64).to_numpy())
+
+
+def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+    """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
+    store = Store.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    common = pl.min_horizontal("chosen_len", "rejected_len")
+    for side in ("chosen", "rejected"):
+        tokens = store.read(table[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})
+        prefix = pl.col("token_logps").cast(pl.List(pl.Float64)).list.head(common).list.sum()
+        table = (
+            table.join(tokens, on=f"{side}_id", how="left", maintain_order="left")
+            .with_columns(prefix.alias(f"ref_{side}_prefix_logps"))
+            .drop("token_logps")
+        )
+    return table
+
+
+def _read(path: Path, columns: list[str], stage: str, digest: str) -> pl.DataFrame:
+    fix = f"Run `scoreonce {stage}` again: it makes the file anew."
+    try:
+        if files.sha256(path) != digest:
+            raise InputError(
+                "A file is not the one that was written.",
+                found="its SHA-256 differs from the manifest's",
+                where=str(path),
+                fix=fix,
+            )
+        table = pl.from_arrow(files.read_parquet(path, columns))
+    except OSError as error:  # pyarrow's I/O and checksum errors are OSError too
+        raise InputError(
+            "A file is damaged or missing.", found=str(error).splitlines()[0], where=str(path), fix=fix
+        ) from None
+    assert isinstance(table, pl.DataFrame)
+    return table

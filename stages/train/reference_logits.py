@@ -1,0 +1,101 @@
+"""The reference's whole next-token distributions during training: kept by `score`, or from the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+
+import polars as pl
+import torch
+
+from scoreonce.pipeline.batches.device_transfer import moved
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, sequence_multiple
+from scoreonce.pipeline.forward import architecture, layout_probe
+from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopLogps
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.methods import Method
+from scoreonce.pipeline.training.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, ROUNDED, kinds, made_here
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.identity import completion_id
+from scoreonce.stages.common import files
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Run
+from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.store.tensor_layers import VocabularyStates, VocabularyStore
+
+Provider = Callable[[Sequence[PromptRow]], ReferenceDistribution]
+
+
+def provider(run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer) -> Provider | None:
+    """What gives a micro-batch's reference logits, or None for a method that does not read them.
+
+    Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
+    Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
+    """
+    wanted = kinds(made_here(method.reads))
+    if not wanted & FULL_VOCABULARY:
+        return None
+    if wanted & MASKED and run.train.full_vocab == "topk":
+        raise InputError(
+            f"{method.name} makes its masks from hidden states, which the largest log-probs do not tell.",
+            found='full_vocab = "topk"',
+            where="train.full_vocab",
+            fix='Use "hidden" or "live".',
+        )
+    epsilon, rounded = method.hyperparameters["epsilon"] if wanted & PERTURBED else None, bool(wanted & ROUNDED)
+    if run.train.full_vocab != "live":
+        given = _stored(run, device)
+    elif run.train.lora_rank and lineage.starts_from_reference(run):
+        given = _live(policy, adapter_off=True)
+    else:
+        given = _live(_loaded(run, device, longest_row))
+    return lambda rows: given(rows)._replace(perturbation=epsilon, rounded=rounded)
+
+
+def _stored(run: Run, device: torch.device) -> Provider:
+    paths = RunPaths.of(run)
+    form = "hidden" if run.train.full_vocab == "hidden" else f"topk-{run.score.topk}"
+    store = VocabularyStore(paths.store / files.read_json(paths.reference_manifest)["store_key"], form)
+    states, head = VocabularyStates(store), store.head(device)
+    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"])
+    ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
+    missing = states.missing(ids.to_list())
+    if missing:
+        raise InputError(
+            "Some completions have no reference distributions.",
+            found=f"{missing:,} of the training completions are not stored",
+            where=str(store.folder),
+            fix=f'Set score.full_vocab = "{run.train.full_vocab}" and run `scoreonce score`: it adds what is missing.',
+        )
+
+    def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
+        # Content is the address: the ids need not travel with the rows.
+        ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
+        if form == "hidden":
+            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head)
+        top_ids, top_logps = (moved(states.read(ids, column), device) for column in ("ids", "logps"))
+        return TopLogps(top_ids, top_logps, head.weight.shape[0])
+
+    return read
+
+
+def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
+    def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
+        with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
+            hidden = scorer.hidden(rows)
+        return ReferenceLogits(hidden, architecture.head_of(architecture.causal_lm(scorer.model)))
+
+    return read
+
+
+def _loaded(run: Run, device: torch.device, longest_row: int) -> TokenScorer:
+    reference = run.reference
+    model = loading.load_model(
+        reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
+    )
+    model.requires_grad_(False)
+    multiple = sequence_multiple(run.compute.budget(device.type))
+    found = layout_probe.choose_layout(
+        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile
+    )
+    return TokenScorer(model, found.layout, multiple=multiple)

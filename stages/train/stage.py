@@ -1,0 +1,166 @@
+"""Stage two: train a policy from cached columns. The reference model is never loaded.
+
+    scoreonce train configs/x.toml --method beta_dpo --set train.beta=0.05
+    scoreonce train configs/x.toml --dry-run   time and memory
+    torchrun --nproc_per_node 2 -m scoreonce.stages.cli train configs/x.toml   or `accelerate launch` on GPUs
+
+Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
+lineage.json, checkpoints/, and model/. Killed, it goes on from the last checkpoint with the same result.
+
+Left out: FSDP and DeepSpeed; any number of processes under DDP works.
+"""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import tomli_w
+import torch
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.methods import Method
+from scoreonce.schemas.columns import did_you_mean
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import files
+from scoreonce.stages.common.method_file import load_file
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.units import duration, size
+from scoreonce.stages.config import Run
+from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.train.data import TrainingData, load_training_data
+from scoreonce.stages.train.estimate import estimate_training
+from scoreonce.stages.train.trainer import Trainer
+
+
+def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
+    """Train the policy that the run file asks for, or go on with it; do nothing where it is there already.
+
+    With `dry_run` only take a few steps for their time and memory, and write nothing.
+    `restart` throws away what another run, or an unfinished one, left under the same label.
+    Raises `InputError` for anything in the way that the user can mend, `SystemExit(143)` after SIGTERM.
+    """
+    paths, settings = RunPaths.of(run), run.train
+    method = _method(run)
+    data = load_training_data(paths, method.reads, settings.where, settings.drop)
+    _demand_calibrated(method, data)
+    story = lineage.describe(run, method, data.pair_ids)
+    accelerator = _accelerator(run, paths)
+    if dry_run:
+        _print_estimate(Trainer.build(run, method, data, accelerator))
+        return
+    if restart and accelerator.is_main_process:
+        shutil.rmtree(paths.training, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    if _finished(paths, story["identity"]):
+        accelerator.print(f"{paths.label}: up to date, {paths.policy}")
+        return
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _begin(run, paths, story)
+    accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
+    trainer = Trainer.build(run, method, data, accelerator)
+    if settings.verify_pairs and lineage.policy_is_reference(story):
+        trainer.check_against_cache()
+    trainer.train(paths)
+    trainer.save_policy(paths, story)
+    accelerator.end_training()
+    accelerator.print(f"{paths.label}: {trainer.steps:,} steps done, model in {paths.policy}")
+
+
+def _print_estimate(trainer: Trainer) -> None:
+    left = estimate_training(trainer)
+    say = trainer.accelerator.print
+    say(f"to train   {len(trainer.data):,} pairs, {left.steps:,} steps, {left.tokens:,} tokens")
+    say(f"time       about {duration(left.seconds)} ({left.tokens / left.seconds:,.0f} tokens/s, measured here)")
+    say(f"memory     about {size(left.memory)} for each process")
+
+
+def _method(run: Run) -> Method:
+    settings = run.train
+    if settings.method_file:
+        print(f"running the code of {settings.method_file}")
+        load_file(settings.method_file)
+    method = methods.resolve(
+        settings.method,
+        settings.hyperparameters,
+        objective=settings.objective,
+        calibration=settings.calibration,
+        selection=settings.selection,
+    )
+    if run.train.lora_rank and run.reference.adapter and not run.train.model:
+        raise InputError(
+            "LoRA would be trained on a reference that is an adapter itself.",
+            found=f"reference.adapter = {run.reference.adapter!r} and train.lora_rank",
+            where="the run file",
+            fix="Merge the adapter into a model folder of its own and name that as reference.model.",
+        )
+    if settings.scope == "microbatch" and not method.batch_coupled:
+        raise InputError(
+            f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",
+            found='scope = "microbatch"',
+            where="train.scope",
+            fix='Use scope = "step", or a method such as beta_dpo or alpha_dpo.',
+        )
+    return method
+
+
+def _demand_calibrated(method: Method, data: TrainingData) -> None:
+    """Calibrate by what is cached alone (ODPO's scores) once over all pairs: a bad one is said before training."""
+    for piece in method.calibrations:
+        if piece.columns and set(piece.columns) <= data.columns.keys():
+            piece({name: torch.tensor(data.columns[name]) for name in piece.columns}, method.hyperparameters)
+
+
+def _demand_trackers(names: list[str]) -> None:
+    """Accelerate knows other names too, and leaves out a tracker that is not installed without a word."""
+    known, installed = LoggerType.list(), [tracker.value for tracker in get_available_trackers()]
+    for name in names:
+        if name != "all" and name not in installed:
+            raise InputError(
+                "No such tracker." if name not in known else "The tracker is not installed.",
+                found=f"{name!r}.{did_you_mean(name, known) if name not in known else ''}",
+                where="train.log_with",
+                fix=f"Use one of: {', '.join(known)}." if name not in known else f"pip install {name}",
+            )
+
+
+def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
+    device = loading.resolve_device(run.compute.device)
+    _demand_trackers(run.train.log_with)
+    accelerator = Accelerator(
+        cpu=device.type == "cpu", log_with=run.train.log_with or None, project_dir=paths.training / "trackers"
+    )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise InputError(
+            "Training runs on one process or under DDP.",
+            found=str(accelerator.distributed_type),
+            where="the accelerate config",
+            fix="Choose multi-GPU or multi-CPU without FSDP and DeepSpeed in `accelerate config`.",
+        )
+    return accelerator
+
+
+def _finished(paths: RunPaths, identity: str) -> bool:
+    """Whether this very policy is there; another run's outputs under the same label are never overwritten unasked."""
+    record = paths.training / "lineage.json"
+    if not record.exists():
+        return False
+    if files.read_json(record)["identity"] != identity:
+        raise InputError(
+            "Another training run has its outputs under this label.",
+            found="its data, reference, method or settings differ (lineage.json and run.toml tell)",
+            where=str(paths.training),
+            fix="Give this one a label of its own, --set train.label=..., or replace the old one with --restart.",
+        )
+    return paths.policy.is_dir()
+
+
+def _begin(run: Run, paths: RunPaths, story: dict[str, Any]) -> None:
+    paths.training.mkdir(parents=True, exist_ok=True)
+    with files.atomic(paths.training / "run.toml") as temporary:
+        temporary.write_bytes(tomli_w.dumps(run.model_dump(exclude_none=True)).encode())
+    files.write_json(paths.training / "lineage.json", story)

@@ -1,0 +1,81 @@
+"""What training writes as it goes: one line of metrics per step, one row per pair and step.
+
+Both are cut back to the checkpoint when a run is resumed, so that an interrupted run leaves the same files as an
+uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from scoreonce.schemas.tables import StepPair
+from scoreonce.stages.common import files
+
+Rows = dict[str, Any]  # column -> values of one step
+
+
+class StepLog:
+    """The metrics and step log of one run, from step `resumed` on."""
+
+    def __init__(self, folder: Path, resumed: int) -> None:
+        self._metrics, self._parts, self._folder = folder / "metrics.jsonl", folder / "steps", folder
+        self._pending: list[pa.Table] = []
+        self._first_pending = resumed + 1
+        self._schema = StepPair.create_empty().to_arrow().schema
+        self._parts.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in self._lines() if line["step"] <= resumed]
+        with files.atomic(self._metrics) as temporary:
+            temporary.write_text("".join(_json_line(line) for line in kept), encoding="utf-8")
+        for part in self._parts.glob("*.parquet"):
+            if int(part.stem.split("-")[0]) > resumed:
+                part.unlink()
+
+    def add(self, metrics: dict[str, float | int], rows: Rows) -> None:
+        """Log one step: metrics at once, rows at the next `flush`."""
+        with self._metrics.open("a", encoding="utf-8") as handle:
+            handle.write(_json_line(metrics))
+        self._pending.append(pa.table(rows, schema=self._schema))
+
+    def flush(self, step: int) -> None:
+        """Write the pending rows; called with every checkpoint, before it."""
+        if self._pending:
+            name = f"{self._first_pending:08d}-{step:08d}.parquet"
+            files.write_parquet(self._parts / name, pa.concat_tables(self._pending), rows_per_group=65_536)
+        self._pending, self._first_pending = [], step + 1
+
+    def finish(self) -> None:
+        """Make steps.parquet and metrics.parquet of what was logged."""
+        with (
+            files.atomic(self._folder / "steps.parquet") as temporary,
+            pq.ParquetWriter(temporary, self._schema, **files.parquet_options(self._schema)) as writer,
+        ):
+            for part in sorted(self._parts.glob("*.parquet")):
+                writer.write_table(files.read_parquet(part).cast(self._schema))
+        lines = self._lines()
+        files.write_parquet(self._folder / "metrics.parquet", pl.DataFrame(lines, infer_schema_length=None).to_arrow())
+
+    def _lines(self) -> list[dict[str, Any]]:
+        if not self._metrics.exists():
+            return []
+        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]  # a killed run can leave half a line
+
+
+def _json_line(metrics: dict[str, Any]) -> str:
+    # JSON has no NaN; null is what other readers understand.
+    return (
+        json.dumps(
+            {
+                key: None if isinstance(value, float) and not math.isfinite(value) else value
+                for key, value in metrics.items()
+            }
+        )
+        + "\n"
+    )

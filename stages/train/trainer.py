@@ -1,0 +1,252 @@
+"""The training loop: one optimizer step after the other, logged, checkpointed, resumable."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from scoreonce.pipeline.batches.microbatches import batcher_for
+from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
+from scoreonce.pipeline.forward import layout_probe
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
+from scoreonce.pipeline.methods import Method, Outcome
+from scoreonce.pipeline.training import sampling
+from scoreonce.pipeline.training.metrics import step_metrics
+from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
+from scoreonce.pipeline.training.policy_columns import MASKED, PER_PAIR, kinds, made_here
+from scoreonce.pipeline.training.step import Collectives, Step, in_parts
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.progress import progress
+from scoreonce.stages.config import Run
+from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.train import cache_check, checkpoint, reference_logits, save_policy
+from scoreonce.stages.train.data import TrainingData
+from scoreonce.stages.train.step_log import Rows, StepLog
+
+TERMINATED = 143  # 128 + SIGTERM
+DEFAULT_CHECKPOINTS = 10  # over a run, where the run file names no interval
+
+Metrics = dict[str, float | int]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What a training run owns, on one process."""
+
+    run: Run
+    data: TrainingData
+    accelerator: Accelerator
+    training: checkpoint.Training
+    step: Step
+    budget: int
+    steps: int
+
+    @classmethod
+    def build(cls, run: Run, method: Method, data: TrainingData, accelerator: Accelerator) -> Trainer:
+        """Load the policy, find the exact layout for it, and make optimizer and schedule."""
+        settings, start = run.train, lineage.start_of(run)
+        torch.manual_seed(settings.seed)
+        model = loading.load_model(
+            start.model,
+            dtype=lineage.dtype_of(run),
+            device=accelerator.device,
+            revision=start.revision,
+            adapter=start.adapter,
+            merge=True,
+        )
+        if settings.lora_rank:
+            alpha = settings.lora_alpha or 2.0 * settings.lora_rank
+            model = loading.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
+        loading.require_fit(
+            model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence
+        )
+        budget = run.compute.budget(accelerator.device.type)
+        multiple = sequence_multiple(budget)
+        found = layout_probe.choose_layout(
+            model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
+        )
+        if settings.gradient_checkpointing:
+            loading.recompute_activations(model)
+        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
+        reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
+        masters = Masters.of(scorer.parameters())
+        optimizer = make_optimizer(scorer, masters, settings)
+        per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
+        steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
+        scheduler = make_scheduler(optimizer, settings.scheduler, settings.warmup_ratio, steps)
+        prepared = accelerator.prepare_model(scorer)
+        processes = Collectives(
+            index=accelerator.process_index,
+            count=accelerator.num_processes,
+            gather=lambda column: accelerator.reduce(column, "sum"),
+            backward=accelerator.backward,
+            no_sync=lambda: accelerator.no_sync(prepared),
+        )
+        what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
+        accelerator.print(f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        return cls(
+            run,
+            data,
+            accelerator,
+            checkpoint.Training(scorer, masters, optimizer, scheduler),
+            Step(prepared, masters.parameters, method, processes, reference, split=batcher_for(found.layout)),
+            budget,
+            steps,
+        )
+
+    def check_against_cache(self) -> None:
+        """Score some cached pairs again; raises `InputError` where a policy that is the reference disagrees."""
+        settings = self.run.train
+        found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
+        cache_check.require_agreement(found, lineage.dtype_of(self.run))
+        self.accelerator.print(
+            f"policy equals the cached reference to {found.worst:.1e} nats per token ({found.pairs} pairs scored again)"
+        )
+
+    def train(self, paths: RunPaths) -> None:
+        """Run the steps that are left. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
+        folder, settings = paths.training / "checkpoints", self.run.train
+        done, state = 0, self.step.method.init_state()
+        if found := checkpoint.checkpoints(folder):
+            done, state = checkpoint.restore(found[-1], self.training)
+            self.accelerator.print(f"{paths.label}: going on after step {done:,} of {self.steps:,}")
+        main = self.accelerator.is_main_process
+        log = StepLog(paths.training, done) if main else None
+        every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
+        with _asked_to_stop() as asked, progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar:
+            for step in range(done + 1, self.steps + 1):
+                epoch, pairs = sampling.batch(
+                    len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
+                )
+                state, metrics, rows = self.take(step, epoch, pairs, state)
+                self.accelerator.log(metrics, step=step)
+                bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+                bar.update(1)
+                stop = self.anyone(bool(asked))
+                if log is not None:
+                    log.add(metrics, rows)
+                    if stop or step % every == 0 or step == self.steps:
+                        log.flush(step)
+                        checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
+                if stop:
+                    self.accelerator.print(f"{paths.label}: stopped at step {step}; the same command goes on there")
+                    raise SystemExit(TERMINATED)
+        if log is not None:
+            log.finish()
+
+    def save_policy(self, paths: RunPaths, story: dict[str, Any]) -> None:
+        """Write the trained model, from the main process."""
+        if self.accelerator.is_main_process:
+            start = lineage.start_of(self.run)
+            origin = loading.folder_of(start.model, start.revision)
+            tokenizer = self.run.data.tokenizer or str(origin)
+            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=story)
+        self.accelerator.wait_for_everyone()
+
+    def take(
+        self, step: int, epoch: int, pairs: npt.NDArray[np.int64], state: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Metrics, Rows]:
+        """One optimizer step on `pairs`: the method's new state, the step's metrics, and its rows of the step log."""
+        started, settings, method = time.perf_counter(), self.run.train, self.step.method
+        rows = [self.data.row(pair) for pair in pairs]
+        columns = {name: values[pairs] for name, values in self.data.columns.items()}
+        if method.random:
+            columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
+        tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
+        if settings.scope == "microbatch":
+            outcome, everything = in_parts(self.step, rows, tensors, state, self.budget, settings.microbatch_pairs)
+        else:
+            outcome, everything = self.step(rows, tensors, state, self.budget)
+        rate = float(self.training.scheduler.get_last_lr()[0])
+        norm = self._update(step, float(outcome.loss.detach()))
+        seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
+        metrics: Metrics = {
+            "step": step,
+            "epoch": epoch,
+            **step_metrics(outcome, everything),
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "perf/seconds": seconds,
+            "perf/pairs_per_second": len(rows) / seconds,
+            "perf/tokens_per_second": tokens / seconds,
+        }
+        return outcome.state, metrics, _log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
+
+    def _update(self, step: int, loss: float) -> float:
+        """Clip, step the optimizer and its schedule; the gradient norm before clipping."""
+        training, limit = self.training, self.run.train.max_grad_norm
+        training.masters.take_gradients()
+        norm = gradient_norm(training.masters.masters)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise InputError(
+                "Training diverged: the loss or its gradient is not finite.",
+                found=f"loss {loss}, gradient norm {norm}",
+                where=f"step {step}",
+                fix="Lower train.learning_rate or beta and start again with --restart.",
+            )
+        if limit > 0:
+            torch.nn.utils.clip_grads_with_norm_(training.masters.masters, limit, torch.tensor(norm))
+        training.optimizer.step()
+        training.scheduler.step()
+        training.optimizer.zero_grad()
+        training.masters.give_weights()
+        return norm
+
+    def anyone(self, stop: bool) -> bool:
+        """Whether any process says so; all of them get the same answer."""
+        if self.accelerator.num_processes == 1:
+            return stop
+        flag = torch.tensor(float(stop), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def masking(method: Method, model: PreTrainedModel) -> Masking | None:
+    """The token masks that a method reads: learnt where it penalises them, else from activations."""
+    made = made_here(method.reads)
+    if not kinds(made) & MASKED:
+        return None
+    if not made & PER_PAIR:
+        return activation_masks
+    # The reference has the policy's width: it is where the policy starts, or the same architecture.
+    return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(model.device, model.dtype)
+
+
+def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:
+    def values(column: Tensor) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in column.detach().double().cpu().tolist()]
+
+    return {
+        "step": [step] * len(pair_ids),
+        "epoch": [epoch] * len(pair_ids),
+        "pair_id": pair_ids,
+        "margin": values(outcome.margin),
+        "beta": values(outcome.beta),
+        "target_margin": values(outcome.target_margin),
+        "weight": values(outcome.weight),
+        "loss": values(outcome.losses),
+    }
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is non-empty once SIGTERM has come: schedulers send it some time before they kill."""
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,77 @@
+"""Small random models of many architectures, and random prompt rows, for the tests of the forward pass."""
+
+import numpy as np
+import torch
+import transformers as tr
+
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+
+VOCABULARY = 97
+# Random weights of the usual 0.02 give nearly uniform distributions, in which a wrong mask hardly shows.
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+OWN = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+
+# Those that must share prompts exactly...
+SHARED = {
+    "llama": lambda: tr.LlamaConfig(**SHAPE),
+    "qwen2": lambda: tr.Qwen2Config(**SHAPE),
+    "qwen3": lambda: tr.Qwen3Config(**SHAPE, head_dim=8),
+    "mistral_sliding": lambda: tr.MistralConfig(**SHAPE, sliding_window=6),
+    "gemma2_softcap_sliding": lambda: tr.Gemma2Config(
+        **SHAPE, head_dim=8, sliding_window=6, query_pre_attn_scalar=8, final_logit_softcapping=3.0
+    ),
+    "gemma3_sliding": lambda: tr.Gemma3TextConfig(**SHAPE, head_dim=8, sliding_window=6, query_pre_attn_scalar=8),
+    "gpt_neox": lambda: tr.GPTNeoXConfig(**{k: v for k, v in SHAPE.items() if k != "num_key_value_heads"}),
+    "gpt2_absolute_positions": lambda: tr.GPT2Config(
+        vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.3, **OWN
+    ),
+    "phi_head_bias": lambda: tr.PhiConfig(**SHAPE),
+    "olmo2": lambda: tr.Olmo2Config(**SHAPE),
+    "cohere_logit_scale": lambda: tr.CohereConfig(**SHAPE, logit_scale=0.25),
+    "granite_logits_scaling": lambda: tr.GraniteConfig(**SHAPE, logits_scaling=4.0),
+}
+# ...and those whose attention takes no custom mask.
+PADDED_ONLY = {
+    "bloom": lambda: tr.BloomConfig(
+        vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, **OWN
+    ),
+    "mamba": lambda: tr.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, **OWN),
+}
+
+
+def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0):
+    torch.manual_seed(seed)
+    return tr.AutoModelForCausalLM.from_config({**SHARED, **PADDED_ONLY}[name]()).eval().to(dtype)
+
+
+def random_rows(count: int, seed: int = 0, longest: int = 24) -> list[PromptRow]:
+    random = np.random.default_rng(seed)
+
+    def ids() -> np.ndarray:
+        return random.integers(3, VOCABULARY, random.integers(1, longest), dtype=np.int32)
+
+    return [PromptRow(ids(), tuple(ids() for _ in range(random.integers(1, 4)))) for _ in range(count)]
+
+
+def plain_token_logps(model, rows) -> torch.Tensor:
+    """The oracle: one unpadded sequence at a time through the model's own logits."""
+    parts = []
+    with torch.inference_mode():
+        for row in rows:
+            for completion in row.completions:
+                ids = torch.tensor(np.concatenate([row.prompt, completion]), dtype=torch.long)
+                logps = model(ids[None]).logits[0].double().log_softmax(-1)[len(row.prompt) - 1 : -1]
+                parts.append(logps.gather(1, ids[len(row.prompt) :, None])[:, 0])
+    return torch.cat(parts)

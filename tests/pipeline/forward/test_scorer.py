@@ -1,0 +1,113 @@
+import pytest
+import torch
+from tiny_models import PADDED_ONLY, SHARED, plain_token_logps, random_rows, tiny_model
+
+from scoreonce.pipeline.batches import prompt_rows as rows
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.layout_probe import choose_layout
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.schemas.errors import InputError
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+@pytest.mark.parametrize("name", SHARED)
+def test_token_logps_equal_plain_transformers(name, layout):
+    model, prompt_rows = tiny_model(name), random_rows(6)
+    with torch.no_grad():
+        ours = TokenScorer(model, layout)(prompt_rows)
+    # In float64 too: transformers' own float32 is 1.5e-5 from it (qwen2), and what is nearer need not be near that.
+    expected = [plain_token_logps(each, prompt_rows) for each in (model, tiny_model(name, torch.float64))]
+    assert min((ours.token_logps.double() - logps).abs().max() for logps in expected) < 1e-5
+    assert ours.lengths.tolist() == [len(c) for row in prompt_rows for c in row.completions]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2_softcap_sliding", "gpt2_absolute_positions", "phi_head_bias"])
+def test_gradients_equal_plain_transformers(name):
+    """Both layouts against autograd through the model's own logits, to float32 rounding."""
+    prompt_rows = random_rows(3)
+    grads = {}
+    for layout in ("shared", "packed", "padded", "plain"):
+        model = tiny_model(name)
+        if layout == "plain":
+            total = sum(
+                _plain_sum(model, row.prompt, c) * (k + 1) for row in prompt_rows for k, c in enumerate(row.completions)
+            )
+        else:
+            sums = TokenScorer(model, layout)(prompt_rows).sums()
+            total = (sums * torch.tensor([k + 1.0 for row in prompt_rows for k in range(len(row.completions))])).sum()
+        total.backward()
+        grads[layout] = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    for layout in ("shared", "packed", "padded"):
+        assert (grads[layout] - grads["plain"]).norm() < 1e-5 * grads["plain"].norm()
+
+
+def _plain_sum(model, prompt, completion):
+    ids = torch.tensor([*prompt, *completion], dtype=torch.long)
+    logps = model(ids[None]).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps.gather(1, ids[len(prompt) :, None]).sum()
+
+
+def test_batch_size_does_not_change_scores():
+    scorer, prompt_rows = TokenScorer(tiny_model("llama"), "shared"), random_rows(8)
+    with torch.no_grad():
+        together = scorer(prompt_rows).token_logps
+        alone = torch.cat([scorer([row]).token_logps for row in prompt_rows])
+    assert (together - alone).abs().max() < 1e-5
+
+
+def test_sums_are_float64_per_completion():
+    scorer, prompt_rows = TokenScorer(tiny_model("llama"), "shared"), random_rows(4)
+    with torch.no_grad():
+        scored = scorer(prompt_rows)
+    parts = scored.token_logps.double().split(scored.lengths.tolist())
+    assert scored.sums().dtype == torch.float64
+    torch.testing.assert_close(scored.sums(), torch.stack([part.sum() for part in parts]), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_probe_shares_prompts_where_that_is_exact(name):
+    found = choose_layout(tiny_model(name), "auto", longest_row=60)
+    assert found.layout == ("shared" if "sliding" in name else "packed")
+    assert found.deviation < 1e-5
+
+
+def test_a_window_that_no_row_reaches_past_is_none():
+    assert choose_layout(tiny_model("mistral_sliding"), "auto", longest_row=6).layout == "packed"
+    assert choose_layout(tiny_model("mistral_sliding"), "auto", longest_row=7).layout == "shared"
+
+
+def test_probe_tries_the_layout_that_was_asked_for():
+    assert choose_layout(tiny_model("llama"), "packed", longest_row=60).layout == "packed"
+    assert choose_layout(tiny_model("llama"), "padded", longest_row=60).layout == "padded"
+
+
+@pytest.mark.parametrize("name", PADDED_ONLY)
+@pytest.mark.filterwarnings("ignore")
+def test_probe_falls_back_and_says_why(name):
+    model = tiny_model(name)
+    assert choose_layout(model, "auto", longest_row=60).layout == "padded"
+    assert choose_layout(model, "auto", longest_row=60).reason
+    with pytest.raises(InputError, match="cannot share prompts"):
+        choose_layout(model, "shared", longest_row=60)
+
+
+def test_probe_sees_a_window_that_the_mask_forgot(monkeypatch):
+    """A mask without the sliding window is silently wrong; only rows past the window show it."""
+    model = tiny_model("mistral_sliding")
+    honest = rows.attention_mask
+    monkeypatch.setattr(architecture, "attention_mask", lambda batch, window: honest(batch))
+    found = choose_layout(model, "auto", longest_row=60)
+    assert found.layout == "padded"
+    assert "differ" in found.reason
+
+
+def test_probe_refuses_a_head_that_it_does_not_understand(monkeypatch):
+    model = tiny_model("cohere_logit_scale")
+    del model.config.logit_scale
+    monkeypatch.setattr(type(model.config), "to_dict", lambda self: {"layer_types": None})
+    with pytest.raises(InputError, match="head of CohereForCausalLM is not understood"):
+        choose_layout(model, "auto", longest_row=60)
+
+
+def test_half_precision_is_probed_with_its_own_rounding():
+    assert choose_layout(tiny_model("llama", torch.bfloat16), "auto", longest_row=60).layout == "packed"

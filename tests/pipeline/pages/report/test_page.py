@@ -1,0 +1,366 @@
+"""The page: what it says, what it warns of, and that nothing in the data can become markup, code or a request."""
+
+import base64
+import hashlib
+import json
+
+import polars as pl
+import pytest
+from html_page import Page
+
+from scoreonce.pipeline.evaluation.held_out import evaluation_summary
+from scoreonce.pipeline.pages.report.charts import MAX_POINTS, PALETTE, bands_of, training_curves
+from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, metrics_table, step_bands
+from scoreonce.pipeline.pages.report.lineage import settings
+from scoreonce.pipeline.pages.report.page import render
+from scoreonce.pipeline.pages.report.verdict import verdict
+from scoreonce.pipeline.pages.report.warnings import findings
+
+NAN = float("nan")
+EVIL = "</script><script>alert('x')</script><!--<img src=https://evil.example/x onerror=alert(1)>"
+
+
+def held_out(margins, chosen=0.5, source="a"):
+    """Evaluation pairs with these margins; each chosen log-ratio is `chosen`, lengths alternate."""
+    count = len(margins)
+    return pl.DataFrame(
+        {
+            "pair_id": [str(i) for i in range(count)],
+            "source": [source] * count,
+            "chosen_len": pl.Series([10 + i % 2 for i in range(count)], dtype=pl.Int32),
+            "rejected_len": pl.Series([11 - i % 2 for i in range(count)], dtype=pl.Int32),
+            "policy_chosen_logps": [chosen - 20.0] * count,
+            "policy_rejected_logps": [chosen - m - 20.0 for m in margins],
+            "ref_chosen_logps": [-20.0] * count,
+            "ref_rejected_logps": [-20.0] * count,
+            "chosen_logratios": [chosen] * count,
+            "rejected_logratios": [chosen - m for m in margins],
+            "margin": margins,
+        }
+    )
+
+
+def steps_table(steps, margin, beta=0.1):
+    """Four pairs a step, with margins up to `margin` x the step."""
+    rows = [
+        {"step": s, "margin": margin * s * k / 4, "beta": beta * k if isinstance(beta, float) else None, "weight": 1.0}
+        for s in range(1, steps + 1)
+        for k in range(1, 5)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"beta": pl.Float64})
+
+
+def record(label="dpo", *, right=80, wrong=20, steps=40, chosen=0.5, margin=0.1, **overrides):
+    """A healthy run, unless told otherwise."""
+    metrics = [
+        {
+            "step": s,
+            "loss": 0.69 - s / 200,
+            "grad_norm": 2.0,
+            "learning_rate": 1e-6,
+            "rewards/chosen": 0.1,
+            "rewards/margins": s / 100,
+            "rewards/accuracies": 0.8,
+            "perf/seconds": 3.0,
+            "perf/pairs_per_second": 21.0,
+        }
+        for s in range(1, steps + 1)
+    ]
+    pairs = held_out([1.0] * right + [-1.0] * wrong, chosen)
+    values = {
+        "label": label,
+        "metrics": metrics_table(metrics),
+        "bands": step_bands(steps_table(steps, margin).lazy(), 160).collect(),
+        "lineage": {"label": label, "method": {"name": label, "hyperparameters": {"beta": 0.1}}, "train": {"seed": 7}},
+        "pairs": pairs,
+        "summary": evaluation_summary(pairs),
+    }
+    return RunRecord(**values | overrides)
+
+
+def titles(*runs, **parts):
+    return {(finding.run, finding.title) for kind in findings(ReportData(runs=runs, **parts)) for finding in kind}
+
+
+# ---- what the page says ----
+
+
+def test_page_holds_every_run_and_its_numbers():
+    page = Page(render(ReportData(runs=(record("dpo"), record("beta_dpo", right=90, wrong=10)))))
+    assert "dpo" in page.text
+    assert "beta_dpo ranks held-out pairs best" in page.text
+    assert "90.0%" in page.text
+    assert "80.0%" in page.text
+    assert "82.6% to 94.5%" in page.text  # Wilson's interval of 90 in 100
+    assert "2 min 00 s" in page.text  # 40 steps of 3 seconds
+    assert {"chart-loss", "chart-rewards_margins", "chart-margin-0", "chart-margin-1"} <= {
+        a.get("id") for _, a in page.tags
+    }
+
+
+def test_every_chart_has_its_place_and_every_place_its_chart():
+    data = ReportData(
+        runs=(record("dpo"), record("ipo")), demo=(demo_entry("dpo"), demo_entry("reference", reward=0.0))
+    )
+    page = Page(render(data))
+    places = {a["id"].removeprefix("chart-") for _, a in page.tags if (a.get("id") or "").startswith("chart-")}
+    assert places == set(json.loads(page.scripts["charts"])) != set()
+
+
+def demo_entry(label, reward=1.0, text="once upon"):
+    return {
+        "label": label,
+        "true_reward_mean": reward,
+        "true_reward_low": reward - 0.1,
+        "true_reward_high": reward + 0.1,
+        "kl_mean": 2.0,
+        "samples": [{"prompt": "The old", "text": text, "reward": reward}],
+    }
+
+
+def test_demo_shows_true_reward_kl_and_samples():
+    html = render(ReportData(runs=(record("dpo"),), demo=(demo_entry("reference", 0.25), demo_entry("dpo", 1.75))))
+    page = Page(html)
+    assert "dpo earns most: 1.75 (1.65 to 1.85); the reference earns 0.25" in page.text
+    assert "once upon" in page.text
+    assert "chart-reward-kl" in html
+    assert "chart-reward-kl" not in render(ReportData(runs=(record("dpo"),)))
+
+
+def test_one_run_without_evaluation_or_step_log_gets_notes():
+    bare = record(pairs=None, summary={}, bands=pl.DataFrame())
+    page = Page(render(ReportData(runs=(bare,))))
+    assert "1 run trained, not evaluated yet" in page.text
+    assert "scoreonce evaluate" in page.text
+    assert "No per-pair step log here" in page.text
+
+
+def test_a_run_with_nothing_at_all_still_gives_a_page():
+    page = Page(render(ReportData(runs=(RunRecord("begun", finished=False),))))
+    assert "begun" in page.text
+    assert "No training metrics here" in page.text
+
+
+def test_many_runs_share_the_palette():
+    page = Page(render(ReportData(runs=tuple(record(f"run{i:02d}", steps=3) for i in range(PALETTE + 2)))))
+    assert all(f"run{i:02d}" in page.text for i in range(PALETTE + 2))
+    assert f"--run-{PALETTE}" not in page.scripts["charts"]
+
+
+def test_completion_only_evaluation_has_nothing_to_rank():
+    pairs = held_out([1.0]).with_columns(margin=pl.lit(None, pl.Float64))
+    page = Page(render(ReportData(runs=(record(pairs=pairs, summary=evaluation_summary(pairs)),))))
+    assert "no held-out pair to rank" in page.text
+
+
+def test_sources_are_compared_where_there_are_several():
+    pairs = pl.concat([held_out([1.0] * 3 + [-1.0]), held_out([1.0] * 4, source="web <b>")]).with_columns(
+        pair_id=pl.int_range(pl.len()).cast(pl.String)
+    )
+    page = Page(render(ReportData(runs=(record(pairs=pairs, summary=evaluation_summary(pairs)),))))
+    assert "By source" in page.text
+    assert "web <b>" in page.text
+    assert "75.0%" in page.text
+
+
+# ---- nothing in the data becomes markup, code or a request ----
+
+
+def evil_page():
+    run = record(EVIL, lineage={"train": {"note": EVIL}}, settings={"train": {"x": EVIL}})
+    pairs = pl.concat([run.pairs, held_out([1.0], source=EVIL).with_columns(pair_id=pl.lit("z"))])
+    entry = demo_entry(EVIL, text=EVIL)
+    entry["samples"][0]["prompt"] = EVIL
+    manifest = {
+        "inputs": {EVIL: {"sha256": "a" * 64}},
+        "counts": {"raw": 1, "by_reason": {EVIL: 1}},
+        "tokenizer": {"name": EVIL},
+    }
+    run = record(EVIL, lineage=run.lineage, settings=run.settings, pairs=pairs, summary=evaluation_summary(pairs))
+    return render(
+        ReportData(
+            runs=(run, record("dpo", lineage={"train": {"note": "y"}})),
+            demo=(entry,),
+            title=EVIL,
+            made=EVIL,
+            pairs_manifest=manifest,
+            reference_manifest={"model": EVIL},
+        )
+    )
+
+
+def test_text_from_data_is_text_everywhere():
+    html = evil_page()
+    page = Page(html)
+    assert [tag for tag, _ in page.tags if tag in ("script", "img", "iframe", "object", "link")] == ["script", "script"]
+    assert html.count("<script") == html.count("</script>") == 2
+    assert "<!--" not in html
+    assert page.text.count("<img src=https://evil.example/x onerror=alert(1)>") >= 8  # read as words
+    assert "</script>" not in page.scripts["charts"]
+    assert EVIL in json.dumps(json.loads(page.scripts["charts"]), ensure_ascii=False)
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script():
+    page = Page(evil_page())
+    assert page.loads_nothing()
+    assert '"url":' not in page.scripts["charts"]
+
+
+def test_the_policy_admits_exactly_the_script_of_the_page():
+    html = render(ReportData(runs=(record(),)))
+    script = html.rpartition("<script>")[2].partition("</script>")[0]
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" in html
+
+
+def test_not_a_number_is_null_in_the_charts():
+    metrics = metrics_table(
+        [
+            {"step": 1, "loss": 0.5, "grad_norm": NAN},
+            {"step": 2, "loss": NAN, "grad_norm": float("inf")},
+            {"step": 3, "loss": None, "grad_norm": 1.0},
+        ]
+    )
+    html = render(ReportData(runs=(record(metrics=metrics), record("other")), demo=(demo_entry("dpo", NAN),)))
+    specs = json.loads(Page(html).scripts["charts"], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    rows = specs["loss"]["data"]["values"]
+    assert [row["r0"] for row in rows[:3]] == [0.5, None, None]
+
+
+# ---- verdict ----
+
+
+def test_runs_that_cannot_be_told_apart_are_said_so():
+    found = verdict(ReportData(runs=(record("dpo", right=80, wrong=20), record("ipo", right=79, wrong=21))))
+    assert found.headline == "dpo is ahead, but not clearly"
+    assert "ipo cannot be told apart" in found.sentences[1]
+    assert found.standings[1].behind["difference"] == pytest.approx(-0.01)
+
+
+def test_equal_runs_have_no_winner():
+    assert verdict(ReportData(runs=(record("dpo"), record("ipo")))).headline == "No run is clearly best"
+
+
+def test_chance_is_called_chance():
+    found = verdict(ReportData(runs=(record("dpo", right=52, wrong=48),)))
+    assert found.headline == "No run is clearly better than chance"
+
+
+def test_bars_lie_on_one_scale_that_holds_one_half():
+    standings = verdict(ReportData(runs=(record("dpo"), record("ipo", right=60, wrong=40)))).standings
+    first, second = (item.bar for item in standings)
+    assert 0 <= second.half == first.half < second.low < second.at < first.at < first.high <= 100
+
+
+# ---- warnings ----
+
+
+def test_a_healthy_run_has_no_warning():
+    assert titles(record()) == set()
+
+
+@pytest.mark.parametrize(
+    ("title", "run"),
+    [
+        ("Training has not finished", {"finished": False}),
+        (
+            "Held-out accuracy could be chance",
+            {"right": 55, "wrong": 45, "metrics": metrics_table([{"step": 1, "loss": 0.6}])},
+        ),
+        ("Worse than chance on held-out pairs", {"right": 30, "wrong": 70}),
+        ("Chosen completions become less likely", {"chosen": -2.0}),
+        ("Training pairs are memorised", {"right": 64, "wrong": 36}),
+        ("The margin does not move", {"margin": 0.0001}),
+    ],
+)
+def test_each_warning_has_its_run(title, run):
+    assert titles(record(**run)) == {("dpo", title)}
+
+
+def metrics_with(**columns):
+    steps = len(next(iter(columns.values())))
+    return metrics_table(
+        [{"step": i + 1, **{name: values[i] for name, values in columns.items()}} for i in range(steps)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("title", "columns"),
+    [
+        ("Loss is not finite", {"loss": [0.7, NAN, 0.6]}),
+        ("Loss is not finite", {"loss": [0.7, None, 0.6]}),
+        ("Gradient norm is not finite", {"grad_norm": [1.0, float("inf"), 1.0]}),
+        ("The gradient norm spikes", {"grad_norm": [1.0, 1.0, 500.0, 1.0]}),
+        ("Most pairs are filtered out", {"selection/kept": [0.3, 0.4]}),
+    ],
+)
+def test_warnings_of_the_metrics(title, columns):
+    assert titles(record(metrics=metrics_with(**columns))) == {("dpo", title)}
+
+
+def test_falling_chosen_reward_counts_where_nothing_is_held_out():
+    metrics = metrics_with(**{"rewards/chosen": [0.0, -1.0, -3.0]})
+    assert ("dpo", "Chosen completions become less likely") in titles(record(metrics=metrics, summary={}, pairs=None))
+
+
+def test_length_as_explanation():
+    """Chosen longer in 90 pairs, all right; shorter in 10, all wrong: accuracy 0.9, length-controlled 0.5."""
+    pairs = held_out([1.0] * 90 + [-1.0] * 10).with_columns(
+        chosen_len=pl.when(pl.col("margin") > 0).then(20).otherwise(5).cast(pl.Int32), rejected_len=pl.lit(10, pl.Int32)
+    )
+    assert ("dpo", "Length explains part of the accuracy") in titles(
+        record(pairs=pairs, summary=evaluation_summary(pairs))
+    )
+
+
+def test_the_reference_itself_is_no_failure():
+    pairs = held_out([0.0] * 50, chosen=0.0)
+    assert titles(RunRecord("reference", pairs=pairs, summary=evaluation_summary(pairs))) == {
+        ("reference", "This policy equals the reference")
+    }
+
+
+def test_runs_that_cannot_be_compared():
+    def lineage(key, files):
+        return {"reference": {"store_key": key}, "data": {"files": {"train.parquet": files}}}
+
+    found = titles(record("dpo", lineage=lineage("k", "one")), record("ipo", lineage=lineage("k2", "two")))
+    assert found == {("", "The runs used different training pairs"), ("", "The runs used different reference scores")}
+
+
+def test_an_evaluation_under_an_older_reference():
+    old = record(summary=record().summary | {"reference": {"store_key": "old"}})
+    assert titles(old, reference_manifest={"store_key": "new"}) == {("dpo", "Evaluated under another reference")}
+
+
+def test_an_evaluation_of_an_older_policy():
+    old = record(summary=record().summary | {"training_identity": "old"}, lineage={"identity": "new"})
+    assert titles(old) == {("dpo", "Trained anew since its evaluation")}
+
+
+# ---- data behind the charts ----
+
+
+def test_curves_are_thinned_to_means_of_groups():
+    run = record(metrics=metrics_table([{"step": s, "loss": float(s)} for s in range(1, 1001)]))
+    rows = training_curves([run])[0].spec["data"]["values"]
+    assert len(rows) <= MAX_POINTS
+    assert (rows[0]["step"], rows[0]["r0"]) == (7, 4.0)  # 1000 / 160 steps, rounded up, make a group
+
+
+def test_a_constant_beta_is_not_drawn():
+    assert bands_of([record()], "beta") != []  # 0.1 x 1..4 in each step
+    constant = record(bands=step_bands(steps_table(4, 1.0).with_columns(beta=pl.lit(0.1)).lazy(), 10).collect())
+    assert bands_of([constant], "beta") == []
+    assert len(bands_of([constant], "margin")) == 1
+
+
+def test_settings_that_differ_come_first():
+    first, second = (
+        record("a", lineage={"train": {"seed": 1, "lr": 5e-7}}),
+        record("b", lineage={"train": {"seed": 2, "lr": 5e-7}}),
+    )
+    rows = settings([first, second])
+    assert [(row.name, row.values, row.differs) for row in rows] == [
+        ("train.seed", ("1", "2"), True),
+        ("train.lr", ("5e-7", "5e-7"), False),
+    ]

@@ -1,0 +1,107 @@
+"""A method of one's own, from a file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.methods import ALIASES, METHODS
+from scoreonce.pipeline.methods.pieces.registry import PIECES
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.method_file import load_file
+
+MINE = '''
+"""Squared hinge on the margin, from a talk."""
+from typing import Annotated
+from torch import Tensor
+from scoreonce.pipeline.methods import Paper, method, objective
+from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+Slack = Annotated[float, Allowed("the margin at which the loss ends", above=0)]
+
+@objective(rewards=logratio_rewards)
+def squared_hinge(margin: Tensor, beta: Tensor, *, slack: Slack = 1.0) -> Tensor:
+    """max(0, slack - beta Delta)^2, per pair (pairs,)."""
+    return (slack - beta * margin).relu().square()
+
+method("squared_hinge", "Squared hinge", paper=Paper("A talk", "", ""), objective=squared_hinge,
+       aliases={"sq": {"slack": 2.0}})
+'''
+
+
+pytestmark = pytest.mark.usefixtures("forgets_methods")
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "mine.py"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_file_adds_its_method_everywhere(tmp_path: Path) -> None:
+    """beta Delta = 0.1 * 4 = 0.4: (1 - 0.4)^2 = 0.36; with slack 2, 2.56."""
+    assert load_file(write(tmp_path, MINE)) == ["squared_hinge"]
+    columns = {
+        "policy_chosen_logps": torch.tensor([-1.0]),
+        "policy_rejected_logps": torch.tensor([-5.0]),
+        "ref_chosen_logps": torch.tensor([-3.0]),
+        "ref_rejected_logps": torch.tensor([-3.0]),
+    }
+    assert float(methods.apply("squared_hinge", columns).loss) == pytest.approx(0.36)
+    assert float(methods.apply("sq", columns).loss) == pytest.approx(2.56)
+    assert "squared_hinge" in [row["name"] for row in methods.table()]
+    composed = methods.resolve("beta_dpo", {}, objective="squared_hinge")
+    assert composed.name == "squared_hinge+batch_beta+gaussian_gap"
+    assert methods.resolve(None, {}, objective="0.5*squared_hinge + sft").hyperparameters["slack"] == 1.0
+
+
+def test_loading_again_replaces(tmp_path: Path) -> None:
+    path = write(tmp_path, MINE)
+    load_file(path)
+    assert load_file(path) == ["squared_hinge"]
+    write(tmp_path, MINE.replace("= 1.0)", "= 3.0)"))
+    load_file(path)
+    assert methods.resolve("squared_hinge", {}).hyperparameters["slack"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x = 1\n", ("registers no method", "method(")),
+        ("def f(:\n", ("raised an error", "SyntaxError", "line 1")),
+        ("\nimport nowhere_to_be_found\n", ("raised an error", "ModuleNotFoundError", "line 2")),
+        (MINE.replace("margin: Tensor", "margn: Tensor"), ("does not exist there", "Did you mean 'margin'?")),
+        (MINE.replace('method("squared_hinge"', 'method("dpo"'), ("two methods 'dpo'",)),
+        (MINE.replace('{"sq"', '{"sigmoid"'), ("two methods 'sigmoid'",)),
+        (
+            MINE.replace("def squared_hinge", "def ipo").replace("objective=squared_hinge", "objective=ipo"),
+            ("two of the objective 'ipo'",),
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_and_leaves_nothing_behind(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
+    before = {kind: dict(pieces) for kind, pieces in PIECES.items()}, dict(METHODS), dict(ALIASES)
+    with pytest.raises(InputError) as raised:
+        load_file(write(tmp_path, text))
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+    assert before == ({kind: dict(pieces) for kind, pieces in PIECES.items()}, dict(METHODS), dict(ALIASES))
+
+
+def test_a_good_file_stays_where_its_next_version_fails(tmp_path: Path) -> None:
+    path = write(tmp_path, MINE)
+    load_file(path)
+    write(tmp_path, "1 / 0\n")
+    with pytest.raises(InputError, match="raised an error"):
+        load_file(path)
+    assert methods.resolve("sq", {}).name == "squared_hinge"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("none.py", ("cannot be read", "none.py")), ("mine.toml", ("not a Python file",))]
+)
+def test_no_file(tmp_path: Path, name: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(InputError) as raised:
+        load_file(str(tmp_path / name))
+    assert all(word in str(raised.value) for word in words), str(raised.value)

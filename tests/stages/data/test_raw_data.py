@@ -1,0 +1,238 @@
+"""Reading raw data: every kind of file, folders and their splits, rows that cannot be read, and the Hub."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from scoreonce.pipeline.text.quarantine import RowError
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+
+ROWS = [{"prompt": f"p{number}", "chosen": "c", "rejected": "r"} for number in range(5)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def opened(path: Path, split: str | None = "train", batch_rows: int = 2) -> RawData:
+    return open_data(str(path), subset=None, split=split, batch_rows=batch_rows)
+
+
+def rows(path: Path, split: str | None = "train", columns: list[str] | None = None) -> list[dict | RowError]:
+    return [row for batch in opened(path, split).batches(columns) for row in batch]
+
+
+def write(path: Path, kept: list[dict] = ROWS) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(kept)
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    match "".join(path.suffixes):
+        case ".jsonl" | ".ndjson":
+            path.write_text(text)
+        case ".jsonl.gz":
+            path.write_bytes(gzip.compress(text.encode()))
+        case ".json":
+            path.write_text(json.dumps(kept, indent=1))
+        case ".parquet":
+            pq.write_table(table, path)
+        case ".feather":
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
+        case ".arrow":  # as datasets writes it
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+                writer.write_table(table)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".jsonl.gz", ".json", ".parquet", ".feather", ".arrow"])
+def test_every_kind_of_file_in_batches(tmp_path, suffix):
+    path = write(tmp_path / f"data{suffix}")
+    assert [len(batch) for batch in opened(path).batches(None)] in ([2, 2, 1], [5])
+    assert rows(path) == ROWS
+
+
+def test_json_that_is_lines_after_all_and_a_byte_order_mark(tmp_path):
+    (tmp_path / "lines.json").write_text(LINES)
+    (tmp_path / "marked.jsonl").write_bytes(b"\xef\xbb\xbf" + LINES.encode())
+    assert rows(tmp_path / "lines.json") == rows(tmp_path / "marked.jsonl") == ROWS
+
+
+def test_only_the_columns_asked_for_are_read_from_parquet(tmp_path):
+    assert rows(write(tmp_path / "data.parquet"), columns=["prompt", "absent"])[0] == {"prompt": "p0"}
+
+
+def test_rows_that_are_not_json_objects_stand_in_their_place(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_bytes(b'{"prompt": "p"}\n\n{"prompt": \n"text"\n{"prompt": "\xff"}\n[1]\n{"prompt": "q"}\n')
+    found = rows(path)
+    assert [row.reason if isinstance(row, RowError) else row["prompt"] for row in found] == [
+        "p",
+        "invalid_json",
+        "invalid_json",
+        "invalid_utf8",
+        "invalid_json",
+        "q",
+    ]
+    assert [row.detail.split(":")[0] for row in found if isinstance(row, RowError)] == [
+        "line 3 of data.jsonl",
+        "line 4 of data.jsonl should be an object and is text",
+        "line 5 of data.jsonl",
+        "line 6 of data.jsonl should be an object and is a list",
+    ]
+
+
+def test_a_text_in_parquet_that_is_not_utf8(tmp_path):
+    broken = pa.array([b"good", b"\xff\xfe", b"fine"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"prompt": broken}), tmp_path / "data.parquet")
+    found = rows(tmp_path / "data.parquet")
+    assert [row.reason if isinstance(row, RowError) else row["prompt"] for row in found] == [
+        "good",
+        "invalid_utf8",
+        "fine",
+    ]
+
+
+def test_a_folder_of_shards_in_order_of_their_names(tmp_path):
+    for number in (1, 0, 2):
+        write(tmp_path / f"part-{number}.parquet", [{"prompt": str(number)}])
+    (tmp_path / "README.md").write_text("about")
+    assert [row["prompt"] for row in rows(tmp_path)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"),
+        ("data/train.parquet", "data/test.parquet"),
+        ("train/data-0.parquet", "test/data-0.parquet"),
+        ("train_0.parquet", "test_0.parquet"),
+    ],
+)
+def test_a_folder_with_splits(tmp_path, names):
+    for name in names:
+        write(tmp_path / name, [{"prompt": name}])
+    assert [row["prompt"] for row in rows(tmp_path, "train")] == [names[0]]
+    assert (
+        [row["prompt"] for row in rows(tmp_path, "test")]
+        == [row["prompt"] for row in rows(tmp_path, None)]
+        == [names[1]]
+    )
+    with pytest.raises(InputError, match="no split 'validation'") as caught:
+        opened(tmp_path, "validation")
+    assert caught.value.found == "test, train"
+
+
+def test_splits_of_the_hubs_kind_are_not_mixed(tmp_path):
+    for name in ("train_prefs-0.parquet", "train_sft-0.parquet"):
+        write(tmp_path / name, [{"prompt": name}])
+    assert [row["prompt"] for row in rows(tmp_path, "train_prefs")] == ["train_prefs-0.parquet"]
+    with pytest.raises(InputError, match="no split 'train'"):
+        opened(tmp_path)
+
+
+def test_a_folder_saved_by_datasets(tmp_path):
+    import datasets
+
+    datasets.DatasetDict(
+        {"train": datasets.Dataset.from_list(ROWS), "test": datasets.Dataset.from_list(ROWS[:1])}
+    ).save_to_disk(tmp_path / "saved", num_proc=None)
+    assert rows(tmp_path / "saved", "train") == ROWS
+    assert rows(tmp_path / "saved", "test") == ROWS[:1]
+
+
+def test_a_folder_without_splits_serves_as_held_out_data_but_has_no_test_split(tmp_path):
+    write(tmp_path / "data.parquet")
+    assert rows(tmp_path, None) == ROWS
+    with pytest.raises(InputError, match="no split 'test'"):
+        opened(tmp_path, "test")
+
+
+def test_mixed_content_is_refused(tmp_path):
+    write(tmp_path / "a.parquet")
+    write(tmp_path / "b.jsonl")
+    with pytest.raises(InputError, match="not of one readable kind") as caught:
+        opened(tmp_path)
+    assert caught.value.found == "a.parquet, b.jsonl"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: folder / "absent.jsonl",
+        lambda folder: folder / "absent",
+        lambda folder: (folder / "data.csv").write_text("a,b") and folder / "data.csv",
+        lambda folder: (folder / "README.md").write_text("about") and folder,
+    ],
+)
+def test_what_cannot_be_read_at_all(tmp_path, make):
+    with pytest.raises(InputError):
+        opened(make(tmp_path))
+
+
+def test_no_such_file_names_the_nearest(tmp_path):
+    write(tmp_path / "pairs.jsonl")
+    with pytest.raises(InputError) as caught:
+        opened(tmp_path / "pair.jsonl")
+    assert "pairs.jsonl'?" in caught.value.found
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".parquet", ".arrow", ".json"])
+def test_a_damaged_file(tmp_path, suffix):
+    path = write(tmp_path / f"data{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="cannot be read") as caught:
+        rows(path)
+    assert caught.value.where == str(path)
+
+
+def test_identity_follows_the_contents(tmp_path):
+    before = opened(write(tmp_path / "data.jsonl")).inputs
+    assert opened(tmp_path / "data.jsonl").inputs == before
+    write(tmp_path / "data.jsonl", [{**row, "chosen": "x"} for row in ROWS])
+    [(path, now)] = opened(tmp_path / "data.jsonl").inputs.items()
+    assert now["sha256"] != before[path]["sha256"]
+    assert now["size"] == before[path]["size"]
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(None, [2, 2, 1]), (2, [2]), (3, [2, 1]), (9, [2, 2, 1])])
+def test_limit(tmp_path, limit, sizes):
+    batches = opened(write(tmp_path / "data.jsonl")).batches(None)
+    assert [len(batch) for batch in limited(batches, limit)] == sizes
+
+
+def test_columns_in_order_of_appearance():
+    assert columns_of([{"b": 1}, RowError("invalid_json", ""), {"a": 1, "b": 2}]) == ["b", "a"]
+
+
+def test_a_hub_dataset_is_read_at_the_hubs_revision(monkeypatch):
+    import datasets
+    from huggingface_hub import DatasetInfo, HfApi
+
+    asked = []
+
+    def load_dataset(*names: object, **options: object) -> datasets.Dataset:
+        asked.append((names, options))
+        return datasets.Dataset.from_list(ROWS)
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: DatasetInfo(id="org/name", sha="abc"))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = open_data("org/name", subset="sub", split="train_prefs", batch_rows=2)
+    assert asked == [(("org/name", "sub"), {"split": "train_prefs", "revision": "abc"})]
+    assert [row for batch in data.batches(["prompt"]) for row in batch] == [{"prompt": row["prompt"]} for row in ROWS]
+    assert data.inputs == {"org/name:sub:train_prefs": {"revision": "abc", "rows": 5}}
+
+
+def test_a_hub_dataset_that_is_not_there(monkeypatch):
+    import datasets
+    from huggingface_hub import HfApi
+
+    def refuse(*_: object, **__: object) -> None:
+        raise datasets.exceptions.DatasetNotFoundError("Dataset 'org/nme' doesn't exist on the Hub")
+
+    monkeypatch.setattr(HfApi, "dataset_info", refuse)
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        open_data("org/nme", subset=None, split="train")
+    assert "doesn't exist" in caught.value.found

@@ -1,0 +1,188 @@
+"""The report stage: which runs it finds, what it makes of missing and damaged files, and the page in a browser."""
+
+import json
+
+import polars as pl
+import pytest
+
+from scoreonce.pipeline.evaluation.held_out import evaluation_summary
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Run
+from scoreonce.stages.report import stage as report
+
+
+def make_run(folder):
+    return Run.model_validate(
+        {"out": str(folder), "data": {"source": "pairs.jsonl"}, "reference": {"model": "reference"}}
+    )
+
+
+def train(folder, label, steps=5):
+    """What `train` leaves behind."""
+    training = folder / "train" / label
+    (training / "model").mkdir(parents=True)
+    lines = [
+        {"step": s, "loss": 0.7 - s / 100, "rewards/margins": s / 10, "beta/mean": 0.1, "perf/seconds": 1.0}
+        for s in range(1, steps + 1)
+    ]
+    (training / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    pl.DataFrame(
+        [
+            {"step": s, "pair_id": str(p), "margin": float(s * p), "beta": 0.1, "weight": 1.0, "loss": 0.5}
+            for s in range(1, steps + 1)
+            for p in range(4)
+        ]
+    ).write_parquet(training / "steps.parquet")
+    (training / "lineage.json").write_text(
+        json.dumps({"label": label, "method": {"name": "dpo"}, "train": {"seed": 3}})
+    )
+    (training / "run.toml").write_text('out = "x"\n[compute]\ndevice = "cpu"\n')
+    return training
+
+
+def evaluate(folder, label, right=30, wrong=10):
+    """What `evaluate` leaves behind."""
+    margins = [1.0] * right + [-1.0] * wrong
+    count = len(margins)
+    pairs = pl.DataFrame(
+        {
+            "pair_id": [str(i) for i in range(count)],
+            "source": [None] * count,
+            "chosen_len": [5] * count,
+            "rejected_len": [5] * count,
+            "policy_chosen_logps": [-9.0] * count,
+            "policy_rejected_logps": [-9.0 - m for m in margins],
+            "ref_chosen_logps": [-9.0] * count,
+            "ref_rejected_logps": [-9.0] * count,
+            "chosen_logratios": [0.0] * count,
+            "rejected_logratios": [-m for m in margins],
+            "margin": margins,
+        },
+        schema_overrides={"source": pl.String},
+    )
+    results = folder / "evaluate" / label
+    results.mkdir(parents=True)
+    pairs.write_parquet(results / "pairs.parquet")
+    (results / "summary.json").write_text(json.dumps({"label": label, **evaluation_summary(pairs)}))
+
+
+def page(folder, **options):
+    report.run(make_run(folder), **options)
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_all_runs_of_the_folder_are_in_the_page(tmp_path, capsys):
+    train(tmp_path, "dpo")
+    evaluate(tmp_path, "dpo")
+    train(tmp_path, "ipo")
+    evaluate(tmp_path, "somebody-elses", right=20, wrong=20)
+    html = page(tmp_path)
+    assert all(f"<bdi>{label}</bdi>" in html for label in ("dpo", "ipo", "somebody-elses"))
+    assert "75.0%" in html
+    assert "dpo ranks 75.0% of 40 held-out pairs" in html
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
+
+
+def test_labels_choose_among_the_runs(tmp_path):
+    train(tmp_path, "dpo")
+    train(tmp_path, "ipo")
+    assert "<bdi>ipo</bdi>" not in page(tmp_path, labels=["dpo"])
+    with pytest.raises(InputError, match="Did you mean 'dpo'"):
+        report.run(make_run(tmp_path), labels=["dop"])
+
+
+def test_nothing_to_report_names_train(tmp_path):
+    with pytest.raises(InputError, match="scoreonce train"):
+        report.run(make_run(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_still_trains(tmp_path):
+    """Half a line of metrics, the step log in parts, no model."""
+    training = train(tmp_path, "dpo")
+    (training / "model").rmdir()
+    (training / "steps").mkdir()
+    (training / "steps.parquet").rename(training / "steps" / "00000001-00000005.parquet")
+    with (training / "metrics.jsonl").open("a") as handle:
+        handle.write('{"step": 6, "lo')
+    html = page(tmp_path)
+    assert "Training has not finished" in html
+    assert 'id="chart-margin-0"' in html
+
+
+def test_manifests_and_demo_are_shown(tmp_path):
+    train(tmp_path, "dpo")
+    for folder, manifest in (
+        ("pairs", {"inputs": {"hh.jsonl": {"sha256": "ab" * 32}}, "counts": {"raw": 1234}}),
+        ("reference", {"model": "tiny-reference", "weights": "cd" * 32}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
+    entry = {"true_reward_mean": 1.5, "true_reward_low": 1.4, "true_reward_high": 1.6, "kl_mean": 0.7}
+    samples = [{"prompt": "Once", "text": "upon a time", "reward": 1.0}]
+    demo = [{"label": "reference", **entry, "samples": samples}, {"label": "dpo", **entry, "samples": samples}]
+    (tmp_path / "demo.json").write_text(json.dumps(demo))
+    html = page(tmp_path)
+    assert all(text in html for text in ("1,234", "tiny-reference", "cdcdcdcdcdcd…", "upon a time", "1.40 to 1.60"))
+
+
+def test_demo_entries_of_runs_left_out_are_left_out(tmp_path):
+    train(tmp_path, "dpo")
+    train(tmp_path, "ipo")
+    entry = {"true_reward_mean": 1.5, "true_reward_low": 1.4, "true_reward_high": 1.6, "kl_mean": 0.7, "samples": []}
+    (tmp_path / "demo.json").write_text(
+        json.dumps([{"label": label, **entry} for label in ("reference", "dpo", "ipo")])
+    )
+    html = page(tmp_path, labels=["dpo"])
+    assert "<bdi>reference</bdi>" in html
+    assert "<bdi>ipo</bdi>" not in html
+
+
+@pytest.mark.parametrize(
+    ("damaged", "stage"),
+    [
+        ("train/dpo/metrics.jsonl", "train"),
+        ("train/dpo/lineage.json", "train"),
+        ("train/dpo/steps.parquet", "train"),
+        ("train/dpo/run.toml", "train"),
+        ("evaluate/dpo/summary.json", "evaluate"),
+        ("evaluate/dpo/pairs.parquet", "evaluate"),
+        ("demo.json", "demo judge"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_stage(tmp_path, damaged, stage):
+    train(tmp_path, "dpo")
+    evaluate(tmp_path, "dpo")
+    (tmp_path / damaged).write_text("{ this is not it\n")
+    with pytest.raises(InputError) as caught:
+        report.run(make_run(tmp_path))
+    assert damaged in caught.value.where
+    assert f"scoreonce {stage}" in caught.value.fix
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_page_in_a_browser(tmp_path, browser):
+    """Every chart is drawn under the page's own policy, and text from data stays text."""
+    train(tmp_path, "dpo")
+    evaluate(tmp_path, "dpo")
+    samples = [{"prompt": "Once", "text": "</script><script>document.title = 'taken'</script>", "reward": 1.0}]
+    (tmp_path / "demo.json").write_text(
+        json.dumps(
+            [
+                {
+                    "label": "dpo",
+                    "true_reward_mean": 1.5,
+                    "true_reward_low": 1.4,
+                    "true_reward_high": 1.6,
+                    "kl_mean": 0.7,
+                    "samples": samples,
+                }
+            ]
+        )
+    )
+    html = page(tmp_path)
+    drawn = browser.dom(tmp_path / "report.html")
+    shown = drawn.partition("<script")[0]  # the script itself has such words in it
+    assert shown.count("<svg ") == html.count('class="chart"') >= 4
+    assert "could not be drawn" not in shown
+    assert "<title>taken" not in drawn

@@ -1,0 +1,265 @@
+"""Methods of the whole vocabulary: from stored hidden states the same training as with the reference loaded."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from scoreonce.pipeline.forward.token_masks import activation_masks
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.identity import completion_id
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.models import loading as models
+from scoreonce.stages.score import stage as score
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.store.tensor_layers import VocabularyStates, VocabularyStore
+from scoreonce.stages.train import data as training_data
+from scoreonce.stages.train import stage as train
+
+FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6}
+STORED = {"full_vocab": "hidden", "shard_completions": 16}
+
+
+@pytest.fixture
+def prepared(world):
+    world.prepare(world.random_pairs(24))
+    score.run(world.run(score=STORED))
+    return world
+
+
+def training(world, method, full_vocab, **changes):
+    run = world.run(
+        train={**FAST, "method": method, "label": f"{method}-{full_vocab}", "full_vocab": full_vocab, **changes}
+    )
+    train.run(run)
+    paths = RunPaths.of(run)
+    lines = [json.loads(line) for line in (paths.training / "metrics.jsonl").read_text().splitlines()]
+    return lines, load_file(paths.policy / "model.safetensors")
+
+
+def hidden_store(world):
+    return VocabularyStore(ScoringJob.of(world.run()).store.folder, "hidden")
+
+
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo"])
+def test_stored_hidden_states_train_as_the_live_reference(prepared, method):
+    stored, weights = training(prepared, method, "hidden")
+    live, others = training(prepared, method, "live")
+    for mine, theirs in zip(stored, live, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-6)
+    for name in weights:
+        torch.testing.assert_close(weights[name], others[name], rtol=1e-4, atol=2e-5)
+    assert stored[0]["learning_rate"] == 0  # so the second step starts from the reference too, with the cached bits
+    assert len({line["loss"] for line in stored[1:]}) == len(stored) - 1
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2", "sparse_po"])
+def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkeypatch):
+    """One model in memory, and the training of two: the same losses, betas and adapter as with the reference loaded."""
+    loaded, honest = [], models.load_model
+
+    def load_model(name, **options):
+        loaded.append(name)
+        return honest(name, **options)
+
+    monkeypatch.setattr(models, "load_model", load_model)
+    found = []
+    # The same folder under another name is not known to be the reference.
+    for label, start, models_in_memory in (("switched", {}, 1), ("loaded", {"model": f"{prepared.model()}/."}, 2)):
+        loaded.clear()
+        run = prepared.run(
+            train={**FAST, "method": method, "label": label, "lora_rank": 4, "full_vocab": "live", **start}
+        )
+        train.run(run)
+        assert len(loaded) == models_in_memory
+        paths = RunPaths.of(run)
+        lines = [json.loads(line) for line in (paths.training / "metrics.jsonl").read_text().splitlines()]
+        found.append((lines, load_file(paths.policy / "adapter_model.safetensors")))
+    (switched, adapter), (second, others) = found
+    assert len({line["loss"] for line in switched[1:]}) == len(switched) - 1
+    for mine, theirs in zip(switched, second, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], rel=1e-9)
+    assert any(tensor.abs().max() > 1e-4 for name, tensor in adapter.items() if "lora_B" in name)
+    for name, tensor in adapter.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-4, atol=1e-6)
+
+
+def test_steps_in_bfloat16_from_every_form(prepared):
+    """A policy near its reference is left at beta = 0.01; one that is another model is not."""
+    form = {"full_vocab": "topk", "topk": 96}
+    score.run(prepared.run(score=form))
+    settings = {**FAST, "method": "epsilon_dpo", "step_dtype": "bf16", "max_steps": 3}
+    other = {"model": str(prepared.model("other", seed=14))}
+
+    def betas(full_vocab, **start):
+        label = f"{full_vocab}{len(start)}"
+        run = prepared.run(train={**settings, "label": label, "full_vocab": full_vocab, **start}, score=form)
+        train.run(run)
+        return pl.read_parquet(RunPaths.of(run).training / "steps.parquet")["beta"].to_list()
+
+    assert betas("hidden") == [0.01] * 24
+    assert betas("hidden", **other) == betas("live", **other)
+    assert len(set(betas("hidden", **other))) > 3
+    # Log-probs are other bfloat16 numbers than logits, though 96 of the 97 are all there is.
+    assert len(set(betas("topk", **other))) > 3
+
+
+def test_stored_states_and_head_give_the_models_own_logits(prepared):
+    """Hidden states times head against logits of plain transformers."""
+    model = AutoModelForCausalLM.from_pretrained(prepared.model()).eval()
+    states, head = VocabularyStates(hidden_store(prepared)), hidden_store(prepared).head(torch.device("cpu"))
+    for prompt, chosen, _ in prepared.random_pairs(24)[:5]:
+        ids = torch.tensor([prompt + chosen])
+        with torch.no_grad():
+            expected = model(ids).logits[0, len(prompt) - 1 : -1]
+        hidden = states.read([completion_id(prompt, chosen)], "hidden")
+        assert hidden.shape[0] == len(chosen)
+        torch.testing.assert_close(hidden @ head.weight.T * head.scale, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hidden_states_are_kept_once_and_added_later(world, capsys):
+    """Scores first, states when asked for; a second time nothing; more pairs, only theirs."""
+    pairs = world.random_pairs(20)
+    world.prepare(pairs[:12])
+    score.run(world.run())
+    assert hidden_store(world).ids() == []
+    score.run(world.run(score=STORED))
+    assert len(hidden_store(world).ids()) == 24
+    score.run(world.run(score=STORED))
+    assert "scored     nothing" in capsys.readouterr().out
+    world.prepare(pairs)
+    score.run(world.run(score=STORED))
+    assert sorted(hidden_store(world).ids()) == sorted(set(hidden_store(world).ids()))
+    assert len(hidden_store(world).ids()) == 40
+
+
+def test_disk_a_token(prepared):
+    """2 d bytes in bfloat16, 4 d in float32, and little besides."""
+    tokens = sum(len(c) + len(r) for _, c, r in prepared.random_pairs(24))
+    for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
+        score.run(run)
+        blocks = VocabularyStore(ScoringJob.of(run).store.folder, "hidden").blocks()
+        assert sum(block.stat().st_size for block in blocks) == pytest.approx(
+            size * 32 * tokens, rel=0.05, abs=24 * 2 * 50
+        )
+
+
+def test_sparse_po_starts_as_tdpo1_and_learns_its_masks(prepared):
+    """Masks start at 1: the first loss is TDPO1's plus 2 x 1e-3 per completion token of the pair."""
+    sparse, _ = training(prepared, "sparse_po", "hidden", beta=0.1)
+    tdpo, _ = training(prepared, "tdpo1", "hidden", beta=0.1)
+    steps = pl.read_parquet(RunPaths.of(prepared.run(train={"label": "sparse_po-hidden"})).training / "steps.parquet")
+    first = steps.filter(pl.col("step") == 1)
+    lengths = pl.read_parquet(prepared.paths.pairs("train")).select(
+        "pair_id", tokens=pl.col("chosen_len") + pl.col("rejected_len")
+    )
+    tokens = first.join(lengths, on="pair_id", maintain_order="left")["tokens"].to_numpy()
+    assert sparse[0]["loss"] == pytest.approx(tdpo[0]["loss"] + 2e-3 * tokens.mean(), rel=1e-4)
+    paths = RunPaths.of(prepared.run(train={"label": "sparse_po-hidden"}))
+    masks = load_file(paths.training / "checkpoints/step-000006/weights.safetensors")["masking.heads.weight"]
+    assert masks.abs().max() > 1e-4
+    assert not any("masking" in name for name in load_file(paths.policy / "model.safetensors"))
+
+
+def test_activation_masks_by_hand():
+    """Means 1, 3, 2 rescale to 0, 1, 1/2; a single token has nothing to be rescaled against and counts whole."""
+    masks = activation_masks(torch.tensor([[1.0, 1.0], [2.0, 4.0], [2.0, 2.0], [7.0, 5.0]]), torch.tensor([3, 1]))
+    assert masks.reward.tolist() == [0.0, 1.0, 0.5, 1.0]
+
+
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2"])
+def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
+    """All but one of 97 tokens are exact to float16; 8 are not."""
+    losses = {}
+    for k in (96, 8):
+        form = {"full_vocab": "topk", "topk": k}
+        score.run(prepared.run(score=form))
+        assert f"topk-{k} is approximate" in capsys.readouterr().err
+        run = prepared.run(train={**FAST, "method": method, "label": f"top{k}", "full_vocab": "topk"}, score=form)
+        train.run(run)
+        lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
+        losses[k] = [json.loads(line)["loss"] for line in lines]
+    exact = [line["loss"] for line in training(prepared, method, "hidden")[0]]
+    near, far = (max(abs(a - b) for a, b in zip(losses[k], exact, strict=True)) for k in (96, 8))
+    assert near < 5e-3
+    assert near < far or method == "epsilon_dpo"  # only signs matter there
+
+
+def test_another_top_k_than_the_stored_one_is_named(prepared):
+    score.run(prepared.run(score={"full_vocab": "topk", "topk": 8}))
+    with pytest.raises(InputError, match="they are not stored") as raised:
+        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+    assert "score.topk = 16" in raised.value.fix
+    assert raised.value.fix.endswith("Stored with score.topk = 8.")
+    score.run(prepared.run(score={"full_vocab": "topk", "topk": 16}))
+    for head in hidden_store(prepared).folder.parent.glob("topk-*/head.safetensors"):
+        head.unlink()
+    with pytest.raises(InputError, match="they are not stored") as raised:
+        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+    assert raised.value.fix.endswith("Stored with score.topk = 8.")  # not the damaged one itself
+
+
+def test_masks_need_hidden_states(prepared):
+    expect(prepared, "makes its masks from hidden states", method="sparse_po", full_vocab="topk")
+
+
+def expect(world, match, **settings):
+    with pytest.raises(InputError, match=match) as raised:
+        train.run(world.run(train={**FAST, **settings}))
+    return raised.value
+
+
+def test_without_hidden_states(world):
+    world.prepare(world.random_pairs(8))
+    score.run(world.run())
+    assert "score.full_vocab" in expect(world, "whole next-token distributions", method="tdpo1").fix
+
+
+def test_with_some_hidden_states(world):
+    pairs = world.random_pairs(12)
+    world.prepare(pairs[:8])
+    score.run(world.run(score=STORED))
+    world.prepare(pairs)
+    score.run(world.run())
+    assert "8 of the training completions" in expect(world, "no reference distributions", method="tdpo1").found
+
+
+def test_a_truncated_block(prepared):
+    block = hidden_store(prepared).blocks()[0]
+    block.write_bytes(block.read_bytes()[:-10])
+    assert str(block) in expect(prepared, "block of reference distributions is damaged", method="tdpo1").where
+
+
+def test_a_flipped_bit_is_found_by_verify(prepared):
+    block = hidden_store(prepared).blocks()[0]
+    content = bytearray(block.read_bytes())
+    content[-7] ^= 1
+    block.write_bytes(content)
+    assert [path for path, _ in hidden_store(prepared).damage()] == [block]
+
+
+def test_ld_dpo_takes_its_prefixes_from_the_store(prepared):
+    """Equal lengths' worth of both sides; the tail counts half. At step 0 policy and reference agree: log 2."""
+    lines, _ = training(prepared, "ld_dpo", "hidden")
+    assert lines[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    steps = pl.read_parquet(RunPaths.of(prepared.run(train={"label": "ld_dpo-hidden"})).training / "steps.parquet")
+    assert steps["loss"].is_finite().all()
+
+
+def test_wpo_weighs_by_the_policys_own_distribution(prepared):
+    lines, _ = training(prepared, "wpo", "hidden")
+    assert 0 < lines[0]["loss"] < np.log(2)
+
+
+def test_a_method_that_training_cannot_feed_says_what_is_missing(prepared):
+    with pytest.raises(InputError, match="needs more of the policy") as caught:
+        training_data.load_training_data(prepared.paths, frozenset({"policy_chosen_logps", "policy_attention"}))
+    assert caught.value.found == "policy_attention"
