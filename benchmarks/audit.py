@@ -86,7 +86,7 @@ def before_scoring(folder: Path, pairs: int, *, near: bool) -> dict[str, Any]:
     return {**took, "planted rows": planted_rows, "recall": hits / planted_rows, "precision": hits / found_rows}
 
 
-def write_scored(layout: RunPaths, rows: int) -> None:
+def write_scored(paths: RunPaths, rows: int) -> None:
     """Random pairs and, in files of their own as `score` writes them, their reference columns; a tenth is held out."""
     random = np.random.default_rng(0)
     writers: dict[Path, pq.ParquetWriter] = {}
@@ -100,11 +100,11 @@ def write_scored(layout: RunPaths, rows: int) -> None:
     for split, start, end in (("train", 0, rows - rows // 10), ("test", rows - rows // 10, rows)):
         for first in range(start, end, AT_ONCE):
             pairs, scores = random_columns(random, min(AT_ONCE, end - first), first, split)
-            write(layout.audit / "measures.parquet", pairs)
-            write(layout.reference(split), scores)
+            write(paths.audit / "measures.parquet", pairs)
+            write(paths.reference(split), scores)
     for writer in writers.values():
         writer.close()
-    write_json(layout.reference_manifest, {"pairs": rows})
+    write_json(paths.reference_manifest, {"pairs": rows})
 
 
 def random_columns(random: np.random.Generator, count: int, first: int, split: str) -> tuple[pa.Table, pa.Table]:
@@ -143,17 +143,17 @@ def after_scoring(folder: Path, rows: int) -> dict[str, Any]:
     """What an audit does with sequence columns: pairs joined with the reference's columns by pair_id, checks written as
     columns, findings, histograms, tables by source and length.
     """
-    layout = RunPaths(folder / f"scored-{rows}", folder / "store", "none")
-    if not layout.reference_manifest.is_file():
-        write_scored(layout, rows)
+    paths = RunPaths(folder / f"scored-{rows}", folder / "store", "none")
+    if not paths.reference_manifest.is_file():
+        write_scored(paths, rows)
     started = time.perf_counter(), time.process_time()
-    pairs = pl.scan_parquet(layout.audit / "measures.parquet")
-    layer = reference_layer(layout, pairs)
+    pairs = pl.scan_parquet(paths.audit / "measures.parquet")
+    layer = reference_layer(paths, pairs)
     assert layer is not None
     judged(joined(pairs, [layer]), layer.checks).sink_parquet(
-        layout.audit_pairs, compression="zstd", compression_level=1
+        paths.audit_pairs, compression="zstd", compression_level=1
     )
-    table = pl.scan_parquet(layout.audit_pairs)
+    table = pl.scan_parquet(paths.audit_pairs)
     found = findings(table, layer.checks)
     histograms(table, layer.distributions)
     measured(table, layer.measures)

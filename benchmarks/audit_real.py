@@ -30,8 +30,8 @@ def measure(shared: Path, name: str, each: int, folder: Path) -> dict[str, Any]:
     tokenizer = shared / "data/models/hh-llama-2.8M"
     alone = real.audited(folder / "before", real.World.of(rows), tokenizer, evaluation)
     world = real.planted(rows, alone, evaluation, each=each)
-    layout = real.audited(folder / "after", world, tokenizer, evaluation)
-    before, after = real.found(alone), real.found(layout)
+    paths = real.audited(folder / "after", world, tokenizer, evaluation)
+    before, after = real.found(alone), real.found(paths)
     findings = {
         finding: {
             "before": len(had := before.get(finding, set())),
@@ -44,7 +44,7 @@ def measure(shared: Path, name: str, each: int, folder: Path) -> dict[str, Any]:
     }
     near = {}
     for finding, sides in SIDES.items():
-        wanted, have = real.alike(layout, sides, SIMILARITY), after[finding]
+        wanted, have = real.alike(paths, sides, SIMILARITY), after[finding]
         near[finding] = {
             "rows": len(wanted),
             "recall": len(wanted & have) / len(wanted),

@@ -111,7 +111,7 @@ class Plant:
 class World:
     """What was written."""
 
-    layout: RunPaths
+    paths: RunPaths
     evaluation: Path
     expected: dict[str, set[tuple[str, int]]] = field(default_factory=lambda: defaultdict(set))
 
@@ -269,13 +269,13 @@ KINDS: dict[str, Callable[[Maker, Case], Plant]] = {
 }
 
 
-def write(layout: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
+def write(paths: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
     """Write what `prepare` writes: `pairs` base pairs, `each` of them with every kind of flaw."""
     maker = Maker(seed)
-    world = World(layout, layout.out / "evaluation.jsonl")
+    world = World(paths, paths.out / "evaluation.jsonl")
     counts = {"train": 0, "test": 0}
-    with uncommitted(layout) as growing:
-        with open_pair_files(layout, growing) as files:
+    with uncommitted(paths) as growing:
+        with open_pair_files(paths, growing) as files:
             for row, (case, names) in enumerate(_cases(maker, pairs, each)):
                 files.pairs[case.split].add([case.prepared(row)])
                 counts[case.split] += 1
@@ -285,7 +285,7 @@ def write(layout: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
     lines = (json.dumps({"prompt": Side(words).text}) for words in maker.evaluation)
     world.evaluation.write_text("\n".join(lines), encoding="utf-8")
     write_json(
-        layout.pairs_manifest,
+        paths.pairs_manifest,
         {
             "format": 1,
             "files": digests,

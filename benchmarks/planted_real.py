@@ -352,16 +352,16 @@ def audited(folder: Path, world: World, tokenizer: Path, evaluation: Sequence[st
         }
     )
     prepare.run(run)
-    layout = RunPaths.of(run)
-    _damage(layout, world.damage)
+    paths = RunPaths.of(run)
+    _damage(paths, world.damage)
     audit.run(run)
-    return layout
+    return paths
 
 
-def _damage(layout: RunPaths, damage: dict[str, list[int]]) -> None:
+def _damage(paths: RunPaths, damage: dict[str, list[int]]) -> None:
     """Take EOS from some rows' chosen side, and a token from others' prompt."""
-    path = layout.tokens("train")
-    rows = pl.read_parquet(layout.pairs("train"))["row"]
+    path = paths.tokens("train")
+    rows = pl.read_parquet(paths.pairs("train"))["row"]
     with pa.OSFile(str(path)) as source:
         table = pa.ipc.open_file(source).read_all()
     ids = {name: table[name].to_pylist() for name in ("prompt_ids", "chosen_ids")}
@@ -375,18 +375,18 @@ def _damage(layout: RunPaths, damage: dict[str, list[int]]) -> None:
         table = table.set_column(index, table.schema.field(name), pa.array(values, table.schema.field(name).type))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=1024)
-    manifest = read_json(layout.pairs_manifest)
-    write_json(layout.pairs_manifest, manifest | {"files": manifest["files"] | {path.name: sha256(path)}})
+    manifest = read_json(paths.pairs_manifest)
+    write_json(paths.pairs_manifest, manifest | {"files": manifest["files"] | {path.name: sha256(path)}})
 
 
-def found(layout: RunPaths) -> Places:
+def found(paths: RunPaths) -> Places:
     """The rows of every finding, and of every reason for quarantine."""
-    table = pl.read_parquet(layout.audit_pairs)
+    table = pl.read_parquet(paths.audit_pairs)
     places = {
         finding["name"]: set(table.filter(finding["column"]).select("split", "row").iter_rows())
-        for finding in read_json(layout.audit_summary)["findings"]
+        for finding in read_json(paths.audit_summary)["findings"]
     }
-    quarantine = pl.read_parquet(layout.quarantine)
+    quarantine = pl.read_parquet(paths.quarantine)
     for (reason,), rows in quarantine.group_by("reason"):
         places[f"quarantine:{reason}"] = set(rows.select("source", "row").iter_rows())
     return places
@@ -429,9 +429,9 @@ def _of_usual_size(pair: Pair) -> bool:
     return all(len(words(text)) >= LEAST_WORDS and len(text) <= MOST_CHARACTERS for text in texts)
 
 
-def alike(layout: RunPaths, sides: Sequence[str], threshold: float) -> set[Place]:
+def alike(paths: RunPaths, sides: Sequence[str], threshold: float) -> set[Place]:
     """The rows with a text in one of the sides that another row has nearly, by exhaustive search."""
-    table = pl.concat([pl.read_parquet(layout.pairs(split)).with_columns(split=pl.lit(split)) for split in SPLITS])
+    table = pl.concat([pl.read_parquet(paths.pairs(split)).with_columns(split=pl.lit(split)) for split in SPLITS])
     holders: dict[str, set[Place]] = defaultdict(set)
     texts: dict[str, str] = {}
     for row in table.iter_rows(named=True):

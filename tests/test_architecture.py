@@ -16,25 +16,58 @@ TABLES = {"polars", "pyarrow", "dataframely"}
 TENSORS = {"torch", "transformers", "accelerate", "peft", "safetensors"}
 HEAVY = TABLES | TENSORS | {"datasets", "altair", "numpy"}
 
-# Stages may share these; a stage itself (prepare, audit, score, train, evaluate, report, demo) is nobody's module.
-STAGES = {"prepare", "audit", "score", "train", "evaluate", "report", "demo"}
-
-# Tensor code that runs on a bare GPU image, and table code that starts at once. Loading a model needs neither table.
-TENSOR_MODULES = {
-    "rows",
-    "batching",
-    "head",
-    "fused",
-    "blocks",
-    "flex",
-    "flash",
-    "compiling",
-    "transfer",
-    "forward",
-    "probe",
-    "architecture",
-    "step",
+# The rooms, each with those that it may import; "pipeline" and "stages" stand for all rooms in them. A room is a
+# package; a module that stands beside rooms (stages.cli, stages.config) is one of its own. Anything may import schemas.
+ARROWS: dict[str, set[str]] = {
+    "schemas": set(),
+    "pipeline": set(),
+    "pipeline.text": set(),
+    "pipeline.batches": set(),
+    "pipeline.attention": {"pipeline.batches"},
+    "pipeline.forward": {"pipeline.batches", "pipeline.attention"},
+    "pipeline.methods.pieces": set(),
+    "pipeline.methods": {"pipeline.methods.pieces"},
+    "pipeline.methods.papers": {"pipeline.methods", "pipeline.methods.pieces"},
+    "pipeline.training": {"pipeline.batches", "pipeline.forward", "pipeline.methods"},
+    "pipeline.evaluation": set(),
+    "pipeline.audit": set(),
+    "pipeline.audit.measures": {"pipeline.text"},
+    "pipeline.audit.checks": {"pipeline.audit.measures", "pipeline.evaluation"},
+    "pipeline.audit.summary": {
+        "pipeline.audit.measures",
+        "pipeline.audit.checks",
+        "pipeline.evaluation",
+        "pipeline.text",
+    },
+    "pipeline.pages": set(),
+    "pipeline.pages.report": {"pipeline.pages", "pipeline.evaluation"},
+    "pipeline.pages.audit": {"pipeline.pages", "pipeline.text"},
+    "pipeline.demo": {"pipeline.evaluation"},
+    "stages": set(),
+    "stages.config": set(),
+    "stages.common": {"stages.config", "pipeline"},
+    "stages.models": {"stages.config", "stages.common", "pipeline"},
+    "stages.data": {"stages.config", "stages.common", "stages.models", "pipeline"},
+    "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
 }
+SHARED = {"stages.config", "stages.common", "stages.models", "stages.data", "stages.store"}
+ARROWS["stages.scoring"] = SHARED | {"pipeline"}
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo")
+ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "pipeline"} for stage in STAGES}
+ARROWS["stages.commands"] = SHARED | {"pipeline"}
+ARROWS["stages.api"] = {"stages", "pipeline"}
+ARROWS["stages.cli"] = {"stages", "pipeline"}
+# A package's __init__ may gather what its inner rooms make.
+GATHERS = {"pipeline.methods": {"pipeline.methods.papers"}}
+
+# Tensor code runs on a bare GPU image without tables, table code starts at once without torch.
+TENSOR_ROOMS = (
+    "pipeline.batches",
+    "pipeline.attention",
+    "pipeline.forward",
+    "pipeline.methods",
+    "pipeline.training",
+)
 
 
 def module_files() -> dict[str, Path]:
@@ -103,18 +136,62 @@ def test_every_module_imports(module):
     importlib.import_module(f"scoreonce.{module}")
 
 
+def room_of(module: str) -> str:
+    """The package that a module stands in; a module beside rooms is a room of its own."""
+    if module in ARROWS:
+        return module
+    return module.rpartition(".")[0]
+
+
+def allows(room: str, other: str) -> bool:
+    """Whether a room may import another: itself, schemas, or one that its row of ARROWS names."""
+    if other in (room, "schemas"):
+        return True
+    # stages.cli and stages.api stand above all other rooms; nothing stands above them.
+    if other in ("stages.cli", "stages.api"):
+        return False
+    return other in ARROWS[room] or other.partition(".")[0] in ARROWS[room]
+
+
+def test_every_room_has_its_arrows():
+    rooms = {room_of(module) for module in MODULES}
+    assert rooms == set(ARROWS), f"write a row of ARROWS for {sorted(rooms ^ set(ARROWS))}"
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_one_way(module):
-    allowed = {"schemas": {"schemas"}, "pipeline": {"schemas", "pipeline"}, "stages": {"schemas", "pipeline", "stages"}}
-    folder = module.partition(".")[0]
-    wrong = {name for name in neighbours(module) if name.partition(".")[0] not in allowed[folder]}
-    assert not wrong, f"{module} may not import {sorted(wrong)}"
+    gathered = GATHERS.get(module, set())
+    wrong = [
+        f"{module} imports {name}: {room_of(module)} may not import {room_of(name)}, only "
+        f"{', '.join(sorted(ARROWS[room_of(module)])) or 'schemas'}"
+        for name in sorted(neighbours(module))
+        if not allows(room_of(module), room_of(name)) and name not in gathered
+    ]
+    assert not wrong, "\n".join([*wrong, "Move what both need to a room below both."])
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name != "stages.cli"])
-def test_no_module_imports_a_stage(module):
-    wrong = {name for name in neighbours(module) if name in {f"stages.{stage}" for stage in STAGES}}
-    assert not wrong, f"{module} may not import {sorted(wrong)}: put what is shared into a module of its own"
+def test_the_arrows_have_no_circle():
+    """Each room can be drawn below all that import it."""
+    drawn: set[str] = set()
+    left = {room: {other for other in ARROWS if other != room and allows(room, other)} for room in ARROWS}
+    while ready := {room for room, below in left.items() if room not in drawn and below <= drawn | {"schemas"}}:
+        drawn |= ready
+    assert drawn == set(ARROWS), f"in a circle: {sorted(set(ARROWS) - drawn)}"
+
+
+@pytest.mark.parametrize("room", [room for room in ARROWS if room not in ("stages.cli", "stages.config")])
+def test_a_room_has_a_few_files_and_says_what_goes_through(room):
+    """Three to twelve files; one file per paper is as many as there are papers."""
+    folder = ROOT.joinpath(*room.split("."))
+    files = list(folder.glob("*.py"))
+    inner = [path for path in folder.iterdir() if (path / "__init__.py").is_file()]
+    documentation = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert documentation, f"{room} needs a docstring"
+    if room not in ("schemas", "pipeline", "stages", "stages.api"):
+        assert "In: " in documentation, f"{room}: say what enters, In: ..."
+        assert "Out: " in documentation, f"{room}: say what leaves, Out: ..."
+        assert inner or len(files) >= 3, f"{room} is too small for a room: {[path.name for path in files]}"
+    assert room == "pipeline.methods.papers" or len(files) <= 13, f"{room} has {len(files)} files: divide it"
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -129,11 +206,10 @@ def test_pipeline_is_tensors_or_tables_never_both(module):
     assert not (found & TABLES and found & TENSORS), f"{module} needs {sorted(found & (TABLES | TENSORS))}"
 
 
-def test_tensor_modules_need_no_tables():
-    modules = [name for name in MODULES if name.startswith("pipeline.methods")]
-    modules += [f"pipeline.{name}" for name in sorted(TENSOR_MODULES)]
-    found = {name: sorted(third_party(name) & TABLES) for name in modules}
-    assert not {name: tables for name, tables in found.items() if tables}
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(TENSOR_ROOMS)])
+def test_tensor_modules_need_no_tables(module):
+    found = third_party(module) & (TABLES | {"pydantic", "datasets"})
+    assert not found, f"{module} needs {sorted(found)}"
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("pipeline")])
@@ -151,13 +227,12 @@ def test_no_pickle(module):
 
 
 def test_packages_are_the_folders():
+    """stages/api is installed as scoreonce itself, every other folder as scoreonce.<folder>."""
     tree = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {path.parent.relative_to(ROOT) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
-    assert {Path(path) for path in tree["package-dir"].values()} == folders
-    assert set(tree["packages"]) == set(tree["package-dir"])
-    assert {name: f"scoreonce.{'.'.join(Path(path).parts)}" for name, path in tree["package-dir"].items()} == {
-        name: name for name in tree["packages"]
-    }
+    names = {f"scoreonce.{'.'.join(folder.parts)}" for folder in folders} - {"scoreonce.stages.api"}
+    assert set(tree["packages"]) == names | {"scoreonce"}
+    assert len(tree["packages"]) == len(set(tree["packages"]))
 
 
 @pytest.mark.parametrize("command", [["--help"], ["train", "--help"], ["--version"]])
@@ -172,7 +247,7 @@ def test_help_imports_nothing_heavy(command):
 
 def test_training_leaves_data_libraries_alone():
     """transformers' Trainer would load datasets and pandas: 80 MiB at each start."""
-    code = "import sys; import scoreonce.stages.train; print(*sys.modules)"
+    code = "import sys; import scoreonce.stages.train.stage; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "torch" in loaded
     assert not {"datasets", "pandas"} & set(loaded)
@@ -189,10 +264,11 @@ def test_reading_parquet_and_token_ids_leaves_pandas_alone(tmp_path):
     with pytest.raises(pa.ArrowInvalid, match="no column other"):
         read_parquet(tmp_path / "x.parquet", ["ids", "other"])
     code = (
-        "import sys; from pathlib import Path; from scoreonce.stages import files, tokens; import pyarrow as pa; "
+        "import sys; from pathlib import Path; from scoreonce.stages.common import files; "
+        "from scoreonce.stages.data import token_file; import pyarrow as pa; "
         "table = files.read_parquet(Path(sys.argv[1]), ['ids']); "
         "ids = table['ids'].chunk(0).cast(pa.list_(pa.int32())); "
-        "print(tokens._views(ids)[1].tolist(), 'pandas' in sys.modules)"
+        "print(token_file._views(ids)[1].tolist(), 'pandas' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "x.parquet")], capture_output=True, text=True, check=True

@@ -11,7 +11,7 @@ from scoreonce.stages.common.files import write_json, write_parquet
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs" / "audits.md").read_text(encoding="utf-8")
 RECIPES = re.findall(r"^```python\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 

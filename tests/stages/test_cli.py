@@ -1,6 +1,7 @@
 """The command line: help, exit codes, the four parts of an error; the example run files; the Makefile."""
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -43,11 +44,10 @@ def stage(monkeypatch):
             self.calls.append((run, options))
 
     fake = Stage()
-    import scoreonce.stages as package
-
     for name in STAGES:
-        monkeypatch.setitem(sys.modules, f"scoreonce.stages.{name}", fake)
-        monkeypatch.setattr(package, name, fake, raising=False)
+        package = importlib.import_module(f"scoreonce.stages.{name}")
+        monkeypatch.setitem(sys.modules, f"scoreonce.stages.{name}.stage", fake)
+        monkeypatch.setattr(package, "stage", fake, raising=False)
     return fake
 
 

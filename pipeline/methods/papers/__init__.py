@@ -1,6 +1,7 @@
 """One file per paper: what it introduces as functions, and the call that composes them into a method.
 
-Importing a file registers its method; the order of the imports here is the order of every table of methods.
+In: the pieces of earlier papers. Out: named methods. Importing a file registers its method; the order of the imports
+here is the order of every table of methods.
 """
 
 # isort: off

@@ -15,9 +15,9 @@ from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, PromptRow, atte
 def sizes(request, monkeypatch):
     """Blocks far shorter than a row, a head or several at once; or every row as one block."""
     block, scores = request.param
-    monkeypatch.setattr(row_attention, "BLOCK", block)
+    monkeypatch.setattr(row_attention, "QUERY_BLOCK", block)
     monkeypatch.setattr(row_attention, "CPU_MULTIPLE", min(block, 64))
-    monkeypatch.setattr(row_attention, "SCORES", scores)
+    monkeypatch.setattr(row_attention, "SCORE_BYTES", scores)
     monkeypatch.setattr(row_attention, "_own", threading.local())
 
 

@@ -46,7 +46,7 @@ def test_columns_do_not_wait():
 
 def test_the_forward_pass_does_not_wait(monkeypatch):
     """Masks, body and head, forward and backward; values cannot be read on meta, so a wait would be an error."""
-    monkeypatch.setattr(fused, "wanted", lambda logits: True)
+    monkeypatch.setattr(fused, "is_worth_compiling", lambda logits: True)
     monkeypatch.setattr(fused, "compiled", lambda function: function)
     scored = TokenScorer(tiny_model("llama").to(META), "packed")(ROWS, statistics=True)
     scored.sums().sum().backward()

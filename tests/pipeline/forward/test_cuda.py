@@ -104,7 +104,7 @@ def test_the_compiled_head_gives_the_plain_heads_numbers(monkeypatch, dtype, sca
     targets = torch.randint(1000, (300,), generator=generator, device="cuda")
     made = {}
     for name, wanted in (("compiled", lambda logits: True), ("plain", lambda logits: False)):
-        monkeypatch.setattr(fused, "wanted", wanted)
+        monkeypatch.setattr(fused, "is_worth_compiling", wanted)
         leaves = [hidden.clone().requires_grad_(), weight.clone().requires_grad_()]
         columns = token_columns(leaves[0], Head(leaves[1], None, scale, softcap), targets, statistics=True)
         columns.logps.sum().backward()

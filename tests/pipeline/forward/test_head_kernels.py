@@ -26,7 +26,7 @@ def test_fused_columns_and_gradients_are_the_plain_ones(monkeypatch, scale, soft
     monkeypatch.setattr(head_module, "CPU_CHUNK_ELEMENTS", 4 * 7)
     monkeypatch.setattr(head_module, "CPU_MULTIPLE", 1)
     plain = columns_and_gradients(scale, softcap, torch.float64)
-    monkeypatch.setattr(fused, "wanted", lambda logits: True)
+    monkeypatch.setattr(fused, "is_worth_compiling", lambda logits: True)
     calls = []
     monkeypatch.setattr(fused, "compiled", lambda function: calls.append(function.__name__) or function)
     for ours, theirs in zip(columns_and_gradients(scale, softcap, torch.float64), plain, strict=True):

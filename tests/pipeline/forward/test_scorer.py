@@ -15,9 +15,10 @@ def test_token_logps_equal_plain_transformers(name, layout):
     model, prompt_rows = tiny_model(name), random_rows(6)
     with torch.no_grad():
         ours = TokenScorer(model, layout)(prompt_rows)
-    # In float64 too: transformers' own float32 is 1.5e-5 from it (qwen2), and what is nearer need not be near that.
-    expected = [plain_token_logps(each, prompt_rows) for each in (model, tiny_model(name, torch.float64))]
-    assert min((ours.token_logps.double() - logps).abs().max() for logps in expected) < 1e-5
+    # Against float64. Transformers' own float32 shows what rounding does: 1.5e-5 for qwen2, whose weights are large.
+    exact = plain_token_logps(tiny_model(name, torch.float64), prompt_rows)
+    rounding = (plain_token_logps(model, prompt_rows).double() - exact).abs().max()
+    assert (ours.token_logps.double() - exact).abs().max() < max(1e-5, 2 * rounding)
     assert ours.lengths.tolist() == [len(c) for row in prompt_rows for c in row.completions]
 
 

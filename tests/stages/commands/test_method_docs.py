@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.methods import METHODS, REFUSED, docs
+from scoreonce.pipeline.methods import METHODS, REFUSED
+from scoreonce.stages.commands import method_docs as docs
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
 

@@ -15,7 +15,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.demo import sampling as demo_sampling
 from scoreonce.stages.demo import stage as demo
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TINY = demo.Size(texts=60, pairs=24, judged=6, hidden=16, layers=1, max_new_tokens=12, batch=16, shown=2)
 
 

@@ -247,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from scoreonce.stages.store import Store, StoreIdentity
+from scoreonce.stages.store.store import Store, StoreIdentity
 with Store(Path(sys.argv[1]), StoreIdentity("w" * 64, "float32"), "tiny").writing():
     print("held", flush=True)
     sys.stdin.read()
@@ -330,5 +330,5 @@ def test_a_moved_store_works(store, tmp_path):
 
 
 def test_the_store_needs_no_torch():
-    code = "import sys; import scoreonce.stages.store; sys.exit('torch' in sys.modules)"
+    code = "import sys; import scoreonce.stages.store.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0

@@ -316,7 +316,7 @@ def test_shuffle_off_keeps_the_order(prepared):
 TWO_PROCESSES = """
 import json, sys
 from accelerate import Accelerator
-from scoreonce.stages import train
+from scoreonce.stages.train import stage as train
 from scoreonce.stages.config import Run
 
 Accelerator.end_training = lambda self: None  # the process group serves the next run as well
@@ -409,7 +409,7 @@ method("squared_margin", "a test", paper=None, objective=squared)
 @pytest.mark.usefixtures("forgets_methods")
 def test_the_readmes_method_trains_evaluates_and_is_reported(prepared, tmp_path):
     """The worked example, as it stands in the README. Policy = reference: max(0, 1 - 0)^2 = 1."""
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
     example = next(block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "squared_hinge" in block)
     path = tmp_path / "mine.py"
     path.write_text(example, encoding="utf-8")
