@@ -7,6 +7,7 @@ hyperparameter that the method does not have is an `InputError`.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -204,6 +205,31 @@ class Run(_Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
 
+    @classmethod
+    def load(cls, path: str | Path, settings: Mapping[str, Any] | None = None) -> Run:
+        """Read a run file; `settings` such as `{"train.beta": 0.05}` override its keys.
+
+        Raises `InputError` for a missing file, bad TOML, unknown keys and values out of range.
+        """
+        return load(path).replace(settings or {})
+
+    def replace(self, settings: Mapping[str, Any]) -> Run:
+        """The same run with some keys changed, e.g. `run.replace({"train.beta": 0.05, "train.label": "gentle"})`.
+
+        Raises `InputError` for an unknown key or a value out of range.
+        """
+        tree = self.model_dump(exclude_unset=True)
+        for key, value in settings.items():
+            *sections, last = key.split(".")
+            section = tree
+            for name in sections:
+                section = section.setdefault(name, {})
+            section[last] = value
+        try:
+            return type(self).model_validate(tree)
+        except pydantic.ValidationError as error:
+            raise _explain(error, "the settings given") from None
+
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     """Read a run file, with `section.key=value` overrides on top.
@@ -234,7 +260,7 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     try:
         return Run.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise _explain(error, path) from None
+        raise _explain(error, str(path)) from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -262,7 +288,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
         tree[last] = text  # an unquoted string, as shells leave it
 
 
-def _explain(error: pydantic.ValidationError, path: Path) -> InputError:
+def _explain(error: pydantic.ValidationError, where: str) -> InputError:
     first = error.errors()[0]
     location = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -275,13 +301,13 @@ def _explain(error: pydantic.ValidationError, path: Path) -> InputError:
         return InputError(
             f"The run file has a key that nothing reads: {location}.",
             found=f"{location} = {first['input']!r}.{did_you_mean(str(first['loc'][-1]), known)}",
-            where=str(path),
+            where=where,
             fix=f"Known here: {', '.join(known)}.",
         )
     found = "nothing" if first["type"] == "missing" else repr(first["input"])
     return InputError(
         f"The run file's {location} cannot be used: {first['msg']}.",
         found=found,
-        where=f"{path}, or --set",
+        where=f"{where}, or --set",
         fix="Give a value of the kind named above.",
     )

@@ -22,6 +22,15 @@ class _PlainLines:
         sys.stderr.flush()
 
 
+_shown = False  # a library prints nothing unless asked
+
+
+def show(on: bool) -> None:
+    """Show progress bars from now on, or no longer."""
+    global _shown
+    _shown = on
+
+
 @contextmanager
 def progress(total: int, unit: str, description: str, *, done: int = 0, enabled: bool = True) -> Iterator[tqdm[Any]]:
     """A bar over `total` units, `done` of which exist already. Use `.update(n)` and `.set_postfix_str(...)`.
@@ -34,7 +43,7 @@ def progress(total: int, unit: str, description: str, *, done: int = 0, enabled:
         initial=done,
         unit=f" {unit}",
         desc=description,
-        disable=not enabled,
+        disable=not (enabled and _shown),
         file=sys.stderr if terminal else _PlainLines(),
         mininterval=0.2 if terminal else 15,
         maxinterval=15,
