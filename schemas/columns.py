@@ -8,7 +8,6 @@ sum over the completion (never a mean); `*_len` counts completion tokens, EOS in
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -292,9 +291,3 @@ LOSS = Column("loss", "float64", "loss of the pair, before its weight")
 EXPONENTIAL_DRAWS = Column("exponential_draws", "float64", "Exp(1) draws that decide a random selection", minimum=0)
 
 COLUMNS: dict[str, Column] = {value.name: value for value in list(globals().values()) if isinstance(value, Column)}
-
-
-def did_you_mean(name: str, known: list[str]) -> str:
-    """` Did you mean 'x'?` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 
 class InputError(Exception):
     """Something the user gave cannot be used: what is wrong, what was found, where, what to do. Exit code 2."""
@@ -12,3 +14,9 @@ class InputError(Exception):
 
     def __str__(self) -> str:
         return f"{self.what}\n  found: {self.found}\n  where: {self.where}\n  do:    {self.fix}"
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """` Did you mean 'x'?` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -6,8 +6,20 @@ from typing import Any
 
 import dataframely as dy
 import polars as pl
+import pyarrow as pa
 
 from scoreonce.schemas import columns as c
+
+ARROW_TYPES: dict[c.Dtype, pa.DataType] = {
+    "string": pa.string(),
+    "bool": pa.bool_(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "float32": pa.float32(),
+    "float64": pa.float64(),
+    "list[int32]": pa.list_(pa.field("item", pa.int32(), nullable=False)),
+    "list[float32]": pa.list_(pa.field("item", pa.float32(), nullable=False)),
+}
 
 
 def declared(column: c.Column, *, primary_key: bool = False) -> Any:
@@ -37,28 +49,10 @@ def _whole(bounds: dict[str, Any]) -> dict[str, Any]:
     return {name: None if bound is None else int(bound) for name, bound in bounds.items()}
 
 
-class RawPair(dy.Schema):
-    """A preference as the dataset states it, before tokenisation."""
-
-    row = declared(c.ROW, primary_key=True)
-    prompt = declared(c.PROMPT)
-    chosen = declared(c.CHOSEN)
-    rejected = declared(c.REJECTED)
-    chosen_score = declared(c.CHOSEN_SCORE)
-    rejected_score = declared(c.REJECTED_SCORE)
-    source = declared(c.SOURCE)
-
-    @dy.rule()
-    def chosen_is_not_blank(cls) -> pl.Expr:
-        return pl.col("chosen").str.strip_chars().str.len_bytes() > 0
-
-    @dy.rule()
-    def rejected_is_not_blank(cls) -> pl.Expr:
-        return pl.col("rejected").is_null() | (pl.col("rejected").str.strip_chars().str.len_bytes() > 0)
-
-    @dy.rule()
-    def chosen_differs_from_rejected(cls) -> pl.Expr:
-        return pl.col("rejected").is_null() | (pl.col("chosen") != pl.col("rejected"))
+def arrow_schema(table: type[dy.Schema]) -> pa.Schema:
+    """The Arrow schema of a table, for files that are written in pieces: types and nullability as declared."""
+    columns = [c.COLUMNS[name] for name in table.column_names()]
+    return pa.schema([pa.field(column.name, ARROW_TYPES[column.dtype], nullable=column.nullable) for column in columns])
 
 
 class Quarantine(dy.Schema):
@@ -149,14 +143,6 @@ class ReferencePair(dy.Schema):
     ref_embedding_similarity = declared(c.REF_EMBEDDING_SIMILARITY)
     ref_ches = declared(c.REF_CHES)
     ref_ln_ches = declared(c.REF_LN_CHES)
-
-
-class TrainingRow(Pair):
-    """A pair joined with its reference columns."""
-
-    ref_chosen_logps = declared(c.REF_CHOSEN_LOGPS)
-    ref_rejected_logps = declared(c.REF_REJECTED_LOGPS)
-    ref_margin = declared(c.REF_MARGIN)
 
 
 class EvaluationPair(dy.Schema):

@@ -13,8 +13,7 @@ from scoreonce.pipeline.methods.pieces.hyperparameters import WHERE
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Kind, Piece
 from scoreonce.pipeline.methods.pieces.standard import constant, every_pair
 from scoreonce.pipeline.methods.refused import refuse
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 Function = Callable[..., Any]
 

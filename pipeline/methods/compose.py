@@ -11,8 +11,7 @@ from scoreonce.pipeline.methods.pieces.derived import bases, derivation
 from scoreonce.pipeline.methods.pieces.hyperparameters import SYNONYMS, WHERE, Hyperparameter
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Kind, Piece
 from scoreonce.pipeline.methods.pieces.standard import constant, constant_beta, constant_margin, every_pair
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 _FULL_VOCABULARY = (
     "a forward pass with the reference's logits makes it: `full_vocab` under [train], after "

@@ -10,8 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 Row = Mapping[str, Any]
 # Other names that published sets use. `data.columns` comes first.

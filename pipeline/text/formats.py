@@ -27,8 +27,7 @@ from scoreonce.pipeline.text.chat import (
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.pipeline.text.transcripts import split_transcripts
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ import polars as pl
 from scoreonce.pipeline.audit.checks.judgements import Ballot
 from scoreonce.pipeline.text.dataset_columns import Columns, match_columns
 from scoreonce.pipeline.text.quarantine import RowError
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scoreonce.schemas.columns import EXPONENTIAL_DRAWS, did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.columns import EXPONENTIAL_DRAWS
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 

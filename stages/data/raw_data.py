@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.data.raw_files import (
     KINDS,

@@ -18,20 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow
-from scoreonce.schemas.columns import COLUMNS
-from scoreonce.schemas.tables import Pair, PairTokens, Quarantine
+from scoreonce.schemas.tables import ARROW_TYPES, Pair, PairTokens, Quarantine, arrow_schema
 from scoreonce.stages.common.files import atomic, parquet_options
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 
 ROWS_PER_PIECE = 4096
-TYPES = {
-    "string": pa.string(),
-    "bool": pa.bool_(),
-    "int32": pa.int32(),
-    "int64": pa.int64(),
-    "float64": pa.float64(),
-    "list[int32]": pa.list_(pa.field("item", pa.int32(), nullable=False)),
-}
 RowT = TypeVar("RowT")
 
 
@@ -64,12 +55,6 @@ class PairFiles:
     quarantine: Pieces[QuarantinedRow]
 
 
-def arrow_schema(names: Sequence[str]) -> pa.Schema:
-    """The Arrow schema of declared columns."""
-    declared = [COLUMNS[name] for name in names]
-    return pa.schema([pa.field(column.name, TYPES[column.dtype], nullable=column.nullable) for column in declared])
-
-
 @contextmanager
 def uncommitted(paths: RunPaths) -> Iterator[dict[Path, Path]]:
     """Temporary paths, by final ones, that take their places together when the block ends well."""
@@ -96,7 +81,7 @@ def open_pair_files(paths: RunPaths, growing: dict[Path, Path]) -> Iterator[Pair
 
 
 def _pair_pieces(writers: ExitStack, pairs_path: Path, tokens_path: Path) -> Pieces[PreparedPair]:
-    pairs_schema, tokens_schema = arrow_schema(Pair.column_names()), arrow_schema(PairTokens.column_names())
+    pairs_schema, tokens_schema = arrow_schema(Pair), arrow_schema(PairTokens)
     pairs = _parquet_writer(writers, pairs_path, pairs_schema)
     tokens = writers.enter_context(pa.ipc.new_file(pa.OSFile(str(tokens_path), "wb"), tokens_schema))
 
@@ -108,7 +93,7 @@ def _pair_pieces(writers: ExitStack, pairs_path: Path, tokens_path: Path) -> Pie
 
 
 def _quarantine_pieces(writers: ExitStack, path: Path) -> Pieces[QuarantinedRow]:
-    schema = arrow_schema(Quarantine.column_names())
+    schema = arrow_schema(Quarantine)
     writer = _parquet_writer(writers, path, schema)
 
     def write(rows: Sequence[QuarantinedRow]) -> None:
@@ -160,4 +145,4 @@ def token_columns(rows: Sequence[PreparedPair]) -> list[pa.Array]:
 def _list_column(lists: list[npt.NDArray[np.int32]]) -> pa.ListArray:
     # Python lists of integers would take ten times as long.
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, np.concatenate(lists), type=TYPES["list[int32]"])
+    return pa.ListArray.from_arrays(offsets, np.concatenate(lists), type=ARROW_TYPES["list[int32]"])

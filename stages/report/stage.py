@@ -21,8 +21,7 @@ from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.page import render
 from scoreonce.pipeline.pages.report.warnings import findings
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.files import atomic, read_json
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run

@@ -23,8 +23,7 @@ from accelerate.utils import LoggerType
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common import files
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths

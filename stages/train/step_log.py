@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoreonce.schemas.tables import StepPair
+from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files
 
 Rows = dict[str, Any]  # column -> values of one step
@@ -28,7 +28,7 @@ class StepLog:
         self._metrics, self._parts, self._folder = folder / "metrics.jsonl", folder / "steps", folder
         self._pending: list[pa.Table] = []
         self._first_pending = resumed + 1
-        self._schema = StepPair.create_empty().to_arrow().schema
+        self._schema = arrow_schema(StepPair)
         self._parts.mkdir(parents=True, exist_ok=True)
         kept = [line for line in self._lines() if line["step"] <= resumed]
         with files.atomic(self._metrics) as temporary:

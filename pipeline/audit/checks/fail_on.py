@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoreonce.pipeline.audit.checks.schema_rules import PREFIX
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 _ENTRY = re.compile(r"([\w.-]+)\s*(?:>\s*([0-9.eE+-]+))?")
 

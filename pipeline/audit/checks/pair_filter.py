@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 _WHERE, _DROP, _HOLDS = "train.where", "train.drop", "holds:where"
 _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len < 512".'

@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from scoreonce.schemas.columns import did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 WHERE = "[train] of the run file, --set, or the arguments of methods.apply"
 

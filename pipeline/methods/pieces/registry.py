@@ -23,8 +23,8 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 from torch import Tensor
 
 from scoreonce.pipeline.methods.pieces.hyperparameters import Hyperparameter
-from scoreonce.schemas.columns import COLUMNS, did_you_mean
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.columns import COLUMNS
+from scoreonce.schemas.errors import InputError, did_you_mean
 
 Kind = Literal["derived", "statistic", "selection", "calibration", "objective", "rewards"]
 Function = TypeVar("Function", bound=Callable[..., Any])
