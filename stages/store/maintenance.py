@@ -16,10 +16,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.columns import KL_ID, did_you_mean
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import read_json, read_parquet
-from scoreonce.stages.common.units import size
 from scoreonce.stages.store.store import Store
 
 

@@ -23,12 +23,12 @@ from accelerate.utils import LoggerType
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
+from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.columns import did_you_mean
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.common.units import duration, size
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train.data import TrainingData, load_training_data
