@@ -52,11 +52,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# ---- 2. Five minutes of proof: a world whose true reward is known, and policies that must earn more of it ----
+# ---- 2. Five minutes of proof: a synthetic task with a known reward, which the policies must increase ----
 
-demo: $(READY) ## a whole run on a small made-up world, in minutes on a CPU; ends with a page to open
-	@echo "== 1/5  a world: texts, a tokenizer and an untrained model of a million parameters"
-	$(SCOREONCE) demo world configs/demo_sft.toml
+demo: $(READY) ## a whole run on a synthetic task with a known reward, in minutes on a CPU; ends with a page to open
+	@echo "== 1/5  the task: texts, a tokenizer and an untrained model of a million parameters"
+	$(SCOREONCE) demo task configs/demo_sft.toml
 	@echo "== 2/5  the reference: that model, trained on the texts"
 	$(SCOREONCE) prepare configs/demo_sft.toml
 	$(SCOREONCE) train configs/demo_sft.toml

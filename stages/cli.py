@@ -326,20 +326,20 @@ def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop =
     maintenance.gc(paths.store, keep=keep, drop=drop or [])
 
 
-@demo_app.command("world")
-def demo_world(run: RunFile, sets: Sets = None) -> None:
-    """Write texts, a tokenizer and an untrained model."""
+@demo_app.command("task")
+def demo_task(run: RunFile, sets: Sets = None) -> None:
+    """Write the texts of the synthetic task, a tokenizer and an untrained model."""
     settings = _load(run, sets)
     from scoreonce.stages.demo import stage as demo
 
-    demo.world(settings)
+    demo.task(settings)
 
 
 @demo_app.command("pairs")
 def demo_pairs(run: RunFile, sets: Sets = None) -> None:
     """Sample and label pairs.
 
-    Two texts per prompt come from the reference model; the true reward, with noise, says which is preferred.
+    The reference model writes two texts per prompt; the true reward, with noise, decides which is preferred.
     """
     settings = _load(run, sets)
     from scoreonce.stages.demo import stage as demo

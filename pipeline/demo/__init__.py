@@ -1,4 +1,4 @@
 """The demo's synthetic task with a known reward.
 
-In: a seed. Out: prompts, texts, true rewards and noisy labels.
+In: a seed. Out: prompts and training texts; the true reward of any text, and noisy labels drawn from it.
 """

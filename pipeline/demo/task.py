@@ -1,16 +1,13 @@
-"""A small world of postcards whose true reward is known: what the demo measures policies against.
+"""The prompts and texts of the demo's synthetic task: writing a postcard.
 
-A prompt names who gets the card, from where and when; a card is a head, a greeting and a few sentences of a grammar.
-The true reward reads nothing but the text, so that whatever a policy writes can be judged.
+A prompt names the recipient, the place and the month; a card is a heading, a greeting and a few sentences drawn from a
+small grammar.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import random
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 NAMES = (
@@ -129,14 +126,10 @@ SENTENCES = (
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
-FREE_WORDS = 40
-_WORD = re.compile(r"[A-Za-z]+")
-_SENTENCE = re.compile(r"[^.!?\n]+[.!?]")
-
 
 @dataclass(frozen=True)
 class Prompt:
-    """Who gets the card, from where and when."""
+    """Recipient, place and month of a card."""
 
     name: str
     place: str
@@ -150,7 +143,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts for three uses, none of them in two."""
+    """Disjoint prompts for three uses."""
 
     texts: list[Prompt]
     pairs: list[Prompt]
@@ -158,20 +151,20 @@ class Prompts:
 
 
 def prompts(seed: int, *, texts: int, pairs: int, judged: int) -> Prompts:
-    """Draw disjoint prompts: for texts to learn from, for sampled pairs, and for judging policies.
+    """Draw disjoint prompts: for the reference's training texts, for sampled pairs, and for judging policies.
 
-    Raises `ValueError` where the world has fewer prompts.
+    Raises `ValueError` where the task has fewer prompts.
     """
     everything = [Prompt(*parts) for parts in itertools.product(NAMES, PLACES, MONTHS)]
     if texts + pairs + judged > len(everything):
-        raise ValueError(f"the world has {len(everything)} prompts, not {texts + pairs + judged}")
+        raise ValueError(f"the task has {len(everything)} prompts, not {texts + pairs + judged}")
     random.Random(seed).shuffle(everything)
     first, second = texts, texts + pairs
     return Prompts(everything[:first], everything[first:second], everything[second : second + judged])
 
 
 def card(prompt: Prompt, draw: random.Random) -> str:
-    """One postcard as people of this world write them: two to seven sentences in a mood of the writer's own."""
+    """A training text: two to seven sentences, each quality pleasant or harsh according to the card's random mood."""
     mood = draw.uniform(0.2, 1.0)
     sentences = " ".join(_sentence(mood, draw) for _ in range(draw.randint(2, 7)))
     return f"{prompt.place} in {prompt.month}\nDear {prompt.name},\n{sentences}\nYours, {draw.choice(NAMES)}"
@@ -186,36 +179,3 @@ def _quality(mood: float, draw: random.Random) -> str:
     if draw.random() < 0.4:
         return draw.choice(PLAIN)
     return draw.choice(PLEASANT if draw.random() < mood else HARSH)
-
-
-def reward(prompt: Prompt, text: str) -> float:
-    """The true reward of a text, in points: distinct pleasant words - harsh words + 1 for the reader's name + 1 for the
-    place - sentences said before - 1/4 for every word over 40.
-
-    Praise can be overdone but not repeated for profit, and a card that forgets its prompt is worth less.
-    """
-    words = [word.lower() for word in _WORD.findall(text)]
-    sentences = [sentence.strip() for sentence in _SENTENCE.findall(text)]
-    return (
-        len(set(words) & set(PLEASANT))
-        - sum(word in HARSH for word in words)
-        + (prompt.name.lower() in words)
-        + (prompt.place.lower() in words)
-        - (len(sentences) - len(set(sentences)))
-        - max(0, len(words) - FREE_WORDS) / 4
-    )
-
-
-def prefers_first(first: float, second: float, draw: random.Random) -> bool:
-    """One noisy judgement by Bradley and Terry: the first wins with probability sigmoid(first - second)."""
-    return draw.random() < 1 / (1 + math.exp(second - first))
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval by the normal approximation, with the sample variance (n - 1)."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, mean, mean
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = 1.96 * math.sqrt(variance / len(values))
-    return mean, mean - half, mean + half

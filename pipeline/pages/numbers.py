@@ -1,10 +1,12 @@
-"""Numbers as the report writes them: few digits, a true minus sign, a dash where there is nothing."""
+"""Numbers as text, for pages and terminal: few digits, a true minus sign, a dash for a missing value."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import humanize
 
 NOTHING = "–"
 MINUS = "\N{MINUS SIGN}"
@@ -50,13 +52,17 @@ def fixed(value: Any, decimals: int = 2) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """Seconds as `42 s`, `3 min 20 s` or `2 h 05 min`."""
+    """Seconds as `3.2 seconds`, `3 minutes and 20 seconds` or `2 hours and 5 minutes`."""
     if not is_number(seconds):
         return NOTHING
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    smallest = "milliseconds" if seconds < 1 else "seconds" if seconds < 3600 else "minutes"
+    digits = "%.1f" if 1 <= seconds < 10 else "%.0f"
+    return humanize.precisedelta(seconds, minimum_unit=smallest, suppress=("days", "months", "years"), format=digits)
+
+
+def size(count: int) -> str:
+    """Bytes as `100 Bytes`, `12.0 KiB` or `1.2 GiB`."""
+    return humanize.naturalsize(count, binary=True)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""The demo: a world whose true reward is known, so that what a policy is worth can be measured (`make demo`).
+"""The demo: a synthetic task with a known reward, so that every policy's true reward can be measured (`make demo`).
 
-    scoreonce demo world configs/demo_sft.toml     texts of the world, a tokenizer, an untrained model
+    scoreonce demo task configs/demo_sft.toml      texts of the task, a tokenizer, an untrained model
     scoreonce demo pairs configs/demo.toml         pairs sampled from the reference, labelled by the true reward
     scoreonce demo judge configs/demo.toml         true reward and KL of the reference and of every policy
 
-Between them stand the stages, as for anybody's data. Each step writes where the run file says that its input is:
-`world` makes `data.source` and `reference.model`, `pairs` makes `data.source`, `judge` makes <out>/demo.json, which
-the report shows. `data.seed` decides the world, and must be the same in both run files.
+Between these steps run the ordinary stages. Each step writes the input that the run file names: `task` writes
+`data.source` and `reference.model`, `pairs` writes `data.source`, `judge` writes <out>/demo.json for the report.
+`data.seed` determines the prompts, and must be the same in both run files.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.demo import task as postcards
-from scoreonce.pipeline.demo.task import Prompt, Prompts
+from scoreonce.pipeline.demo.reward import prefers_first, reward
+from scoreonce.pipeline.demo.task import Prompt, Prompts, card
+from scoreonce.pipeline.demo.task import prompts as draw_prompts
+from scoreonce.pipeline.evaluation.intervals import mean_interval
 from scoreonce.pipeline.forward.architecture import causal_lm
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
@@ -40,7 +42,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Size:
-    """How big the demo is; the defaults fit into five minutes on two cores."""
+    """Size of the demo; the defaults take about five minutes on two cores."""
 
     texts: int = 4000
     pairs: int = 2000
@@ -52,27 +54,27 @@ class Size:
     shown: int = 8
 
 
-def world(run: Run, size: Size = Size()) -> None:
-    """Write postcards as completion-only data, and a tokenizer and untrained model for them."""
+def task(run: Run, size: Size = Size()) -> None:
+    """Write the task's texts as completion-only data, and a tokenizer and an untrained model for them."""
     prompts, draw = _prompts(run, size).texts, random.Random(run.data.seed)
-    cards = [postcards.card(prompt, draw) for prompt in prompts]
+    texts = [card(prompt, draw) for prompt in prompts]
     _write_jsonl(
         Path(run.data.source),
-        ({"prompt": prompt.text, "completion": card} for prompt, card in zip(prompts, cards, strict=True)),
+        ({"prompt": prompt.text, "completion": text} for prompt, text in zip(prompts, texts, strict=True)),
     )
     parameters = demo_model.write(
         Path(run.reference.model),
-        [prompt.text + card for prompt, card in zip(prompts, cards, strict=True)],
+        [prompt.text + text for prompt, text in zip(prompts, texts, strict=True)],
         hidden=size.hidden,
         layers=size.layers,
         seed=run.data.seed,
     )
-    print(f"{len(cards):,} postcards in {run.data.source}; their {_mean([*map(postcards.reward, prompts, cards)])}")
-    print(f"an untrained Llama of {parameters:,} parameters in {run.reference.model}")
+    print(f"{len(texts):,} texts in {run.data.source}; {_mean([*map(reward, prompts, texts)])}")
+    print(f"an untrained Llama with {parameters:,} parameters in {run.reference.model}")
 
 
 def pairs(run: Run, size: Size = Size()) -> None:
-    """Sample two completions per prompt from the reference; the true reward says, with noise, which is preferred."""
+    """Sample two completions per prompt from the reference; the true reward labels them, with noise."""
     prompts, draw = _prompts(run, size).pairs, random.Random(run.data.seed)
     tokenizer = loading.load_tokenizer(run.reference.model)
     model = loading.load_model(
@@ -80,21 +82,23 @@ def pairs(run: Run, size: Size = Size()) -> None:
     )
     rows = _sample(model, tokenizer, prompts * 2, run.data.seed, size, "pairs")
     texts = _texts(rows, tokenizer)
-    rewards = [postcards.reward(prompt, text) for prompt, text in zip(prompts * 2, texts, strict=True)]
+    rewards = [reward(prompt, text) for prompt, text in zip(prompts * 2, texts, strict=True)]
     sides = list(zip(texts, rewards, strict=True))
     first, second = sides[: len(prompts)], sides[len(prompts) :]
     records = [_labelled(*sampled, draw) for sampled in zip(prompts, first, second, strict=True)]
     _write_jsonl(Path(run.data.source), records)
     right = sum(record["chosen_score"] > record["rejected_score"] for record in records)
     differ = sum(record["chosen_score"] != record["rejected_score"] for record in records)
-    print(f"{len(records):,} pairs in {run.data.source}; the samples' {_mean(rewards)}")
-    print(f"the noisy labels agree with the true reward on {right / max(differ, 1):.0%} of the pairs that differ in it")
+    print(f"{len(records):,} pairs in {run.data.source}; {_mean(rewards)}")
+    print(
+        f"the noisy labels agree with the true reward on {right / max(differ, 1):.0%} of the pairs with unequal rewards"
+    )
 
 
 def judge(run: Run, size: Size = Size()) -> None:
     """Sample from the reference and from every trained policy; write and print true reward and KL.
 
-    Raises `InputError` where nothing has been trained.
+    Raises `InputError` if no policy has been trained.
     """
     paths = RunPaths.of(run)
     policies = {folder.parent.name: str(folder) for folder in sorted((paths.out / "train").glob("[!.]*/model"))}
@@ -117,7 +121,7 @@ def judge(run: Run, size: Size = Size()) -> None:
 
 
 def _prompts(run: Run, size: Size) -> Prompts:
-    return postcards.prompts(run.data.seed, texts=size.texts, pairs=size.pairs, judged=size.judged)
+    return draw_prompts(run.data.seed, texts=size.texts, pairs=size.pairs, judged=size.judged)
 
 
 def _load(model: Reference, run: Run) -> ModelScorer:
@@ -153,7 +157,7 @@ def _texts(rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase) -> lis
 def _labelled(
     prompt: Prompt, first: tuple[str, float], second: tuple[str, float], draw: random.Random
 ) -> dict[str, Any]:
-    chosen, rejected = (first, second) if postcards.prefers_first(first[1], second[1], draw) else (second, first)
+    chosen, rejected = (first, second) if prefers_first(first[1], second[1], draw) else (second, first)
     return {
         "prompt": prompt.text,
         "chosen": chosen[0],
@@ -172,11 +176,11 @@ def _log_ratios(rows: Sequence[PromptRow], policy: ModelScorer, reference: Model
 def _judged(
     label: str, prompts: Sequence[Prompt], texts: Sequence[str], log_ratios: npt.NDArray[np.float64], size: Size
 ) -> dict[str, Any]:
-    rewards = [postcards.reward(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    mean, low, high = postcards.mean_interval(rewards)
+    rewards = [reward(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+    mean, low, high = mean_interval(rewards)
     samples = [
-        {"prompt": prompt.text, "text": text, "reward": reward}
-        for prompt, text, reward in zip(prompts, texts, rewards, strict=True)
+        {"prompt": prompt.text, "text": text, "reward": points}
+        for prompt, text, points in zip(prompts, texts, rewards, strict=True)
     ]
     return {
         "label": label,
@@ -202,8 +206,8 @@ def _standings(entries: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _mean(rewards: Sequence[float]) -> str:
-    mean, low, high = postcards.mean_interval(rewards)
-    return f"true reward is {mean:.2f} ({low:.2f} to {high:.2f})"
+    mean, low, high = mean_interval(rewards)
+    return f"mean true reward {mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:

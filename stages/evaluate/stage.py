@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.evaluation.held_out import evaluation_summary
+from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.numbers import percent, shown, signed
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import EvaluationPair

@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
+from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
-from scoreonce.stages.common.units import duration, size
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared import require_prepared
 from scoreonce.stages.score.reference_table import reference_view

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.files import read_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.progress import progress
-from scoreonce.stages.common.units import size
 from scoreonce.stages.config import Compute, Reference, Run, Score
 from scoreonce.stages.models.digests import adapter_digest, model_digest
 from scoreonce.stages.scoring.unscored import (

@@ -24,10 +24,10 @@ from accelerate.utils import LoggerType
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.schemas.errors import InputError, did_you_mean
+from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.stages.common import files
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.common.units import duration, size
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train.data import TrainingData, load_training_data

@@ -18,7 +18,7 @@ STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
     *([name] for name in [*STAGES, "methods", "path"]),
     *(["store", name] for name in ("list", "verify", "gc")),
-    *(["demo", name] for name in ("world", "pairs", "judge")),
+    *(["demo", name] for name in ("task", "pairs", "judge")),
 ]
 
 
@@ -299,7 +299,7 @@ def test_make_demo_goes_through_the_stages(project):
     methods = ("dpo", "beta_dpo", "epsilon_dpo", "minor_dpo", "alpha_dpo")
     trained = [f"{stage} {pairs} --method {method}" for method in methods for stage in ("train", "evaluate")]
     assert (project / "log").read_text().splitlines() == [
-        f"demo world {sft}",
+        f"demo task {sft}",
         f"prepare {sft}",
         f"train {sft}",
         f"demo pairs {pairs}",

@@ -15,8 +15,8 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.audit.checks.check import Check
+from scoreonce.pipeline.evaluation.intervals import wilson
 
-Z95 = 1.959963984540054
 LEAST_PAIRS = 2
 
 
@@ -95,7 +95,10 @@ def judgements(pairs: pl.LazyFrame, votes: pl.DataFrame | None = None) -> dict[s
     )
     if counted.height < LEAST_PAIRS:
         return None
-    mean, low, high = _wilson(float(counted["differ"].sum()) / counted.height, counted.height)
+    # Wilson's interval is conservative here: a pair's own share of disagreement may lie between 0 and 1.
+    share = pl.col("differ").mean()
+    low, high = wilson(share, pl.len())
+    mean, low, high = counted.select(mean=share, low=low, high=high).row(0)
     rates = [flip_rate(value) for value in (mean, low, high)]
     sizes = table["first"] + table["second"]
     return {
@@ -131,12 +134,3 @@ def _wrong(rate: float, votes: int) -> float:
 
     lost = sum(exactly(wrong) for wrong in range(votes + 1) if 2 * wrong > votes)
     return lost + (0.5 * exactly(votes // 2) if votes % 2 == 0 else 0.0)
-
-
-def _wilson(share: float, count: int) -> tuple[float, float, float]:
-    """The share and its score interval (Wilson 1927); conservative where a pair's own share is neither 0 nor 1."""
-    ratio = Z95**2 / count
-    half = Z95 * math.sqrt(share * (1 - share) / count + ratio / (4 * count)) / (1 + ratio)
-    centre = (share + ratio / 2) / (1 + ratio)
-    # At 0 and 1 the interval ends there, but for rounding.
-    return share, max(centre - half, 0.0) if share else 0.0, min(centre + half, 1.0) if share < 1 else 1.0

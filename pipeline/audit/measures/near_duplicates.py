@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 from rensa import RMinHash
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from scoreonce.pipeline.audit.measures.ragged import Counts, Hashes, Ragged, jaccard
 
@@ -107,22 +109,11 @@ def near_duplicates(found: Sketches, read: Callable[[Counts], Ragged], threshold
         for part in np.array_split(number, max(1, -(-len(number) // _PAIRS_AT_ONCE)))
     ]
     edges = pairs[np.concatenate(similar)]
-    group = components(len(found.keys), edges)
-    # Every document keeps one that it resembles: the last edge written wins.
-    other = np.full(len(found.keys), -1)
+    count = len(found.keys)
+    graph = csr_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    group = connected_components(graph, directed=False)[1]
+    # Each document keeps one that it resembles: the last edge written wins.
+    other = np.full(count, -1)
     other[edges[:, 0]], other[edges[:, 1]] = edges[:, 1], edges[:, 0]
     has = np.flatnonzero(other >= 0)
     return NearDuplicates(found.keys[has], group[has], found.places[other[has]], len(pairs))
-
-
-def components(nodes: int, edges: Counts) -> Counts:
-    """The smallest node that each node is connected with; (nodes,)."""
-    label = np.arange(nodes)
-    while True:
-        before = label.copy()
-        lower = np.minimum(label[edges[:, 0]], label[edges[:, 1]])
-        np.minimum.at(label, edges[:, 0], lower)
-        np.minimum.at(label, edges[:, 1], lower)
-        label = label[label]
-        if np.array_equal(label, before):
-            return label

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-Z95 = 1.959963984540054
+from scoreonce.pipeline.evaluation.intervals import Z95
+
 LARGEST_SOURCES = 30
 LEAST_PAIRS = 20  # of a source; fewer tell nothing
 

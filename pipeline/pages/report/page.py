@@ -11,7 +11,7 @@ from typing import Any
 
 import vl_convert
 
-from scoreonce.pipeline.evaluation.held_out import RATES
+from scoreonce.pipeline.evaluation.summary import RATES
 from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.report.charts import bands_of, color, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scoreonce.pipeline.evaluation.held_out import paired_difference
+from scoreonce.pipeline.evaluation.summary import paired_difference
 from scoreonce.pipeline.pages.numbers import fixed, is_number, number, percent, points
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_first
 

@@ -1,13 +1,15 @@
-"""The demo's world: rewards worked out by hand, determinism, disjoint prompts, and a mean with its interval."""
+"""The demo's synthetic task: rewards worked out by hand, determinism, and disjoint prompts."""
 
+import hashlib
+import json
 import math
 import random
 import statistics
 
 import pytest
 
-from scoreonce.pipeline.demo import task as world
-from scoreonce.pipeline.demo.task import Prompt
+from scoreonce.pipeline.demo.reward import prefers_first, reward
+from scoreonce.pipeline.demo.task import Prompt, card, prompts
 
 ADA = Prompt("Ada", "Lisbon", "May")
 
@@ -34,53 +36,49 @@ def test_prompt_text():
     ],
 )
 def test_reward_by_hand(text, expected):
-    assert world.reward(ADA, text) == expected
+    assert reward(ADA, text) == expected
 
 
-def test_the_same_seed_makes_the_same_world():
+def test_the_same_seed_makes_the_same_task():
     def made(seed):
-        prompts = world.prompts(seed, texts=20, pairs=10, judged=10)
-        return prompts, [world.card(prompt, random.Random(seed)) for prompt in prompts.texts]
+        drawn = prompts(seed, texts=20, pairs=10, judged=10)
+        return drawn, [card(prompt, random.Random(seed)) for prompt in drawn.texts]
 
     assert made(3) == made(3)
     assert made(3) != made(4)
 
 
 def test_prompts_are_disjoint_and_distinct():
-    prompts = world.prompts(0, texts=4000, pairs=2000, judged=500)
-    everything = [prompt.text for part in (prompts.texts, prompts.pairs, prompts.judged) for prompt in part]
+    drawn = prompts(0, texts=4000, pairs=2000, judged=500)
+    everything = [prompt.text for part in (drawn.texts, drawn.pairs, drawn.judged) for prompt in part]
     assert len(everything) == len(set(everything)) == 6500
 
 
-def test_more_prompts_than_the_world_has():
+def test_more_prompts_than_the_task_has():
     with pytest.raises(ValueError, match="6912 prompts, not 7000"):
-        world.prompts(0, texts=7000, pairs=0, judged=0)
+        prompts(0, texts=7000, pairs=0, judged=0)
 
 
 def test_cards_greet_their_reader_and_differ_in_reward():
-    prompts = world.prompts(0, texts=500, pairs=0, judged=0).texts
+    drawn = prompts(0, texts=500, pairs=0, judged=0).texts
     draw = random.Random(0)
-    cards = [world.card(prompt, draw) for prompt in prompts]
-    assert all(f"\nDear {prompt.name},\n" in card for prompt, card in zip(prompts, cards, strict=True))
-    rewards = [world.reward(prompt, card) for prompt, card in zip(prompts, cards, strict=True)]
+    cards = [card(prompt, draw) for prompt in drawn]
+    assert all(f"\nDear {prompt.name},\n" in text for prompt, text in zip(drawn, cards, strict=True))
+    rewards = [reward(prompt, text) for prompt, text in zip(drawn, cards, strict=True)]
     assert statistics.stdev(rewards) > 1, "a reward that hardly varies cannot be learned from"
     assert len(set(cards)) == 500
 
 
 def test_prefers_first_follows_bradley_and_terry():
     draw = random.Random(0)
-    wins = sum(world.prefers_first(1.0, 0.0, draw) for _ in range(20_000))
+    wins = sum(prefers_first(1.0, 0.0, draw) for _ in range(20_000))
     # sigmoid(1) = 0.7311; its standard error at 20,000 draws is 0.0031
     assert abs(wins / 20_000 - 1 / (1 + math.exp(-1))) < 4 * 0.0031
 
 
-def test_mean_interval_by_hand():
-    """Mean 3, variance ((-2)² + 0 + 2²) / 2 = 4, standard error 2 / √3, half width 1.96 · 1.1547 = 2.2632."""
-    mean, low, high = world.mean_interval([1, 3, 5])
-    assert mean == 3
-    assert low == pytest.approx(3 - 2.26321, abs=1e-5)
-    assert high == pytest.approx(3 + 2.26321, abs=1e-5)
-
-
-def test_mean_interval_of_one_value():
-    assert world.mean_interval([2.5]) == (2.5, 2.5, 2.5)
+def test_the_draws_are_those_of_published_figures():
+    """The README's demo figures hold only as long as a seed gives the same prompts and texts."""
+    drawn, draw = prompts(0, texts=500, pairs=50, judged=20), random.Random(0)
+    texts = [card(prompt, draw) for prompt in drawn.texts]
+    whole = json.dumps([[prompt.text for prompt in drawn.pairs], texts, [*map(reward, drawn.texts, texts)]])
+    assert hashlib.sha256(whole.encode()).hexdigest()[:16] == "ef25bc6296ab5fe4"

@@ -1,4 +1,4 @@
-"""The demo on a world small enough for a test: every step writes what the next one reads."""
+"""A demo small enough for a test: every step writes what the next one reads."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from scoreonce.pipeline.demo import task as world
+from scoreonce.pipeline.demo.task import prompts as draw_prompts
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli, config
 from scoreonce.stages.common.paths import RunPaths
@@ -34,17 +34,17 @@ def texts(path: str) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
-def test_both_run_files_speak_of_one_world(runs):
+def test_both_run_files_are_of_one_task(runs):
     sft, preferences = runs
     assert sft.data.seed == preferences.data.seed
     assert preferences.reference.model == str(RunPaths.of(sft).policy)
 
 
-def test_world_writes_texts_tokenizer_and_model(runs, capsys):
+def test_task_writes_texts_tokenizer_and_model(runs, capsys):
     sft = runs[0]
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     records = texts(sft.data.source)
-    prompts = world.prompts(sft.data.seed, texts=60, pairs=24, judged=6)
+    prompts = draw_prompts(sft.data.seed, texts=60, pairs=24, judged=6)
     assert [record["prompt"] for record in records] == [prompt.text for prompt in prompts.texts]
     tokenizer = AutoTokenizer.from_pretrained(sft.reference.model)
     for record in records:
@@ -53,21 +53,21 @@ def test_world_writes_texts_tokenizer_and_model(runs, capsys):
     assert tokenizer(records[0]["prompt"])["input_ids"].count(tokenizer.bos_token_id) == 1
     model = AutoModelForCausalLM.from_pretrained(sft.reference.model)
     assert model.get_input_embeddings().weight.shape == (len(tokenizer), 16)
-    assert "60 postcards" in capsys.readouterr().out
+    assert "60 texts" in capsys.readouterr().out
 
 
 def test_the_same_seed_writes_the_same_files(runs):
     sft = runs[0]
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     folder = Path(sft.reference.model)
     before = {path.name: path.read_bytes() for path in [*folder.iterdir(), Path(sft.data.source)]}
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     assert before == {path.name: path.read_bytes() for path in [*folder.iterdir(), Path(sft.data.source)]}
 
 
 def test_samples_end_with_the_end_token_and_repeat_with_the_seed(runs):
     sft = runs[0]
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     model = AutoModelForCausalLM.from_pretrained(sft.reference.model).eval()
     tokenizer = AutoTokenizer.from_pretrained(sft.reference.model)
     with torch.no_grad():  # whatever came before, the logits are 4, and 9.8 for EOS: as likely as 330 other tokens
@@ -76,7 +76,7 @@ def test_samples_end_with_the_end_token_and_repeat_with_the_seed(runs):
         model.lm_head.weight.zero_()
         model.lm_head.weight[:, 0] = 1.0
         model.lm_head.weight[tokenizer.eos_token_id, 0] = 2.45
-    prompts = [prompt.text for prompt in world.prompts(0, texts=40, pairs=0, judged=0).texts]
+    prompts = [prompt.text for prompt in draw_prompts(0, texts=40, pairs=0, judged=0).texts]
     options = {"max_new_tokens": 6, "batch": 16, "description": "test"}
     rows, again, other = (demo_sampling.sample(model, tokenizer, prompts, seed=seed, **options) for seed in (1, 1, 2))
     assert [row.prompt.tolist() for row in rows] == tokenizer(prompts)["input_ids"]
@@ -98,7 +98,7 @@ def test_until_end_cuts_after_the_first_end_token():
 def test_pairs_are_labelled_by_the_true_reward_with_noise(runs, monkeypatch):
     """Rewards 6 apart: the better side is chosen with probability sigmoid(6) = 0.998, so 24 of 24 but once in 20."""
     sft, preferences = runs
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     preferences = preferences.model_copy(update={"reference": sft.reference})
     good, bad = "lovely golden warm gentle bright sweet", "Hello"
     written = iter([good, bad] * 24)
@@ -106,7 +106,7 @@ def test_pairs_are_labelled_by_the_true_reward_with_noise(runs, monkeypatch):
     demo.pairs(preferences, TINY)
     records = texts(preferences.data.source)
     assert len(records) == 24
-    prompts = world.prompts(0, texts=60, pairs=24, judged=6).pairs
+    prompts = draw_prompts(0, texts=60, pairs=24, judged=6).pairs
     assert [record["prompt"] for record in records] == [prompt.text for prompt in prompts]
     # The first 24 samples meet the second 24, prompt by prompt: here each text meets itself.
     assert all(record["chosen_score"] == record["rejected_score"] for record in records)
@@ -124,13 +124,13 @@ def test_judging_without_a_policy(runs):
 
 @pytest.mark.slow
 def test_the_whole_demo_in_little(runs):
-    """World, reference, pairs, score, a policy, evaluation, verdict and page, in the order of `make demo`."""
+    """Task, reference, pairs, score, a policy, evaluation, verdict and page, in the order of `make demo`."""
     sft, preferences = runs
 
     def command(*arguments: str) -> None:
         assert cli.run_command(list(arguments)) == 0
 
-    demo.world(sft, TINY)
+    demo.task(sft, TINY)
     command("prepare", "configs/demo_sft.toml")
     command("train", "configs/demo_sft.toml", "--set", "train.max_steps=2")
     demo.pairs(preferences, TINY)

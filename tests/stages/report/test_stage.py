@@ -5,7 +5,7 @@ import json
 import polars as pl
 import pytest
 
-from scoreonce.pipeline.evaluation.held_out import evaluation_summary
+from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.report import stage as report

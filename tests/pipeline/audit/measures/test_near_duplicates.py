@@ -41,12 +41,19 @@ def test_pairs_just_above_the_threshold_are_found_and_those_below_are_not():
 
 
 def test_groups_reach_over_a_text_in_between():
-    """a ~ b and b ~ c, whatever a and c are to each other."""
-    a = text(80)
-    b, c = [*a[:-5], *text(5)], [*text(5), *a[5:-5], *text(5)]
-    found = found_in([" ".join(words) for words in (a, b, [*c[:5], *b[5:]], text())])
-    assert len(found.keys) == 3
-    assert len(set(found.groups.tolist())) == 1
+    """a ~ b and b ~ c, whatever a and c are to each other; d ~ e apart from them; a sixth text resembles none."""
+    a, d = text(80), text(80)
+    b, e = [*a[:-5], *text(5)], [*d[:-5], *text(5)]
+    c = [*text(5), *b[5:]]
+    texts = [" ".join(words) for words in (a, d, b, c, e, text())]
+    found = found_in(texts)
+    series = pl.Series("text", texts)
+    group = dict(zip(found.keys.tolist(), found.groups.tolist(), strict=True))
+    groups = [group.get(key) for key in keys(series, words(series)).tolist()]
+    assert groups[0] == groups[2] == groups[3] is not None
+    assert groups[1] == groups[4] is not None
+    assert groups[0] != groups[1]
+    assert groups[5] is None
 
 
 def test_equal_words_are_one_document_and_no_near_duplicate():
@@ -78,14 +85,6 @@ def test_a_template_of_many_texts_does_not_explode(copies):
     assert len(found.keys) == copies
     assert len(set(found.groups.tolist())) == 1
     assert found.pairs_compared < 100 * copies
-
-
-@pytest.mark.parametrize(
-    ("edges", "labels"),
-    [([], [0, 1, 2, 3]), ([(0, 1), (2, 3)], [0, 0, 2, 2]), ([(3, 2), (2, 1), (1, 0)], [0, 0, 0, 0])],
-)
-def test_components(edges, labels):
-    assert near.components(4, np.array(edges, np.int64).reshape(-1, 2)).tolist() == labels
 
 
 def test_nothing_to_compare():

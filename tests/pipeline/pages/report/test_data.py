@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from scoreonce.pipeline.pages.numbers import duration, fixed, number, percent, points, shown, signed
+from scoreonce.pipeline.pages.numbers import duration, fixed, number, percent, points, shown, signed, size
 from scoreonce.pipeline.pages.report.data import final_mean, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine
 
@@ -85,5 +85,14 @@ def test_numbers_as_people_read_them():
     ]
     assert (percent(0.7125), percent(None), points(-0.012), signed(1.5)) == ("71.2%", "–", "−1.2", "+1.50")
     assert (fixed(-1.234), fixed(NAN)) == ("−1.23", "–")
-    assert [duration(s) for s in (3.21, 42, 200, 7500)] == ["3.2 s", "42 s", "3 min 20 s", "2 h 05 min"]
+    assert [duration(s) for s in (0.04, 3.21, 42, 200, 7500, 90_000, None)] == [
+        "40 milliseconds",
+        "3.2 seconds",
+        "42 seconds",
+        "3 minutes and 20 seconds",
+        "2 hours and 5 minutes",
+        "25 hours",
+        "–",
+    ]
+    assert [size(n) for n in (100, 12_288, 1_288_490_189)] == ["100 Bytes", "12.0 KiB", "1.2 GiB"]
     assert [shown(v) for v in (True, 5e-7, 0.1, [1, 2], None, "x")] == ["yes", "5e-7", "0.1", "1, 2", "–", "x"]

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from html_page import Page
 
-from scoreonce.pipeline.evaluation.held_out import evaluation_summary
+from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS, PALETTE, bands_of, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.lineage import settings
@@ -92,7 +92,7 @@ def test_page_holds_every_run_and_its_numbers():
     assert "90.0%" in page.text
     assert "80.0%" in page.text
     assert "82.6% to 94.5%" in page.text  # Wilson's interval of 90 in 100
-    assert "2 min 00 s" in page.text  # 40 steps of 3 seconds
+    assert "2 minutes" in page.text  # 40 steps of 3 seconds
     assert {"chart-loss", "chart-rewards_margins", "chart-margin-0", "chart-margin-1"} <= {
         a.get("id") for _, a in page.tags
     }

@@ -5,7 +5,8 @@ import math
 import polars as pl
 import pytest
 
-from scoreonce.pipeline.evaluation.held_out import evaluation_summary, held_out, paired_difference
+from scoreonce.pipeline.evaluation.held_out import win_scores
+from scoreonce.pipeline.evaluation.summary import evaluation_summary, paired_difference
 
 
 def table(rows):
@@ -45,7 +46,7 @@ PAIRS = table(
 
 def test_accuracy_counts_ties_half():
     """Scores 1, 0, 1/2, 1: (1 + 0 + 0.5 + 1) / 4 = 0.625."""
-    assert held_out(PAIRS)["accuracy"].to_list() == [1.0, 0.0, 0.5, 1.0]
+    assert win_scores(PAIRS)["accuracy"].to_list() == [1.0, 0.0, 0.5, 1.0]
     summary = evaluation_summary(PAIRS)
     assert summary["accuracy"] == 0.625
     assert summary["ties"] == 0.25

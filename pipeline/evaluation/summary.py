@@ -1,0 +1,120 @@
+"""Held-out accuracies and margins of a policy, overall and by source, each with a 95 % interval.
+
+Every rate is a mean of the per-pair scores in `held_out`. Intervals take pairs as independent; where many pairs share
+a prompt they are too narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.evaluation.held_out import win_scores
+from scoreonce.pipeline.evaluation.intervals import mean_half_width, wilson
+
+RATES = (
+    "accuracy",
+    "length_normalised_accuracy",
+    "length_controlled_accuracy",
+    "policy_ranking_accuracy",
+    "reference_ranking_accuracy",
+    "policy_average_ranking_accuracy",
+    "reference_average_ranking_accuracy",
+)
+
+_LONGER, _EQUAL = pl.col("chosen_len") > pl.col("rejected_len"), pl.col("chosen_len") == pl.col("rejected_len")
+
+
+def _rate(name: str) -> list[pl.Expr]:
+    low, high = wilson(pl.col(name).mean(), pl.len())
+    return [pl.col(name).mean(), low.alias(f"{name}_low"), high.alias(f"{name}_high")]
+
+
+def _length_controlled() -> list[pl.Expr]:
+    """½ (accuracy where the chosen side is longer + accuracy where it is shorter).
+
+    A policy that only prefers the longer side, or only the shorter, gets one half exactly, whatever the share of pairs
+    whose chosen side is longer. Pairs of equal length count with weight one half in both strata. Null where a stratum
+    is empty. The interval combines the strata's Wilson intervals by squares (Newcombe 1998, method 10; for a sum,
+    Zou and Donner 2008).
+    """
+    strata = [_stratum(pl.when(_EQUAL).then(0.5).when(side).then(1.0).otherwise(0.0)) for side in (_LONGER, ~_LONGER)]
+    (longer, longer_ends), (shorter, shorter_ends) = strata
+    squares = [(longer - longer_ends[end]) ** 2 + (shorter - shorter_ends[end]) ** 2 for end in (0, 1)]
+    below, above = (square.sqrt() / 2 for square in squares)
+    centre = (longer + shorter) / 2
+    name = "length_controlled_accuracy"
+    return [centre.alias(name), (centre - below).alias(f"{name}_low"), (centre + above).alias(f"{name}_high")]
+
+
+def _stratum(weight: pl.Expr) -> tuple[pl.Expr, tuple[pl.Expr, pl.Expr]]:
+    count = pl.when(weight.sum() > 0).then(weight.sum())
+    share = (pl.col("accuracy") * weight).sum() / count
+    return share, wilson(share, count)
+
+
+def _statistics() -> list[pl.Expr]:
+    """All figures of a group of pairs, as aggregations.
+
+    `cross_entropy_increase` is Σ (ref − policy) / Σ tokens over both sides, in nats per token: the forward KL of
+    reference to policy where the completions were sampled from the reference, otherwise only a measure of drift.
+    """
+    margin, tokens = pl.col("margin"), pl.col("chosen_len").sum() + pl.col("rejected_len").sum()
+    half_width = mean_half_width(margin)
+    rates = [expression for name in RATES if name != "length_controlled_accuracy" for expression in _rate(name)]
+    return [
+        pl.len().alias("pairs"),
+        *rates,
+        *_length_controlled(),
+        margin.mean().alias("margin"),
+        (margin.mean() - half_width).alias("margin_low"),
+        (margin.mean() + half_width).alias("margin_high"),
+        *(margin.quantile(q, "linear").alias(f"margin_p{q * 100:.0f}") for q in (0.1, 0.5, 0.9)),
+        pl.col("chosen_logratios").mean(),
+        pl.col("rejected_logratios").mean(),
+        mean_half_width(pl.col("chosen_logratios")).alias("chosen_logratios_half_width"),
+        (-(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens).alias("cross_entropy_increase"),
+        (margin == 0).mean().alias("ties"),
+        pl.when(_EQUAL).then(0.5).when(_LONGER).then(1.0).otherwise(0.0).mean().alias("chosen_is_longer"),
+    ]
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with None for non-finite floats, which JSON cannot hold."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+def evaluation_summary(pairs: pl.DataFrame) -> dict[str, Any]:
+    """Figures of all pairs and, under `by_source`, of each source in order of size.
+
+    Rates are shares in [0, 1] with `_low` and `_high`; margins and log-ratios are nats per completion, without β. Each
+    is None where nothing can be computed, as for no pairs, or the spread of a single one. `unranked` counts
+    completion-only rows, `not_finite` pairs whose margin is NaN or infinite; neither enters any figure.
+    """
+    scored = win_scores(pairs)
+    overall = scored.select(_statistics()).row(0, named=True)
+    largest_first = -pl.col("pairs").cast(pl.Int64)
+    groups = scored.group_by("source").agg(_statistics()).sort(largest_first, "source", nulls_last=True)
+    return _finite(overall) | {
+        "unranked": pairs["margin"].null_count(),
+        "not_finite": pairs.height - pairs["margin"].null_count() - scored.height,
+        "by_source": [_finite(row) for row in groups.iter_rows(named=True)],
+    }
+
+
+def paired_difference(pairs: pl.DataFrame, others: pl.DataFrame) -> dict[str, Any]:
+    """Accuracy of `pairs` minus that of `others` on the pairs that both have, with a 95 % normal interval.
+
+    Sharper than comparing two intervals: pairs that both policies get right or wrong cancel. Keys `pairs`,
+    `difference`, `low`, `high`; None where fewer than two pairs are shared.
+    """
+    shared = win_scores(pairs).join(win_scores(others), on="pair_id", suffix="_other")
+    gap = pl.col("accuracy") - pl.col("accuracy_other")
+    half_width = mean_half_width(gap)
+    return _finite(
+        shared.select(
+            pairs=pl.len(), difference=gap.mean(), low=gap.mean() - half_width, high=gap.mean() + half_width
+        ).row(0, named=True)
+    )
