@@ -1,14 +1,14 @@
-# scoreonce, from a preference dataset to a page of results. This file is the pipeline; read it first.
+# scoreonce, from a preference dataset to a page of results. This file is the pipeline: read it first.
 #
 #     raw pairs -prepare-> token pairs -score-> reference columns -train-> policies -evaluate-> -report-> one page
 #
-# One run file (TOML) says what, and the stages do it. Your own data, four methods, one reference pass:
+# A run file (TOML) describes the run. Your own data, four methods, one reference pass:
 #
 #     make report RUN=configs/mine.toml METHOD="dpo beta_dpo minor_dpo alpha_dpo"
 #
-# Every target is also a command, `scoreonce prepare configs/mine.toml` and so on; Make only knows their order. A stage
-# runs again when the run file, SET, its data or the stage before it changed, and each stage by itself does only what is
-# not done yet: a killed `make` is given again. What Make remembers stands in .make/, everything else in the run's `out`.
+# Every stage is also a command, `scoreonce prepare configs/mine.toml` and so on; Make only adds the order. A stage runs
+# again when the run file, SET, its data or the stage before it changed, and does only what is not done yet: after an
+# interruption, run the same `make` again. Make keeps its stamps in .make/, everything else is in the run's `out`.
 
 RUN    ?= configs/demo.toml
 METHOD ?=
@@ -19,7 +19,7 @@ PYTHON ?= python3
 # The demo's five policies: DPO, and four papers that change its beta, its penalty or its margin.
 DEMO_METHODS := dpo beta_dpo epsilon_dpo minor_dpo alpha_dpo
 
-# TRL beside scoreonce; columns at scale; how cost grows; whole runs on real pairs.
+# What `make bench` runs; docs/benchmarks.md says what each measures.
 ONLY       ?=
 BENCH_ARGS ?=
 BENCHES    := $(or $(ONLY),peers columns growth hh full_vocabulary audit)
@@ -30,16 +30,16 @@ SCOREONCE := $(BIN)/scoreonce
 NAME      := $(basename $(notdir $(RUN)))
 MADE      := .make/$(NAME)
 ARGS      := $(RUN) $(foreach pair,$(SET),--set $(pair))
-# Without METHOD, the method is the run file's.
+# Without METHOD, train the run file's own method.
 TRAINED   := $(or $(METHOD),run-file)
 method     = $(if $(filter-out run-file,$*),--method $*)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast check types prepare score audit train evaluate report bench clean FORCE
 
-help: ## this list
+help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  RUN=configs/x.toml  METHOD="dpo beta_dpo"  SET="train.beta=0.05 data.limit=1000"  VENV=.venv  PYTHON=python3'
 
@@ -52,9 +52,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# ---- 2. Five minutes of proof: a synthetic task with a known reward, which the policies must increase ----
+# ---- 2. The demo: a synthetic task with a known reward, and policies that should earn more of it ----
 
-demo: $(READY) ## a whole run on a synthetic task with a known reward, in minutes on a CPU; ends with a page to open
+demo: $(READY) ## a whole run on a synthetic task with a known reward; minutes on a CPU
 	@echo "== 1/5  the task: texts, a tokenizer and an untrained model of a million parameters"
 	$(SCOREONCE) demo task configs/demo_sft.toml
 	@echo "== 2/5  the reference: that model, trained on the texts"
@@ -64,7 +64,7 @@ demo: $(READY) ## a whole run on a synthetic task with a known reward, in minute
 	$(SCOREONCE) demo pairs configs/demo.toml
 	@echo "== 4/5  the pipeline: score the reference once, then train each method from its columns"
 	@$(MAKE) --no-print-directory evaluate RUN=configs/demo.toml METHOD="$(DEMO_METHODS)"
-	@echo "== 5/5  the verdict: what each policy earns of the true reward, and how far it went from the reference"
+	@echo "== 5/5  the result: each policy's true reward, and its KL divergence from the reference"
 	$(SCOREONCE) demo judge configs/demo.toml
 	$(SCOREONCE) report configs/demo.toml
 	@echo; echo "Open $$($(SCOREONCE) path configs/demo.toml report)"
@@ -72,11 +72,11 @@ demo: $(READY) ## a whole run on a synthetic task with a known reward, in minute
 # ---- 3. Your data, stage by stage ----
 
 prepare: $(MADE)/prepare ## raw dataset -> token pairs
-audit: $(MADE)/audit ## what is wrong with the pairs
+audit: $(MADE)/audit ## flaws of the pairs
 score: $(MADE)/score ## reference log-probs of every completion, once
 train: $(TRAINED:%=$(MADE)/train-%) ## policies from the cached columns
 evaluate: $(TRAINED:%=$(MADE)/evaluate-%) ## policies on the held-out pairs
-report: $(MADE)/report ## one HTML page about every policy
+report: $(MADE)/report ## one HTML page about all policies
 
 $(MADE)/prepare: $(RUN) $(MADE)/set | $(READY)
 	$(SCOREONCE) prepare $(ARGS)
@@ -91,7 +91,7 @@ $(MADE)/score: $(MADE)/prepare
 	$(SCOREONCE) score $(ARGS)
 	@touch $@
 
-# Supervised fine-tuning has no reference to be scored under.
+# Supervised fine-tuning reads no reference columns.
 $(MADE)/train-sft: $(MADE)/prepare
 	$(SCOREONCE) train $(ARGS) --method sft
 	@touch $@
@@ -108,41 +108,42 @@ $(MADE)/report: $(TRAINED:%=$(MADE)/evaluate-%)
 	$(SCOREONCE) report $(ARGS)
 	@touch $@
 
-# The local data and model files that the run reads; one that has gone counts as changed.
+# The local data and model files that the run reads. The empty rule for each makes a deleted file count as changed.
 -include $(MADE)/inputs.mk
 
-# SET as a file that is newer than the stamps only when it says something else.
+# SET as a file, rewritten only when its contents change.
 $(MADE)/set: FORCE
 	@mkdir -p $(@D); echo '$(SET)' | cmp -s - $@ || echo '$(SET)' > $@
 
-# Stamps of stages in the middle are results: keep them.
+# Make would delete these stamps as intermediate files.
 .PRECIOUS: $(MADE)/train-% $(MADE)/evaluate-%
 
 # ---- 4. Working on scoreonce itself ----
 
-test: $(READY) .types/scoreonce ## lint, types and every test
-	$(call checks)
+test: check ## lint, format, types and every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-test-fast: $(READY) .types/scoreonce ## the same without the slow tests
-	$(call checks)
+test-fast: check ## the same without the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
 
-define checks
+check: $(READY) ## lint, format and types
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-endef
+	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory types
 
-# The folders install under the prefix scoreonce; these links show mypy the same.
+types: $(READY) .types/scoreonce ## types alone
+	$(BIN)/mypy
+
+# The folders install under the prefix scoreonce; these links give mypy the same view.
 .types/scoreonce:
 	@mkdir -p $@
 	@for folder in pipeline schemas stages; do ln -sfn ../../$$folder $@/$$folder; done
 	@ln -sfn ../../stages/api/__init__.py $@/__init__.py
 
-# Nothing else may run beside it. ONLY="peers growth" chooses; BENCH_ARGS=--smoke shows in a minute each that they run.
-bench: $(READY) ## measured comparisons, one after the other; see benchmarks/
+# Run nothing else at the same time. ONLY="peers growth" selects; BENCH_ARGS=--smoke only checks that they run.
+bench: $(READY) ## the benchmarks, one after the other; see docs/benchmarks.md
 	set -e; for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
 
-clean: ## remove the demo, what Make remembers, and caches; your own runs stay
-	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+clean: ## remove the demo, Make's stamps and caches; your own runs stay
+	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -9,9 +9,9 @@ micro-batch) and with the fastest of several micro-batch sizes, searched first. 
 each side's own layout needs, without padding: scoreonce runs a prompt once per pair, TRL once per completion, so
 shares do not divide into the ratio of pairs/s.
 
-Writes benchmarks/results/peers.json and peers.md, and the README's section; another device or dtype than float32 on a
-CPU is written beside, as peers_cuda_bfloat16 and so on, and stays out of the README. In bfloat16 TRL's optimizer works
-on bfloat16 weights, scoreonce's on float32 masters, as each does by default.
+Writes benchmarks/results/peers.json and peers.md, the table of README.md and the section of docs/benchmarks.md.
+Another device or dtype than float32 on a CPU is written beside, as peers_cuda_bfloat16 and so on, and stays out of
+both. In bfloat16 TRL's optimizer works on bfloat16 weights, scoreonce's on float32 masters, as each does by default.
 Nothing else may run beside it. Without the shared real data (SCOREONCE_SHARED) the pairs are generated.
 """
 
@@ -272,7 +272,7 @@ def main() -> None:
         found = measure(Path(folder), size, where)
     real_data.write(where.results, found, tables.page(found), keep=not options.smoke)
     if not options.smoke:
-        tables.into_readme()
+        tables.into_documents()
 
 
 if __name__ == "__main__":

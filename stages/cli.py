@@ -264,7 +264,9 @@ def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
 def methods(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Everything that a program needs to call them.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="The README's table.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="A Markdown table, as in docs/methods-table.md.")
+    ] = False,
     method_file: Annotated[
         Path | None, typer.Option(metavar="FILE.py", help="A file of your own that registers methods; its code is run.")
     ] = None,

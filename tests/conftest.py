@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from skip_summary import pytest_terminal_summary  # noqa: F401 - a hook
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,17 @@
-"""The figures of peers.json as Markdown: the whole page, and the README's section."""
+"""The figures of peers.json as Markdown: the whole page, the section of docs/benchmarks.md, and the README's table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-README, FIGURES = ROOT / "README.md", ROOT / "benchmarks" / "results" / "peers.json"
-START, END = "<!-- peers: made by benchmarks/peers.py -->\n", "<!-- /peers -->"
+FIGURES = ROOT / "benchmarks" / "results" / "peers.json"
 STAGES = {"score": "scoring", "train": "training"}
 SIDES = {"default": "TRL", "trl": "TRL, tuned", "ours": "scoreonce"}
 TUNED = {"trl": "TRL", "ours": "scoreonce"}
@@ -27,33 +27,67 @@ def page(figures: Figures) -> str:
     return "# TRL and scoreonce side by side\n\n" + "\n".join(parts)
 
 
-def readme_section(figures: Figures) -> str:
-    """What stands between the README's markers."""
-    more = "All figures: [benchmarks/results/peers.md](benchmarks/results/peers.md); `make bench` measures again."
+def docs_section(figures: Figures) -> str:
+    """Rates, memory and the sweep, with the setting, the date and the machine."""
+    more = "All figures: [peers.md](../benchmarks/results/peers.md); `make bench ONLY=peers` measures again."
     parts = [_setting(figures), _side_by_side(figures), _sweep(figures)]
-    parts.append(f"{machine.line(figures['measured'])} {more}\n")
-    return "\n## Speed\n\n" + "\n".join(parts)
+    return "\n" + "\n".join([*parts, f"{machine.line(figures['measured'])} {more}\n"])
 
 
-def section_on_disk() -> str:
-    """The section that the results on disk give; nothing where there are none."""
-    return readme_section(json.loads(FIGURES.read_text())) if FIGURES.exists() else ""
+def readme_section(figures: Figures) -> str:
+    """One small table: pairs per second, and the ratios to both TRL configurations."""
+    measured = figures["measured"]
+    head = ["pairs", "stage", *(f"{name}, pairs/s" for name in SIDES.values()), "ratio", "to tuned"]
+    profiles = figures["profiles"].values()
+    rows = table(head, (_compared(entry, stage)[: len(head)] for entry in profiles for stage in STAGES))
+    where = f"{figures['dtype']} on {figures['device']}, {measured['machine']}, {measured['cores']} cores"
+    model = f"a Llama of {figures['model']['parameters'] / 1e6:.1f} M parameters"
+    return f"\n{rows}\nMeasured {measured['date']}: {model}, {where}.\n"
 
 
-def section_in(text: str) -> str:
-    """What stands between the markers of the README's text."""
-    return text.partition(START)[2].partition(END)[0]
+@dataclass(frozen=True)
+class Section:
+    """A generated part of a document, between two markers."""
+
+    path: Path
+    name: str
+    make: Callable[[Figures], str]
+
+    @property
+    def start(self) -> str:
+        """The marker before it."""
+        return f"<!-- {self.name}: made by benchmarks/peers.py -->\n"
+
+    @property
+    def end(self) -> str:
+        """The marker after it."""
+        return f"<!-- /{self.name} -->"
+
+    def on_disk(self) -> str:
+        """What the figures on disk give; empty without figures."""
+        return self.make(json.loads(FIGURES.read_text())) if FIGURES.exists() else ""
+
+    def found_in(self, text: str) -> str:
+        """What stands between the markers of a text."""
+        return text.partition(self.start)[2].partition(self.end)[0]
+
+    def put_into(self, text: str, section: str) -> str:
+        """The text with another section between its markers."""
+        before, _, rest = text.partition(self.start)
+        return f"{before}{self.start}{section}{self.end}{rest.partition(self.end)[2]}"
 
 
-def with_section(text: str, section: str) -> str:
-    """The README's text with another section between its markers."""
-    before, _, rest = text.partition(START)
-    return f"{before}{START}{section}{END}{rest.partition(END)[2]}"
+SECTIONS = (
+    Section(ROOT / "README.md", "speed", readme_section),
+    Section(ROOT / "docs" / "benchmarks.md", "peers", docs_section),
+)
 
 
-def into_readme() -> None:
-    """Put the section of the figures on disk between the README's markers."""
-    README.write_text(with_section(README.read_text(encoding="utf-8"), section_on_disk()), encoding="utf-8")
+def into_documents() -> None:
+    """Put the figures on disk between the markers of every document that shows them."""
+    for section in SECTIONS:
+        text = section.path.read_text(encoding="utf-8")
+        section.path.write_text(section.put_into(text, section.on_disk()), encoding="utf-8")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

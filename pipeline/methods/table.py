@@ -10,7 +10,7 @@ from scoreonce.pipeline.methods.compose import Row, hyperparameters
 
 
 class TableRow(TypedDict):
-    """One method, for `scoreonce methods` and the README."""
+    """One method, for `scoreonce methods` and docs/methods-table.md."""
 
     name: str
     title: str

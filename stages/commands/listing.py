@@ -63,7 +63,7 @@ def paths(run: Run, what: str) -> list[Path]:
 
 
 def methods(name: str | None, style: Literal["text", "markdown", "json"], file: Path | None = None) -> str:
-    """The methods, or one of them: a list for a terminal, the README's table, or everything as JSON.
+    """The methods, or one of them: a list for a terminal, a Markdown table (docs/methods-table.md), or JSON.
 
     `file` is run first and adds the methods that it registers. Raises `InputError` for an unknown name.
     """

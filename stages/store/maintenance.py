@@ -16,9 +16,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.columns import KL_ID
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.pipeline.pages.numbers import size
 from scoreonce.stages.common.files import read_json, read_parquet
 from scoreonce.stages.store.store import Store
 

@@ -23,8 +23,8 @@ from accelerate.utils import LoggerType
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
-from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.pipeline.pages.numbers import duration, size
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common import files
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths

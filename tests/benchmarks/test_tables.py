@@ -1,29 +1,43 @@
-"""The README shows the figures on disk, and a table says what its figures say."""
+"""The documents show the figures on disk, and a table says what its figures say."""
 
+import pytest
 from compared import tables
 
 
-def test_readme_shows_the_results_on_disk():
-    """Where it fails: python -c 'from compared import tables; tables.into_readme()' in benchmarks/."""
-    assert tables.section_in(tables.README.read_text(encoding="utf-8")) == tables.section_on_disk()
+@pytest.mark.parametrize("section", tables.SECTIONS, ids=lambda section: section.path.name)
+def test_documents_show_the_results_on_disk(section):
+    """Where it fails: python -c 'from compared import tables; tables.into_documents()' in benchmarks/."""
+    text = section.path.read_text(encoding="utf-8")
+    assert text.count(section.start) == text.count(section.end) == 1
+    assert section.found_in(text) == section.on_disk()
 
 
 def test_section_is_put_between_the_markers_and_nowhere_else():
-    text = f"before\n{tables.START}old\n{tables.END}\nafter\n"
-    new = tables.with_section(text, "new\n")
-    assert new == f"before\n{tables.START}new\n{tables.END}\nafter\n"
-    assert tables.section_in(new) == "new\n"
+    section = tables.SECTIONS[0]
+    text = f"before\n{section.start}old\n{section.end}\nafter\n"
+    new = section.put_into(text, "new\n")
+    assert new == f"before\n{section.start}new\n{section.end}\nafter\n"
+    assert section.found_in(new) == "new\n"
 
 
-def test_readme_section(measured):
+def test_docs_section(measured):
     """Scoring 2 against 8 pairs/s, training 1 against 4; peaks of 200 bytes and less are 0 MiB."""
-    section = tables.readme_section(measured)
+    section = tables.docs_section(measured)
     assert "| short pairs | scoring | 1.00 | 2.00 | 8.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.25** | 0.50 |" in section
     assert "| short pairs | training | 0.50 | 1.00 | 4.00 | **8.00** | 4.00 | 0 | 0 | 0 | **0.12** | 0.25 |" in section
     assert "TRL 150 s with 15 reference passes, TRL, tuned 100 s with 15 reference passes, " in section
     assert "scoreonce 20 s with 1 reference passes; ratio **7.50**, to tuned 5.00" in section
     assert "Measured 2026-01-02 on an abacus, 2 cores" in section
     assert "trl None" not in section
+
+
+def test_readme_section(measured):
+    """The same rates as on the docs page, without memory."""
+    section = tables.readme_section(measured)
+    assert "| short pairs | scoring | 1.00 | 2.00 | 8.00 | **8.00** | 4.00 |\n" in section
+    assert "| short pairs | training | 0.50 | 1.00 | 4.00 | **8.00** | 4.00 |\n" in section
+    assert "Measured 2026-01-02: " in section
+    assert "float32 on cpu, an abacus, 2 cores" in section
 
 
 def test_page_gives_shares_of_the_gemm_rate(measured):
