@@ -1,10 +1,10 @@
 """The command line: `scoreonce STAGE RUN.toml`. Each command loads the run file and calls its stage, nothing more.
 
-Stages are imported inside the commands, after the run file was checked, because torch alone takes seconds and neither
-`scoreonce --help` nor a misspelt key may.
+Stages are imported inside the commands, after the run file has been checked: importing torch takes seconds, and neither
+`scoreonce --help` nor the error for a misspelt key should wait for it.
 
-Exit codes: 0 done; 1 our own fault, with a traceback; 2 something given cannot be used, in four parts; 3 an audit found
-what it was to fail on; 130 interrupted.
+Exit codes: 0 done; 1 a fault in scoreonce, with a traceback; 2 unusable input, with a four-part message; 3 an audit
+found what --fail-on names; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -33,10 +33,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Score the reference model once; train every preference-optimisation method from the cached columns. "
-    "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
-    epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.",
+    "The stages, in order: prepare, audit, score, train, evaluate, report. Each does only what is not done yet.",
+    epilog="Start from a copy of configs/example.toml. `scoreonce COMMAND --help` has the options of a command.",
 )
-store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cached reference scores.")
+store_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify and clean the reference store."
+)
 demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
@@ -60,73 +62,70 @@ def _trust_remote_code(wanted: bool) -> None:
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; may be given again."),
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; repeatable."),
 ]
 Method = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Another method than the run file's; `scoreonce methods` lists them.")
+    str | None, typer.Option(metavar="NAME", help="Method, in place of the run file's; see `scoreonce methods`.")
 ]
 Label = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Folder name of this training run; defaults to the method.")
+    str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
 ]
 Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME", help="Only these training runs; may be given again.")
+    list[str] | None, typer.Option("--label", metavar="NAME", help="Only this training run; repeatable.")
 ]
 Model = Annotated[
-    str | None, typer.Option(metavar="MODEL", help="Folder or Hub name of another policy than the trained one.")
+    str | None,
+    typer.Option(metavar="MODEL", help="Policy to evaluate in place of the trained one: folder or Hub name."),
 ]
 FailOn = Annotated[
     str | None,
     typer.Option(
         metavar="FINDINGS",
-        help="Leave with exit code 3 where these were found, e.g. "
-        "duplicate_pair,contradictory_pair>0.01: any pair, or more than that share or number.",
+        help="Exit with code 3 on these findings, e.g. duplicate_pair,contradictory_pair>0.01: on any pair, or on more "
+        "than that share or number of pairs.",
     ),
 ]
 NearDuplicates = Annotated[
     bool | None,
     typer.Option(
-        "--near-duplicates/--no-near-duplicates", help="Compare texts by their words; as the run file says by default."
+        "--near-duplicates/--no-near-duplicates", help="Search for near-duplicates by shared words, or do not."
     ),
 ]
 Contamination = Annotated[
     list[str] | None,
     typer.Option(
-        "--contamination", metavar="FILE", help="Evaluation prompts that no pair should overlap; may be given again."
+        "--contamination", metavar="FILE", help="Evaluation prompts that no pair may overlap with; repeatable."
     ),
 ]
 Query = Annotated[
     str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Throw this label's outputs away and train anew.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
 Drop = Annotated[
     list[str] | None,
-    typer.Option(metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again."),
+    typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
 ]
 Prune = Annotated[
-    bool, typer.Option("--prune", help="Also remove the scores of completions that are not in this run's pairs.")
+    bool, typer.Option("--prune", help="Also delete the scores of completions that are not in this run's pairs.")
 ]
 FullVocab = Annotated[
     str | None,
-    typer.Option(
-        metavar="FORM", help="Keep whole next-token distributions too: none, hidden or topk (score.full_vocab)."
-    ),
+    typer.Option(metavar="FORM", help="Also store next-token distributions: none, hidden or topk (score.full_vocab)."),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", help="Only say how long it takes and how big it gets, measured with the model for a few seconds."
-    ),
+    typer.Option("--dry-run", help="Only estimate time, memory and disk, from a few seconds of work with the model."),
 ]
 Trust = Annotated[
     bool,
     typer.Option(
         "--trust-remote-code",
         callback=_trust_remote_code,
-        help="Run the Python code that a model's folder brings along.",
+        help="Allow Python code that comes with a model to run.",
     ),
 ]
 Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
 
 
@@ -136,7 +135,7 @@ def _options(version: Version = False) -> None:
 
 
 def _load(path: Path, sets: list[str] | None, *, method: str | None = None, label: str | None = None) -> Run:
-    """The run file with its overrides; a method given by name replaces the file's, its pieces and its label."""
+    """The run file with overrides. `--method` replaces the file's method together with its pieces and label."""
     from scoreonce.stages import config
 
     sets = list(sets or [])
@@ -154,7 +153,7 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
 def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
     """Turn a preference dataset into token pairs.
 
-    Rows that cannot be used go to quarantine, with the reason.
+    Rows that cannot be used are quarantined with the reason.
     """
     settings = _load(run, sets)
     from scoreonce.stages.prepare import stage
@@ -170,10 +169,10 @@ def audit(
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
 ) -> None:
-    """Say what is wrong with the pairs.
+    """Find flaws in the pairs.
 
-    Again after score and after train, it also says what these made of them. Leaves with exit code 3 where something
-    that --fail-on names was found.
+    Run it again after score and after train: it then uses their columns too. Exits with code 3 if it finds what
+    --fail-on names.
     """
     settings = _load(run, sets)
     given = {"near_duplicates": near_duplicates, "contamination": contamination}
@@ -187,7 +186,7 @@ def audit(
 
 @app.command()
 def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
-    """Ask the pairs anything, in SQL.
+    """Query the pairs with SQL.
 
     Tables: pairs (with the columns of score and audit), evaluation, steps, quarantine.
     """
@@ -205,9 +204,9 @@ def score(
     full_vocab: FullVocab = None,
     trust: Trust = False,
 ) -> None:
-    """Score the pairs under the reference, once.
+    """Score the pairs with the reference model, once.
 
-    What the store holds already is never scored again.
+    Completions that the store already holds are not scored again.
     """
     settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
     from scoreonce.stages.score import stage
@@ -227,7 +226,7 @@ def train(
 ) -> None:
     """Train a policy from the cached columns.
 
-    The reference model is not loaded. A killed run goes on from its last checkpoint.
+    The reference model is not loaded. An interrupted run continues from its last checkpoint.
     """
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.train import stage
@@ -244,7 +243,7 @@ def evaluate(
     model: Model = None,
     trust: Trust = False,
 ) -> None:
-    """Score a policy on the held-out pairs."""
+    """Evaluate a policy on the held-out pairs."""
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.evaluate import stage
 
@@ -253,7 +252,7 @@ def evaluate(
 
 @app.command()
 def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
-    """Write one HTML page about all training runs."""
+    """Write one HTML page about the training runs."""
     settings = _load(run, sets)
     from scoreonce.stages.report import stage
 
@@ -262,16 +261,17 @@ def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one method in full.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Everything that a program needs to call them.")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain this method.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All methods as JSON, for programs.")] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="A Markdown table, as in docs/methods-table.md.")
     ] = False,
     method_file: Annotated[
-        Path | None, typer.Option(metavar="FILE.py", help="A file of your own that registers methods; its code is run.")
+        Path | None,
+        typer.Option(metavar="FILE.py", help="Also load this file, which registers methods; runs its code."),
     ] = None,
 ) -> None:
-    """List the methods and what each one needs."""
+    """List the methods, or explain one."""
     from scoreonce.stages.commands import listing
 
     print(listing.methods(name, "json" if as_json else "markdown" if as_markdown else "text", method_file))
@@ -280,14 +280,14 @@ def methods(
 @app.command()
 def path(
     run: RunFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists them all.")],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")],
     sets: Sets = None,
     method: Method = None,
     label: Label = None,
 ) -> None:
-    """Print where a run keeps something.
+    """Print where a run keeps a file or folder.
 
-    `inputs` are the local files that it reads, the rest is what it writes; one path a line.
+    `inputs` are the local files that the run reads; everything else is written by it. One path per line.
     """
     from scoreonce.stages.commands import listing
 
@@ -297,7 +297,7 @@ def path(
 
 @store_app.command("list")
 def store_list(run: RunFile, sets: Sets = None) -> None:
-    """List what is cached, reference by reference."""
+    """List the stores, one per reference model."""
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
 
@@ -306,9 +306,9 @@ def store_list(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("verify")
 def store_verify(run: RunFile, sets: Sets = None) -> None:
-    """Read every cached shard and check it against its digest.
+    """Check the files of the stores against their digests.
 
-    Leaves with exit code 2 where something is damaged.
+    Exits with code 2 if something is damaged.
     """
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
@@ -319,7 +319,7 @@ def store_verify(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("gc")
 def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
-    """Remove what killed runs left behind, and what you name."""
+    """Delete leftovers of killed runs, and what you name."""
     from scoreonce.stages.common.paths import SPLITS, RunPaths
     from scoreonce.stages.store import maintenance
 
@@ -341,7 +341,7 @@ def demo_task(run: RunFile, sets: Sets = None) -> None:
 def demo_pairs(run: RunFile, sets: Sets = None) -> None:
     """Sample and label pairs.
 
-    The reference model writes two texts per prompt; the true reward, with noise, decides which is preferred.
+    Samples two texts per prompt from the reference model and labels them by the known reward, with noise.
     """
     settings = _load(run, sets)
     from scoreonce.stages.demo import stage as demo
@@ -351,14 +351,14 @@ def demo_pairs(run: RunFile, sets: Sets = None) -> None:
 
 @demo_app.command("judge")
 def demo_judge(run: RunFile, sets: Sets = None) -> None:
-    """Measure true reward and KL of every policy."""
+    """Measure the true reward and the KL divergence of every policy."""
     settings = _load(run, sets)
     from scoreonce.stages.demo import stage as demo
 
     demo.judge(settings)
 
 
-def _say(kind: str, text: str) -> None:
+def _print_error(kind: str, text: str) -> None:
     colour = typer.colors.YELLOW if kind == "interrupted" else typer.colors.RED
     head = typer.style(f"{kind}:", fg=colour, bold=True) if sys.stderr.isatty() else f"{kind}:"
     print(f"{head} {text}", file=sys.stderr)
@@ -370,57 +370,57 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _of_the_machine(error: BaseException) -> InputError | None:
-    """What the user can mend though no stage foresaw it: a full disk, a folder without permission."""
+def _environment_error(error: BaseException) -> InputError | None:
+    """An error that the user can fix although no stage expects it: a full disk, a folder without permission."""
     for cause in _causes(error):
-        # Only some libraries pass the errno on; all of them pass on its sentence.
+        # Some libraries drop the errno of a full disk, but none drops its text.
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
             return InputError(
-                "The disk is full; what was being written was given up, finished files stay.",
+                "The disk is full. The unfinished file was removed, finished files stay.",
                 found=str(cause),
                 where="the folder `out` or `score.store` of the run file",
-                fix="Free some space, or set another folder, and give the same command again.",
+                fix="Free some space or set another folder, and run the same command again.",
             )
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             return InputError(
                 "A file or folder may not be read or written.",
                 found=str(cause),
                 where="the path named above",
-                fix="Change its permissions, or set another folder.",
+                fix="Change its permissions, or set another folder in the run file.",
             )
     return None
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code; every error is said on stderr."""
+    """Run one command and return its exit code. Errors are printed to stderr."""
     try:
         app(args=arguments, prog_name="scoreonce")
     except InputError as error:
-        _say("error", str(error))
+        _print_error("error", str(error))
         return 2
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 0
         if code != INTERRUPTED:
             return code
     except KeyboardInterrupt:
-        pass  # said below: older typer lets it through, newer leaves with 130
+        pass  # older typer lets it through, newer exits with 130; both are reported below
     except Exception as error:
-        if known := _of_the_machine(error):
-            _say("error", str(known))
+        if known := _environment_error(error):
+            _print_error("error", str(known))
             return 2
         traceback.print_exc()
-        _say(
+        _print_error(
             "fault",
-            "this is a mistake in scoreonce, not in what you gave it. Please report it with the lines above "
-            f"and the command: {shlex.join(['scoreonce', *arguments])}",
+            "this is a bug in scoreonce, not in your input. Please report it with the lines above and the command: "
+            f"{shlex.join(['scoreonce', *arguments])}",
         )
         return 1
     else:
         return 0
-    _say(
+    _print_error(
         "interrupted",
-        f"finished shards and the last checkpoint stay. To go on from there: {shlex.join(['scoreonce', *arguments])}",
+        f"finished shards and the last checkpoint stay. To continue: {shlex.join(['scoreonce', *arguments])}",
     )
     return INTERRUPTED
 

@@ -1,4 +1,4 @@
-"""What every stage needs: paths, atomic files, locks, manifests, progress.
+"""What every stage needs: paths, atomic files, locks, progress, method files.
 
-In: paths and plain values. Out: files that are whole or absent.
+In: paths and plain values. Out: files that are complete or absent.
 """

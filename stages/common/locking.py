@@ -1,4 +1,4 @@
-"""One writer at a time, and the one who waits is told for whom."""
+"""One writer at a time. Whoever waits is told which process holds the lock."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from scoreonce.stages.common.files import read_json, write_json
 
 @contextmanager
 def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterator[None]:
-    """Hold the lock file `path` in this block; `what` is named to whoever waits.
+    """Hold the lock file `path` in this block. `what` names the locked thing in messages.
 
-    The lock ends with the process that holds it, however that ends. Waits without end where `timeout` (seconds) is
-    None, else raises `InputError` after it; both say who holds the lock.
+    The operating system releases the lock when its process ends, also when it is killed. Waits for `timeout` seconds
+    and then raises `InputError`, or waits forever if it is None; both name the process that holds the lock.
     """
     holder = path.with_suffix(".holder.json")
     lock = FileLock(path)
@@ -29,13 +29,13 @@ def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterato
         lock.acquire(timeout=0)
     except Timeout:
         if timeout != 0:
-            print(f"waiting: {what} is in use by {_who(holder)}", file=sys.stderr, flush=True)
+            print(f"waiting: {what} is in use by {_description(holder)}", file=sys.stderr, flush=True)
         _wait(lock, holder, what, timeout)
     try:
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
         yield
     finally:
-        with suppress(OSError):  # a full or vanished disk must not hide the error that ended the block
+        with suppress(OSError):  # a full or missing disk must not hide the error that ended the block
             holder.unlink(missing_ok=True)
         lock.release()
 
@@ -46,18 +46,18 @@ def _wait(lock: FileLock, holder: Path, what: str, timeout: float | None) -> Non
     except Timeout:
         raise InputError(
             f"{what[0].upper()}{what[1:]} is in use by another process.",
-            found=_who(holder),
+            found=_description(holder),
             where=lock.lock_file,
-            fix="Wait until it has finished, or end it; then give the command again.",
+            fix="Wait until it has finished or stop it, then run the command again.",
         ) from None
 
 
-def _who(holder: Path) -> str:
+def _description(holder: Path) -> str:
     try:
         who = read_json(holder)
         return f"process {who['pid']} on {who['host']} since {who['since']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "a process that has not yet said which"  # between taking the lock and writing the note
+        return "an unknown process"  # it has the lock and has not written the file yet
 
 
 def _now() -> str:

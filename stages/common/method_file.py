@@ -1,4 +1,4 @@
-"""A method of your own: one Python file that registers it with the decorators used in this folder."""
+"""A method file: one Python file of the user's that registers methods with the decorators of pipeline.methods."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, ROWS
 from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.schemas.errors import InputError
 
-_LOADED: dict[str, list[str]] = {}  # module name: what its file registered
+_LOADED: dict[str, list[str]] = {}  # module name -> methods that its file registered
 
 
 def load_file(path: str) -> list[str]:
-    """Run a Python file and return the names of the methods that it registers; they are in `METHODS` from then on.
+    """Run a Python file and return the names of the methods that it registers in `METHODS`.
 
-    This executes the file's code. A file that is loaded again replaces what it registered before; one that fails
-    leaves nothing behind. Raises `InputError` for a file that is not there, is no Python, raises, registers nothing,
-    or takes a name that exists.
+    Executes the file's code. Loading a file again replaces what it registered before; a file that fails leaves nothing
+    registered. Raises `InputError` if the file is missing, is not Python, raises an error, registers nothing, or uses a
+    name that is taken.
     """
     name = "scoreonce_method_file_" + "".join(c if c.isalnum() else "_" for c in path)
     source = _source(name, path)
-    with _undone_on_failure(name):
-        _forget(name)
+    with _rolled_back_on_error(name):
+        _unregister(name)
         before = set(METHODS)
         _execute(name, path, source)
         added = [each for each in METHODS if each not in before]
@@ -36,7 +36,7 @@ def load_file(path: str) -> list[str]:
                 "The method file registers no method.",
                 found="no call of method(...)",
                 where=path,
-                fix='End it with method("my_name", "what it changes", paper=..., objective=...).',
+                fix='End the file with method("my_name", "what it changes", paper=..., objective=...).',
             )
         _LOADED[name] = added
     return added
@@ -54,7 +54,7 @@ def _source(name: str, path: str) -> bytes:
             "The method file cannot be read.",
             found=str(error),
             where=path,
-            fix="Check `method_file`: a relative path starts at the working directory.",
+            fix="Check `method_file`: a relative path is relative to the working directory.",
         ) from error
 
 
@@ -63,7 +63,7 @@ def _execute(name: str, path: str, source: bytes) -> None:
     module.__file__ = path
     sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec"), module.__dict__)  # not imported: that would leave bytecode beside the file
+        exec(compile(source, path, "exec"), module.__dict__)  # an import would leave bytecode beside the file
     except InputError:
         raise
     except Exception as error:
@@ -77,7 +77,7 @@ def _execute(name: str, path: str, source: bytes) -> None:
         ) from error
 
 
-def _forget(name: str) -> None:
+def _unregister(name: str) -> None:
     for pieces in PIECES.values():
         for key in [key for key, piece in pieces.items() if piece.function.__module__ == name]:
             del pieces[key]
@@ -88,7 +88,7 @@ def _forget(name: str) -> None:
 
 
 @contextmanager
-def _undone_on_failure(name: str) -> Iterator[None]:
+def _rolled_back_on_error(name: str) -> Iterator[None]:
     tables: list[dict[str, Any]] = [*PIECES.values(), METHODS, ROWS, ALIASES, _LOADED]
     saved = [dict(table) for table in tables]
     earlier = sys.modules.get(name)

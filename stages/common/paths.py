@@ -1,4 +1,4 @@
-"""Where a run keeps its files: every path, once."""
+"""Where a run keeps its files: the only place that builds their paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 def _label(train: Train) -> str:
-    """The label given, otherwise the method and the pieces that replace its own, as a folder name."""
+    """The run's label; by default the method and the pieces that replace its own, as a folder name."""
     objective = "+".join(train.objective) if isinstance(train.objective, dict) else train.objective
     pieces = [piece for piece in (train.method, objective, train.calibration, train.selection) if piece]
     return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
@@ -22,7 +22,7 @@ def _label(train: Train) -> str:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """The paths of one run. `label` names one training run among several on the same pairs."""
+    """The paths of one run file. `label` names one training run of several on the same pairs."""
 
     out: Path
     store: Path
@@ -30,12 +30,12 @@ class RunPaths:
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
-        """The paths that a run file asks for."""
+        """The paths of a run file."""
         out = Path(run.out)
         return cls(out, Path(run.score.store) if run.score.store else out / "store", _label(run.train))
 
     def pairs(self, split: Split) -> Path:
-        """Tokenised pairs, without token ids (Parquet)."""
+        """Prepared pairs with their text, without token ids (Parquet)."""
         return self.out / "pairs" / f"{split}.parquet"
 
     def tokens(self, split: Split) -> Path:
@@ -49,7 +49,7 @@ class RunPaths:
 
     @property
     def pairs_manifest(self) -> Path:
-        """What `prepare` read and made (JSON), written last."""
+        """What `prepare` read and wrote (JSON), written last."""
         return self.out / "pairs" / "manifest.json"
 
     def reference(self, split: Split) -> Path:
@@ -58,12 +58,12 @@ class RunPaths:
 
     @property
     def reference_manifest(self) -> Path:
-        """Which model scored, how, and the digests of the two files (JSON), written last."""
+        """The scoring model, its settings and the digests of the two files (JSON), written last."""
         return self.out / "reference" / "manifest.json"
 
     @property
     def training(self) -> Path:
-        """Everything one training run writes: metrics, step log, checkpoints, model."""
+        """Folder of one training run: metrics, step log, checkpoints, model."""
         return self.out / "train" / self.label
 
     @property
@@ -73,12 +73,12 @@ class RunPaths:
 
     @property
     def evaluation(self) -> Path:
-        """Held-out results of one policy: pairs.parquet and summary.json."""
+        """Folder of one policy's held-out results: pairs.parquet and summary.json."""
         return self.out / "evaluate" / self.label
 
     @property
     def audit(self) -> Path:
-        """What `audit` found: audit.json, pairs.parquet, and measures.parquet, which later audits go on from."""
+        """Folder of the audit: index.html, audit.json, pairs.parquet, measures.parquet (reused by later audits)."""
         return self.out / "audit"
 
     @property
@@ -93,10 +93,10 @@ class RunPaths:
 
     @property
     def audit_page(self) -> Path:
-        """The audit for people (HTML)."""
+        """The audit as a page (HTML)."""
         return self.audit / "index.html"
 
     @property
     def report(self) -> Path:
-        """The HTML page."""
+        """The report (HTML)."""
         return self.out / "report.html"

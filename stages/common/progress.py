@@ -1,4 +1,4 @@
-"""Progress of anything longer than a few seconds: a bar with rate and ETA, plain lines where there is no terminal."""
+"""Progress of work that takes more than a few seconds: a bar with rate and ETA, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 
 class _PlainLines:
-    """A stream for tqdm that turns every redraw into a line of its own."""
+    """A stream for tqdm that prints every update as a line of its own."""
 
     def write(self, text: str) -> None:
         line = text.replace("\r", "").strip()
@@ -33,9 +33,9 @@ def show(on: bool) -> None:
 
 @contextmanager
 def progress(total: int, unit: str, description: str, *, done: int = 0, enabled: bool = True) -> Iterator[tqdm[Any]]:
-    """A bar over `total` units, `done` of which exist already. Use `.update(n)` and `.set_postfix_str(...)`.
+    """A bar over `total` units, `done` of them already finished. Use `.update(n)` and `.set_postfix_str(...)`.
 
-    Without a terminal a plain line comes at most every 15 seconds, and one at the end.
+    Without a terminal it prints a line at most every 15 seconds, and one at the end.
     """
     terminal = sys.stderr.isatty()
     with tqdm(

@@ -1,8 +1,8 @@
-"""KTO's mismatched completions: behind each prompt the chosen completion of another, fixed by the order of the pairs.
+"""KTO's mismatched completions: each prompt with the chosen completion of another prompt.
 
-A pair's prompt meets the chosen completion of the next pair with another prompt, in the order of its split, the first
-following on the last; copies of a pair share the first copy's. The completion is cut so that the two fit `max_length`.
-Nothing is stored but its score: the token files say the rest, to `score` and to `train` alike.
+In the order of the split, a pair's prompt is matched with the chosen completion of the next pair that has another
+prompt; after the last pair comes the first. Copies of a pair share the match of the first copy. The completion is cut
+so that both fit `max_length`. Only its score is stored: `score` and `train` find its tokens in the token files.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ _COLUMNS = ["pair_id", "prompt_id", "prompt_len", "chosen_len"]
 
 
 def mismatched_completions(paths: RunPaths, split: Split) -> pl.DataFrame:
-    """For each row of a split's token file: kl_id, kl_len, and donor, the row whose chosen completion is meant.
+    """Per row of a split's token file: kl_id, kl_len, and donor, the row whose chosen completion it is matched with.
 
-    Raises `InputError` where all pairs of the split have one prompt.
+    Lengths are in tokens. Raises `InputError` if all pairs of the split have the same prompt.
     """
     frame = pl.from_arrow(read_parquet(paths.pairs(split), _COLUMNS))
     assert isinstance(frame, pl.DataFrame)
     pairs = frame.with_row_index("pair")
     distinct = pairs.unique("pair_id", keep="first", maintain_order=True).with_columns(
-        run=pl.col("prompt_id").rle_id()  # of neighbours with one prompt, which all meet the same completion
+        run=pl.col("prompt_id").rle_id()  # consecutive pairs with one prompt have the same match
     )
     first = distinct.unique("run", keep="first", maintain_order=True)
     if first.height == 1:
@@ -38,24 +38,24 @@ def mismatched_completions(paths: RunPaths, split: Split) -> pl.DataFrame:
             fix="Set score.mismatched = false, or use data with more prompts.",
         )
     room = int(read_json(paths.pairs_manifest)["config"]["max_length"]) - pl.col("prompt_len")
-    met = first.select(
+    matches = first.select(
         "run", "pair", donor=_following("pair", first), kl_len=pl.min_horizontal(_following("chosen_len", first), room)
-    ).pipe(_identified, TokenFile(paths.tokens(split)))
-    by_pair = distinct.join(met, on="run", how="left").select("pair_id", "kl_id", "kl_len", "donor")
+    ).pipe(_with_ids, TokenFile(paths.tokens(split)))
+    by_pair = distinct.join(matches, on="run", how="left").select("pair_id", "kl_id", "kl_len", "donor")
     return pairs.select("pair_id").join(by_pair, on="pair_id", how="left", maintain_order="left").drop("pair_id")
 
 
 def _following(column: str, first: pl.DataFrame) -> pl.Series:
-    """A column of the run that follows, which for the last is the first one of another prompt."""
+    """A column, taken from the next run; for the last run, from the first run with another prompt."""
     values, prompts = first.get_column(column), first.get_column("prompt_id")
     after_last = values[:0] if first.is_empty() else values[:1] if prompts[0] != prompts[-1] else values[1:2]
     return pl.concat([values[1:], after_last])
 
 
-def _identified(met: pl.DataFrame, tokens: TokenFile) -> pl.DataFrame:
-    places = met.select("pair", "donor", "kl_len").iter_rows()
+def _with_ids(matches: pl.DataFrame, tokens: TokenFile) -> pl.DataFrame:
+    rows = matches.select("pair", "donor", "kl_len").iter_rows()
     ids = [
         completion_id(tokens.row(pair, "prompt_ids"), tokens.row(donor, "chosen_ids")[:length])
-        for pair, donor, length in places
+        for pair, donor, length in rows
     ]
-    return met.select("run", "donor", "kl_len", kl_id=pl.Series(ids, dtype=pl.String))
+    return matches.select("run", "donor", "kl_len", kl_id=pl.Series(ids, dtype=pl.String))

@@ -1,7 +1,7 @@
 """Reading raw preference data: a Hub dataset, or local JSONL, JSON, Parquet and Arrow files and folders of shards.
 
-Local files are read in batches by json and pyarrow, never through the datasets cache, which has returned stale rows
-for a file that changed under the same name. A row that cannot be read is a `RowError` in its place.
+Local files are read in batches by json and pyarrow, not through the datasets cache, which has returned stale rows for a
+file that changed under the same name. A row that cannot be read is replaced by a `RowError`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ DATASETS_STATE = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"
 
 @dataclass(frozen=True)
 class RawData:
-    """A dataset to read. `rows` is 0 where only reading tells; `batches(columns)` reads from the start each time."""
+    """A dataset to read. `rows` is 0 if unknown; `batches(columns)` reads from the start each time.
+
+    `inputs` identifies the data: per file its size, modification time and SHA-256, or per Hub dataset its revision.
+    """
 
     name: str
     inputs: dict[str, dict[str, Any]]
@@ -42,10 +45,10 @@ class RawData:
 
 
 def open_data(source: str, *, subset: str | None, split: str | None, batch_rows: int = 2048) -> RawData:
-    """The dataset of that name: a local file or folder, otherwise a Hub dataset.
+    """The dataset `source`: a local file or folder, otherwise a Hub dataset.
 
-    `split` None means held-out data: the split "test" where there are splits. Raises `InputError` where there is no
-    such dataset or split.
+    `split` None means held-out data: the split "test" if there are splits. Raises `InputError` if there is no such
+    dataset or split.
     """
     path = Path(source).expanduser()
     if path.exists():
@@ -56,13 +59,13 @@ def open_data(source: str, *, subset: str | None, split: str | None, batch_rows:
             "No such dataset.",
             found=f"no file or folder {source}.{did_you_mean(str(path), nearby)}",
             where="data.source",
-            fix="Give a .jsonl[.gz], .json, .parquet or .arrow file, a folder of such, or a Hub name such as org/name.",
+            fix="Give a .jsonl[.gz], .json, .parquet or .arrow file, a folder of them, or a Hub name such as org/name.",
         )
     return _hub(source, subset, split or HELD_OUT, batch_rows)
 
 
 def limited(batches: Iterator[list[RawRow]], limit: int | None) -> Iterator[list[RawRow]]:
-    """The same batches up to `limit` rows."""
+    """The first `limit` rows of the batches; all of them if it is None."""
     left = limit
     for batch in batches:
         yield batch if left is None else batch[:left]
@@ -73,7 +76,7 @@ def limited(batches: Iterator[list[RawRow]], limit: int | None) -> Iterator[list
 
 
 def columns_of(rows: Sequence[RawRow]) -> list[str]:
-    """Every column that some of the rows have, in order."""
+    """The columns of the rows, in order of first appearance."""
     return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
 
 
@@ -81,10 +84,10 @@ def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
     files = _shards(path, split) if path.is_dir() else [path]
     if len({kind_of_file(file) for file in files}) != 1 or kind_of_file(files[0]) is None:
         raise InputError(
-            "The dataset is not of one readable kind.",
+            "The dataset mixes file types, or has one that cannot be read.",
             found=", ".join(file.name for file in files[:8]),
             where=str(path),
-            fix="Keep only .jsonl/.json (.gz), only .parquet, or only .arrow files there.",
+            fix="Keep only .jsonl/.json (.gz), only .parquet, or only .arrow files in it.",
         )
     return RawData(
         str(path),
@@ -101,11 +104,11 @@ def _identity(file: Path) -> dict[str, Any]:
 
 
 def _shards(folder: Path, split: str | None) -> list[Path]:
-    """The data files of a folder: those of the split where names or subfolders tell splits apart, otherwise all."""
+    """The data files of a folder: those of the split if file or folder names contain split names, otherwise all."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and _is_data(file.relative_to(folder)))
     if not files:
         raise InputError(
-            "The folder holds no data.",
+            "The folder has no data files.",
             found=f"{sum(1 for _ in folder.iterdir())} entries, none of them data",
             where=str(folder),
             fix=f"Give a folder of {', '.join(KINDS)} files.",
@@ -129,7 +132,7 @@ def _is_data(relative: Path) -> bool:
 
 
 def _split_named(relative: Path) -> str | None:
-    """The split that a shard's name or folder states: train-00000-of-00002.parquet, test/data.arrow."""
+    """The split in a file's or folder's name: train-00000-of-00002.parquet, test/data.arrow."""
     matches = (SPLIT_NAME.match(part) for part in (relative.name, *relative.parts[:-1]))
     return next((match[1] for match in matches if match), None)
 
@@ -156,16 +159,16 @@ def _hub(name: str, subset: str | None, split: str | None, batch_rows: int) -> R
             yield python_rows(table)
 
     key = ":".join(part for part in (name, subset, split) if part)
-    # Off line no revision is known; then the rows' own fingerprint stands for it.
+    # Offline the revision is unknown, and the rows' fingerprint takes its place.
     identity = {"revision": revision} if revision else {"fingerprint": dataset._fingerprint}
     return RawData(name, {key: {**identity, "rows": len(dataset)}}, len(dataset), batches)
 
 
 def _hub_revision(name: str) -> str | None:
-    """The commit that the Hub has now, so that a cache of an older one is not taken for it; None when off line."""
+    """The current commit on the Hub, so that a cached older one is not used for it; None if offline."""
     from huggingface_hub import HfApi
 
     try:
         return HfApi().dataset_info(name, timeout=10).sha
-    except Exception:  # the client's network errors share no base; `load_dataset` reports whatever is wrong
+    except Exception:  # the client's network errors have no common base class; `load_dataset` reports the cause
         return None

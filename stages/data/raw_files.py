@@ -1,6 +1,6 @@
-"""Reading one local data file in batches of rows: JSON lines or an array, Parquet, Arrow.
+"""Read one local data file in batches of rows: JSON lines or one JSON array, Parquet, Arrow.
 
-A row that cannot be read is a `RowError` in its place; a file that cannot be read is an `InputError`.
+A row that cannot be read is replaced by a `RowError`; a file that cannot be read raises `InputError`.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ KINDS = {
 
 
 def kind_of_file(file: Path) -> str | None:
-    """What a file holds, by its name; None for one that is not read."""
+    """The type of a file by its name: "JSON", "Parquet", "Arrow", or None."""
     return KINDS.get(Path(file.name.removesuffix(".gz")).suffix)
 
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turns what goes wrong in reading `file` into an `InputError`."""
+    """Turn errors of reading `file` into an `InputError`."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -47,12 +47,12 @@ def readable(file: Path) -> Iterator[None]:
             "A data file cannot be read.",
             found=f"{type(error).__name__}: {str(error)[:200]}",
             where=str(file),
-            fix="It is damaged or of another kind than its name says; fetch or write it again.",
+            fix="It is damaged, or its type is not the one that its name says. Download or write it again.",
         ) from None
 
 
 def rows_of(file: Path) -> int:
-    """Rows of a file, as far as that is known without reading it whole: 0 for compressed JSON and Arrow."""
+    """Number of rows of a file, 0 if that would take decompressing or parsing it (compressed JSON, Arrow)."""
     kind = kind_of_file(file)
     with readable(file):
         if kind == "Parquet":
@@ -64,7 +64,7 @@ def rows_of(file: Path) -> int:
 
 
 def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
-    """The rows of a file, from its start, with these columns at least. Raises `InputError` where it is damaged."""
+    """The rows of a file with at least these columns, in batches. Raises `InputError` if the file is damaged."""
     readers: dict[str, Callable[[], Iterator[list[RawRow]]]] = {
         "JSON": lambda: _json_batches(file, batch_rows),
         "Parquet": lambda: _parquet_batches(file, columns, batch_rows),
@@ -84,9 +84,9 @@ def _json_batches(file: Path, batch_rows: int) -> Iterator[list[RawRow]]:
 
 def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: bool) -> Iterator[RawRow]:
     start = handle.read(3)
-    first = handle.readline() if start == b"\xef\xbb\xbf" else start + handle.readline()  # a byte-order mark
+    first = handle.readline() if start == b"\xef\xbb\xbf" else start + handle.readline()  # skip a byte-order mark
     if may_be_array and first.lstrip().startswith(b"["):
-        # One array over the whole file: it cannot be read in pieces.
+        # One array over the whole file cannot be parsed in pieces.
         for index, item in enumerate(json.loads(first + handle.read())):
             yield _object(item, f"item {index} of {name}")
         return
@@ -131,7 +131,7 @@ def _arrow_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
-    """An Arrow batch row by row, a `RowError` where a text is not UTF-8."""
+    """The rows of an Arrow batch; a `RowError` for a row with text that is not UTF-8."""
     try:
         rows: list[RawRow] = batch.to_pylist()
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""Token ids of prepared pairs, read by memory map: random access without reading the file."""
+"""Token ids of prepared pairs: random access by memory map, without reading the whole file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ TokenColumn = Literal["prompt_ids", "chosen_ids", "rejected_ids"]
 
 
 class TokenFile:
-    """The Arrow file that `prepare` writes. Rows are views into the map: nothing is copied, nothing held in memory."""
+    """The Arrow file of token ids that `prepare` writes. Rows are views into the memory map, without a copy.
+
+    Raises `InputError` if the file is missing or is not an Arrow file.
+    """
 
     def __init__(self, path: Path) -> None:
         try:
@@ -56,11 +59,11 @@ class TokenFile:
         return values[offsets[within] : offsets[within + 1]]
 
     def largest(self, columns: Sequence[TokenColumn]) -> int:
-        """The largest token id in some columns."""
+        """The largest token id in `columns`, 0 if they are empty."""
         return max(int(values.max(initial=0)) for name in columns for _, values in self._columns[name])
 
 
 def _views(column: pa.ListArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    # By DLPack, as `to_numpy` would import pandas: 50 MiB and a third of a second.
+    # DLPack, because `to_numpy` would import pandas: 50 MiB and a third of a second.
     offsets, values = (np.asarray(np.from_dlpack(part), np.int32) for part in (column.offsets, column.values))
     return offsets, values

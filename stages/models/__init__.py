@@ -1,4 +1,5 @@
 """Models on disk.
 
-In: a folder or a Hub name. Out: a loaded model or tokenizer, and the digest that identifies its weights.
+In: a model folder or Hub name. Out: a loaded model or tokenizer, the digest that identifies its weights, and the
+lineage of a policy.
 """

@@ -1,7 +1,7 @@
-"""What a model is, by the contents of its files: the same weights under another name or path are the same model.
+"""The identity of a model: a digest of its files' contents. A copy under another name or path is the same model.
 
-Files are read once. A digest is remembered by path, size and modification time; a Hub download already carries its
-SHA-256 in the name of the cached blob.
+Each file is hashed once; the digest is remembered by path, size and modification time. The Hub's cache already names
+large files by their SHA-256.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import read_json, sha256, write_json
 from scoreonce.stages.common.progress import progress
 
-# What a config says about its origin or about speed, not about the numbers that come out.
+# Keys of a config that describe origin or speed and do not change the outputs.
 PROVENANCE_KEYS = frozenset(
     {
         "transformers_version",
@@ -44,53 +44,53 @@ PROVENANCE_KEYS = frozenset(
 # In the order in which transformers and PEFT look for them.
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
-# A file written in the same clock tick as its digest could change again without a new modification time.
+# A file modified this recently could change again within the same clock tick, without a new modification time.
 _SETTLED_SECONDS = 2.0
 _SHOW_PROGRESS_BYTES = 2 * 1024**3
 
 
 def model_digest(folder: Path) -> str:
-    """Identity of the weights in a model folder, 64 hex digits: weight files and the config without its provenance.
+    """Digest of a model folder, 64 hex digits: its weight files, and its config without provenance.
 
-    Raises `InputError` where the folder holds no weights, no config, or misses a shard that its index names.
+    Raises `InputError` if the folder has no weights, no config, or lacks a file that its index names.
     """
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise InputError(
             "This is an adapter, not a whole model.",
             found="adapter_config.json without config.json",
             where=str(folder),
-            fix="Name the base model as the model and this folder as its adapter.",
+            fix="Set `model` to the base model and `adapter` to this folder.",
         )
     return _digest(_config(folder / "config.json"), _weight_files(folder, MODEL_FILES))
 
 
 def adapter_digest(folder: Path) -> str:
-    """Identity of a PEFT adapter, 64 hex digits. Raises `InputError` as `model_digest` does."""
+    """Digest of a PEFT adapter, 64 hex digits. Raises `InputError` as `model_digest` does."""
     config = _config(folder / "adapter_config.json")
     if isinstance(config.get("target_modules"), list):
-        config["target_modules"].sort()  # PEFT keeps a set there and writes it in any order
+        config["target_modules"].sort()  # PEFT saves a set, in arbitrary order
     return _digest(config, _weight_files(folder, ADAPTER_FILES))
 
 
 def file_digests(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file, from memory where path, size and modification time are those remembered."""
-    remembered = _recall()
+    """SHA-256 of each file; remembered digests are reused if path, size and modification time match."""
+    remembered = _load_memo()
     known = [_blob_name(path) or _lookup(remembered, path) for path in paths]
     unknown = [path for path, digest in zip(paths, known, strict=True) if digest is None]
     fresh = dict(zip(unknown, _hash(unknown), strict=True))
-    _remember(fresh)
+    _update_memo(fresh)
     return [digest or fresh[path] for path, digest in zip(paths, known, strict=True)]
 
 
 def memo_path() -> Path:
-    """The file that remembers digests: in SCOREONCE_CACHE, else XDG_CACHE_HOME/scoreonce, else ~/.cache/scoreonce."""
+    """The file of remembered digests, in $SCOREONCE_CACHE, $XDG_CACHE_HOME/scoreonce or ~/.cache/scoreonce."""
     own = os.environ.get("SCOREONCE_CACHE")
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return (Path(own) if own else Path(user) / "scoreonce") / "digests.json"
 
 
 def _digest(config: Any, files: list[Path]) -> str:
-    # Sorted: a shard's name says nothing that its contents (tensor names included) do not.
+    # Sorted by digest, because file names do not matter: a shard contains its tensors' names.
     whole = json.dumps([config, sorted(file_digests(files))], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(whole.encode()).hexdigest()
 
@@ -104,7 +104,7 @@ def _config(path: Path) -> dict[str, Any]:
             "The model folder has no configuration.",
             found=f"no {path.name}",
             where=str(path.parent),
-            fix="Give a folder that `save_pretrained` wrote, or a Hub name.",
+            fix="Give a folder written by `save_pretrained`, or a Hub name.",
         ) from None
     except ValueError as error:
         raise InputError(
@@ -125,10 +125,10 @@ def _weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     first = next((folder / name for name in names if (folder / name).is_file()), None)
     if first is None:
         raise InputError(
-            "The folder holds no weights.",
+            "The model folder has no weights.",
             found=f"none of {', '.join(names)}",
             where=str(folder),
-            fix="Give a folder that `save_pretrained` wrote, or a Hub name.",
+            fix="Give a folder written by `save_pretrained`, or a Hub name.",
         )
     if first.suffix != ".json":
         return [first]
@@ -147,7 +147,7 @@ def _weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
             "The model folder is incomplete.",
             found=f"no {', '.join(missing)}",
             where=str(folder),
-            fix=f"Download or save the model again: {first.name} names these files.",
+            fix=f"Download or save the model again: {first.name} lists these files.",
         )
     return files
 
@@ -166,27 +166,27 @@ def _hash(paths: list[Path]) -> list[str]:
 
 
 def _blob_name(path: Path) -> str | None:
-    """The SHA-256 that names a Hub cache blob, if `path` is a link to one (small files have shorter git names)."""
+    """The SHA-256 in the name of a Hub cache blob, if `path` links to one. Small files have shorter git hashes."""
     if not path.is_symlink():
         return None
     blob = path.resolve()
     return blob.name if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) else None
 
 
-def _stamp(path: Path) -> dict[str, int]:
+def _size_and_mtime(path: Path) -> dict[str, int]:
     status = path.stat()
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _lookup(remembered: dict[str, Any], path: Path) -> str | None:
     match remembered.get(str(path.resolve())):
-        case {"sha256": str(digest), **stamp} if stamp == _stamp(path):
+        case {"sha256": str(digest), **stamp} if stamp == _size_and_mtime(path):
             return digest
     return None
 
 
-def _recall() -> dict[str, Any]:
-    """What is remembered. A memo that is absent, unreadable or damaged only costs a second reading of the weights."""
+def _load_memo() -> dict[str, Any]:
+    """The remembered digests; none if the file is absent or damaged, which only costs hashing the weights again."""
     try:
         memo = read_json(memo_path())
     except (OSError, ValueError):
@@ -194,16 +194,16 @@ def _recall() -> dict[str, Any]:
     return memo if isinstance(memo, dict) else {}
 
 
-def _remember(fresh: dict[Path, str]) -> None:
+def _update_memo(fresh: dict[Path, str]) -> None:
     settled = time.time() - _SETTLED_SECONDS
     entries = {
-        str(path.resolve()): {**_stamp(path), "sha256": digest}
+        str(path.resolve()): {**_size_and_mtime(path), "sha256": digest}
         for path, digest in fresh.items()
         if path.stat().st_mtime < settled
     }
     if not entries:
         return
-    with suppress(OSError):  # a home that cannot be written to costs the memory, not the run
+    with suppress(OSError):  # a read-only home directory must not stop the run
         memo_path().parent.mkdir(parents=True, exist_ok=True)
         with FileLock(memo_path().with_suffix(".lock")):
-            write_json(memo_path(), _recall() | entries)
+            write_json(memo_path(), _load_memo() | entries)

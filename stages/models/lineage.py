@@ -1,4 +1,4 @@
-"""Where a policy comes from, as data: enough to know whether two runs are the same, and to write the model card."""
+"""The lineage of a policy as data: it decides whether two runs are the same, and fills the model card."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import digests, loading
 
-# How a run is carried out and watched; the trained weights do not depend on it.
+# Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
-# Stated with the method, in their resolved form.
+# Recorded under `method`, in resolved form.
 METHOD = {"method", "method_file", "objective", "calibration", "selection"}
 
 
 @dataclass(frozen=True)
 class Start:
-    """The model that training starts from."""
+    """The model that training starts from: folder or Hub name, revision and adapter."""
 
     model: str
     revision: str | None
@@ -33,7 +33,7 @@ class Start:
 
 
 def start_of(run: Run) -> Start:
-    """`train.model` where it is named, otherwise the reference itself."""
+    """`train.model` if it is set, otherwise the reference."""
     reference = run.reference
     if run.train.model:
         return Start(run.train.model, None, None)
@@ -41,21 +41,21 @@ def start_of(run: Run) -> Start:
 
 
 def dtype_of(run: Run) -> str:
-    """The dtype that the policy computes in."""
+    """The dtype of the policy's forward and backward pass."""
     return run.train.dtype or run.reference.dtype
 
 
 def starts_from_reference(run: Run) -> bool:
-    """Whether the run file names one model, in one dtype, for both."""
+    """Whether policy and reference are the same model in the same dtype, by name."""
     reference = run.reference
     named = Start(reference.model, reference.revision, reference.adapter)
     return start_of(run) == named and dtype_of(run) == reference.dtype
 
 
 def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any]:
-    """The lineage of the policy that `run` trains on `pair_ids`; `identity` digests what its weights depend on.
+    """The lineage of the policy that `run` trains on `pair_ids`. `identity` is a digest of what its weights depend on.
 
-    Raises `InputError` where the cached columns come from another reference than the run file's.
+    Raises `InputError` if the cached columns come from a reference other than the run file's.
     """
     paths = RunPaths.of(run)
     prepared = files.read_json(paths.pairs_manifest)
@@ -76,7 +76,7 @@ def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any
         "data": {
             "source": run.data.source,
             "pairs": len(pair_ids),
-            # A selection can come out differently where the audit's own settings changed.
+            # The filter's result can change with the settings of the audit.
             "pair_ids": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
             "files": prepared["files"],
             "counts": prepared["counts"],
@@ -97,7 +97,7 @@ def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any
 
 
 def policy_is_reference(lineage: dict[str, Any]) -> bool:
-    """Whether training starts from the very weights that were scored, in the same dtype."""
+    """Whether training starts from the weights that were scored, in the same dtype."""
     reference = lineage["reference"]
     return reference is not None and (reference["weights"], reference["adapter"], reference["dtype"]) == (
         lineage["policy"]["weights"],
@@ -119,19 +119,19 @@ def _digests(model: str, revision: str | None, adapter: str | None) -> dict[str,
 
 
 def _reference(run: Run) -> dict[str, Any]:
-    """The scored reference, from its manifest; the run file must mean the same one."""
+    """The scored reference, from its manifest, after comparing it with the run file's."""
     paths = RunPaths.of(run)
     manifest: dict[str, Any] = files.read_json(paths.reference_manifest)
     reference = run.reference
     wanted: dict[str, Any] = {"dtype": reference.dtype}
     if Path(reference.model).is_dir():
         wanted |= _digests(reference.model, reference.revision, reference.adapter)
-    else:  # a cache is good without its model: training never downloads a reference to look at its weights
+    else:  # compare names only: training must not download a reference to hash its weights
         wanted["model"] = reference.model
     for name, value in wanted.items():
         if manifest[name] != value:
             raise InputError(
-                f"The reference columns were scored with another {name} than the run file's reference.",
+                f"The reference columns were scored with another {name} than the run file names.",
                 found=f"{name} {manifest[name]} in the columns, {value} in the run file's {run.reference.model}",
                 where=str(paths.reference_manifest),
                 fix="Run `scoreonce score` with this run file.",

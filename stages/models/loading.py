@@ -1,4 +1,4 @@
-"""Loading models and tokenizers, by folder or Hub name, with errors that say what to do."""
+"""Load models and tokenizers by folder or Hub name, with errors that say what to do."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from transformers.utils.logging import disable_progress_bar
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError
 
-disable_progress_bar()  # a stage shows one bar, its own
+disable_progress_bar()  # a stage shows only its own bar
 
-# oneDNN and the layer above it keep compiled products by shape, 1,024 each by default: after some thousand pairs that
-# was 600 MiB. As sizes are rounded up (`rows.CPU_MULTIPLE`), fewer do: 64 train as fast as 128 in 50 MiB less, and
-# score as fast in float32, 5 % slower in bfloat16; 32 are slower everywhere.
+# oneDNN and PyTorch's layer above it cache compiled matrix products by shape, 1,024 each by default: 600 MiB after some
+# thousand pairs. Sizes are rounded up (`prompt_rows.CPU_MULTIPLE`), so fewer suffice. 64 train as fast as 128 with
+# 50 MiB less, and score as fast in float32 and 5 % slower in bfloat16; 32 are slower everywhere.
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(capacity, "64")
 
-# Set by the command line's --trust-remote-code alone, never by a run file: a file can come from anywhere.
+# Set only by the command line's --trust-remote-code, never by a run file, which may come from someone else.
 trust_remote_code = False
 
 
 def folder_of(name: str, revision: str | None = None) -> Path:
-    """The local folder of a model or adapter: the folder itself, or the snapshot of a Hub repository.
+    """The local folder of a model or adapter: `name` itself, or the snapshot of a Hub repository, downloaded if needed.
 
-    Raises `InputError` where it is neither here nor on the Hub.
+    Raises `InputError` if there is neither.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -64,13 +64,12 @@ def folder_of(name: str, revision: str | None = None) -> Path:
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large blocks when they are freed, for this process.
+    """Make glibc keep freed blocks of up to 64 MiB, in this process.
 
-    It hands them back to the system, and the next layer waits for the same pages again: scoring on a CPU was a quarter
-    slower. A backward pass frees in another order than it allocates, so training gains nothing. Blocks up to 64 MiB are
-    kept; mallopt's options are -1, when to trim the heap, and -3, the size from which a block is mapped on its own.
+    By default it returns them to the system, and the next layer waits for the same pages again: scoring on a CPU was a
+    quarter slower. Training gains nothing, because a backward pass frees blocks in a different order.
     """
-    # Other C libraries have no mallopt.
+    # -1 is M_TRIM_THRESHOLD, -3 is M_MMAP_THRESHOLD. Other C libraries have no mallopt.
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
         mallopt(-1, 2**31 - 1)
         mallopt(-3, 64 << 20)
@@ -85,15 +84,15 @@ def load_model(
     adapter: str | None = None,
     merge: bool = False,
 ) -> PreTrainedModel:
-    """A causal language model in evaluation mode on `device`, its weights in `dtype`, with an adapter if given.
+    """A causal language model in evaluation mode on `device`, with its weights in `dtype` and an adapter if given.
 
-    Dropout is 0: log-probs must be the same each time. `merge` adds the adapter into the weights, which rounds in half
-    precision. Raises `InputError` where it cannot be loaded.
+    Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
+    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded.
     """
     folder = folder_of(name, revision)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        _switch_dropout_off(config)
+        _disable_dropout(config)
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
@@ -120,20 +119,20 @@ def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrain
             "The adapter cannot be loaded.",
             found=_first_line(error),
             where=adapter,
-            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) made for this model.",
+            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
         ) from None
 
 
 @contextmanager
 def _deprecations_ignored() -> Iterator[None]:
-    """For names that every release 5 of transformers has, and that a later one calls deprecated."""
+    """For names that exist in every release 5 of transformers and are deprecated in later ones."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
-    """Switch gradient checkpointing on. Transformers does it in training mode alone; dropout is 0 all the same."""
+    """Enable gradient checkpointing, and training mode, which transformers requires for it. Dropout stays 0."""
     with _deprecations_ignored():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
@@ -153,10 +152,10 @@ def _peft(where: str) -> Any:
 
 
 def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PreTrainedModel:
-    """The model with fresh LoRA matrices as its only trained weights; at first it says what the model says.
+    """The model with new LoRA matrices as its only trained weights. Its outputs are unchanged at first.
 
-    Raises `InputError` where no module is called as one of `targets`, or one is the output head: log-probs are made
-    from its own weight (`architecture.head_of`), which leaves an adapter out.
+    Raises `InputError` if no module matches `targets`, or if one is the output head: log-probs are computed from the
+    head's own weight (`architecture.head_of`), without an adapter.
     """
     peft = _peft("train.lora_rank")
     head = model.get_output_embeddings()
@@ -166,7 +165,7 @@ def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: l
             "LoRA cannot adapt the output head.",
             found=f"{named} in lora_targets",
             where="train.lora_targets",
-            fix='Leave it out, or use ["all-linear"], which does.',
+            fix='Leave it out, or use ["all-linear"], which excludes it.',
         )
     modules = "all-linear" if targets == ["all-linear"] else targets
     try:
@@ -178,7 +177,7 @@ def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: l
             {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         )
         raise InputError(
-            "LoRA finds nothing to adapt.",
+            "LoRA finds no module to adapt.",
             found=_first_line(error),
             where="train.lora_targets",
             fix=f'Use ["all-linear"], or some of {", ".join(names)}.',
@@ -186,7 +185,7 @@ def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: l
 
 
 def dropout_settings(config: Any) -> dict[str, float]:
-    """The dropout probabilities that a model's config declares."""
+    """The dropout probabilities in a model's config, by key."""
     return {
         key: value
         for key, value in config.to_dict().items()
@@ -194,31 +193,31 @@ def dropout_settings(config: Any) -> dict[str, float]:
     }
 
 
-def _switch_dropout_off(config: Any) -> None:
+def _disable_dropout(config: Any) -> None:
     for key in dropout_settings(config):
         setattr(config, key, 0.0)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name. Raises `InputError` where there is none."""
+    """The tokenizer of a model folder or Hub name. Raises `InputError` if there is none."""
     folder = folder_of(name, revision)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(
-            "The model has no tokenizer that can be loaded.",
+            "The tokenizer cannot be loaded.",
             found=_first_line(error),
             where=str(folder),
-            fix="Name a folder with tokenizer.json under data.tokenizer.",
+            fix="Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
         ) from None
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device to run on. Raises `InputError` where CUDA is asked for and absent."""
+    """The device to run on. Raises `InputError` if CUDA is requested and there is none."""
     if requested == "cuda" and not torch.cuda.is_available():
         build = f"torch {torch.__version__}, " + ("built without CUDA" if torch.version.cuda is None else "no GPU seen")
         raise InputError(
-            "CUDA was asked for and there is none.",
+            "CUDA was asked for, and there is no CUDA device.",
             found=build,
             where="compute.device",
             fix='Use compute.device = "auto", or install a CUDA build of torch and check nvidia-smi.',
@@ -233,19 +232,19 @@ def _first_line(error: BaseException) -> str:
 
 
 def require_fit(model: PreTrainedModel, name: str, *, largest_token: int, longest_sequence: int) -> None:
-    """Raise `InputError` where a token id lies outside the vocabulary or a sequence outside the table of positions."""
+    """Raise `InputError` if a token id exceeds the vocabulary or a sequence exceeds the table of positions."""
     vocabulary = architecture.causal_lm(model).get_input_embeddings().weight.shape[0]
     if largest_token >= vocabulary:
         raise InputError(
-            "The pairs were prepared with a tokenizer whose vocabulary does not fit the model.",
+            "The pairs were prepared with a tokenizer that does not fit the model.",
             found=f"token id {largest_token:,} in the pairs, {vocabulary:,} tokens in the model",
             where=name,
-            fix="Set data.tokenizer to this model's own tokenizer and run `scoreonce prepare` again.",
+            fix="Set data.tokenizer to this model's tokenizer and run `scoreonce prepare` again.",
         )
     limit = position_limit(architecture.causal_lm(model))
     if limit is not None and longest_sequence > limit:
         raise InputError(
-            "A pair is longer than the model can read.",
+            "A sequence is longer than the model allows.",
             where=name,
             found=f"{longest_sequence:,} tokens; the model's table of positions ends at {limit:,}",
             fix=f"Set data.max_length to {limit} or less and run `scoreonce prepare` again.",
@@ -253,7 +252,7 @@ def require_fit(model: PreTrainedModel, name: str, *, largest_token: int, longes
 
 
 def position_limit(model: PreTrainedModel) -> int | None:
-    """Positions of a model that looks them up in a learned table, None where they are computed (rotary, ALiBi)."""
+    """Number of positions of a model with a learned table of them; None if they are computed (rotary, ALiBi)."""
     config = architecture.settings(model)
     limit = config.get("max_position_embeddings", config.get("n_positions"))
     tables = [
@@ -261,5 +260,5 @@ def position_limit(model: PreTrainedModel) -> int | None:
         for module in model.modules()
         if isinstance(module, nn.Embedding) and module is not model.get_input_embeddings()
     ]
-    # OPT's table has two rows more than positions.
+    # OPT's table has two rows more than it has positions.
     return limit if limit is not None and any(limit <= size <= limit + 2 for size in tables) else None

@@ -152,7 +152,7 @@ def test_a_folder_without_splits_serves_as_held_out_data_but_has_no_test_split(t
 def test_mixed_content_is_refused(tmp_path):
     write(tmp_path / "a.parquet")
     write(tmp_path / "b.jsonl")
-    with pytest.raises(InputError, match="not of one readable kind") as caught:
+    with pytest.raises(InputError, match="mixes file types, or has one that cannot be read") as caught:
         opened(tmp_path)
     assert caught.value.found == "a.parquet, b.jsonl"
 
