@@ -36,8 +36,9 @@ def prepared(order: dict[str, Any]) -> dict[str, Any]:
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.score import stage as score
-    from scoreonce.stages.scoring.job import ScoringJob, score_completions
+    from scoreonce.stages.scoring.job import ScoringJob
     from scoreonce.stages.scoring.model_scorer import ModelScorer
+    from scoreonce.stages.scoring.run import score_completions
 
     run, batches, honest = settings(order), [], ModelScorer.score
 

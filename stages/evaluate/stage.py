@@ -24,8 +24,10 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared import require_prepared
 from scoreonce.stages.models.lineage import start_of
-from scoreonce.stages.scoring.job import ScoringJob, ScoringResult, open_store, pair_view, score_completions
-from scoreonce.stages.store.store import Store
+from scoreonce.stages.scoring.job import ScoringJob, open_store
+from scoreonce.stages.scoring.pair_view import pair_view
+from scoreonce.stages.scoring.run import ScoringResult, score_completions
+from scoreonce.stages.store.store import ReferenceStore
 
 _PRINTED = {
     "accuracy": "accuracy",
@@ -133,7 +135,7 @@ def _reference_manifest(run: Run, paths: RunPaths) -> dict[str, Any]:
     return manifest
 
 
-def _join(paths: RunPaths, store: Store) -> pl.DataFrame:
+def _join(paths: RunPaths, store: ReferenceStore) -> pl.DataFrame:
     """One row of `EvaluationPair` per distinct held-out pair; the manifests vouch that both files hold all of them."""
     policy = pair_view(paths, "test", store).rename(
         {f"ref_{side}_logps": f"policy_{side}_logps" for side in ("chosen", "rejected")}
@@ -154,7 +156,7 @@ def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
     return frame
 
 
-def _lineage(policy: Reference, store: Store, reference: dict[str, Any]) -> dict[str, Any]:
+def _lineage(policy: Reference, store: ReferenceStore, reference: dict[str, Any]) -> dict[str, Any]:
     record = Path(policy.adapter or policy.model).parent / "lineage.json"
     story: dict[str, Any] = read_json(record) if record.is_file() else {}
     return {

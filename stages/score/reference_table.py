@@ -10,11 +10,12 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
-from scoreonce.stages.scoring.job import POOLED, ScoringJob, pair_view
-from scoreonce.stages.store.store import Store
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.pair_view import pair_view
+from scoreonce.stages.store.store import POOLED, ReferenceStore
 
 if TYPE_CHECKING:
-    from scoreonce.stages.store.tensor_layers import VocabularyStates
+    from scoreonce.stages.store.tensor_rows import TensorRows
 
 PAIRS_AT_ONCE = 2048
 
@@ -32,7 +33,7 @@ def reference_view(job: ScoringJob, split: Split) -> pl.DataFrame:
     return ReferencePair.validate(view.select(ReferencePair.column_names()), cast=True)
 
 
-def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: Store) -> pl.DataFrame:
+def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
     pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"])
     met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor")
     scores = store.read(met.get_column("kl_id"), ["logps"]).rename({"completion_id": "kl_id", "logps": "ref_kl_logps"})
@@ -47,11 +48,11 @@ def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: S
     return view.drop("kl_id", "kl_len", "ref_kl_logps").join(scored, on="pair_id", maintain_order="left")
 
 
-def _with_embeddings(view: pl.DataFrame, store: Store) -> pl.DataFrame:
-    """Adds what `pair_embeddings` makes, null in completion-only data."""
-    from scoreonce.stages.store.tensor_layers import VocabularyStates, VocabularyStore
+def _with_embeddings(view: pl.DataFrame, store: ReferenceStore) -> pl.DataFrame:
+    """Adds the columns of `pair_embeddings`, null in completion-only data."""
+    from scoreonce.stages.store.tensor_rows import TensorRows  # torch, not needed without embeddings
 
-    states = VocabularyStates(VocabularyStore(store.folder, POOLED))
+    states = TensorRows(store.tensors(POOLED))
     pairs = view.filter(pl.col("rejected_id").is_not_null())
     missing = states.missing([*pairs["chosen_id"], *pairs["rejected_id"]])
     if missing:
@@ -68,7 +69,7 @@ def _with_embeddings(view: pl.DataFrame, store: Store) -> pl.DataFrame:
     return view.drop(set(made.columns) - {"pair_id"}).join(made, on="pair_id", how="left", maintain_order="left")
 
 
-def _embedded(pairs: pl.DataFrame, states: VocabularyStates) -> pl.DataFrame:
+def _embedded(pairs: pl.DataFrame, states: TensorRows) -> pl.DataFrame:
     import torch
 
     from scoreonce.pipeline.forward.embeddings import pair_embeddings

@@ -19,8 +19,10 @@ from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared import require_prepared
 from scoreonce.stages.score.reference_table import reference_view
-from scoreonce.stages.scoring.job import ScoringJob, ScoringResult, estimate_scoring, score_completions
-from scoreonce.stages.store.store import Store
+from scoreonce.stages.scoring.estimate import estimate_scoring
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.run import ScoringResult, score_completions
+from scoreonce.stages.store.store import ReferenceStore
 
 
 def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -> None:
@@ -83,7 +85,7 @@ def _digests(paths: RunPaths) -> dict[str, str]:
     return {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
 
 
-def _layouts(store: Store) -> str:
+def _layouts(store: ReferenceStore) -> str:
     """How the stored completions were laid out in the forward pass; more than one if that changed in between."""
     return " and ".join(sorted({store.sidecar(shard)["provenance"]["layout"] for shard in store.shards()}))
 

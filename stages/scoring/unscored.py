@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from scoreonce.stages.common.files import read_parquet
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
+from scoreonce.stages.scoring.job import ScoringJob
 
 if TYPE_CHECKING:
     from scoreonce.stages.data.token_file import TokenColumn
@@ -95,27 +96,18 @@ class UnscoredCompletions:
         return _shard(self.completions.filter(number.is_in(picked.tolist())))
 
 
-def unscored_completions(
-    paths: RunPaths,
-    splits: Sequence[Split],
-    scored: pl.Series,
-    *,
-    row_tokens: int,
-    shard_completions: int,
-    mismatches: bool = False,
-) -> UnscoredCompletions:
-    """What is left to score of the pairs of `splits`, `scored` being the completion ids that the store holds.
+def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
+    """What the store of a job lacks of the completions of its pairs.
 
-    With `mismatches` each training prompt's mismatched completion belongs to them. Completions of one prompt share a
-    row of at most `row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an
+    With `score.mismatched` each training prompt's mismatched completion is among them. Completions of one prompt share
+    a row of at most `job.row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an
     interrupted run left over falls into the same shards as before.
     """
-    wanted = completions(paths, splits, mismatches=mismatches)
-    left = wanted.join(pl.DataFrame({"completion_id": scored}), on="completion_id", how="anti", maintain_order="left")
-    rows = left.pipe(_into_rows, row_tokens).pipe(_longest_first)
-    return UnscoredCompletions(
-        rows, _bounds(rows.get_column("prompt_row").to_numpy(), shard_completions), wanted.height
-    )
+    wanted = completions(job.paths, job.splits, mismatches=job.score.mismatched)
+    stored = job.store.holds(wanted.get_column("completion_id"), job.tensor_layers)
+    rows = wanted.filter(~stored).pipe(_into_rows, job.row_tokens).pipe(_longest_first)
+    bounds = _bounds(rows.get_column("prompt_row").to_numpy(), job.shard_completions)
+    return UnscoredCompletions(rows, bounds, wanted.height)
 
 
 def completions(paths: RunPaths, splits: Sequence[Split], *, mismatches: bool = False) -> pl.DataFrame:

@@ -1,8 +1,8 @@
 """`scoreonce store`: what is cached, whether it is sound, and removing what nobody needs.
 
-Without anything to keep named, `gc` removes leftovers only: files of shards that were never finished, and shards that
-failed a check and were set aside. A scored completion is removed only where the user names the pairs to keep, or the
-store to drop.
+Without pairs to keep, `gc` removes leftovers only: files that were never finished, and files that failed a check and
+were set aside. What was computed of a completion is removed only where the user names the pairs to keep, or the store
+to drop.
 """
 
 from __future__ import annotations
@@ -20,56 +20,58 @@ from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.columns import KL_ID
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.files import read_json, read_parquet
-from scoreonce.stages.store.store import Store
+from scoreonce.stages.store.index import Ids, Index, packed
+from scoreonce.stages.store.layer import Layer
+from scoreonce.stages.store.sidecar import read_sidecar
+from scoreonce.stages.store.store import ReferenceStore
+
+_LAYER = pl.Struct({"name": pl.String, "files": pl.Int64, "completions": pl.Int64, "bytes": pl.Int64})
+_STORES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "key": pl.String,
+    "model": pl.String,
+    "dtype": pl.String,
+    "completions": pl.Int64,  # with scores
+    "tokens": pl.Int64,  # of these
+    "bytes": pl.Int64,  # of all layers
+    "created": pl.String,
+    "damaged": pl.Int64,
+    "layers": pl.List(_LAYER),
+}
 
 
 def list_stores(root: Path) -> pl.DataFrame:
-    """Print and return one row per store: key, model, dtype, completions, tokens, bytes, created.
+    """Print and return one row per store: key, model, dtype, completions, tokens, bytes, created, damaged, layers.
 
-    Only the sidecars are read; a store or shard that cannot be read counts as damaged.
+    Only the sidecars are read; a store or file whose own cannot be read counts as damaged.
     """
-    stores = pl.DataFrame(
-        [_summary(folder) for folder in _folders(root)],
-        schema={
-            "key": pl.String,
-            "model": pl.String,
-            "dtype": pl.String,
-            "completions": pl.Int64,
-            "tokens": pl.Int64,
-            "bytes": pl.Int64,
-            "created": pl.String,
-            "damaged": pl.Int64,
-        },
-    )
+    stores = pl.DataFrame([_summary(folder) for folder in store_folders(root)], schema=_STORES)
     for row in stores.iter_rows(named=True):
         counts = f"{row['completions']:,} completions, {row['tokens']:,} tokens, {size(row['bytes'])}"
         warning = f"; {row['damaged']} damaged, see `scoreonce store verify`" if row["damaged"] else ""
         print(f"{row['key']}  {row['model']} ({row['dtype']}): {counts}, since {row['created']}{warning}")
+        for layer in row["layers"]:
+            print(f"  {layer['name']:<10}{layer['completions']:,} in {layer['files']:,} files, {size(layer['bytes'])}")
     if stores.is_empty():
         print(f"no reference store in {root}")
     return stores
 
 
 def verify(root: Path) -> int:
-    """Read every shard of every store, print what is damaged, and return how many shards or stores are."""
+    """Read every byte of every layer of every store, print what is damaged, and return how many files or stores are.
+
+    Files without a sidecar are named too. They do not count: nothing reads them, and the next writer removes them.
+    """
     damaged = 0
-    for folder in _folders(root):
+    for folder in store_folders(root):
         try:
-            store = Store.at(folder)
+            store = ReferenceStore.at(folder)
         except InputError as error:
             damaged += 1
             print(f"{folder.name}  {error}")
             continue
-        damages = store.damage()
-        damaged += len(damages)
-        print(
-            f"{folder.name}  {store.model}: {len(store.shards()):,} shards, "
-            + (f"{len(damages):,} damaged" if damages else "all sound")
-        )
-        for damage in damages:
-            print(f"  {damage.shard}: {damage.reason}")
+        damaged += _verify(store)
     if damaged:
-        print("Run `scoreonce score`: it sets damaged shards aside and scores their completions again.")
+        print("Run `scoreonce score`: it sets damaged files aside and scores their completions again.")
     return damaged
 
 
@@ -77,10 +79,10 @@ def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> in
     """Remove leftovers and print and return the bytes freed.
 
     `keep` are pair files (Parquet with chosen_id and rejected_id, and kl_id where there are mismatched completions):
-    completions of none of them are removed. `drop` are keys of stores to remove whole. Raises `InputError` for an
-    unknown key, an unreadable pair file, a damaged shard, and where a store is being written to.
+    completions of none of them are removed from every layer. `drop` are keys of stores to remove whole. Raises
+    `InputError` for an unknown key, an unreadable pair file, a damaged file, and where a store is being written to.
     """
-    folders = {folder.name: folder for folder in _folders(root)}
+    folders = {folder.name: folder for folder in store_folders(root)}
     unknown = [key for key in drop if key not in folders]
     if unknown:
         raise InputError(
@@ -91,20 +93,21 @@ def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> in
         )
     before, wanted = _bytes(root), _referenced(keep) if keep else None
     for key, folder in folders.items():
-        store = Store.at(folder)
-        with store.writing(timeout=0):  # which removes unfinished shards
+        store = ReferenceStore.at(folder)
+        with store.writing(timeout=0):  # which removes unfinished files
             shutil.rmtree(folder / "damaged", ignore_errors=True)
             if key in drop:
                 shutil.rmtree(folder)
             elif wanted is not None:
-                _keep_only(store, wanted)
+                for layer in store.layers():
+                    _keep_only(layer, wanted)
     freed = before - _bytes(root)
     print(f"freed {size(freed)} in {root}")
     return freed
 
 
-def _folders(root: Path) -> list[Path]:
-    """Folders that are stores or were to become one."""
+def store_folders(root: Path) -> list[Path]:
+    """Folders that are stores or were to become one. Raises `InputError` where `root` does not exist."""
     if not root.is_dir():
         raise InputError(
             "There is no reference store yet.",
@@ -115,33 +118,53 @@ def _folders(root: Path) -> list[Path]:
     return sorted(folder for folder in root.iterdir() if (folder / "shards").is_dir())
 
 
+def _verify(store: ReferenceStore) -> int:
+    damages = store.damage()
+    for layer in store.layers():
+        layer.refresh()  # a damaged file that the index vouched for is one that `score` must look at
+    counts = ", ".join(f"{len(layer.files()):,} {layer.name}" for layer in store.layers())
+    print(f"{store.folder.name}  {store.model}: {counts}, {f'{len(damages):,} damaged' if damages else 'all sound'}")
+    for damage in damages:
+        print(f"  {damage.path}: {damage.reason}")
+    for layer in store.layers():
+        for path in layer.without_sidecar():
+            print(f"  {path}: no sidecar, so it was never finished or has lost it; its completions count as not stored")
+    for head in store.heads_without_digest():
+        print(f"  {head.path}: no sidecar, so there is nothing to check it against; `scoreonce score` writes one")
+    return len(damages)
+
+
 def _summary(folder: Path) -> dict[str, Any]:
-    totals, damaged = {"completions": 0, "tokens": 0, "bytes": 0}, 0
-    for path in (folder / "shards").glob("[!.]*.json"):
-        try:
-            stated = read_json(path)
-            totals = {
-                "completions": totals["completions"] + stated["rows"],
-                "tokens": totals["tokens"] + stated["tokens"],
-                "bytes": totals["bytes"] + stated["bytes"],
-            }
-        except (OSError, ValueError, KeyError, TypeError):
-            damaged += 1
     try:
-        store, created = Store.at(folder), read_json(folder / "identity.json")["created"]
+        store, damaged = ReferenceStore.at(folder), 0
+        created = read_json(folder / "identity.json")["created"]
+        stated = {"model": store.model, "dtype": store.identity.dtype, "created": created}
     except (InputError, KeyError):
-        return {"key": folder.name, "model": "?", "dtype": "?", **totals, "created": "?", "damaged": damaged + 1}
-    return {
-        "key": folder.name,
-        "model": store.model,
-        "dtype": store.identity.dtype,
-        **totals,
-        "created": created,
-        "damaged": damaged,
-    }
+        store, damaged = ReferenceStore.unnamed(folder), 1
+        stated = {"model": "?", "dtype": "?", "created": "?"}
+    totals = {"completions": 0, "tokens": 0, "bytes": 0}
+    layers = []
+    for layer in store.layers():
+        rows, tokens, bytes_, unreadable = _counted(layer)
+        bytes_ += store.head(layer.name).bytes()
+        damaged += unreadable
+        totals["bytes"] += bytes_
+        layers.append({"name": layer.name, "files": len(layer.files()), "completions": rows, "bytes": bytes_})
+        if layer is store.scores:
+            totals |= {"completions": rows, "tokens": tokens}
+    return {"key": folder.name, **stated, **totals, "damaged": damaged, "layers": layers}
 
 
-def _referenced(pair_files: Sequence[Path]) -> pl.DataFrame:
+def _counted(layer: Layer[Any]) -> tuple[int, int, int, int]:
+    """Rows, tokens and bytes that the sidecars of a layer state, and how many of these cannot be read."""
+    read = [read_sidecar(path) for path in layer.files()]
+    sound = [stated for stated, reason in read if reason is None]
+    rows, tokens, bytes_ = (sum(stated[name] for stated in sound) for name in ("rows", "tokens", "bytes"))
+    return rows, tokens, bytes_, len(read) - len(sound)
+
+
+def _referenced(pair_files: Sequence[Path]) -> Ids:
+    """The completion ids of some pair files, sorted."""
     parts = []
     for path in pair_files:
         try:
@@ -157,20 +180,18 @@ def _referenced(pair_files: Sequence[Path]) -> pl.DataFrame:
             ) from None
         assert isinstance(pairs, pl.DataFrame)
         parts += [column.alias("completion_id").drop_nulls() for column in pairs.iter_columns()]
-    return pl.DataFrame({"completion_id": pl.concat(parts).unique()})
+    return packed(pl.concat(parts).unique().to_list())
 
 
-def _keep_only(store: Store, wanted: pl.DataFrame) -> None:
-    for shard in store.shards():
-        table = store.table(shard)
-        ids = pl.DataFrame({"completion_id": pl.from_arrow(table.column("completion_id"))}).with_row_index("place")
-        kept = ids.join(wanted, on="completion_id", how="semi", maintain_order="left").get_column("place")
-        if kept.len() == table.num_rows:
-            continue
-        if kept.len():
-            store.append(table.take(kept.to_arrow()), store.sidecar(shard)["provenance"])
-        store.remove(shard)
+def _keep_only(layer: Layer[Any], wanted: Ids) -> None:
+    """Remove from a layer what was computed of other completions."""
+    kept = Index.empty().merged([], wanted)
+    for path in layer.files():
+        rows = layer.read(path)
+        layer.keep_only(path, rows, kept.holds(layer.codec.ids_of(rows)))
 
 
 def _bytes(root: Path) -> int:
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    """Bytes of everything but the indexes, which come and go."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.parent.name != "index")
+    return sum(path.stat().st_size for path in files)

@@ -1,85 +1,55 @@
-"""The content-addressed store: scores of completions under one model, each computed once.
+"""The content-addressed store of one model: several layers of numbers about completions, each computed once.
 
-    <root>/<key>/identity.json            what the key stands for
-    <root>/<key>/shards/<name>.parquet    rows of `CompletionScore`, one row group
-    <root>/<key>/shards/<name>.json       sidecar, written last: SHA-256, rows, bytes, provenance
-    <root>/<key>/damaged/                 shards that failed a check, set aside by `score`
+    <root>/<key>/identity.json    what the key stands for
+    <root>/<key>/shards/          scores: rows of `CompletionScore` (Parquet)
+    <root>/<key>/hidden/          hidden states and the head; topk-128/ the largest log-probs; pooled/ sums of states
+    <root>/<key>/index/           where each completion stands in each layer: a cache, made again when it is lost
+    <root>/<key>/damaged/         files that failed a check, set aside by `score`
 
-The key is a digest of what changes the values. A shard without its sidecar does not exist. A completion may stand in
-two shards (two writers, one killed): the values are the same, so either row will do.
+The key is a digest of what changes the values. Each file of a layer has a sidecar, written last (see sidecar.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import secrets
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import CompletionScore
-from scoreonce.stages.common.files import read_json, read_parquet, sha256, write_json, write_parquet
+from scoreonce.stages.common.files import read_json, write_json
 from scoreonce.stages.common.locking import exclusive
+from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
+from scoreonce.stages.store.head import StoredHead
+from scoreonce.stages.store.identity import FORMAT, StoreIdentity
+from scoreonce.stages.store.index import packed, unpacked
+from scoreonce.stages.store.layer import THREADS, Layer
+from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 
-FORMAT = 1
-_THREADS = min(8, os.cpu_count() or 1)
-
-
-@dataclass(frozen=True)
-class StoreIdentity:
-    """What changes the log-probs of a completion, besides its token ids."""
-
-    weights: str
-    dtype: str
-    head: str = "float32"
-    adapter: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Name of the store's folder, 32 hex digits."""
-        canonical = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True, separators=(",", ":"))
-        return hashlib.blake2b(canonical.encode(), digest_size=16, person=b"store").hexdigest()
+SCORES, HIDDEN, POOLED, TOP_K = "shards", "hidden", "pooled", "topk-"
 
 
-@dataclass(frozen=True)
-class Damage:
-    """A shard that cannot be trusted, and what was found."""
-
-    shard: Path
-    reason: str
-
-    def error(self) -> InputError:
-        """The same as an error, for stages that only read."""
-        return InputError(
-            "A shard of the reference store is damaged.",
-            found=self.reason,
-            where=str(self.shard),
-            fix="Run `scoreonce score`: it sets the shard aside and scores its completions again.",
-        )
-
-
-class Store:
-    """The scores of one model. Reading takes no lock: shards never change once they exist."""
+class ReferenceStore:
+    """What was computed under one model. Reading takes no lock: files never change once they exist."""
 
     def __init__(self, root: Path, identity: StoreIdentity, model: str = "") -> None:
         self.identity, self.model = identity, model
         self.folder = root / identity.key
-        self._sound: set[Path] = set()
+        self._codec = ScoreCodec()
+        self.scores: Layer[pa.Table] = Layer(self.folder / SCORES, self._codec, unit="shard")
+        self._tensors: dict[str, Layer[TensorBlock]] = {}
 
     @classmethod
-    def at(cls, folder: Path) -> Store:
+    def at(cls, folder: Path) -> ReferenceStore:
         """The store in a folder, as its identity.json describes it. Raises `InputError` where that is damaged."""
         path = folder / "identity.json"
         try:
@@ -101,80 +71,102 @@ class Store:
             )
         return store
 
+    @classmethod
+    def unnamed(cls, folder: Path) -> ReferenceStore:
+        """The store in a folder that does not say what it holds: to look at its files, not to use them."""
+        store = cls(folder.parent, StoreIdentity("?", "?"), "?")
+        store.folder = folder
+        store.scores = Layer(folder / SCORES, store._codec, unit="shard")
+        return store
+
     @property
     def shards_folder(self) -> Path:
-        """Where the shards stand."""
-        return self.folder / "shards"
+        """Where the shards of scores stand."""
+        return self.scores.folder
+
+    def tensors(self, name: str) -> Layer[TensorBlock]:
+        """A layer of tensors: hidden, pooled or topk-<k>, whether anything is in it or not."""
+        if name not in self._tensors:
+            self._tensors[name] = Layer(self.folder / name, TensorCodec(), unit="block", setting=_setting(name))
+        return self._tensors[name]
+
+    def head(self, name: str) -> StoredHead:
+        """The head that belongs to a layer of tensors."""
+        return StoredHead(self.folder / name, _setting(name))
+
+    def layers(self) -> list[Layer[Any]]:
+        """Every layer that has a folder, scores first."""
+        present = [path.name for path in sorted(self.folder.iterdir())] if self.folder.is_dir() else []
+        named = [name for name in present if name in (HIDDEN, POOLED) or name.startswith(TOP_K)]
+        return [self.scores, *(self.tensors(name) for name in named)]
 
     def shards(self) -> list[Path]:
-        """The shards that exist: those with a sidecar, oldest first."""
-        return sorted(sidecar.with_suffix(".parquet") for sidecar in self.shards_folder.glob("[!.]*.json"))
+        """The shards of scores that exist, oldest first."""
+        return self.scores.files()
 
-    def damage(self) -> list[Damage]:
-        """Shards whose file is not what its sidecar says, all of them read and checked."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            checked = zip(self.shards(), pool.map(self._reason, self.shards()), strict=True)
-            return [Damage(shard, reason) for shard, reason in checked if reason is not None]
-
-    def ids(self, *, without: Sequence[Damage] = ()) -> pl.Series:
-        """`completion_id` of everything stored, each once; what stands in `without` counts as not stored.
-
-        Raises `InputError` at any other damaged shard.
-        """
-        damaged = {damage.shard for damage in without}
-        return self._index([shard for shard in self.shards() if shard not in damaged]).get_column("completion_id")
-
-    def read(self, ids: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
-        """`completion_id` and `columns` of the wanted completions that are stored, in no particular order.
-
-        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums.
-        Raises `InputError` at a damaged shard.
-        """
-        wanted = pl.DataFrame({"completion_id": ids.unique()})
-        shards = self.shards()
-        places = self._index(shards).join(wanted, on="completion_id", how="semi").sort("shard", "row")
-        rows = places.partition_by("shard", maintain_order=True)
-        names = ["completion_id", *columns]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            parts = list(pool.map(lambda part: _frame(self.table(shards[part["shard"][0]], names))[part["row"]], rows))
-        return pl.concat(parts) if parts else CompletionScore.create_empty().select(names)
-
-    def table(self, shard: Path, columns: list[str] | None = None) -> pa.Table:
-        """Rows of one shard. Raises `InputError` where it is damaged."""
-        reason = self._reason(shard)
-        if reason is not None:
-            raise Damage(shard, reason).error()
-        try:
-            return read_parquet(shard, columns)
-        except (OSError, pa.ArrowException) as error:  # changed since it was checked
-            raise Damage(shard, str(error)).error() from None
+    def sidecar(self, shard: Path) -> dict[str, Any]:
+        """What the sidecar of a shard states. Raises `InputError` where it is damaged."""
+        return self.scores.sidecar(shard)
 
     def append(self, table: pa.Table, provenance: dict[str, Any]) -> Path:
         """Write one shard of `CompletionScore` rows and commit it. Several processes may append at the same time.
 
         Raises `InputError` where the disk is full or cannot be written; then nothing of the shard remains.
         """
-        now = datetime.now(UTC)
-        shard = self.shards_folder / f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(5)}.parquet"
-        with writable(self.folder):
-            try:
-                write_parquet(shard, table, rows_per_group=max(1, table.num_rows))
-                write_json(
-                    shard.with_suffix(".json"),
-                    {
-                        "format": FORMAT,
-                        "sha256": sha256(shard),
-                        "bytes": shard.stat().st_size,
-                        "rows": table.num_rows,
-                        "tokens": pc.sum(table.column("completion_len")).as_py() or 0,
-                        "created": now.isoformat(timespec="seconds"),
-                        "provenance": provenance,
-                    },
-                )
-            except BaseException:
-                self.remove(shard)
-                raise
-        return shard
+        return self.scores.append(table, provenance)
+
+    def ids(self) -> pl.Series:
+        """`completion_id` of everything that has scores, each once. Raises `InputError` at a damaged shard."""
+        return pl.Series("completion_id", unpacked(np.unique(self.scores.index().ids)), pl.String)
+
+    def holds(self, ids: pl.Series, layers: Sequence[str] = ()) -> npt.NDArray[np.bool_]:
+        """`(ids,)` whether each completion has scores, and rows in all of `layers` too.
+
+        What stands in damaged files counts as not stored.
+        """
+        wanted = packed(ids.to_list())
+        held = [layer.sound_index().holds(wanted) for layer in (self.scores, *map(self.tensors, layers))]
+        return np.logical_and.reduce(held)
+
+    def read(self, ids: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+        """`completion_id` and `columns` of the wanted completions that have scores, in no particular order.
+
+        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums.
+        Raises `InputError` at a damaged shard.
+        """
+        wanted = ids.drop_nulls().unique()
+        names = ["completion_id", *columns]
+        index = self.scores.index()
+        found, files, rows = index.locate(packed(wanted.to_list()))
+        by_shard = pl.DataFrame({"file": files[found], "row": rows[found]}).partition_by("file")
+
+        def part(places: pl.DataFrame) -> pl.DataFrame:
+            shard = self.scores.path_of(index.files[places["file"][0]])
+            return _frame(self.table(shard, names))[places["row"]]
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            parts = list(pool.map(part, by_shard))
+        return pl.concat(parts) if parts else CompletionScore.create_empty().select(names)
+
+    def table(self, shard: Path, columns: list[str] | None = None) -> pa.Table:
+        """Rows of one shard. Raises `InputError` where it is damaged."""
+        self.scores.require_sound(shard)
+        try:
+            return self._codec.read(shard, columns)
+        except self._codec.unreadable as error:  # changed since it was checked
+            raise Damage(shard, str(error)).error() from None
+
+    def damage(self) -> list[Damage]:
+        """Files of every layer that are not what their sidecar says, all of them read and checked."""
+        return [damage for layer in self.layers() for damage in [*layer.damage(), *self.head(layer.name).damage()]]
+
+    def new_damage(self) -> list[Damage]:
+        """The same among files that have changed since the index was made, and the heads: quick where nothing has."""
+        return [damage for layer in self.layers() for damage in [*layer.refresh(), *self.head(layer.name).damage()]]
+
+    def heads_without_digest(self) -> list[StoredHead]:
+        """Heads that version 0.1 wrote, without a sidecar."""
+        return [head for layer in self.layers() if (head := self.head(layer.name)).lacks_digest()]
 
     @contextmanager
     def writing(self, *, timeout: float | None = None) -> Iterator[None]:
@@ -184,45 +176,33 @@ class Store:
             with writable(self.folder):
                 self.shards_folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(exclusive(self.folder / "write.lock", name, timeout=timeout))
-                self._state_identity()
+                self._write_identity()
                 for path in self.leftovers():
                     path.unlink(missing_ok=True)
+            for head in self.heads_without_digest():
+                head.record_digest()
             yield
 
     def leftovers(self) -> list[Path]:
-        """Files of shards that were never finished. Only a writer may remove them: they may belong to one."""
-        files = [path for path in self.shards_folder.iterdir() if path.is_file()] if self.shards_folder.is_dir() else []
-        finished = {shard.name for shard in self.shards()}
-        return sorted(path for path in files if path.suffix != ".json" and path.name not in finished)
+        """Files of every layer that were never finished. Only a writer may remove them: they may belong to one."""
+        return [path for layer in self.layers() for path in layer.leftovers()]
 
-    def mend(self) -> list[Damage]:
-        """Set damaged shards aside, so that their completions count as not scored. For a writer."""
-        damages = self.damage()
-        for damage in damages:
-            with writable(self.folder):
-                (self.folder / "damaged").mkdir(exist_ok=True)
-                # The sidecar goes first: without it the shard no longer exists, whatever happens next.
-                for path in (damage.shard.with_suffix(".json"), damage.shard):
-                    if path.exists():
-                        path.replace(self.folder / "damaged" / path.name)
+    def set_aside_damaged(self) -> list[Damage]:
+        """Move damaged files aside, so that their completions count as not stored. For a writer."""
+        damages = self.new_damage()
+        with writable(self.folder):
+            for damage in damages:
+                name = damage.path.parent.name
+                # Shards and blocks have names of their own; heads have not.
+                prefix = f"{name}-" if damage.path == self.head(name).path else ""
+                move_aside(damage.path, self.folder / "damaged", prefix=prefix)
+        for layer in self.layers():
+            layer.refresh()
         return damages
 
-    def remove(self, shard: Path) -> None:
-        """Remove a shard, or what there is of it. For a writer."""
-        shard.with_suffix(".json").unlink(missing_ok=True)  # first: without it the shard no longer exists
-        shard.unlink(missing_ok=True)
-
-    def sidecar(self, shard: Path) -> dict[str, Any]:
-        """What the sidecar of a shard says. Raises `InputError` where it is damaged."""
-        reason = _sidecar_reason(shard)
-        if reason is not None:
-            raise Damage(shard, reason).error()
-        stated: dict[str, Any] = read_json(shard.with_suffix(".json"))
-        return stated
-
-    def _state_identity(self) -> None:
+    def _write_identity(self) -> None:
         try:
-            Store.at(self.folder)
+            ReferenceStore.at(self.folder)
         except InputError:
             write_json(
                 self.folder / "identity.json",
@@ -234,72 +214,15 @@ class Store:
                 },
             )
 
-    def _index(self, shards: list[Path]) -> pl.DataFrame:
-        """Where each stored completion stands: completion_id, shard (number among `shards`), row; no id twice."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            frames = list(pool.map(lambda shard: _frame(self.table(shard, ["completion_id"])), shards))
-        parts = [
-            frame.select("completion_id", shard=pl.lit(number, pl.UInt32), row=pl.int_range(pl.len(), dtype=pl.UInt32))
-            for number, frame in enumerate(frames)
-        ]
-        whole = (
-            pl.concat(parts)
-            if parts
-            else pl.DataFrame(schema={"completion_id": pl.String, "shard": pl.UInt32, "row": pl.UInt32})
-        )
-        return whole.unique("completion_id", keep="first", maintain_order=True)
 
-    def _reason(self, shard: Path) -> str | None:
-        """What is wrong with a shard, or None. A shard found sound is not read again by this object."""
-        if shard in self._sound:
-            return None
-        reason = _sidecar_reason(shard) or _file_reason(shard, read_json(shard.with_suffix(".json")))
-        if reason is None:
-            self._sound.add(shard)
-        return reason
+def _setting(layer: str) -> str:
+    """The setting of the run file that fills a layer of tensors."""
+    if layer.startswith(TOP_K):
+        return f'score.full_vocab = "topk" and score.topk = {layer.removeprefix(TOP_K)}'
+    return {HIDDEN: 'score.full_vocab = "hidden"', POOLED: "score.embeddings = true"}.get(layer, "")
 
 
 def _frame(table: pa.Table) -> pl.DataFrame:
     frame = pl.from_arrow(table)
     assert isinstance(frame, pl.DataFrame)
     return frame
-
-
-def _sidecar_reason(shard: Path) -> str | None:
-    try:
-        match read_json(shard.with_suffix(".json")):
-            case {"format": 1, "sha256": str(), "bytes": int(), "rows": int(), "tokens": int(), "provenance": dict()}:
-                return None
-        return "the sidecar lacks what it should state"
-    except (OSError, ValueError) as error:
-        return f"the sidecar cannot be read ({error})"
-
-
-def _file_reason(shard: Path, stated: dict[str, Any]) -> str | None:
-    try:
-        size = shard.stat().st_size
-        if size != stated["bytes"]:
-            return f"{size:,} bytes where {stated['bytes']:,} were written"
-        if sha256(shard) != stated["sha256"]:
-            return "the contents do not have the SHA-256 that was written"
-        rows = pq.read_metadata(shard).num_rows
-    except FileNotFoundError:
-        return "the shard is gone, its sidecar is still there"
-    except (OSError, pa.ArrowException) as error:
-        return str(error)
-    return None if rows == stated["rows"] else f"{rows:,} rows where {stated['rows']:,} were written"
-
-
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
-    """Turn a full or read-only disk into an `InputError`."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            "The reference store cannot be written; what was finished before stays.",
-            found=str(error),
-            where=str(folder),
-            fix="Free space or permission there, or set score.store to another folder; then run the command "
-            "again: it goes on where it stopped.",
-        ) from None

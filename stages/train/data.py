@@ -19,7 +19,7 @@ from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.token_file import TokenColumn, TokenFile
-from scoreonce.stages.store.store import Store
+from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
 
 SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
@@ -230,7 +230,7 @@ def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
 
 def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
-    store = Store.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
     common = pl.min_horizontal("chosen_len", "rejected_len")
     for side in ("chosen", "rejected"):
         tokens = store.read(table[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})

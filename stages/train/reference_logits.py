@@ -21,13 +21,14 @@ from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
-from scoreonce.stages.store.tensor_layers import VocabularyStates, VocabularyStore
+from scoreonce.stages.store.store import TOP_K, ReferenceStore
+from scoreonce.stages.store.tensor_rows import TensorRows
 
 Provider = Callable[[Sequence[PromptRow]], ReferenceDistribution]
 
 
 def provider(run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer) -> Provider | None:
-    """What gives a micro-batch's reference logits, or None for a method that does not read them.
+    """A function from a micro-batch to its reference logits, or None for a method that does not read them.
 
     Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
@@ -37,7 +38,7 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
         return None
     if wanted & MASKED and run.train.full_vocab == "topk":
         raise InputError(
-            f"{method.name} makes its masks from hidden states, which the largest log-probs do not tell.",
+            f"{method.name} makes its masks from hidden states, which the largest log-probs do not give.",
             found='full_vocab = "topk"',
             where="train.full_vocab",
             fix='Use "hidden" or "live".',
@@ -54,9 +55,9 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
 
 def _stored(run: Run, device: torch.device) -> Provider:
     paths = RunPaths.of(run)
-    form = "hidden" if run.train.full_vocab == "hidden" else f"topk-{run.score.topk}"
-    store = VocabularyStore(paths.store / files.read_json(paths.reference_manifest)["store_key"], form)
-    states, head = VocabularyStates(store), store.head(device)
+    form = "hidden" if run.train.full_vocab == "hidden" else f"{TOP_K}{run.score.topk}"
+    store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
     pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"])
     ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
     missing = states.missing(ids.to_list())
@@ -64,7 +65,7 @@ def _stored(run: Run, device: torch.device) -> Provider:
         raise InputError(
             "Some completions have no reference distributions.",
             found=f"{missing:,} of the training completions are not stored",
-            where=str(store.folder),
+            where=str(store.folder / form),
             fix=f'Set score.full_vocab = "{run.train.full_vocab}" and run `scoreonce score`: it adds what is missing.',
         )
 

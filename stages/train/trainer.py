@@ -33,7 +33,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
-from scoreonce.stages.train import cache_check, checkpoint, reference_logits, save_policy
+from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog
 
@@ -103,7 +103,14 @@ class Trainer:
             data,
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
-            Step(prepared, masters.parameters, method, processes, reference, split=batcher_for(found.layout)),
+            Step(
+                rebuilt_logps.checked(prepared, run),
+                masters.parameters,
+                method,
+                processes,
+                reference,
+                split=batcher_for(found.layout),
+            ),
             budget,
             steps,
         )

@@ -13,7 +13,8 @@ from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.common import files
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.score.reference_table import reference_view
-from scoreonce.stages.scoring.job import ScoringJob, score_completions
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.run import score_completions
 from scoreonce.stages.store import maintenance as store_command
 from scoreonce.stages.train import data as training_data
 

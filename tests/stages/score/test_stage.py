@@ -11,7 +11,8 @@ from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.store import store as store_module
+from scoreonce.stages.store import codecs as store_codecs
+from scoreonce.stages.store.store import ReferenceStore
 
 
 @pytest.fixture
@@ -146,14 +147,14 @@ def test_no_such_model(prepared):
 
 
 def test_ctrl_c_says_what_stays(prepared, monkeypatch, capsys):
-    original, written = store_module.Store.append, []
+    original, written = ReferenceStore.append, []
 
     def interrupted(self, table, provenance):
         if written:
             raise KeyboardInterrupt
         written.append(original(self, table, provenance))
 
-    monkeypatch.setattr(store_module.Store, "append", interrupted)
+    monkeypatch.setattr(ReferenceStore, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
         score.run(prepared.run())
     assert "1 finished shards stay in" in capsys.readouterr().err
@@ -161,16 +162,16 @@ def test_ctrl_c_says_what_stays(prepared, monkeypatch, capsys):
 
 
 def test_a_full_disk_is_said_and_leaves_whole_shards_alone(prepared, monkeypatch):
-    original, written = store_module.write_parquet, []
+    original, written = store_codecs.ScoreCodec.write, []
 
-    def fills_up(path, table, **options):
+    def fills_up(self, table, path):
         if len(written) == 2:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         written.append(path)
-        original(path, table, **options)
+        original(self, table, path)
 
-    monkeypatch.setattr(store_module, "write_parquet", fills_up)
+    monkeypatch.setattr(store_codecs.ScoreCodec, "write", fills_up)
     with pytest.raises(InputError) as raised:
         score.run(prepared.run())
     error = raised.value

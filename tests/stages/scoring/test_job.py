@@ -15,7 +15,10 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import CompletionScore
 from scoreonce.stages.models.loading import load_model
 from scoreonce.stages.scoring import model_scorer as inference
-from scoreonce.stages.scoring.job import ScoringJob, estimate_scoring, pair_view, score_completions
+from scoreonce.stages.scoring.estimate import estimate_scoring
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.pair_view import pair_view
+from scoreonce.stages.scoring.run import score_completions
 
 
 @pytest.fixture

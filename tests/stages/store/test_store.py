@@ -12,15 +12,16 @@ import pyarrow as pa
 import pytest
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.store import store as module
-from scoreonce.stages.store.store import Store, StoreIdentity
+from scoreonce.stages.store import codecs, sidecar
+from scoreonce.stages.store.identity import StoreIdentity
+from scoreonce.stages.store.store import ReferenceStore
 
 IDENTITY = StoreIdentity("w" * 64, "float32")
 
 
 @pytest.fixture
-def store(tmp_path) -> Store:
-    return Store(tmp_path, IDENTITY, "tiny")
+def store(tmp_path) -> ReferenceStore:
+    return ReferenceStore(tmp_path, IDENTITY, "tiny")
 
 
 def ids(start: int, stop: int) -> list[str]:
@@ -41,12 +42,12 @@ def table(names: list[str], logp: float = -0.5) -> pa.Table:
     )
 
 
-def fresh(store: Store) -> Store:
+def fresh(store: ReferenceStore) -> ReferenceStore:
     """The same store as another process opens it."""
-    return Store.at(store.folder)
+    return ReferenceStore.at(store.folder)
 
 
-def fill(store: Store, *ranges: tuple[int, int]) -> list[Path]:
+def fill(store: ReferenceStore, *ranges: tuple[int, int]) -> list[Path]:
     with store.writing():
         return [store.append(table(ids(*bounds)), {"device": "cpu"}) for bounds in ranges]
 
@@ -83,9 +84,9 @@ def test_an_empty_store_answers(store):
 def test_only_shards_that_hold_a_wanted_completion_are_read(store, monkeypatch):
     shards = fill(store, (0, 5), (5, 9))
     opened = []
-    original = module.read_parquet
+    original = codecs.read_parquet
     monkeypatch.setattr(
-        module, "read_parquet", lambda path, columns: (opened.append((path, columns)), original(path, columns))[1]
+        codecs, "read_parquet", lambda path, columns: (opened.append((path, columns)), original(path, columns))[1]
     )
     fresh(store).read(pl.Series(ids(6, 7)), ["token_logps"])
     assert [path for path, columns in opened if "token_logps" in columns] == [shards[1]]
@@ -133,10 +134,10 @@ def flip(path: Path, position: int) -> None:
     path.write_bytes(bytes(contents))
 
 
-def damage_of(store: Store, shard: Path) -> str:
+def damage_of(store: ReferenceStore, shard: Path) -> str:
     """The one damaged shard is named, by readers too."""
     (damage,) = fresh(store).damage()
-    assert damage.shard == shard
+    assert damage.path == shard
     with pytest.raises(InputError, match="scoreonce score") as raised:
         fresh(store).ids()
     assert str(shard) in str(raised.value)
@@ -191,34 +192,37 @@ def test_damage_after_the_check_is_caught_by_page_checksums(store):
         again.read(pl.Series(ids(0, 5)), ["completion_id", "token_logps", "logps"][1:])
 
 
-def test_mending_sets_damaged_shards_aside(store):
+def test_repair_sets_damaged_shards_aside(store):
     first, second, third = fill(store, (0, 5), (5, 9), (9, 12))
     flip(second, 100)
     third.with_suffix(".json").write_text("{")
     again = fresh(store)
     with again.writing():
-        assert [damage.shard for damage in again.mend()] == [second, third]
+        assert [damage.path for damage in again.set_aside_damaged()] == [second, third]
     assert sorted(fresh(store).ids()) == ids(0, 5)
     names = {path.name for path in (store.folder / "damaged").iterdir()}
     assert names == {path.name for shard in (second, third) for path in (shard, shard.with_suffix(".json"))}
     assert first.exists()
 
 
-def test_ids_can_leave_damaged_shards_out(store):
+def test_what_stands_in_damaged_shards_counts_as_not_stored(store):
+    """To `holds` alone, by which `score` plans; readers are stopped."""
     shard = fill(store, (0, 5), (5, 9))[1]
     flip(shard, 50)
-    again = fresh(store)
-    assert sorted(again.ids(without=again.damage())) == ids(0, 5)
+    assert fresh(store).holds(pl.Series(ids(0, 12))).tolist() == [True] * 5 + [False] * 7
+    with pytest.raises(InputError, match="damaged"):
+        fresh(store).ids()
 
 
-@pytest.mark.parametrize("failing", ["write_parquet", "write_json"])
+@pytest.mark.parametrize("failing", ["write_table", "write_json"])
 def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch, failing):
     fill(store, (0, 5))
     before = sorted(store.shards_folder.iterdir())
+    module = {"write_table": codecs.pq, "write_json": sidecar}[failing]
     original = getattr(module, failing)
 
-    def fails(path, *rest, **options):
-        original(path, *rest, **options)
+    def fails(*given, **options):
+        original(*given, **options)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, failing, fails)
@@ -239,7 +243,7 @@ def test_a_full_disk_leaves_nothing_half_written(store, monkeypatch, failing):
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
-    store = Store(tmp_path / "file", IDENTITY)
+    store = ReferenceStore(tmp_path / "file", IDENTITY)
     with pytest.raises(InputError, match="cannot be written"), store.writing():
         pass
 
@@ -247,8 +251,9 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
 HOLD = """
 import sys
 from pathlib import Path
-from scoreonce.stages.store.store import Store, StoreIdentity
-with Store(Path(sys.argv[1]), StoreIdentity("w" * 64, "float32"), "tiny").writing():
+from scoreonce.stages.store.identity import StoreIdentity
+from scoreonce.stages.store.store import ReferenceStore
+with ReferenceStore(Path(sys.argv[1]), StoreIdentity("w" * 64, "float32"), "tiny").writing():
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -301,7 +306,7 @@ def test_readers_need_no_lock(store, holder):
 
 def test_a_store_says_what_it_holds(store):
     fill(store, (0, 1))
-    again = Store.at(store.folder)
+    again = ReferenceStore.at(store.folder)
     assert (again.identity, again.model) == (IDENTITY, "tiny")
 
 
@@ -309,24 +314,24 @@ def test_a_store_under_a_wrong_name_is_refused(store, tmp_path):
     fill(store, (0, 1))
     store.folder.rename(tmp_path / "other")
     with pytest.raises(InputError, match="not its key"):
-        Store.at(tmp_path / "other")
+        ReferenceStore.at(tmp_path / "other")
 
 
 def test_a_damaged_identity_is_written_again(store):
     fill(store, (0, 1))
     (store.folder / "identity.json").write_text("{")
     with pytest.raises(InputError, match="does not say"):
-        Store.at(store.folder)
+        ReferenceStore.at(store.folder)
     with store.writing():
         pass
-    assert Store.at(store.folder).identity == IDENTITY
+    assert ReferenceStore.at(store.folder).identity == IDENTITY
 
 
 def test_a_moved_store_works(store, tmp_path):
     fill(store, (0, 5))
     (tmp_path / "elsewhere").mkdir()
     store.folder.rename(tmp_path / "elsewhere" / store.folder.name)
-    assert sorted(Store(tmp_path / "elsewhere", IDENTITY).ids()) == ids(0, 5)
+    assert sorted(ReferenceStore(tmp_path / "elsewhere", IDENTITY).ids()) == ids(0, 5)
 
 
 def test_the_store_needs_no_torch():

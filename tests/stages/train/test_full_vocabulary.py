@@ -16,7 +16,8 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.models import loading as models
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.store.tensor_layers import VocabularyStates, VocabularyStore
+from scoreonce.stages.store.index import unpacked
+from scoreonce.stages.store.tensor_rows import TensorRows
 from scoreonce.stages.train import data as training_data
 from scoreonce.stages.train import stage as train
 
@@ -41,8 +42,17 @@ def training(world, method, full_vocab, **changes):
     return lines, load_file(paths.policy / "model.safetensors")
 
 
-def hidden_store(world):
-    return VocabularyStore(ScoringJob.of(world.run()).store.folder, "hidden")
+def store_of(world):
+    return ScoringJob.of(world.run()).store
+
+
+def hidden(world):
+    """The layer of hidden states, as another process opens it."""
+    return store_of(world).tensors("hidden")
+
+
+def hidden_ids(world):
+    return unpacked(hidden(world).index().ids)
 
 
 @pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo1", "tdpo2", "sparse_po", "mapo"])
@@ -114,14 +124,14 @@ def test_steps_in_bfloat16_from_every_form(prepared):
 def test_stored_states_and_head_give_the_models_own_logits(prepared):
     """Hidden states times head against logits of plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(prepared.model()).eval()
-    states, head = VocabularyStates(hidden_store(prepared)), hidden_store(prepared).head(torch.device("cpu"))
+    states, head = TensorRows(hidden(prepared)), store_of(prepared).head("hidden").read(torch.device("cpu"))
     for prompt, chosen, _ in prepared.random_pairs(24)[:5]:
         ids = torch.tensor([prompt + chosen])
         with torch.no_grad():
             expected = model(ids).logits[0, len(prompt) - 1 : -1]
-        hidden = states.read([completion_id(prompt, chosen)], "hidden")
-        assert hidden.shape[0] == len(chosen)
-        torch.testing.assert_close(hidden @ head.weight.T * head.scale, expected, rtol=1e-4, atol=1e-4)
+        found = states.read([completion_id(prompt, chosen)], "hidden")
+        assert found.shape[0] == len(chosen)
+        torch.testing.assert_close(found @ head.weight.T * head.scale, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_hidden_states_are_kept_once_and_added_later(world, capsys):
@@ -129,15 +139,15 @@ def test_hidden_states_are_kept_once_and_added_later(world, capsys):
     pairs = world.random_pairs(20)
     world.prepare(pairs[:12])
     score.run(world.run())
-    assert hidden_store(world).ids() == []
+    assert hidden_ids(world) == []
     score.run(world.run(score=STORED))
-    assert len(hidden_store(world).ids()) == 24
+    assert len(hidden_ids(world)) == 24
     score.run(world.run(score=STORED))
     assert "scored     nothing" in capsys.readouterr().out
     world.prepare(pairs)
     score.run(world.run(score=STORED))
-    assert sorted(hidden_store(world).ids()) == sorted(set(hidden_store(world).ids()))
-    assert len(hidden_store(world).ids()) == 40
+    assert sorted(hidden_ids(world)) == sorted(set(hidden_ids(world)))
+    assert len(hidden_ids(world)) == 40
 
 
 def test_disk_a_token(prepared):
@@ -145,7 +155,7 @@ def test_disk_a_token(prepared):
     tokens = sum(len(c) + len(r) for _, c, r in prepared.random_pairs(24))
     for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
         score.run(run)
-        blocks = VocabularyStore(ScoringJob.of(run).store.folder, "hidden").blocks()
+        blocks = ScoringJob.of(run).store.tensors("hidden").files()
         assert sum(block.stat().st_size for block in blocks) == pytest.approx(
             size * 32 * tokens, rel=0.05, abs=24 * 2 * 50
         )
@@ -199,7 +209,7 @@ def test_another_top_k_than_the_stored_one_is_named(prepared):
     assert "score.topk = 16" in raised.value.fix
     assert raised.value.fix.endswith("Stored with score.topk = 8.")
     score.run(prepared.run(score={"full_vocab": "topk", "topk": 16}))
-    for head in hidden_store(prepared).folder.parent.glob("topk-*/head.safetensors"):
+    for head in store_of(prepared).folder.glob("topk-*/head.safetensors"):
         head.unlink()
     with pytest.raises(InputError, match="they are not stored") as raised:
         train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
@@ -232,17 +242,9 @@ def test_with_some_hidden_states(world):
 
 
 def test_a_truncated_block(prepared):
-    block = hidden_store(prepared).blocks()[0]
+    block = hidden(prepared).files()[0]
     block.write_bytes(block.read_bytes()[:-10])
-    assert str(block) in expect(prepared, "block of reference distributions is damaged", method="tdpo1").where
-
-
-def test_a_flipped_bit_is_found_by_verify(prepared):
-    block = hidden_store(prepared).blocks()[0]
-    content = bytearray(block.read_bytes())
-    content[-7] ^= 1
-    block.write_bytes(content)
-    assert [path for path, _ in hidden_store(prepared).damage()] == [block]
+    assert str(block) in expect(prepared, "file of the reference store is damaged", method="tdpo1").where
 
 
 def test_ld_dpo_takes_its_prefixes_from_the_store(prepared):

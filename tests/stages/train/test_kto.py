@@ -18,7 +18,9 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.models.loading import load_model
 from scoreonce.stages.score import stage as score
-from scoreonce.stages.scoring.job import ScoringJob, estimate_scoring, score_completions
+from scoreonce.stages.scoring.estimate import estimate_scoring
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.run import score_completions
 from scoreonce.stages.train import data as training_data
 from scoreonce.stages.train import stage as train
 

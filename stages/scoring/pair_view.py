@@ -1,0 +1,50 @@
+"""Scores per pair, joined from the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.tables import ReferencePair
+from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.paths import RunPaths, Split
+from scoreonce.stages.store.store import ReferenceStore
+
+
+def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
+    """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs.
+
+    What only `score` computes, on request, is null. Raises `InputError` where the store is damaged, or lacks a
+    completion.
+    """
+    columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
+    pairs = _frame(paths.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
+    ids = pl.concat([pairs.get_column("chosen_id"), pairs.get_column("rejected_id").drop_nulls().alias("chosen_id")])
+    scores = store.read(ids, ["logps", "entropy", "top1_hits"])
+    for side in ("chosen", "rejected"):
+        named = scores.select(
+            pl.col("completion_id").alias(f"{side}_id"), pl.exclude("completion_id").name.prefix(f"ref_{side}_")
+        )
+        pairs = pairs.join(named, on=f"{side}_id", how="left", maintain_order="left")
+    margin = pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps")
+    unscored = pl.col("ref_chosen_logps").is_null() | (pl.col("rejected_id").is_not_null() & margin.is_null())
+    missing = pairs.filter(unscored).height
+    if missing:
+        raise InputError(
+            "The reference store lacks completions of these pairs.",
+            found=f"{missing:,} of {pairs.height:,} pairs of {split} without scores",
+            where=str(store.folder),
+            fix="Run `scoreonce score`.",
+        )
+    whole = pairs.with_columns(ref_margin=margin)
+    types = ReferencePair.create_empty().schema
+    on_request = [pl.lit(None, dtype).alias(name) for name, dtype in types.items() if name not in whole.columns]
+    return ReferencePair.validate(whole.with_columns(on_request).select(ReferencePair.column_names()), cast=True)
+
+
+def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
+    frame = pl.from_arrow(read_parquet(path, columns))
+    assert isinstance(frame, pl.DataFrame)
+    return frame

@@ -1,0 +1,78 @@
+"""Columns of a tensor layer by completion id, read by memory map as they are asked for.
+
+    <store>/<key>/hidden/     the hidden state after the last norm of each completion token: exact, with the head
+    <store>/<key>/topk-128/   the 128 largest log-probs and their tokens: approximate, and smaller
+    <store>/<key>/pooled/     the sum of the hidden states of each completion
+
+A hidden state takes 2 d bytes a token in bfloat16, against 2 V for the logits.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from scoreonce.stages.store.codecs import TensorBlock
+from scoreonce.stages.store.head import not_stored
+from scoreonce.stages.store.index import packed
+from scoreonce.stages.store.layer import Layer
+
+OPEN_BLOCKS = 128  # at a time: a store may have more blocks than a process may have open files
+
+
+class _OpenBlock(NamedTuple):
+    handle: Any  # owns the memory map
+    ends: npt.NDArray[np.int64]  # (completions,) row behind the last one of each completion
+
+
+class TensorRows:
+    """The tensors of one layer by completion id.
+
+    A block's digest is checked before its first row is read. Raises `InputError` where the index finds a damaged block.
+    """
+
+    def __init__(self, layer: Layer[TensorBlock]) -> None:
+        self.layer = layer
+        self._index = layer.index()
+        self._open: OrderedDict[int, _OpenBlock] = OrderedDict()
+
+    def missing(self, ids: Sequence[str]) -> int:
+        """How many of `ids` are not stored."""
+        return int((~self._index.holds(packed(ids))).sum())
+
+    def read(self, ids: Sequence[str], column: str) -> Tensor:
+        """`(tokens, ...)` values of a column for the completions `ids`, one after the other.
+
+        Raises `InputError` where one is not stored, or stands in a damaged block.
+        """
+        found, files, rows = self._index.locate(packed(ids))
+        if not found.all():
+            raise not_stored(f"nothing of completion {ids[int(found.argmin())]}", self.layer.folder)
+        return torch.cat(
+            [self._rows(file, row, column) for file, row in zip(files.tolist(), rows.tolist(), strict=True)]
+        )
+
+    def _rows(self, file: int, row: int, column: str) -> Tensor:
+        block = self._block(file)
+        start = int(block.ends[row - 1]) if row else 0
+        rows: Tensor = block.handle.get_slice(column)[start : int(block.ends[row])]
+        return rows
+
+    def _block(self, file: int) -> _OpenBlock:
+        if file in self._open:
+            self._open.move_to_end(file)
+            return self._open[file]
+        path = self.layer.path_of(self._index.files[file])
+        self.layer.require_sound(path)
+        handle = safe_open(path, "pt").__enter__()
+        self._open[file] = _OpenBlock(handle, np.cumsum(handle.get_tensor("lengths").numpy()))
+        if len(self._open) > OPEN_BLOCKS:
+            self._open.popitem(last=False)[1].handle.__exit__(None, None, None)
+        return self._open[file]
