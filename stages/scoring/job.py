@@ -21,6 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.margins import ref_margin
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.files import read_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
@@ -177,7 +178,7 @@ def pair_view(paths: RunPaths, split: Split, store: Store) -> pl.DataFrame:
             pl.col("completion_id").alias(f"{side}_id"), pl.exclude("completion_id").name.prefix(f"ref_{side}_")
         )
         pairs = pairs.join(named, on=f"{side}_id", how="left", maintain_order="left")
-    margin = pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps")
+    margin = ref_margin()
     unscored = pl.col("ref_chosen_logps").is_null() | (pl.col("rejected_id").is_not_null() & margin.is_null())
     missing = pairs.filter(unscored).height
     if missing:

@@ -70,7 +70,7 @@ LOGISTIC = [
     "infonca",
     "epsilon_dpo",
 ]
-DECIDED = ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
+DECIDED = ("weight", "beta", "target_margin", "margin", "linked_margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}
 every_method = pytest.mark.parametrize("method", EVERY)
 
