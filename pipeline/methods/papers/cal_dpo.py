@@ -30,6 +30,5 @@ method(
         "Cal-DPO: Calibrated Direct Preference Optimization for Language Model Alignment", "2412.14516", "NeurIPS 2024"
     ),
     objective=cal_dpo,
-    aliases={"cal_dpo_code": {}},
     learning_rate="5e-7",
 )
