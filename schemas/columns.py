@@ -11,6 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+# What `score` keeps of the reference beside log-probs, without which the policy's forward pass cannot make a column:
+# its next-token distributions (hidden states, or the largest log-probs), the hidden states themselves, or the
+# completion of another prompt that it scored behind each prompt.
+Kept = Literal["distributions", "hidden states", "mismatched completion"]
 Dtype = Literal["string", "bool", "int32", "int64", "float32", "float64", "list[int32]", "list[float32]"]
 
 
@@ -26,6 +30,7 @@ class Column:
     maximum: float | None = None
     nullable: bool = False
     differentiable: bool = False  # made by the policy's forward pass, and a method's gradient may flow through it
+    needs: Kept | None = None
 
 
 def _logps(name: str, whose: str, side: str) -> Column:
@@ -39,8 +44,16 @@ def _logps(name: str, whose: str, side: str) -> Column:
     )
 
 
-def _sum(name: str, meaning: str, *, most: float | None = None, least: float | None = None, flows: bool) -> Column:
-    return Column(name, "float64", meaning, "nats", minimum=least, maximum=most, differentiable=flows)
+def _sum(
+    name: str,
+    meaning: str,
+    *,
+    most: float | None = None,
+    least: float | None = None,
+    flows: bool,
+    needs: Kept | None = None,
+) -> Column:
+    return Column(name, "float64", meaning, "nats", minimum=least, maximum=most, differentiable=flows, needs=needs)
 
 
 # Identity and origin
@@ -190,6 +203,13 @@ REJECTED_LOGRATIOS = Column(
     "rejected_logratios", "float64", "policy_rejected_logps - ref_rejected_logps", "nats", nullable=True
 )
 MARGIN = Column("margin", "float64", "chosen_logratios - rejected_logratios, without beta", "nats", nullable=True)
+LINKED_MARGIN = Column(
+    "linked_margin",
+    "float64",
+    "the margin that the loss saw where the divergence is not the reverse KL: f'(pi / ref) in the place of each "
+    "log-ratio; null where that is `margin` itself",
+    nullable=True,
+)
 
 # What single methods need of a forward pass besides
 _PREFIX = "the first min(chosen_len, rejected_len) tokens of the"
@@ -214,7 +234,11 @@ REF_REJECTED_PREFIX_LOGPS = _sum(
     "ref_rejected_prefix_logps", f"reference log-prob of {_PREFIX} rejected completion", most=0, flows=False
 )
 POLICY_KL_LOGPS = _sum(
-    "policy_kl_logps", "policy log-prob of the mismatched completion: another prompt's (KTO)", most=0, flows=False
+    "policy_kl_logps",
+    "policy log-prob of the mismatched completion: another prompt's (KTO)",
+    most=0,
+    flows=False,
+    needs="mismatched completion",
 )
 REF_KL_LOGPS = Column(
     "ref_kl_logps",
@@ -243,27 +267,45 @@ POLICY_CHOSEN_COLLISION_LOGPS = _sum("policy_chosen_collision_logps", f"{_COLLIS
 POLICY_REJECTED_COLLISION_LOGPS = _sum(
     "policy_rejected_collision_logps", f"{_COLLISION} rejected one", most=0, flows=False
 )
-POLICY_CHOSEN_PLUS_LOGPS = _sum("policy_chosen_plus_logps", f"{_PLUS} chosen completion", most=0, flows=False)
-POLICY_REJECTED_PLUS_LOGPS = _sum("policy_rejected_plus_logps", f"{_PLUS} rejected completion", most=0, flows=False)
-POLICY_CHOSEN_MINUS_LOGPS = _sum("policy_chosen_minus_logps", f"{_MINUS} chosen completion", most=0, flows=False)
-POLICY_REJECTED_MINUS_LOGPS = _sum("policy_rejected_minus_logps", f"{_MINUS} rejected completion", most=0, flows=False)
-POLICY_CHOSEN_ROUNDED_LOGPS = _sum("policy_chosen_rounded_logps", f"{_ROUNDED} chosen completion", most=0, flows=False)
-POLICY_REJECTED_ROUNDED_LOGPS = _sum(
-    "policy_rejected_rounded_logps", f"{_ROUNDED} rejected completion", most=0, flows=False
+POLICY_CHOSEN_PLUS_LOGPS = _sum(
+    "policy_chosen_plus_logps", f"{_PLUS} chosen completion", most=0, flows=False, needs="distributions"
 )
-POLICY_CHOSEN_FORWARD_KL = _sum("policy_chosen_forward_kl", f"{_FORWARD_KL} chosen one", least=0, flows=True)
-POLICY_REJECTED_FORWARD_KL = _sum("policy_rejected_forward_kl", f"{_FORWARD_KL} rejected one", least=0, flows=True)
+POLICY_REJECTED_PLUS_LOGPS = _sum(
+    "policy_rejected_plus_logps", f"{_PLUS} rejected completion", most=0, flows=False, needs="distributions"
+)
+POLICY_CHOSEN_MINUS_LOGPS = _sum(
+    "policy_chosen_minus_logps", f"{_MINUS} chosen completion", most=0, flows=False, needs="distributions"
+)
+POLICY_REJECTED_MINUS_LOGPS = _sum(
+    "policy_rejected_minus_logps", f"{_MINUS} rejected completion", most=0, flows=False, needs="distributions"
+)
+POLICY_CHOSEN_ROUNDED_LOGPS = _sum(
+    "policy_chosen_rounded_logps", f"{_ROUNDED} chosen completion", most=0, flows=False, needs="distributions"
+)
+POLICY_REJECTED_ROUNDED_LOGPS = _sum(
+    "policy_rejected_rounded_logps", f"{_ROUNDED} rejected completion", most=0, flows=False, needs="distributions"
+)
+POLICY_CHOSEN_FORWARD_KL = _sum(
+    "policy_chosen_forward_kl", f"{_FORWARD_KL} chosen one", least=0, flows=True, needs="distributions"
+)
+POLICY_REJECTED_FORWARD_KL = _sum(
+    "policy_rejected_forward_kl", f"{_FORWARD_KL} rejected one", least=0, flows=True, needs="distributions"
+)
 POLICY_CHOSEN_MASKED_LOGRATIOS = _sum(
-    "policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion", flows=True
+    "policy_chosen_masked_logratios", f"{_MASKED_LOGRATIOS} chosen completion", flows=True, needs="hidden states"
 )
 POLICY_REJECTED_MASKED_LOGRATIOS = _sum(
-    "policy_rejected_masked_logratios", f"{_MASKED_LOGRATIOS} rejected completion", flows=True
+    "policy_rejected_masked_logratios", f"{_MASKED_LOGRATIOS} rejected completion", flows=True, needs="hidden states"
 )
 POLICY_CHOSEN_MASKED_FORWARD_KL = _sum(
-    "policy_chosen_masked_forward_kl", f"{_MASKED_FORWARD_KL} chosen one", least=0, flows=True
+    "policy_chosen_masked_forward_kl", f"{_MASKED_FORWARD_KL} chosen one", least=0, flows=True, needs="hidden states"
 )
 POLICY_REJECTED_MASKED_FORWARD_KL = _sum(
-    "policy_rejected_masked_forward_kl", f"{_MASKED_FORWARD_KL} rejected one", least=0, flows=True
+    "policy_rejected_masked_forward_kl",
+    f"{_MASKED_FORWARD_KL} rejected one",
+    least=0,
+    flows=True,
+    needs="hidden states",
 )
 POLICY_REWARD_MASK_L1 = Column(
     "policy_reward_mask_l1",
@@ -271,9 +313,15 @@ POLICY_REWARD_MASK_L1 = Column(
     "L1 norm of the reward masks of both completions",
     minimum=0,
     differentiable=True,
+    needs="hidden states",
 )
 POLICY_KL_MASK_L1 = Column(
-    "policy_kl_mask_l1", "float64", "L1 norm of the KL masks of both completions", minimum=0, differentiable=True
+    "policy_kl_mask_l1",
+    "float64",
+    "L1 norm of the KL masks of both completions",
+    minimum=0,
+    differentiable=True,
+    needs="hidden states",
 )
 
 # What a method makes of a pair in one step

@@ -168,6 +168,7 @@ class StepPair(dy.Schema):
     epoch = declared(c.EPOCH)
     pair_id = declared(c.PAIR_ID)
     margin = declared(c.MARGIN)
+    linked_margin = declared(c.LINKED_MARGIN)
     beta = declared(c.BETA)
     target_margin = declared(c.TARGET_MARGIN)
     weight = declared(c.WEIGHT)

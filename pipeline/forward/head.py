@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from scoreonce.pipeline.attention.cpu_matmul import matmul
 from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, round_up
 from scoreonce.pipeline.forward import head_kernels
+from scoreonce.pipeline.forward.token_scores import Perturbed, TokenStatistics
 
 # Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
 CPU_CHUNK_ELEMENTS = 1 << 23
@@ -32,14 +33,6 @@ class Head(NamedTuple):
     bias: Tensor | None  # (vocabulary,)
     scale: float = 1.0
     softcap: float | None = None
-
-
-class TokenStatistics(NamedTuple):
-    """What else one pass over a chunk of logits gives, per token; no gradient."""
-
-    entropy: Tensor  # (tokens,) float32, nats: -sum_v p log p
-    collision_logps: Tensor  # (tokens,) float32, nats: log sum_v p^2
-    top1: Tensor  # (tokens,) bool: the token was the most likely one
 
 
 class ReferenceLogits(NamedTuple):
@@ -95,17 +88,6 @@ def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
 
 
 ReferenceDistribution = ReferenceLogits | TopLogps
-
-
-class Perturbed(NamedTuple):
-    """Log-probs under logits moved away from and towards the reference's (epsilon-DPO); no gradient.
-
-    (tokens,) nats each: float32, or, where the reference is `rounded`, bfloat16.
-    """
-
-    plus_logps: Tensor  # under f + epsilon (f - f_ref)
-    minus_logps: Tensor  # under f - epsilon (f - f_ref)
-    rounded_logps: Tensor | None = None  # under f itself, where the others are rounded
 
 
 class TokenColumns(NamedTuple):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,37 +14,9 @@ from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
 from scoreonce.pipeline.attention.last_layer import answer_where_read
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import (
-    Perturbed,
-    ReferenceDistribution,
-    ReferenceLogits,
-    TokenStatistics,
-    token_columns,
-)
-from scoreonce.pipeline.forward.token_masks import Masking, TokenMasks
-
-
-class TokenScores(NamedTuple):
-    """All completions of all rows of a micro-batch, row by row, their tokens one after the other."""
-
-    token_logps: Tensor  # (tokens,) float32, nats; gradients flow
-    lengths: Tensor  # (completions,) int64
-    statistics: TokenStatistics | None = None
-    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
-    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
-    perturbed: Perturbed | None = None
-    masks: TokenMasks | None = None  # per token; gradients flow into learnt ones
-    hidden: Tensor | None = None  # (tokens, hidden), what predicts each token, in the model's dtype; no gradient
-
-    def sums(self) -> Tensor:
-        """`(completions,)` float64 log-probs, summed over each completion's tokens; gradients flow."""
-        return sum_per_completion(self.token_logps, self.lengths)
-
-
-def sum_per_completion(values: Tensor, lengths: Tensor) -> Tensor:
-    """`(completions,)` float64 sums of `values` (tokens,), each over its own `lengths` (completions,) tokens."""
-    owners = torch.repeat_interleave(torch.arange(len(lengths), device=values.device), lengths, output_size=len(values))
-    return torch.zeros(len(lengths), dtype=torch.float64, device=values.device).index_add(0, owners, values.double())
+from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, token_columns
+from scoreonce.pipeline.forward.token_masks import Masking
+from scoreonce.pipeline.forward.token_scores import TokenMasks, TokenScores
 
 
 class TokenScorer(nn.Module):

@@ -6,20 +6,12 @@ Dimensions: tokens = completion tokens, hidden = width of the reference.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-MaskKind = Literal["learnt", "activations"]
-
-
-class TokenMasks(NamedTuple):
-    """What each token's log-ratio and divergence are multiplied with."""
-
-    reward: Tensor  # (tokens,) float32, at least 0
-    kl: Tensor  # (tokens,) float32, at least 0
-
+from scoreonce.pipeline.forward.token_scores import TokenMasks
 
 Masking = Callable[[Tensor, Tensor], TokenMasks]
 

@@ -45,7 +45,8 @@ class Outcome:
     weight: Tensor
     beta: Tensor
     target_margin: Tensor
-    margin: Tensor
+    margin: Tensor  # of log-ratios
+    linked_margin: Tensor  # the margin that the loss saw, where the divergence is not the reverse KL
     chosen_rewards: Tensor
     rejected_rewards: Tensor
     state: dict[str, Tensor]
@@ -95,6 +96,11 @@ class Method:
         return any(piece.batch_coupled for piece in self.pieces if not piece.moves_after(self.hyperparameters))
 
     @property
+    def linked(self) -> bool:
+        """Whether it is set to another divergence than the reverse KL, so that its loss sees another margin."""
+        return bool(self.hyperparameters.get("divergence", "reverse_kl") != "reverse_kl")
+
+    @property
     def random(self) -> bool:
         """Whether it reads `exponential_draws`, Exp(1) draws, one per pair, which the caller supplies."""
         return any(DRAWS in piece.columns for piece in self.pieces)
@@ -126,8 +132,7 @@ class Method:
         needed = [*sorted(self.reads), *([DRAWS] if self.random else [])]
         chain, new_state = checked(self.name, columns, needed, bases(["margin"]), state, self.init_state())
         wanted = [name for piece in self.pieces for name in piece.columns]
-        shown = ["margin"] if bases(["margin"]) <= set(chain) else []
-        for piece in derivation([*wanted, *shown]):
+        for piece in derivation([*wanted, *self._logged(chain)]):
             chain |= piece(chain, self.hyperparameters)
         moving = self.statistics if training else ()
         for piece in moving:
@@ -144,6 +149,12 @@ class Method:
                 new_state |= self._detached(piece, chain)
         return self._outcome(chain, new_state)
 
+    def _logged(self, chain: Mapping[str, Tensor]) -> list[str]:
+        """The margins to log beside what the pieces read."""
+        if not bases(["margin"]) <= set(chain):
+            return []
+        return ["margin", "linked_margin"] if self.linked else ["margin"]
+
     @torch.no_grad()
     def _detached(self, piece: Piece, chain: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: column.detach() for name, column in piece(chain, self.hyperparameters).items()}
@@ -151,8 +162,18 @@ class Method:
     def _outcome(self, chain: Mapping[str, Tensor], state: dict[str, Tensor]) -> Outcome:
         losses = chain["loss"]
         absent = torch.full_like(losses, torch.nan)
-        rest = {
-            name: chain.get(name, absent).detach().expand_as(losses)
-            for name in ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
-        }
-        return Outcome(losses=losses, state=state, **rest)
+
+        def shown(name: str) -> Tensor:
+            return chain.get(name, absent).detach().expand_as(losses)
+
+        return Outcome(
+            losses=losses,
+            weight=shown("weight"),
+            beta=shown("beta"),
+            target_margin=shown("target_margin"),
+            margin=shown("margin"),
+            linked_margin=shown("linked_margin") if self.linked else absent,
+            chosen_rewards=shown("chosen_rewards"),
+            rejected_rewards=shown("rejected_rewards"),
+            state=state,
+        )

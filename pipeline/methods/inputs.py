@@ -7,36 +7,44 @@ from collections.abc import Mapping, Sequence, Set
 import torch
 from torch import Tensor
 
+from scoreonce.schemas import columns as c
+from scoreonce.schemas.columns import Column, Kept
 from scoreonce.schemas.errors import InputError, did_you_mean
 
-_FULL_VOCABULARY = (
+_DISTRIBUTIONS = (
     "a forward pass with the reference's logits makes it: `full_vocab` under [train], after "
     "`scoreonce score` with the same setting"
 )
-ORIGINS = {  # prefix of a column, the longer ones first: what has it, and how to get it
-    "policy_kl_logps": "score the policy on each prompt with another prompt's completion, the same one at every step",
-    "ref_kl_logps": "the reference store has it where score.mismatched = true: set that and run `scoreonce score`",
-    **{
-        f"policy_{side}_{what}": _FULL_VOCABULARY
-        for side in ("chosen", "rejected")
-        for what in ("plus", "minus", "rounded", "forward_kl", "masked")
-    },
-    **{
-        f"policy_{side}_collision": "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's "
-        "positions"
-        for side in ("chosen", "rejected")
-    },
+# How to get what the forward pass makes only with more of the reference than its log-probs.
+NEEDED: dict[Kept, str] = {
+    "distributions": _DISTRIBUTIONS,
+    "hidden states": _DISTRIBUTIONS,
+    "mismatched completion": "score the policy on each prompt with another prompt's completion, the same one at every "
+    "step",
+}
+ORIGINS: dict[Column, str] = {
+    **dict.fromkeys(
+        (c.POLICY_CHOSEN_COLLISION_LOGPS, c.POLICY_REJECTED_COLLISION_LOGPS),
+        "the policy's forward pass makes it: sum log sum_v p(v)^2 over the completion's positions",
+    ),
+    **dict.fromkeys(
+        (c.CHOSEN_LEN, c.REJECTED_LEN),
+        "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
+    ),
+    **dict.fromkeys(
+        (c.CHOSEN_SCORE, c.REJECTED_SCORE),
+        "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
+    ),
+    c.CHOSEN_PREFERENCE: "the dataset must have it: P(chosen beats one of the reference's own completions), e.g. from "
+    "a pairwise reward model",
+    c.REJECTED_PREFERENCE: "the dataset must have it: P(rejected beats one of the reference's own completions)",
+    c.REF_KL_LOGPS: "the reference store has it where score.mismatched = true: set that and run `scoreonce score`",
+    c.EXPONENTIAL_DRAWS: "draw it with methods.exponential_draws(pairs, generator), or use methods.apply",
+}
+BY_MODEL = {  # prefix of a column
     "policy_": "the policy's forward pass makes it: `scoreonce train` does so itself; in a notebook, sum the policy's "
     "log-probs over the completion's tokens",
     "ref_": "the reference store has it: run `scoreonce score`, and take it from the Parquet per pair that it writes",
-    "chosen_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
-    "rejected_len": "the pairs have it: run `scoreonce prepare`, or count the completion's tokens, EOS included",
-    "chosen_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
-    "rejected_score": "the dataset must have it: name its column under [data.columns], and run `scoreonce prepare`",
-    "chosen_preference": "the dataset must have it: P(chosen beats one of the reference's own completions), e.g. from "
-    "a pairwise reward model",
-    "rejected_preference": "the dataset must have it: P(rejected beats one of the reference's own completions)",
-    "exponential_draws": "draw it with methods.exponential_draws(pairs, generator), or use methods.apply",
 }
 
 
@@ -66,7 +74,9 @@ def checked(
 
 
 def _missing(method: str, name: str, given: list[str]) -> InputError:
-    origin = next((text for prefix, text in ORIGINS.items() if name.startswith(prefix)), "add it to the columns")
+    column = c.COLUMNS[name]
+    by_model = next((text for prefix, text in BY_MODEL.items() if name.startswith(prefix)), "add it to the columns")
+    origin = NEEDED[column.needs] if column.needs else ORIGINS.get(column, by_model)
     return InputError(
         f"Method {method} needs a column that is not there: {name}.",
         found=f"columns {', '.join(given) or '(none)'}.{did_you_mean(name, given)}",

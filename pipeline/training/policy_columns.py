@@ -1,97 +1,196 @@
-"""The columns that a policy's forward pass gives a method, per pair, from what it gives per token."""
+"""The columns that the policy's forward pass gives a method: what each is made of, and how.
+
+A method names base columns; `PolicyColumns.of` finds those that the forward pass makes, and says what to ask of it.
+What a column needs of the reference beside its log-probs is declared in `schemas.columns` (`needs`).
+
+Dimensions: pairs = pairs of the micro-batch; tokens, completions as in `TokenScores`: pair by pair, a pair's
+completions in the order chosen, rejected, mismatched, as far as the method reads them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from scoreonce.pipeline.forward.scorer import TokenScores, sum_per_completion
+from scoreonce.pipeline.forward.token_scores import Perturbed, TokenMasks, TokenScores, sum_per_completion
+from scoreonce.schemas import columns as c
 
-SIDES = ("chosen", "rejected")
-MISMATCHED = "kl"  # another prompt's completion behind the prompt (KTO): the last of its row, without gradient
-KL_LOGPS = "policy_kl_logps"
-# What a column's name says between the side and the end, and which extra of the forward pass it needs.
-STATISTICS = frozenset({"collision_logps"})
-ROUNDED = frozenset({"rounded_logps"})  # plus, minus and the policy itself in bfloat16
-PERTURBED = frozenset({"plus_logps", "minus_logps"}) | ROUNDED
-MASKED = frozenset({"masked_logratios", "masked_forward_kl"})
-FULL_VOCABULARY = frozenset({"forward_kl"}) | PERTURBED | MASKED
-PER_TOKEN = frozenset({"logps", "prefix_logps"}) | STATISTICS | FULL_VOCABULARY
-PER_PAIR = frozenset({"policy_reward_mask_l1", "policy_kl_mask_l1"})  # over both completions
+# The mismatched completion is another prompt's, scored behind this prompt (KTO): the last of its row, no gradient.
+Completion = Literal["chosen", "rejected", "mismatched"]
+ForwardOutput = Literal["token_logps", "statistics", "kl", "perturbed", "rounded", "masks", "learnt masks"]
+# What is summed: (tokens,) values from a micro-batch whose rows have so many completions each.
+PerToken = Callable[[TokenScores, int], Tensor]
+ORDER: tuple[Completion, ...] = ("chosen", "rejected", "mismatched")
 
 
-def made_here(reads: Collection[str]) -> frozenset[str]:
-    """Those of a method's base columns that the policy's forward pass makes."""
-    return frozenset(
-        name
-        for name in reads
-        if name in PER_PAIR | {KL_LOGPS} or name in {f"policy_{side}_{what}" for side in SIDES for what in PER_TOKEN}
+@dataclass(frozen=True)
+class PolicyColumn:
+    """A column as a sum over the tokens of one completion, or of both completions of the pair."""
+
+    column: c.Column
+    completions: tuple[Completion, ...]
+    reads: ForwardOutput
+    per_token: PerToken
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        return self.column.name
+
+
+def _token_logps(scored: TokenScores, completions: int) -> Tensor:
+    return scored.token_logps
+
+
+def _prefix_logps(scored: TokenScores, completions: int) -> Tensor:
+    """Log-probs of the tokens before the end of the pair's shorter completion, 0 for the others (LD-DPO)."""
+    pair_lengths = scored.lengths.view(-1, completions)
+    common = pair_lengths[:, :2].amin(1, keepdim=True).expand_as(pair_lengths).flatten()
+    tokens = len(scored.token_logps)
+    starts = scored.lengths.cumsum(0) - scored.lengths
+    ends = (starts + common).repeat_interleave(scored.lengths, output_size=tokens)
+    return scored.token_logps * (torch.arange(tokens, device=ends.device) < ends)
+
+
+def _collision_logps(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.statistics is not None, "the forward pass was not asked for statistics"
+    return scored.statistics.collision_logps
+
+
+def _plus_logps(scored: TokenScores, completions: int) -> Tensor:
+    return _perturbed(scored).plus_logps
+
+
+def _minus_logps(scored: TokenScores, completions: int) -> Tensor:
+    return _perturbed(scored).minus_logps
+
+
+def _rounded_logps(scored: TokenScores, completions: int) -> Tensor:
+    rounded = _perturbed(scored).rounded_logps
+    assert rounded is not None, "the reference was not given as rounded"
+    return rounded
+
+
+def _forward_kl(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.kl is not None, "the forward pass was not given the reference"
+    return scored.kl
+
+
+def _masked_logratios(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.reference_logps is not None, "the forward pass was not given the reference"
+    return _masks(scored).reward * (scored.token_logps - scored.reference_logps)
+
+
+def _masked_forward_kl(scored: TokenScores, completions: int) -> Tensor:
+    return _masks(scored).kl * _forward_kl(scored, completions)
+
+
+def _reward_mask(scored: TokenScores, completions: int) -> Tensor:
+    return _masks(scored).reward
+
+
+def _kl_mask(scored: TokenScores, completions: int) -> Tensor:
+    return _masks(scored).kl
+
+
+def _perturbed(scored: TokenScores) -> Perturbed:
+    assert scored.perturbed is not None, "the forward pass was not asked for perturbed log-probs"
+    return scored.perturbed
+
+
+def _masks(scored: TokenScores) -> TokenMasks:
+    assert scored.masks is not None, "the forward pass has no token masks"
+    return scored.masks
+
+
+CHOSEN: tuple[Completion, ...] = ("chosen",)
+REJECTED: tuple[Completion, ...] = ("rejected",)
+MISMATCHED: tuple[Completion, ...] = ("mismatched",)
+BOTH: tuple[Completion, ...] = ("chosen", "rejected")
+
+DECLARED: dict[str, PolicyColumn] = {
+    column.name: column
+    for column in (
+        PolicyColumn(c.POLICY_CHOSEN_LOGPS, CHOSEN, "token_logps", _token_logps),
+        PolicyColumn(c.POLICY_REJECTED_LOGPS, REJECTED, "token_logps", _token_logps),
+        PolicyColumn(c.POLICY_KL_LOGPS, MISMATCHED, "token_logps", _token_logps),
+        PolicyColumn(c.POLICY_CHOSEN_PREFIX_LOGPS, CHOSEN, "token_logps", _prefix_logps),
+        PolicyColumn(c.POLICY_REJECTED_PREFIX_LOGPS, REJECTED, "token_logps", _prefix_logps),
+        PolicyColumn(c.POLICY_CHOSEN_COLLISION_LOGPS, CHOSEN, "statistics", _collision_logps),
+        PolicyColumn(c.POLICY_REJECTED_COLLISION_LOGPS, REJECTED, "statistics", _collision_logps),
+        PolicyColumn(c.POLICY_CHOSEN_PLUS_LOGPS, CHOSEN, "perturbed", _plus_logps),
+        PolicyColumn(c.POLICY_REJECTED_PLUS_LOGPS, REJECTED, "perturbed", _plus_logps),
+        PolicyColumn(c.POLICY_CHOSEN_MINUS_LOGPS, CHOSEN, "perturbed", _minus_logps),
+        PolicyColumn(c.POLICY_REJECTED_MINUS_LOGPS, REJECTED, "perturbed", _minus_logps),
+        PolicyColumn(c.POLICY_CHOSEN_ROUNDED_LOGPS, CHOSEN, "rounded", _rounded_logps),
+        PolicyColumn(c.POLICY_REJECTED_ROUNDED_LOGPS, REJECTED, "rounded", _rounded_logps),
+        PolicyColumn(c.POLICY_CHOSEN_FORWARD_KL, CHOSEN, "kl", _forward_kl),
+        PolicyColumn(c.POLICY_REJECTED_FORWARD_KL, REJECTED, "kl", _forward_kl),
+        PolicyColumn(c.POLICY_CHOSEN_MASKED_LOGRATIOS, CHOSEN, "masks", _masked_logratios),
+        PolicyColumn(c.POLICY_REJECTED_MASKED_LOGRATIOS, REJECTED, "masks", _masked_logratios),
+        PolicyColumn(c.POLICY_CHOSEN_MASKED_FORWARD_KL, CHOSEN, "masks", _masked_forward_kl),
+        PolicyColumn(c.POLICY_REJECTED_MASKED_FORWARD_KL, REJECTED, "masks", _masked_forward_kl),
+        # Their size is a cost, so the masks that have one are learnt.
+        PolicyColumn(c.POLICY_REWARD_MASK_L1, BOTH, "learnt masks", _reward_mask),
+        PolicyColumn(c.POLICY_KL_MASK_L1, BOTH, "learnt masks", _kl_mask),
     )
+}
 
 
-def sides_of(reads: Collection[str]) -> tuple[str, ...]:
-    """The completions that a method reads, chosen first, the mismatched one last."""
-    pair = tuple(side for side in SIDES if any(name.startswith(f"policy_{side}_") for name in reads))
-    return (*pair, MISMATCHED) if KL_LOGPS in reads else pair
+@dataclass(frozen=True)
+class PolicyColumns:
+    """The policy columns that a method reads, and with them what is asked of the forward pass."""
+
+    columns: tuple[PolicyColumn, ...]
+
+    @classmethod
+    def of(cls, reads: Collection[str]) -> PolicyColumns:
+        """Those of a method's base columns that the policy's forward pass makes, by name."""
+        return cls(tuple(DECLARED[name] for name in sorted(reads) if name in DECLARED))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the columns."""
+        return frozenset(column.name for column in self.columns)
+
+    @property
+    def completions(self) -> tuple[Completion, ...]:
+        """The completions of a prompt row, in their order."""
+        read = {completion for column in self.columns for completion in column.completions}
+        return tuple(completion for completion in ORDER if completion in read)
+
+    def reads(self, *outputs: ForwardOutput) -> bool:
+        """Whether any of these outputs of the forward pass is read."""
+        return any(column.reads in outputs for column in self.columns)
+
+    def needs(self, *kept: c.Kept) -> bool:
+        """Whether any of these things that `score` keeps of the reference is needed."""
+        return any(column.column.needs in kept for column in self.columns)
+
+    def without_mismatched(self) -> PolicyColumns:
+        """The columns that do not need the mismatched completion."""
+        return PolicyColumns(tuple(column for column in self.columns if "mismatched" not in column.completions))
+
+    def from_scores(self, scored: TokenScores) -> dict[str, Tensor]:
+        """Each column (pairs,) float64, from a micro-batch whose rows have just `completions`; gradients flow."""
+        order = self.completions
+        sums: dict[PerToken, Tensor] = {}  # (pairs, completions) of each kind of value, made once for all its columns
+        made = {}
+        for column in self.columns:
+            if column.per_token not in sums:
+                values = column.per_token(scored, len(order))
+                sums[column.per_token] = _sums(values, scored.lengths).view(-1, len(order))
+            own = [order.index(completion) for completion in column.completions]
+            total = sums[column.per_token][:, own].sum(1) if len(own) > 1 else sums[column.per_token][:, own[0]]
+            made[column.name] = total.detach() if column.completions == MISMATCHED else total
+        return made
 
 
-def kinds(names: Collection[str]) -> frozenset[str]:
-    """What is summed per completion to make the columns `names`."""
-    return frozenset(name.split("_", 2)[2] for name in names if name not in PER_PAIR)
-
-
-def policy_columns(scored: TokenScores, sides: Collection[str], names: Collection[str]) -> dict[str, Tensor]:
-    """`names`, each (pairs,) float64, from a micro-batch whose rows have the completions `sides`; gradients flow."""
-    made: dict[str, Tensor] = {}
-    for what in sorted(kinds(names)):
-        values = _per_token(scored, what, len(sides))
-        sums = sum_per_completion(values, scored.lengths)
-        if values.dtype == torch.bfloat16:  # a bfloat16 sum accumulates in float32 and is rounded once
-            sums = sums.bfloat16().double()
-        for number, side in enumerate(sides):
-            made[f"policy_{side}_{what}"] = sums[number :: len(sides)]
-    if scored.masks is not None:
-        for name, mask in (("policy_reward_mask_l1", scored.masks.reward), ("policy_kl_mask_l1", scored.masks.kl)):
-            made[name] = sum_per_completion(mask, scored.lengths).view(-1, len(sides))[:, : len(SIDES)].sum(1)
-    if MISMATCHED in sides:
-        made[KL_LOGPS] = made[KL_LOGPS].detach()
-    return {name: made[name] for name in sorted(names)}
-
-
-def _per_token(scored: TokenScores, what: str, sides: int) -> Tensor:
-    """The values (tokens,) whose sum per completion is asked for."""
-    if what == "prefix_logps":
-        return scored.token_logps * _in_common_length(scored.lengths, sides, len(scored.token_logps))
-    if what in MASKED:
-        return _masked(scored)[what]
-    column = {
-        "logps": scored.token_logps,
-        "collision_logps": scored.statistics and scored.statistics.collision_logps,
-        "forward_kl": scored.kl,
-        "plus_logps": scored.perturbed and scored.perturbed.plus_logps,
-        "minus_logps": scored.perturbed and scored.perturbed.minus_logps,
-        "rounded_logps": scored.perturbed and scored.perturbed.rounded_logps,
-    }[what]
-    assert column is not None, f"the forward pass was not asked for {what}"
-    return column
-
-
-def _masked(scored: TokenScores) -> dict[str, Tensor]:
-    masks, reference_logps, kl = scored.masks, scored.reference_logps, scored.kl
-    assert masks is not None, "the forward pass has no masks"
-    assert reference_logps is not None, "the forward pass was not given the reference"
-    assert kl is not None, "the forward pass was not given the reference"
-    return {
-        "masked_logratios": masks.reward * (scored.token_logps - reference_logps),
-        "masked_forward_kl": masks.kl * kl,
-    }
-
-
-def _in_common_length(lengths: Tensor, sides: int, tokens: int) -> Tensor:
-    """1 for the tokens before the end of the shorter completion of a pair, 0 for the rest of the longer (LD-DPO)."""
-    common = lengths.view(-1, sides)[:, : len(SIDES)].amin(1, keepdim=True).expand(-1, sides).flatten()
-    starts = lengths.cumsum(0) - lengths
-    ends = (starts + common).repeat_interleave(lengths, output_size=tokens)
-    return torch.arange(tokens, device=lengths.device) < ends
+def _sums(values: Tensor, lengths: Tensor) -> Tensor:
+    sums = sum_per_completion(values, lengths)
+    # As in bfloat16 runs: a sum of bfloat16 accumulates in higher precision and is rounded once.
+    return sums.bfloat16().double() if values.dtype == torch.bfloat16 else sums

@@ -21,9 +21,9 @@ from scoreonce.pipeline.batches.device_transfer import index_tensor
 from scoreonce.pipeline.batches.microbatches import Batcher, microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.head import ReferenceDistribution
-from scoreonce.pipeline.forward.scorer import TokenScores
+from scoreonce.pipeline.forward.token_scores import TokenScores
 from scoreonce.pipeline.methods import Method, Outcome
-from scoreonce.pipeline.training.policy_columns import KL_LOGPS, STATISTICS, kinds, made_here, policy_columns, sides_of
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def column_gradients(
 class Step:
     """Forward and backward of one step; gradients are left on the parameters, the optimizer is the caller's.
 
-    `rows` are the step's prompt rows, one a pair: its completions are the sides that the method reads, chosen first.
+    `rows` are the step's prompt rows, one per pair, each with the completions that the method reads, chosen first.
     `columns` are the step's cached columns, each (pairs,) or 0-d, on the scorer's device.
     """
 
@@ -94,24 +94,23 @@ class Step:
     parameters: Sequence[Tensor]
     method: Method
     processes: Collectives = Collectives()
-    reference: Callable[[Sequence[PromptRow]], ReferenceDistribution] | None = (
-        None  # for methods of the whole vocabulary
-    )
-    share: float = 1.0  # of these pairs' loss in what the optimizer descends
+    # The reference's next-token distributions at a micro-batch's completion tokens, for methods that need them.
+    reference: Callable[[Sequence[PromptRow]], ReferenceDistribution] | None = None
+    share: float = 1.0  # of these pairs' loss in what the optimizer minimises
     split: Batcher = microbatches  # how the layout's rows are grouped
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
     ) -> tuple[Outcome, dict[str, Tensor]]:
-        """Leave d loss / d parameter in `.grad`; return what the method made of the whole step, and its columns.
+        """Leave d loss / d parameter in `.grad`; return the method's outcome on the whole step, and its columns.
 
         loss = sum(weight * losses) / sum(weight) over the step, however it is split.
         """
         plan = MicrobatchPlan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
         own = plan.microbatches[self.processes.index]
-        if len(own) == 1 or self.method.batch_coupled:
-            return self._columns_first(rows, own, columns, state)
-        return self._pair_by_pair(rows, own, columns, state)
+        # One micro-batch needs no second forward pass either way, and this way its weights are exact from the start.
+        run = self._columns_first if len(own) == 1 or self.method.batch_coupled else self._pair_by_pair
+        return run(rows, own, columns, state)
 
     def _columns_first(
         self,
@@ -120,22 +119,25 @@ class Step:
         columns: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
     ) -> tuple[Outcome, dict[str, Tensor]]:
-        """A pair's loss depends on the others: all columns come first. One micro-batch's graph is kept for backward,
-        the others are forwarded again; so a step of one micro-batch pays no second forward.
+        """For losses that depend on other pairs: make all columns, run the method, then backpropagate.
+
+        The graph of the first micro-batch is kept for its backward pass; the others are forwarded again.
         """
-        kept, *others = own
+        asked = PolicyColumns.of(self.method.reads)
+        first, *others = own
         with self._sync(last=not others):
-            forward = self._forward(rows, kept)
+            kept = self._forward(rows, first, asked)
         with torch.no_grad():
-            ahead = [self._forward(rows, pairs) for pairs in others]
-        everything = {**columns, **self._gathered(len(rows), own, [forward, *ahead])}
+            made = [kept, *(self._forward(rows, pairs, asked) for pairs in others)]
+        everything = {**columns, **self._gathered(len(rows), own, made)}
         outcome, gradients = column_gradients(self.method, everything, state)
+        total = outcome.weight.sum()
         with self._sync(last=not others):
-            self._backward(forward, kept, gradients, outcome.weight.sum())
+            self._backward(kept, first, gradients, total)
         for number, pairs in enumerate(others, start=1):
             with self._sync(last=number == len(others)):
-                forward = self._forward(rows, pairs, without=frozenset({KL_LOGPS}))  # known, and without gradient
-                self._backward(forward, pairs, gradients, outcome.weight.sum())
+                # The mismatched completion has no gradient, and its column is known by now.
+                self._backward(self._forward(rows, pairs, asked.without_mismatched()), pairs, gradients, total)
         return outcome, everything
 
     def _pair_by_pair(
@@ -145,18 +147,19 @@ class Step:
         columns: Mapping[str, Tensor],
         state: Mapping[str, Tensor],
     ) -> tuple[Outcome, dict[str, Tensor]]:
-        """No pair's loss depends on another's: one forward, and the weights are divided out at the end."""
-        forwards = []
+        """For losses of a pair alone: one forward pass, backward at once, and at the end divide by the weights' sum."""
+        asked = PolicyColumns.of(self.method.reads)
+        count = torch.tensor(len(rows), dtype=torch.float64)
+        made = []
         for number, pairs in enumerate(own, start=1):
             with self._sync(last=number == len(own)):
-                forward = self._forward(rows, pairs)
-                forwards.append({name: column.detach() for name, column in forward.items()})
-                part = _part(columns, pairs)
+                forward = self._forward(rows, pairs, asked)
+                made.append({name: column.detach() for name, column in forward.items()})
                 gradients: dict[str, Tensor] = {}
                 if pairs:
-                    gradients = column_gradients(self.method, {**part, **forwards[-1]}, state)[1]
-                self._backward(forward, range(len(pairs)), gradients, torch.tensor(len(rows), dtype=torch.float64))
-        everything = {**columns, **self._gathered(len(rows), own, forwards)}
+                    gradients = column_gradients(self.method, {**_select(columns, pairs), **made[-1]}, state)[1]
+                self._backward(forward, range(len(pairs)), gradients, count)
+        everything = {**columns, **self._gathered(len(rows), own, made)}
         with torch.no_grad():
             outcome = self.method.run(everything, dict(state))
         total = float(outcome.weight.sum())
@@ -164,22 +167,13 @@ class Step:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
         return outcome, everything
 
-    def _forward(
-        self, rows: Sequence[PromptRow], pairs: Sequence[int], without: frozenset[str] = frozenset()
-    ) -> dict[str, Tensor]:
+    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> dict[str, Tensor]:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
-        reads = self.method.reads - without
-        sides = sides_of(reads)
-        # A filler forwards the shortest pair, and its gradient is zero.
-        shown = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
-        shown = [PromptRow(row.prompt, row.completions[: len(sides)]) for row in shown]
-        names = made_here(reads)
-        scored = self.scorer(
-            shown,
-            statistics=bool(kinds(names) & STATISTICS),
-            reference=self.reference(shown) if self.reference else None,
-        )
-        return policy_columns(scored, sides, names)
+        # A process without pairs left forwards the shortest pair, with a gradient of zero.
+        chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
+        chosen = [PromptRow(row.prompt, row.completions[: len(asked.completions)]) for row in chosen]
+        reference = self.reference(chosen) if self.reference else None
+        return asked.from_scores(self.scorer(chosen, statistics=asked.reads("statistics"), reference=reference))
 
     def _gathered(
         self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]
@@ -197,7 +191,7 @@ class Step:
         self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
     ) -> None:
         scale = self.share * self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
-        own = _part(gradients, pairs)
+        own = _select(gradients, pairs)
         terms = [
             (own[name] * scale * column).sum() if pairs else (0 * column).sum()
             for name, column in forward.items()
@@ -209,12 +203,13 @@ class Step:
         return nullcontext() if last else self.processes.no_sync()
 
 
-def _part(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Tensor]:
-    """Some pairs' values of columns (pairs,); numbers that all pairs share stay what they are."""
+def _select(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Tensor]:
+    """Columns (pairs,) at some pairs; a number that all pairs share, 0-d, stays as it is."""
     devices = {column.device for column in columns.values()}
-    here = {device: index_tensor(pairs, device) for device in devices}
+    indices = {device: index_tensor(pairs, device) for device in devices}
     return {
-        name: column.index_select(0, here[column.device]) if column.ndim else column for name, column in columns.items()
+        name: column.index_select(0, indices[column.device]) if column.ndim else column
+        for name, column in columns.items()
     }
 
 
@@ -231,14 +226,15 @@ def in_parts(
     Statistics move once per part, its loss is its own mean, and the parts' losses are averaged.
     """
     starts = range(0, len(rows), pairs)
-    part, done = replace(step, share=1 / len(starts)), []
+    part, outcomes, made = replace(step, share=1 / len(starts)), [], []
     for start in starts:
-        here = slice(start, start + pairs)
-        own = {name: column[here] if column.ndim else column for name, column in columns.items()}
-        outcome, everything = part(rows[here], own, state, budget)
+        own = slice(start, start + pairs)
+        cached = {name: column[own] if column.ndim else column for name, column in columns.items()}
+        outcome, everything = part(rows[own], cached, state, budget)
         state = outcome.state
-        done.append((outcome, everything))
-    return _joined([outcome for outcome, _ in done]), _concatenated([everything for _, everything in done])
+        outcomes.append(outcome)
+        made.append(everything)
+    return _joined(outcomes), _concatenated(made)
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from scoreonce.schemas.columns import EXPONENTIAL_DRAWS
+from scoreonce.schemas.columns import COLUMNS, EXPONENTIAL_DRAWS, Kept
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
@@ -105,6 +105,7 @@ def _page(row: TableRow) -> str:
             f"  paper     {row['paper']}, {row['venue']}, arXiv {row['arxiv']}",
             f"  pieces    {pieces}",
             f"  reads     {', '.join(row['reads'])}",
+            f"  cached    {cached(row).replace('`', '')}",
             *(
                 f"  {key} = {json.dumps(value)}\n{'':<12}{row['meanings'][key]}"
                 for key, value in row["hyperparameters"].items()
@@ -117,7 +118,7 @@ def _markdown(rows: Sequence[TableRow]) -> str:
     names = ["method", "what it changes", "paper", "reads from the cache", "hyperparameters", "learning rate there"]
     head = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     cells = (
-        [f"`{row['name']}`", row["title"], _link(row), _cached(row), _settings(row, "`"), row["learning_rate"]]
+        [f"`{row['name']}`", row["title"], _link(row), cached(row), _settings(row, "`"), row["learning_rate"]]
         for row in rows
     )
     return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in cells)])
@@ -128,9 +129,24 @@ def _link(row: TableRow) -> str:
     return f"{paper}, {row['venue']}" if row["venue"] else paper
 
 
-def _cached(row: TableRow) -> str:
-    cached = [name for name in row["reads"] if not name.startswith("policy_") and name != EXPONENTIAL_DRAWS.name]
-    return ", ".join(f"`{name}`" for name in cached) or "nothing"
+# What `score` keeps of the reference on request, as the table names it.
+KEPT: dict[Kept, str] = {
+    "distributions": "the reference's hidden states or top-k log-probs",
+    "hidden states": "the reference's hidden states",
+    "mismatched completion": "the mismatched completion",
+}
+
+
+def cached(row: TableRow) -> str:
+    """What a method reads of the files that `prepare` and `score` write, as Markdown."""
+    read = [COLUMNS[name] for name in row["reads"]]
+    columns = [
+        f"`{column.name}`"
+        for column in read
+        if not column.name.startswith("policy_") and column.name != EXPONENTIAL_DRAWS.name
+    ]
+    kept = [text for needs, text in KEPT.items() if any(column.needs == needs for column in read)]
+    return ", ".join([*columns, *kept]) or "nothing"
 
 
 def _settings(row: TableRow, quote: str = "") -> str:

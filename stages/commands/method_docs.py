@@ -18,6 +18,7 @@ from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece
 from scoreonce.pipeline.methods.pieces.standard import constant, every_pair
 from scoreonce.pipeline.methods.table import TableRow
 from scoreonce.schemas.columns import COLUMNS
+from scoreonce.stages.commands.listing import cached
 
 HEAD = """# Methods
 
@@ -69,7 +70,7 @@ def _section(row: TableRow, method: Method) -> Iterator[str]:
         *method.statistics,
     ):
         yield from _documented(f"{piece.kind.capitalize()} `{piece.name}`", piece.function)
-    yield f"Reads {', '.join(f'`{name}`' for name in row['reads'])}.{_state(row)}\n"
+    yield f"Reads {', '.join(f'`{name}`' for name in row['reads'])}. From the cache: {cached(row)}.{_state(row)}\n"
     if row["learning_rate"]:
         yield f"Learning rate: {row['learning_rate']}.\n"
     if row["hyperparameters"]:

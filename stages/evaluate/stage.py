@@ -17,6 +17,7 @@ import polars as pl
 
 from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.numbers import percent, shown, signed
+from scoreonce.schemas import margins
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import EvaluationPair
 from scoreonce.stages.common.files import read_json, read_parquet, sha256, write_json, write_parquet
@@ -144,9 +145,10 @@ def _join(paths: RunPaths, store: ReferenceStore) -> pl.DataFrame:
     sources = _frame(paths.pairs("test"), ["pair_id", "source"]).unique("pair_id", keep="first", maintain_order=True)
     joined = policy.join(sources, on="pair_id", maintain_order="left").join(scores, on="pair_id", maintain_order="left")
     table = joined.with_columns(
-        chosen_logratios=pl.col("policy_chosen_logps") - pl.col("ref_chosen_logps"),
-        rejected_logratios=pl.col("policy_rejected_logps") - pl.col("ref_rejected_logps"),
-    ).with_columns(margin=pl.col("chosen_logratios") - pl.col("rejected_logratios"))
+        chosen_logratios=margins.logratios("chosen"),
+        rejected_logratios=margins.logratios("rejected"),
+        margin=margins.margin(),
+    )
     return EvaluationPair.validate(table.select(EvaluationPair.column_names()))
 
 

@@ -21,7 +21,8 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_m
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import Head, TopK, top_k
 from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
-from scoreonce.pipeline.forward.scorer import TokenScorer, sum_per_completion
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.forward.token_scores import sum_per_completion
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
 

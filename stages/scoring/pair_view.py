@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.margins import ref_margin
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.files import read_parquet
 from scoreonce.stages.common.paths import RunPaths, Split
@@ -28,7 +29,7 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
             pl.col("completion_id").alias(f"{side}_id"), pl.exclude("completion_id").name.prefix(f"ref_{side}_")
         )
         pairs = pairs.join(named, on=f"{side}_id", how="left", maintain_order="left")
-    margin = pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps")
+    margin = ref_margin()
     unscored = pl.col("ref_chosen_logps").is_null() | (pl.col("rejected_id").is_not_null() & margin.is_null())
     missing = pairs.filter(unscored).height
     if missing:

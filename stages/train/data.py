@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.training.policy_columns import MISMATCHED, made_here, sides_of
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, ReferencePair
@@ -79,6 +79,7 @@ def load_training_data(
     has no value for some pair.
     """
     _demand_trainable(reads)
+    completions = PolicyColumns.of(reads).completions
     table = _pairs(paths)
     cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
     if any(name.startswith("ref_") for name in cached):
@@ -93,7 +94,7 @@ def load_training_data(
             where=str(paths.reference("train")),
             fix=f"Available: {', '.join(table.columns)}.",
         )
-    mismatches = _mismatches(table, paths) if MISMATCHED in sides_of(reads) else None
+    mismatches = _mismatches(table, paths) if "mismatched" in completions else None
     tokens = TokenFile(paths.tokens("train"))
     if len(tokens) != len(table):
         raise InputError(
@@ -106,7 +107,7 @@ def load_training_data(
     if places is not None:
         table = table[places]
         mismatches = mismatches and Mismatches(mismatches.donors[places], mismatches.lengths[places])
-    for name in [*cached, *(["rejected_id"] if "rejected" in sides_of(reads) else [])]:
+    for name in [*cached, *(["rejected_id"] if "rejected" in completions else [])]:
         missing = table[name].null_count()
         if missing:
             raise InputError(
@@ -124,7 +125,7 @@ def load_training_data(
                 where=str(paths.reference("train") if name.startswith("ref_") else paths.pairs("train")),
                 fix="Correct them and run the stage that made the file again, or leave these pairs out: train.where.",
             )
-    sides = tuple(SIDE_TOKENS[side] for side in sides_of(reads) if side in SIDE_TOKENS)
+    sides = tuple(SIDE_TOKENS[side] for side in completions if side in SIDE_TOKENS)
     prompt, lengths = table["prompt_len"], [table[side.replace("_ids", "_len")] for side in sides]
     if mismatches is not None:
         lengths.append(pl.Series(mismatches.lengths))
@@ -142,7 +143,7 @@ def load_training_data(
 
 
 def _demand_trainable(reads: frozenset[str]) -> None:
-    beyond = sorted(name for name in reads - made_here(reads) if name.startswith("policy_"))
+    beyond = sorted(name for name in reads - PolicyColumns.of(reads).names if name.startswith("policy_"))
     if beyond:
         raise InputError(
             "The method needs more of the policy than training computes.",

@@ -14,7 +14,7 @@ from scoreonce.pipeline.forward import architecture, layout_probe
 from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopLogps
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.methods import Method
-from scoreonce.pipeline.training.policy_columns import FULL_VOCABULARY, MASKED, PERTURBED, ROUNDED, kinds, made_here
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages.common import files
@@ -33,17 +33,18 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
     """
-    wanted = kinds(made_here(method.reads))
-    if not wanted & FULL_VOCABULARY:
+    asked = PolicyColumns.of(method.reads)
+    if not asked.needs("distributions", "hidden states"):
         return None
-    if wanted & MASKED and run.train.full_vocab == "topk":
+    if asked.needs("hidden states") and run.train.full_vocab == "topk":
         raise InputError(
             f"{method.name} makes its masks from hidden states, which the largest log-probs do not give.",
             found='full_vocab = "topk"',
             where="train.full_vocab",
             fix='Use "hidden" or "live".',
         )
-    epsilon, rounded = method.hyperparameters["epsilon"] if wanted & PERTURBED else None, bool(wanted & ROUNDED)
+    epsilon = method.hyperparameters["epsilon"] if asked.reads("perturbed", "rounded") else None
+    rounded = asked.reads("rounded")
     if run.train.full_vocab != "live":
         given = _stored(run, device)
     elif run.train.lora_rank and lineage.starts_from_reference(run):

@@ -26,7 +26,7 @@ from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training import sampling
 from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
-from scoreonce.pipeline.training.policy_columns import MASKED, PER_PAIR, kinds, made_here
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, Step, in_parts
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
@@ -223,10 +223,10 @@ class Trainer:
 
 def masking(method: Method, model: PreTrainedModel) -> Masking | None:
     """The token masks that a method reads: learnt where it penalises them, else from activations."""
-    made = made_here(method.reads)
-    if not kinds(made) & MASKED:
+    asked = PolicyColumns.of(method.reads)
+    if not asked.reads("masks", "learnt masks"):
         return None
-    if not made & PER_PAIR:
+    if not asked.reads("learnt masks"):
         return activation_masks
     # The reference has the policy's width: it is where the policy starts, or the same architecture.
     return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(model.device, model.dtype)
@@ -241,6 +241,7 @@ def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> R
         "epoch": [epoch] * len(pair_ids),
         "pair_id": pair_ids,
         "margin": values(outcome.margin),
+        "linked_margin": values(outcome.linked_margin),
         "beta": values(outcome.beta),
         "target_margin": values(outcome.target_margin),
         "weight": values(outcome.weight),

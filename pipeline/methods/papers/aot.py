@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
+from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
@@ -16,10 +16,6 @@ def _quantile_gap(left: Tensor, right: Tensor) -> Tensor:
     """left minus the value of the same rank in right, in the order of left, (pairs,)."""
     rank = left.argsort(stable=True).argsort(stable=True)
     return left - right.sort().values[rank]
-
-
-def _smoothed(logits: Tensor, label_smoothing: float) -> Tensor:
-    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
 
 
 @objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
@@ -32,7 +28,7 @@ def aot_pair(
     (pairs,) are in the order of the chosen completions, where TRL's are sorted; the mean is the same. TRL's `aot_pair`
     up to 0.x, `aot_unpaired` from 1.0 on. Label smoothing as in `dpo`.
     """
-    return _smoothed(beta * _quantile_gap(chosen_logratios, rejected_logratios), label_smoothing)
+    return smoothed_logistic(beta * _quantile_gap(chosen_logratios, rejected_logratios), label_smoothing)
 
 
 @objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
@@ -51,7 +47,7 @@ def aot(
     policy gaps p, where TRL's are sorted.
     """
     gap = _quantile_gap(policy_chosen_logps - policy_rejected_logps, ref_chosen_logps - ref_rejected_logps)
-    return _smoothed(beta * gap, label_smoothing)
+    return smoothed_logistic(beta * gap, label_smoothing)
 
 
 AOT = Paper("Distributional Preference Alignment of LLMs via Optimal Transport", "2406.05882", "NeurIPS 2024")
@@ -60,7 +56,6 @@ method(
     "The policy's sorted preference gaps above the reference's",
     paper=AOT,
     objective=aot,
-    aliases={"aot_ref": {}},
 )
 method(
     "aot_pair",

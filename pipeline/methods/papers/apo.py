@@ -20,12 +20,12 @@ def apo_zero(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor)
 
 
 @objective(rewards=logratio_rewards)
-def apo_down(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def apo_down(margin: Tensor, chosen_logratios: Tensor, beta: Tensor) -> Tensor:
     """sigmoid(beta a) + 1 - sigmoid(beta (a - c)), per pair (pairs,); a, c the summed log-ratios (APO Eq. 8).
 
     Makes both completions less likely, the rejected one more so: for a model better than both.
     """
-    return (beta * chosen_logratios).sigmoid() + 1 - (beta * (chosen_logratios - rejected_logratios)).sigmoid()
+    return (beta * chosen_logratios).sigmoid() + 1 - (beta * margin).sigmoid()
 
 
 APO = Paper(

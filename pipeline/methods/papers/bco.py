@@ -45,12 +45,10 @@ method(
     "Chosen and rejected told apart by a classifier with a running reward shift",
     paper=BCO,
     objective=bco,
-    aliases={"bco_pair_trl_0_13": {}, "bco_pair_running_mean": {}},
 )
 method(
     "bco_pair",
     "Chosen and rejected told apart by a classifier, no reward shift",
     paper=BCO,
     objective=bco_pair,
-    aliases={"bco_pair_trl_1": {}, "bco_pair_no_delta": {}},
 )

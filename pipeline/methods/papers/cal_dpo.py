@@ -12,7 +12,7 @@ from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards, batch_coupled=True, beta=1e-3)
-def cal_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def cal_dpo(margin: Tensor, chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
     """-log sigmoid(a - c) + (mean (a - 1 / (2 beta))^2 + mean (c + 1 / (2 beta))^2) / 2, per pair (pairs,).
 
     As the authors' code: no beta in the DPO term, and the squared errors averaged over the batch (here the optimizer
@@ -20,7 +20,7 @@ def cal_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) 
     factor 1/2.
     """
     error = (chosen_logratios - 0.5 / beta).square().mean() + (rejected_logratios + 0.5 / beta).square().mean()
-    return -logsigmoid(chosen_logratios - rejected_logratios) + error / 2
+    return -logsigmoid(margin) + error / 2
 
 
 method(
@@ -30,6 +30,5 @@ method(
         "Cal-DPO: Calibrated Direct Preference Optimization for Language Model Alignment", "2412.14516", "NeurIPS 2024"
     ),
     objective=cal_dpo,
-    aliases={"cal_dpo_code": {}},
     learning_rate="5e-7",
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.papers.simpo import policy_rewards
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, LabelSmoothing
+from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
 
 LikelihoodWeight = Annotated[
@@ -35,7 +35,7 @@ def cpo(
     reference is read.
     """
     logits = beta * normalised_policy_margin
-    preference = -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+    preference = smoothed_logistic(logits, label_smoothing)
     return preference - cpo_alpha * policy_chosen_logps / chosen_len
 
 
@@ -48,5 +48,4 @@ method(
         "ICML 2024",
     ),
     objective=cpo,
-    aliases={"cpo_preference_term": {"cpo_alpha": 0.0}},
 )

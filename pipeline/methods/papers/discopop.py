@@ -39,6 +39,6 @@ method(
         "NeurIPS 2024",
     ),
     objective=discopop,
-    aliases={"discopop_lrml": {}, "lrml": {}},
+    aliases={"lrml": {}},
     synonyms={"discopop_tau": "tau"},
 )

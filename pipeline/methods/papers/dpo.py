@@ -8,6 +8,7 @@ from torch.nn.functional import logsigmoid
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
+from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
@@ -21,7 +22,7 @@ def dpo(linked_margin: Tensor, beta: Tensor, target_margin: Tensor, *, label_smo
     f'(pi / ref) stands in the place of a log-ratio. TRL ignores label smoothing for its `sigmoid` loss from 1.0 on.
     """
     logits = beta * (linked_margin - target_margin)
-    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+    return smoothed_logistic(logits, label_smoothing)
 
 
 @objective(rewards=logratio_rewards, gamma_beta_ratio=0.0)
@@ -42,7 +43,7 @@ method(
     "Direct preference optimisation; cDPO with label_smoothing > 0",
     paper=DPO,
     objective=dpo,
-    aliases={"sigmoid": {}, "dpo_sigmoid": {}, "cdpo": {"label_smoothing": 0.1}},
+    aliases={"sigmoid": {}, "cdpo": {"label_smoothing": 0.1}},
     synonyms={"f_divergence_type": "divergence"},
     learning_rate="5e-7 to 1e-6 (7–9B instruct models; beta 0.01 is typical there)",
 )

@@ -48,7 +48,7 @@ method(
     "Reverse KL between the policy's preference and the label's",
     paper=Paper("Towards Efficient Exact Optimization of Language Model Alignment", "2402.00856", "ICML 2024"),
     objective=exo_pair,
-    aliases={"exo": {"beta": 0.5}, "exo_pair_trl": {}, "exo_official_pref": {"target": "official", "beta": 0.5}},
+    aliases={"exo": {"beta": 0.5}},
     synonyms={"beta_pi": "beta"},
     learning_rate="1e-6",
 )

@@ -16,10 +16,5 @@ method(
     ),
     objective=dpo,
     defaults={"divergence": "js"},
-    aliases={
-        "dpo_js_divergence": {},
-        "dpo_forward_kl": {"divergence": "forward_kl"},
-        "dpo_alpha_divergence": {"divergence": "alpha"},
-    },
     synonyms={"alpha": "divergence_alpha", "f_divergence_type": "divergence"},
 )

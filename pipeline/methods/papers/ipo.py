@@ -28,11 +28,5 @@ method(
         "A General Theoretical Paradigm to Understand Learning from Human Preferences", "2310.12036", "AISTATS 2024"
     ),
     objective=ipo,
-    aliases={
-        "ipo_summed": {"normalisation": "sum"},
-        "ipo_sum": {"normalisation": "sum"},
-        "ipo_average": {},
-        "ipo_length_averaged_trl": {},
-    },
     synonyms={"tau": "beta", "f_divergence_type": "divergence"},
 )

@@ -62,7 +62,7 @@ method(
     "Noise contrast of each log-ratio on its own",
     paper=NCA,
     objective=nca_pair,
-    aliases={"nca": {}, "nca_official": {}},
+    aliases={"nca": {}},
     learning_rate="5e-6 (QLoRA)",
 )
 method(

@@ -54,5 +54,4 @@ method(
     paper=Paper("Direct Preference Optimization with an Offset", "2402.10571", "ACL Findings 2024"),
     objective=dpo,
     calibration=score_offset,
-    aliases={"odpo_log_ratio": {"offset": "log_ratio"}},
 )

@@ -62,6 +62,5 @@ method(
     "Reference-free: likelihood of the chosen completion and an odds ratio",
     paper=Paper("ORPO: Monolithic Preference Optimization without Reference Model", "2403.07691", "EMNLP 2024"),
     objective=orpo,
-    aliases={"orpo_odds_term_only": {"sft_weight": 0.0}},
     synonyms={"beta": "lam"},
 )

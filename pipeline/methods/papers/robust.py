@@ -30,5 +30,5 @@ method(
     "DPO unbiased under a known rate of flipped labels (rDPO)",
     paper=Paper("Provably Robust DPO: Aligning Language Models with Noisy Feedback", "2403.00409", "ICML 2024"),
     objective=robust,
-    aliases={"rdpo": {}, "robust_dpo": {}, "rdpo_robust": {}},
+    aliases={"rdpo": {}, "robust_dpo": {}},
 )

@@ -19,7 +19,6 @@ method(
     paper=RSO,
     objective=dpo,
     defaults={"beta": GAMMA},
-    aliases={"rso_sigmoid": {}, "rso_sigmoid_norm": {}},
     synonyms={"gamma": "beta"},
     learning_rate="1e-5 (Adafactor, T5-XXL, batch 32)",
 )
@@ -29,7 +28,6 @@ method(
     paper=RSO,
     objective=hinge,
     defaults={"beta": GAMMA},
-    aliases={"rso_hinge_norm": {}},
     synonyms={"gamma": "beta"},
     learning_rate="1e-5 (Adafactor, T5-XXL, batch 32)",
 )

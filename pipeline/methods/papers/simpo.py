@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Beta, LabelSmoothing
+from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
 
 
@@ -31,7 +31,7 @@ def simpo(
     `normalisation = "sum"` leaves out the division by the length.
     """
     logits = beta * (normalised_policy_margin - target_margin)
-    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+    return smoothed_logistic(logits, label_smoothing)
 
 
 method(

@@ -32,5 +32,5 @@ method(
     "Reference-free hinge on summed log-probs, with a likelihood term (SLiC-HF)",
     paper=Paper("SLiC-HF: Sequence Likelihood Calibration with Human Feedback", "2305.10425", "arXiv 2023"),
     objective=slic,
-    aliases={"slic_hf": {}, "slic_hinge_no_reference": {"lam": 0.0}},
+    aliases={"slic_hf": {}},
 )

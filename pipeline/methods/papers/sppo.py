@@ -45,7 +45,6 @@ method(
     "Each log-ratio regressed on its completion's probability of winning",
     paper=SPPO,
     objective=sppo,
-    aliases={"sppo_soft": {}},
     learning_rate="5e-7 (RMSprop)",
 )
 method(
@@ -53,6 +52,5 @@ method(
     "Each log-ratio regressed on +-1 / (2 beta)",
     paper=SPPO,
     objective=sppo_hard,
-    aliases={"sppo_hard_trl": {}},
     learning_rate="5e-7 (RMSprop)",
 )

@@ -51,6 +51,5 @@ method(
     "DPO weighted by how likely the policy is to write the pair itself",
     paper=Paper("WPO: Enhancing RLHF with Weighted Preference Optimization", "2406.11827", "EMNLP 2024"),
     objective=wpo,
-    aliases={"wpo_trl": {"clamp": "none"}},
     learning_rate="1e-6 (Llama-3-8B), 5e-7 (Mistral-7B)",
 )

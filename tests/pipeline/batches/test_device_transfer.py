@@ -10,9 +10,10 @@ from scoreonce.pipeline.batches import prompt_rows as rows
 from scoreonce.pipeline.batches.device_transfer import index_tensor, moved, read_later
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, attention_mask, collate
 from scoreonce.pipeline.forward import head_kernels as fused
-from scoreonce.pipeline.forward.scorer import TokenScorer, TokenScores
+from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import activation_masks
-from scoreonce.pipeline.training.policy_columns import policy_columns
+from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 META = torch.device("meta")
 
@@ -39,7 +40,7 @@ def test_masks_do_not_wait(window):
 
 def test_columns_do_not_wait():
     lengths, logps = torch.zeros(4, dtype=torch.int64, device="meta"), torch.zeros(12, device="meta")
-    columns = policy_columns(TokenScores(logps, lengths), ("chosen", "rejected"), [*PREFIXES, "policy_chosen_logps"])
+    columns = PolicyColumns.of([*PREFIXES, "policy_chosen_logps"]).from_scores(TokenScores(logps, lengths))
     assert {column.device.type for column in columns.values()} == {"meta"}
     assert activation_masks(torch.zeros(12, 3, device="meta"), lengths).reward.is_meta
 
@@ -57,7 +58,7 @@ def test_prefixes_by_hand():
     """Completions of 4 and 2 tokens: the first 2 of each count. Of 1 and 5: the first of each."""
     logps = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0])
     scored = TokenScores(logps, torch.tensor([4, 2, 1, 5]))
-    columns = policy_columns(scored, ("chosen", "rejected"), PREFIXES)
+    columns = PolicyColumns.of(PREFIXES).from_scores(scored)
     assert columns["policy_chosen_prefix_logps"].tolist() == [1 + 2, 64]
     assert columns["policy_rejected_prefix_logps"].tolist() == [16 + 32, 128]
 

@@ -158,11 +158,10 @@ def test_defaults_of_the_named_methods() -> None:
         ("sigmoid_norm", "dpo_norm", {"beta": 0.1}),
         ("aot_unpaired", "aot_pair", {}),
         ("cdpo", "dpo", {"label_smoothing": 0.1}),
-        ("ipo_summed", "ipo", {"normalisation": "sum"}),
-        ("exo_official_pref", "exo_pair", {"target": "official", "beta": 0.5}),
+        ("exo", "exo_pair", {"beta": 0.5}),
         ("tdpo", "tdpo2", {}),
         ("rdpo", "robust", {"label_smoothing": 0.1}),
-        ("dpo_js_divergence", "f_dpo", {"divergence": "js"}),
+        ("lrml", "discopop", {}),
     ],
 )
 def test_an_alias_is_its_row_with_other_defaults(alias: str, row: str, settings: dict[str, Any]) -> None:

@@ -42,10 +42,10 @@ OPTIONS = {  # settings that take another way through a piece
         ("epsilon_dpo", {"update": "paper"}),
         ("epsilon_dpo", {"dead_band": 0.05}),
         ("alpha_dpo", {"z_score": "batch", "alpha_scale": "paper"}),
-        ("exo_official_pref", {}),
-        ("wpo_trl", {}),
+        ("exo_pair", {"target": "official", "beta": 0.5}),
+        ("wpo", {"clamp": "none"}),
         ("discopop", {"tau": 1.0}),
-        ("orpo_odds_term_only", {}),
+        ("orpo", {"sft_weight": 0.0}),
         ("minor_dpo", {"tie": "relu"}),
         ("odpo", {"offset": "log_ratio"}),
         ("cpo", {"normalisation": "average"}),
@@ -70,7 +70,7 @@ LOGISTIC = [
     "infonca",
     "epsilon_dpo",
 ]
-DECIDED = ("weight", "beta", "target_margin", "margin", "chosen_rewards", "rejected_rewards")
+DECIDED = ("weight", "beta", "target_margin", "margin", "linked_margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}
 every_method = pytest.mark.parametrize("method", EVERY)
 

@@ -172,7 +172,8 @@ def test_exo() -> None:
         p * math.log(p / 0.9) + (1 - p) * math.log((1 - p) / 0.1),
     )
     assert_near(
-        losses("exo_official_pref", pairs([1], [-1]), beta=0.5), p * math.log(p) + (1 - p) * (math.log(1 - p) + 10)
+        losses("exo_pair", pairs([1], [-1]), beta=0.5, target="official"),
+        p * math.log(p) + (1 - p) * (math.log(1 - p) + 10),
     )
 
 
@@ -253,7 +254,7 @@ def test_orpo() -> None:
         "rejected_len": tensor(3),
     }
     assert_near(losses("orpo", columns, lam=0.1), math.log(2) + 0.1 * math.log(1.25))
-    assert_near(losses("orpo_odds_term_only", columns, beta=1.0), math.log(1.25))
+    assert_near(losses("orpo", columns, beta=1.0, sft_weight=0.0), math.log(1.25))
     assert_near(methods.apply("orpo", columns, lam=0.1).chosen_rewards, 0.1 * math.log(0.5))
     assert_near(methods.apply("orpo", columns, lam=0.1).rejected_rewards, 0.1 * math.log(0.2))
 

@@ -163,7 +163,7 @@ def test_divergences(name: str, divergence: str) -> None:
 
 
 def test_wpo_is_sigmoid_with_weighting() -> None:
-    agree(ours(problem(), "wpo_trl", beta=0.1), theirs(problem(), ["sigmoid"], use_weighting=True))
+    agree(ours(problem(), "wpo", beta=0.1, clamp="none"), theirs(problem(), ["sigmoid"], use_weighting=True))
 
 
 def test_ld_dpo_is_sigmoid_with_ld_alpha() -> None:

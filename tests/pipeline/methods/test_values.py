@@ -209,3 +209,17 @@ def test_the_loss_is_0_where_every_weight_is() -> None:
     empty.backward()
     assert_near(empty, 0)
     assert_near(values.grad, 0, 0)
+
+
+def test_the_margin_that_a_divergence_makes_is_logged_beside_that_of_the_log_ratios() -> None:
+    """js by hand: log-ratios log 3 and 0 are linked to log(2 3 / 4) and log(2 / 2); the loss of beta 1 is of these."""
+    columns = pairs([math.log(3)], [0.0])
+    outcome = methods.apply("f_dpo", columns, beta=1.0)
+    assert outcome.margin.tolist() == pytest.approx([math.log(3)])
+    assert outcome.linked_margin.tolist() == pytest.approx([math.log(1.5)])
+    assert outcome.losses.tolist() == pytest.approx([math.log(1 + 1 / 1.5)])
+    # Also where the objective divides by lengths first; not where the loss has the margin itself, or no such thing.
+    assert methods.apply("ipo", columns, divergence="js").linked_margin.tolist() == pytest.approx([math.log(1.5)])
+    for name in ("dpo", "simpo", "kto"):
+        more = {"policy_kl_logps": tensor(-5.0), "ref_kl_logps": tensor(-5.0)}
+        assert methods.apply(name, columns | more).linked_margin.isnan().all()

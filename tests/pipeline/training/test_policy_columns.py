@@ -5,9 +5,9 @@ import torch
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.forward.head import Head, ReferenceLogits, TopLogps, token_columns, top_k
-from scoreonce.pipeline.forward.scorer import TokenScores
+from scoreonce.pipeline.forward.token_scores import TokenScores
 from scoreonce.pipeline.methods.papers.epsilon_dpo import epsilon_step
-from scoreonce.pipeline.training.policy_columns import made_here, policy_columns
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 EPSILON = 0.01
 VOCABULARY, HIDDEN, PAIRS = 31, 8, 24
@@ -30,11 +30,11 @@ def policy_and_reference(drift):
 
 
 def columns(method, hidden, head, targets, reference):
-    names = made_here(method.reads)
     rounded = method.hyperparameters["step_dtype"] == "bf16"
     given = reference._replace(perturbation=EPSILON, rounded=rounded)
     made = token_columns(hidden, head, targets, reference=given)
-    return policy_columns(TokenScores(made.logps, LENGTHS, None, made.kl, None, made.perturbed), SIDES, names)
+    scores = TokenScores(made.logps, LENGTHS, None, made.kl, None, made.perturbed)
+    return PolicyColumns.of(method.reads).from_scores(scores)
 
 
 def bfloat16_run(hidden, head, targets, reference_logits):

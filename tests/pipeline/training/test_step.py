@@ -14,7 +14,7 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.architecture import head_of
 from scoreonce.pipeline.forward.head import ReferenceLogits
 from scoreonce.pipeline.forward.scorer import TokenScorer
-from scoreonce.pipeline.training.policy_columns import FULL_VOCABULARY, MISMATCHED, ROUNDED, kinds, made_here, sides_of
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, MicrobatchPlan, Step, in_parts
 from scoreonce.stages.train.trainer import masking
 
@@ -72,18 +72,19 @@ def step_of(name, processes=ALONE):
     method = COMPOSED[name] if name in COMPOSED else methods.resolve(name, {})
     scorer, calls = TokenScorer(model, "shared", masking(method, model)), []
     scorer.register_forward_hook(lambda *_: calls.append(1))
-    if len(sides_of(method.reads)) == 1:
+    asked = PolicyColumns.of(method.reads)
+    if len(asked.completions) == 1:
         rows = [PromptRow(row.prompt, row.completions[:1]) for row in rows]
-    if MISMATCHED in sides_of(method.reads):
+    if "mismatched" in asked.completions:
         thirds = [row.completions[0] for row in rows[1:] + rows[:1]]
         rows = [PromptRow(row.prompt, (*row.completions, third)) for row, third in zip(rows, thirds, strict=True)]
-    for number, column in enumerate(sorted(method.reads - made_here(method.reads) - columns.keys())):
+    for number, column in enumerate(sorted(method.reads - asked.names - columns.keys())):
         columns[column] = torch.linspace(0.9, 0.2, PAIRS, dtype=torch.float64) / (1 + number)  # scores, preferences
     other = TokenScorer(exact_model(seed=9), "shared")
     epsilon = method.hyperparameters.get("epsilon")
     reference = None
-    if kinds(made_here(method.reads)) & FULL_VOCABULARY:
-        rounded = bool(kinds(made_here(method.reads)) & ROUNDED)
+    if asked.needs("distributions", "hidden states"):
+        rounded = asked.reads("rounded")
         reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon, rounded)  # noqa: E731
     return Step(scorer, list(model.parameters()), method, processes, reference), rows, columns, calls
 
@@ -102,7 +103,7 @@ def gradients(name, budget):
 TRAINABLE = [
     name
     for name, method in methods.METHODS.items()
-    if made_here(method.reads) == {column for column in method.reads if column.startswith("policy_")}
+    if PolicyColumns.of(method.reads).names == {column for column in method.reads if column.startswith("policy_")}
 ]
 
 

@@ -83,6 +83,17 @@ def test_first_loss_and_outputs(prepared, method):
     assert "learning_rate" in card
 
 
+def test_the_step_log_has_the_margin_that_the_loss_saw(prepared):
+    """Under js the loss is of log(2 u_w / (1 + u_w)) - log(2 u_l / (1 + u_l)); of DPO the margin itself."""
+    f_dpo = pl.read_parquet(training(prepared, "f_dpo").training / "steps.parquet")
+    expected = (-f_dpo["loss"]).exp()  # sigmoid(beta linked margin)
+    assert f_dpo["linked_margin"].to_list() == pytest.approx(((expected / (1 - expected)).log() / 0.1).to_list())
+    assert (f_dpo["linked_margin"] - f_dpo["margin"]).abs().max() > 1e-3
+    dpo = pl.read_parquet(training(prepared, "dpo").training / "steps.parquet")
+    assert dpo["linked_margin"].is_null().all()
+    assert dpo["margin"].is_not_null().all()
+
+
 def test_training_lowers_the_loss(prepared):
     lines = metrics(training(prepared, "dpo", max_steps=20, shuffle=False, scheduler="constant"))
     assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
