@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward.scorer import TokenScores, sum_per_completion
+from scoreonce.pipeline.forward.token_scores import TokenScores, sum_per_completion
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages.common.files import read_parquet

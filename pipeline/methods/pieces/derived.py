@@ -33,7 +33,7 @@ def margin(chosen_logratios: Tensor, rejected_logratios: Tensor) -> Tensor:
 def linked_chosen_logratios(
     chosen_logratios: Tensor, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
 ) -> Tensor:
-    """f'(pi / ref) of the chosen completion: its log-ratio under the reverse KL, see `divergences.link` for the others."""
+    """f'(pi / ref) of the chosen completion: its log-ratio under the reverse KL, others in `divergences.link`."""
     return link(chosen_logratios, divergence, divergence_alpha)
 
 
@@ -41,7 +41,7 @@ def linked_chosen_logratios(
 def linked_rejected_logratios(
     rejected_logratios: Tensor, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
 ) -> Tensor:
-    """f'(pi / ref) of the rejected completion: its log-ratio under the reverse KL, see `divergences.link` for the others."""
+    """f'(pi / ref) of the rejected completion: its log-ratio under the reverse KL, others in `divergences.link`."""
     return link(rejected_logratios, divergence, divergence_alpha)
 
 
