@@ -31,10 +31,12 @@ from scoreonce.pipeline.audit.checks.distributions import histograms
 from scoreonce.pipeline.audit.checks.layer import joined
 from scoreonce.pipeline.audit.summary.findings import findings, worst
 from scoreonce.pipeline.audit.summary.sources import by_source, measured
+from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.audit.layers import reference_layer
-from scoreonce.stages.common.files import read_json, write_json
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import read_json, sha256
+from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 
 EACH = 200  # of every kind of flaw
@@ -65,14 +67,17 @@ def make(folder: Path, pairs: int, each: int) -> None:
     if record.is_file():
         return
     planted.write_tokenizer(folder / "tokenizer")
-    world = planted.write(RunPaths.of(run_of(folder, near=True)), pairs, each=each)
+    run = run_of(folder, near=True)
+    world = planted.write(
+        RunPaths.of(run), pairs, each=each, source=run.data.source, tokenizer=str(folder / "tokenizer")
+    )
     record.write_text(json.dumps({name: sorted(rows) for name, rows in world.expected.items()}))
 
 
 def before_scoring(folder: Path, pairs: int, *, near: bool) -> dict[str, Any]:
     """Audit the generated pairs from nothing; what it took, and what it missed."""
     run = run_of(folder, near=near)
-    (RunPaths.of(run).audit / "measures.json").unlink(missing_ok=True)
+    RunPaths.of(run).measures_manifest.unlink(missing_ok=True)
     started = time.perf_counter(), time.process_time()
     audit.run(run)
     took = usage(started)
@@ -104,7 +109,22 @@ def write_scored(paths: RunPaths, rows: int) -> None:
             write(paths.reference(split), scores)
     for writer in writers.values():
         writer.close()
-    write_json(paths.reference_manifest, {"pairs": rows})
+    files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
+    manifest = ReferenceManifest(
+        model="none",
+        weights="none",
+        adapter=None,
+        dtype="float32",
+        head="float32",
+        layout="none",
+        store_key="none",
+        mismatched=False,
+        embeddings=False,
+        pairs_manifest_sha256="0" * 64,
+        pairs={"train": rows - rows // 10, "test": rows // 10},
+        files=files,
+    )
+    manifests.write(paths.reference_manifest, manifest)
 
 
 def random_columns(random: np.random.Generator, count: int, first: int, split: str) -> tuple[pa.Table, pa.Table]:

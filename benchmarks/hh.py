@@ -85,7 +85,8 @@ def measure(shared: Path, folder: Path, pairs: int, steps: int, methods: Sequenc
         figures[f"train {method}, pairs/s"] = rates[len(rates) // 2]
         output, _ = command("evaluate", str(run), "--method", method)
         print(output)
-        figures[f"evaluate {method}"] = json.loads((folder / f"out/evaluate/{method}/summary.json").read_text())
+        summary = json.loads((folder / f"out/evaluate/{method}/summary.json").read_text())
+        figures[f"evaluate {method}"] = summary["figures"]
     command("report", str(run))
     figures["report, bytes"] = (folder / "out/report.html").stat().st_size
     return figures

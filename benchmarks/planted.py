@@ -19,8 +19,12 @@ from scoreonce.pipeline.text.formats import Example
 from scoreonce.pipeline.text.rows_to_pairs import PreparedPair
 from scoreonce.pipeline.text.tokenize import EncodedPair
 from scoreonce.schemas import identity
-from scoreonce.stages.common.files import sha256, write_json
+from scoreonce.schemas.manifests import PairCounts, PairsManifest, TokenizerRecord
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths, Split
+from scoreonce.stages.config import Data
+from scoreonce.stages.data.prepared_pairs import data_settings
 from scoreonce.stages.prepare.pair_files import open_pair_files, uncommitted
 
 Words = npt.NDArray[np.int64]
@@ -269,8 +273,13 @@ KINDS: dict[str, Callable[[Maker, Case], Plant]] = {
 }
 
 
-def write(paths: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
-    """Write what `prepare` writes: `pairs` base pairs, `each` of them with every kind of flaw."""
+def write(
+    paths: RunPaths, pairs: int, *, each: int, seed: int = 0, source: str = "none", tokenizer: str = "none"
+) -> World:
+    """Write what `prepare` writes: `pairs` base pairs, `each` of them with every kind of flaw.
+
+    `source` and `tokenizer` are what the run file will name.
+    """
     maker = Maker(seed)
     world = World(paths, paths.out / "evaluation.jsonl")
     counts = {"train": 0, "test": 0}
@@ -284,14 +293,17 @@ def write(paths: RunPaths, pairs: int, *, each: int, seed: int = 0) -> World:
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
     lines = (json.dumps({"prompt": Side(words).text}) for words in maker.evaluation)
     world.evaluation.write_text("\n".join(lines), encoding="utf-8")
-    write_json(
-        paths.pairs_manifest,
-        {
-            "format": 1,
-            "files": digests,
-            "counts": {"raw": sum(counts.values()), "quarantined": 0, "by_reason": {}, **counts},
-        },
+    manifest = PairsManifest(
+        config=data_settings(Data(source=source)),
+        inputs={},
+        tokenizer=TokenizerRecord(name=tokenizer, vocab_size=0, digest=""),
+        counts=PairCounts(raw=sum(counts.values()), quarantined=0, by_reason={}, **counts),
+        truncated={},
+        boundary_merged=0,
+        lengths={},
+        files=digests,
     )
+    manifests.write(paths.pairs_manifest, manifest)
     return world
 
 

@@ -14,6 +14,7 @@ from scoreonce.pipeline.text.dataset_columns import Columns, match_columns
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.config import Audit, Data
+from scoreonce.stages.data.prepared_pairs import Inputs
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 
 # The models of the first and second response, or of the chosen and rejected one, as published sets name them.
@@ -57,8 +58,8 @@ class Annotations:
     votes: pl.DataFrame | None
 
 
-def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> Annotations | None:
-    """What the raw data say about their rows; None where that is nothing.
+def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations | None:
+    """What the raw data say about their rows; None where that is nothing. `prepared`: the inputs of `prepare`.
 
     Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left
     alone, unless `audit.votes` asks for them: then that is an `InputError`, as is a column that is not there.
@@ -69,7 +70,7 @@ def raw_annotations(data: Data, audit: Audit, manifest: Mapping[str, Any]) -> An
     sets = _raw_sets(data)
     tables, votes = [], []
     for splits, raw in sets:
-        if not _was_prepared(raw, manifest):
+        if not _was_prepared(raw, prepared):
             if audit.votes:
                 raise InputError(
                     "The votes cannot be read: these are not the data that were prepared.",
@@ -96,13 +97,8 @@ def _raw_sets(data: Data) -> list[tuple[tuple[str, ...], RawData]]:
     return [(("train", "test"), train)]
 
 
-def _was_prepared(raw: RawData, manifest: Mapping[str, Any]) -> bool:
-    prepared = manifest.get("inputs", {})
-    return all(_content(prepared.get(name)) == _content(found) for name, found in raw.inputs.items())
-
-
-def _content(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return None if found is None else {key: value for key, value in found.items() if key != "mtime_ns"}
+def _was_prepared(raw: RawData, prepared: Inputs) -> bool:
+    return all(name in prepared and prepared[name].content == found.content for name, found in raw.inputs.items())
 
 
 def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:

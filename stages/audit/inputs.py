@@ -12,9 +12,10 @@ import polars as pl
 from scoreonce.pipeline.audit.measures.contamination import evaluation_grams
 from scoreonce.pipeline.audit.measures.tokens import SpecialIds
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import PairsManifest
 from scoreonce.stages.audit.annotations import raw_annotations
 from scoreonce.stages.audit.measures import Inputs
-from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.raw_data import open_data
 
@@ -22,7 +23,7 @@ from scoreonce.stages.data.raw_data import open_data
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "query", "input", "text", "goal", "turns", "messages")
 
 
-def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
+def gather(run: Run, manifest: PairsManifest) -> Inputs:
     """Everything but the pairs; `manifest` is that of `prepare`.
 
     Raises `InputError` where a file that the run file names cannot be read.
@@ -32,15 +33,19 @@ def gather(run: Run, manifest: Mapping[str, Any]) -> Inputs:
         run.audit,
         _special_ids(run),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
-        {name: sha256(Path(name).expanduser()) for name in run.audit.contamination},
-        raw_annotations(run.data, run.audit, manifest),
+        dict(zip(run.audit.contamination, file_digests(_paths(run.audit.contamination)), strict=True)),
+        raw_annotations(run.data, run.audit, manifest.inputs),
     )
 
 
 def evaluation_prompts(names: list[str]) -> dict[str, pl.Series]:
     """The prompts in each file, by its name. Raises `InputError` where one is absent, not UTF-8, or has no text."""
-    paths = [Path(name).expanduser() for name in names]
+    paths = _paths(names)
     return {_name(path, paths): _prompts(path) for path in paths}
+
+
+def _paths(names: list[str]) -> list[Path]:
+    return [Path(name).expanduser() for name in names]
 
 
 def _name(path: Path, paths: list[Path]) -> str:

@@ -11,17 +11,17 @@ import polars as pl
 from scoreonce.pipeline.audit.checks import reference_checks, training_dynamics
 from scoreonce.pipeline.audit.checks.layer import Layer
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.data.reference_scores import read_reference
 
-_SHOWN = ("model", "dtype", "layout", "store_key", "pairs")
+_SHOWN = {"model", "dtype", "layout", "store_key", "pairs"}
 
 
 def reference_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
-    """The reference's columns, None before `score`. Raises `InputError` where its files cannot be read."""
+    """The reference's columns, None before `score`. Raises `InputError` where its files are damaged."""
     if not paths.reference_manifest.is_file():
         return None
-    manifest = _manifest(paths)
+    manifest = read_reference(paths)
     add = _adding(pl.concat([_scan(paths, split) for split in SPLITS]), pairs)
 
     def join(pairs: pl.LazyFrame) -> pl.LazyFrame:
@@ -34,7 +34,7 @@ def reference_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
         reference_checks.REFERENCE_DISTRIBUTIONS,
         reference_checks.reference_measures(),
         {
-            "reference": {key: manifest[key] for key in _SHOWN if key in manifest},
+            "reference": manifest.model_dump(mode="json", include=_SHOWN),
             "by_length_gap": reference_checks.by_length_gap(scored),
         },
     )
@@ -59,19 +59,6 @@ def _same_ids(left: pl.LazyFrame, right: pl.LazyFrame) -> bool:
         return False
     ids = pl.concat([left.select("pair_id"), right.select(other="pair_id")], how="horizontal")
     return bool(ids.select((pl.col("pair_id") == pl.col("other")).all()).collect(engine="streaming").item())
-
-
-def _manifest(paths: RunPaths) -> dict[str, Any]:
-    try:
-        manifest = read_json(paths.reference_manifest)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            "The manifest of the reference scores cannot be read.",
-            found=str(error),
-            where=str(paths.reference_manifest),
-            fix="Run `scoreonce score` again.",
-        ) from None
-    return manifest if isinstance(manifest, dict) else {}
 
 
 def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:

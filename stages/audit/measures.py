@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,14 +25,15 @@ from scoreonce.pipeline.audit.measures.contamination import EvaluationGrams
 from scoreonce.pipeline.audit.measures.ragged import Counts, Ragged, concatenate
 from scoreonce.pipeline.audit.measures.relations import with_near_duplicates, with_relations
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import MeasuresManifest
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.audit.annotations import Annotations
-from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Audit
 
-FORMAT = 3
 ROWS_AT_ONCE = 8192
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,35 +78,26 @@ class Part:
 
 def measures(paths: RunPaths, inputs: Inputs) -> Path:
     """The file of measures, made anew where pairs or settings are others than it was made from."""
-    path, record = paths.audit / "measures.parquet", paths.audit / "measures.json"
-    identity = _identity(paths, inputs)
-    if not _is_made_from(record, path, identity):
-        record.unlink(missing_ok=True)
+    path, wanted = paths.measures, _made_from(paths, inputs)
+    if manifests.changes(MeasuresManifest, paths.measures_manifest, wanted):
+        paths.measures_manifest.unlink(missing_ok=True)
         frame = _measure(paths, inputs)
         write_parquet(path, frame.to_arrow(compat_level=pl.CompatLevel.oldest()), rows_per_group=65_536)
-        write_json(record, identity)
+        manifests.write(paths.measures_manifest, MeasuresManifest(**wanted, files={path.name: sha256(path)}))
     return path
 
 
-def _identity(paths: RunPaths, inputs: Inputs) -> dict[str, Any]:
-    special = None if inputs.special is None else {**asdict(inputs.special), "every": inputs.special.every.tolist()}
-    settings = inputs.settings.model_dump(
-        include={"near_duplicates", "similarity", "ngram", "votes", "vote_first", "vote_second"}
-    )
+def _made_from(paths: RunPaths, inputs: Inputs) -> dict[str, Any]:
+    """What decides the measures, as fields of their manifest."""
+    special = inputs.special
     return {
-        "format": FORMAT,
-        "pairs": sha256(paths.pairs_manifest),
-        "settings": settings,
-        "special": special,
+        "pairs_manifest_sha256": sha256(paths.pairs_manifest),
+        "settings": inputs.settings.model_dump(
+            include={"near_duplicates", "similarity", "ngram", "votes", "vote_first", "vote_second"}
+        ),
+        "special": special and {"bos": special.bos, "eos": special.eos, "every": special.every.tolist()},
         "contamination": inputs.evaluation_digests,
     }
-
-
-def _is_made_from(record: Path, path: Path, identity: dict[str, Any]) -> bool:
-    try:
-        return path.is_file() and read_json(record) == identity
-    except (OSError, ValueError):
-        return False
 
 
 def _measure(paths: RunPaths, inputs: Inputs) -> pl.DataFrame:

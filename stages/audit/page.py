@@ -13,8 +13,9 @@ import polars as pl
 from scoreonce.pipeline.pages.audit.page import AuditPage, render
 from scoreonce.pipeline.pages.audit.pairs import Texts
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import atomic, read_json
+from scoreonce.stages.common.files import atomic
 from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.data.pair_tables import read_audit
 
 _FIX = "Run `scoreonce audit` again, which writes it anew."
 
@@ -22,9 +23,9 @@ _FIX = "Run `scoreonce audit` again, which writes it anew."
 def write_page(paths: RunPaths) -> Path:
     """Write `<out>/audit/index.html` and return its path.
 
-    Raises `InputError` where audit.json or a file it goes with is absent or damaged.
+    Raises `InputError` where audit.json or a file it goes with is absent, damaged, or of another version.
     """
-    audit = _audit(paths.audit_summary)
+    _, audit = read_audit(paths)
     page = AuditPage(
         audit,
         texts={texts.pair_id: texts for texts in _texts(paths, sorted(_named(audit)))},
@@ -36,16 +37,6 @@ def write_page(paths: RunPaths) -> Path:
     with atomic(path) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
     return path
-
-
-def _audit(path: Path) -> dict[str, Any]:
-    with _readable(path):
-        audit: dict[str, Any] = read_json(path)
-    if audit.get("format") != 1:
-        raise InputError(
-            "The audit is of another kind.", found=f"format {audit.get('format')!r}", where=str(path), fix=_FIX
-        )
-    return audit
 
 
 def _named(audit: Mapping[str, Any]) -> set[str]:

@@ -7,7 +7,8 @@ audit.json, and index.html for people. Changes nothing in the data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,15 +22,17 @@ from scoreonce.pipeline.audit.checks.schema_rules import rule_checks
 from scoreonce.pipeline.audit.summary.document import document
 from scoreonce.pipeline.audit.summary.shortcuts import model_lead
 from scoreonce.pipeline.audit.summary.terminal import audit_lines
+from scoreonce.schemas.manifests import AuditManifest, PairsManifest
 from scoreonce.stages.audit.inputs import gather
 from scoreonce.stages.audit.layers import reference_layer, training_layer
 from scoreonce.stages.audit.measures import Inputs, measures
 from scoreonce.stages.audit.method_pull import methods_layer
 from scoreonce.stages.audit.page import write_page
-from scoreonce.stages.common.files import atomic, write_json
+from scoreonce.stages.common.files import atomic, sha256, write_json
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Audit, Run
-from scoreonce.stages.data.prepared import require_prepared
+from scoreonce.stages.data.pair_tables import reference_digest
+from scoreonce.stages.data.prepared_pairs import require_pairs
 
 MET = 3  # the exit code of --fail-on
 
@@ -38,28 +41,43 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
     """Audit the pairs of a run; 3 where something that `fail_on` names was found, otherwise 0.
 
     `fail_on`: names of findings, each perhaps with what it must exceed: "duplicate_pair,contradictory_pair>0.01".
-    Raises `InputError` where nothing is prepared, a file that the run file names cannot be read, or a name is unknown.
+    Raises `InputError` where the pairs are not prepared as the run file says, a file that it names cannot be read, or a
+    name is unknown.
     """
     thresholds = parse(fail_on or "")
     paths = RunPaths.of(run)
-    manifest = require_prepared(paths)
+    manifest = require_pairs(run)
     inputs = gather(run, manifest)
     pairs = pl.scan_parquet(measures(paths, inputs))
     layers = _layers(run, paths, pairs)
     audit = _audit(run, manifest, pairs, layers, inputs)
-    write_json(paths.audit_summary, audit)
+    write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **audit})
     page = write_page(paths)
-    print(*audit_lines(audit), f"Written to {paths.audit}; open {page}", sep="\n")
     exceeded = met(thresholds, audit["findings"])
-    if exceeded:
-        print("Met --fail-on:", *exceeded, sep="\n  ")
+    _print(audit, paths, page, exceeded)
     return MET if exceeded else 0
 
 
+def _print(audit: dict[str, Any], paths: RunPaths, page: Path, exceeded: Sequence[str]) -> None:
+    print(*audit_lines(audit), f"Written to {paths.audit}; open {page}", sep="\n")
+    if exceeded:
+        print("Met --fail-on:", *exceeded, sep="\n  ")
+
+
+def _manifest(run: Run, paths: RunPaths) -> AuditManifest:
+    """What was audited: the pairs, the reference scores if there are any, and the settings of the checks."""
+    return AuditManifest(
+        pairs_manifest_sha256=sha256(paths.pairs_manifest),
+        reference_manifest_sha256=reference_digest(paths),
+        settings=run.audit.model_dump(mode="json"),
+        files={paths.audit_pairs.name: sha256(paths.audit_pairs)},
+    )
+
+
 def _audit(
-    run: Run, manifest: Mapping[str, Any], pairs: pl.LazyFrame, layers: list[Layer], inputs: Inputs
+    run: Run, manifest: PairsManifest, pairs: pl.LazyFrame, layers: list[Layer], inputs: Inputs
 ) -> dict[str, Any]:
-    """Write pairs.parquet; what audit.json is to hold."""
+    """Write pairs.parquet; returns what audit.json holds beside its manifest."""
     paths, pairs = RunPaths.of(run), joined(pairs, layers)
     if "chosen_model" in pairs.collect_schema().names():
         pairs = model_lead(pairs)
@@ -67,11 +85,10 @@ def _audit(
     checks = [check for check in _checks(run.audit, columns, layers) if check.judgeable(columns)]
     with atomic(paths.audit_pairs) as temporary:
         judged(pairs, checks).sink_parquet(temporary, compression="zstd", compression_level=1)
-    counts = {name: manifest["counts"].get(name, 0) for name in ("raw", "train", "test", "quarantined")}
     data = {
-        "source": run.data.source,
-        "counts": counts,
-        "quarantined_by_reason": manifest["counts"].get("by_reason", {}),
+        "source": manifest.config["source"],
+        "counts": manifest.counts.model_dump(exclude={"by_reason"}),
+        "quarantined_by_reason": manifest.counts.by_reason,
     }
     votes = inputs.annotations.votes if inputs.annotations else None
     judged_repeatedly = judgements(pl.scan_parquet(paths.audit_pairs), votes)

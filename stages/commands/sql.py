@@ -11,7 +11,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.pair_tables import joined_pairs
-from scoreonce.stages.data.prepared import require_prepared
+from scoreonce.stages.data.prepared_pairs import read_pairs
 
 ROWS_SHOWN = 200
 TEXT_SHOWN = 80
@@ -23,7 +23,7 @@ def answer(run: Run, query: str) -> str:
     Raises `InputError` where nothing is prepared or the query cannot be answered; it names the tables and columns.
     """
     paths = RunPaths.of(run)
-    require_prepared(paths)
+    read_pairs(paths)
     frames = tables(paths)
     try:
         found = pl.SQLContext(frames).execute(query).collect(engine="streaming")

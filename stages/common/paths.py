@@ -67,6 +67,11 @@ class RunPaths:
         return self.out / "train" / self.label
 
     @property
+    def lineage(self) -> Path:
+        """What the policy is trained from and how (JSON), written before the first step."""
+        return self.training / "lineage.json"
+
+    @property
     def policy(self) -> Path:
         """The trained model, a Hugging Face folder."""
         return self.training / "model"
@@ -77,9 +82,24 @@ class RunPaths:
         return self.out / "evaluate" / self.label
 
     @property
+    def evaluation_summary(self) -> Path:
+        """Which policy was evaluated on which pairs, and the figures (JSON), written last."""
+        return self.evaluation / "summary.json"
+
+    @property
     def audit(self) -> Path:
         """Folder of the audit: index.html, audit.json, pairs.parquet, measures.parquet (reused by later audits)."""
         return self.out / "audit"
+
+    @property
+    def measures(self) -> Path:
+        """The measures of each pair, kept for later audits (Parquet)."""
+        return self.audit / "measures.parquet"
+
+    @property
+    def measures_manifest(self) -> Path:
+        """What the measures were made from (JSON), written after them."""
+        return self.audit / "measures.json"
 
     @property
     def audit_summary(self) -> Path:

@@ -3,34 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import polars as pl
 
-from scoreonce.stages.common.files import read_json, sha256
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import AuditManifest
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.data.reference_scores import read_reference
 
 
 def joined_pairs(paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFrame:
     """The pairs of the splits, in the order of their files, with a `split` column; read only as far as it is used.
 
     Reference columns are null for pairs that were not scored since, and audit columns are there only where the audit
-    is of these very pairs.
+    is of these very pairs. Raises `InputError` where the reference scores are damaged.
     """
     pairs = pl.concat(
         [pl.scan_parquet(paths.pairs(split)).with_columns(split=pl.lit(split, pl.String)) for split in splits]
     )
-    if audit_is_current(paths):
-        pairs = _beside(pairs, pl.scan_parquet(paths.audit_pairs).filter(pl.col("split").is_in(list(splits))))
-    return _with_reference(pairs, paths)
+    audit = current_audit(paths)
+    if audit is None:
+        return _with_reference(pairs, paths)
+    audited = pl.scan_parquet(paths.audit_pairs).filter(pl.col("split").is_in(list(splits)))
+    if audit.reference_manifest_sha256 == reference_digest(paths):
+        return _with_reference(_beside(pairs, audited), paths)
+    # The audit holds the columns of another scoring: those that are there now come first.
+    return _beside(_with_reference(pairs, paths), audited)
 
 
-def audit_is_current(paths: RunPaths) -> bool:
-    """Whether pairs.parquet of the audit was made of the pairs that are there."""
+def current_audit(paths: RunPaths) -> AuditManifest | None:
+    """The manifest of the audit, where it is whole and of the pairs that are there."""
     try:
-        made_of = read_json(paths.audit / "measures.json")["pairs"]
-        return paths.audit_pairs.is_file() and made_of == sha256(paths.pairs_manifest)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        manifest, _ = read_audit(paths)
+        manifests.require_files(manifest, paths.audit)
+    except InputError:
+        return None
+    return manifest if manifest.pairs_manifest_sha256 == sha256(paths.pairs_manifest) else None
+
+
+def read_audit(paths: RunPaths) -> tuple[AuditManifest, dict[str, Any]]:
+    """The manifest in audit.json, and the document beside it. Raises `InputError` where they cannot be read."""
+    tree = manifests.load(AuditManifest, paths.audit_summary)
+    head = tree.get("manifest", tree) if isinstance(tree, dict) else tree  # format 1 had none
+    manifest = manifests.parse(AuditManifest, head, paths.audit_summary)
+    return manifest, {name: part for name, part in tree.items() if name != "manifest"}
+
+
+def reference_digest(paths: RunPaths) -> str | None:
+    """SHA-256 of the manifest of the reference scores; None before `score`."""
+    return sha256(paths.reference_manifest) if paths.reference_manifest.is_file() else None
 
 
 def _beside(pairs: pl.LazyFrame, audited: pl.LazyFrame) -> pl.LazyFrame:
@@ -40,10 +64,10 @@ def _beside(pairs: pl.LazyFrame, audited: pl.LazyFrame) -> pl.LazyFrame:
 
 
 def _with_reference(pairs: pl.LazyFrame, paths: RunPaths) -> pl.LazyFrame:
-    scored = [paths.reference(split) for split in SPLITS if paths.reference(split).is_file()]
-    if not paths.reference_manifest.is_file() or not scored:
+    if not paths.reference_manifest.is_file():
         return pairs
-    reference = pl.concat([pl.scan_parquet(path) for path in scored]).unique("pair_id")
+    read_reference(paths)
+    reference = pl.concat([pl.scan_parquet(paths.reference(split)) for split in SPLITS]).unique("pair_id")
     have = pairs.collect_schema().names()
     more = [name for name in reference.collect_schema().names() if name not in have]
     if not more:

@@ -7,13 +7,13 @@ file that changed under the same name. A row that cannot be read is replaced by 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.stages.common.files import sha256
+from scoreonce.schemas.manifests import HubInput, LocalInput
+from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.data.raw_files import (
     KINDS,
     Names,
@@ -39,7 +39,7 @@ class RawData:
     """
 
     name: str
-    inputs: dict[str, dict[str, Any]]
+    inputs: Mapping[str, LocalInput | HubInput]
     rows: int
     batches: Callable[[Names], Iterator[list[RawRow]]]
 
@@ -64,6 +64,15 @@ def open_data(source: str, *, subset: str | None, split: str | None, batch_rows:
     return _hub(source, subset, split or HELD_OUT, batch_rows)
 
 
+def local_inputs(source: str, split: str | None) -> dict[str, LocalInput] | None:
+    """The files of a local dataset as they are now; None where the source is a Hub name or no longer there."""
+    path = Path(source).expanduser()
+    try:
+        return _identities(_local_files(path, split)) if path.exists() else None
+    except InputError:  # a folder that was emptied
+        return None
+
+
 def limited(batches: Iterator[list[RawRow]], limit: int | None) -> Iterator[list[RawRow]]:
     """The first `limit` rows of the batches; all of them if it is None."""
     left = limit
@@ -81,6 +90,16 @@ def columns_of(rows: Sequence[RawRow]) -> list[str]:
 
 
 def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
+    files = _local_files(path, split)
+    return RawData(
+        str(path),
+        _identities(files),
+        sum(rows_of(file) for file in files),
+        lambda columns: (batch for file in files for batch in batches_of(file, columns, batch_rows)),
+    )
+
+
+def _local_files(path: Path, split: str | None) -> list[Path]:
     files = _shards(path, split) if path.is_dir() else [path]
     if len({kind_of_file(file) for file in files}) != 1 or kind_of_file(files[0]) is None:
         raise InputError(
@@ -89,18 +108,16 @@ def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
             where=str(path),
             fix="Keep only .jsonl/.json (.gz), only .parquet, or only .arrow files in it.",
         )
-    return RawData(
-        str(path),
-        {str(file): _identity(file) for file in files},
-        sum(rows_of(file) for file in files),
-        lambda columns: (batch for file in files for batch in batches_of(file, columns, batch_rows)),
-    )
+    return files
 
 
-def _identity(file: Path) -> dict[str, Any]:
-    with readable(file):
-        status = file.stat()
-        return {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256(file)}
+def _identities(files: Sequence[Path]) -> dict[str, LocalInput]:
+    found: dict[str, LocalInput] = {}
+    for file in files:
+        with readable(file):
+            status, (digest,) = file.stat(), file_digests([file])
+            found[str(file)] = LocalInput(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest)
+    return found
 
 
 def _shards(folder: Path, split: str | None) -> list[Path]:
@@ -160,8 +177,8 @@ def _hub(name: str, subset: str | None, split: str | None, batch_rows: int) -> R
 
     key = ":".join(part for part in (name, subset, split) if part)
     # Offline the revision is unknown, and the rows' fingerprint takes its place.
-    identity = {"revision": revision} if revision else {"fingerprint": dataset._fingerprint}
-    return RawData(name, {key: {**identity, "rows": len(dataset)}}, len(dataset), batches)
+    identity = HubInput(rows=len(dataset), revision=revision, fingerprint=None if revision else dataset._fingerprint)
+    return RawData(name, {key: identity}, len(dataset), batches)
 
 
 def _hub_revision(name: str) -> str | None:

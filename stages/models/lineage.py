@@ -1,4 +1,4 @@
-"""The lineage of a policy as data: it decides whether two runs are the same, and fills the model card."""
+"""The lineage of a policy: it decides whether two runs are the same, and fills the model card."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from scoreonce.pipeline.methods import Method
-from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common import files
+from scoreonce.schemas.manifests import (
+    Lineage,
+    MethodRecord,
+    PairsManifest,
+    PolicyStart,
+    ReferenceManifest,
+    ScoredReference,
+    TrainedPairs,
+)
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import digests, loading
@@ -52,88 +60,95 @@ def starts_from_reference(run: Run) -> bool:
     return start_of(run) == named and dtype_of(run) == reference.dtype
 
 
-def describe(run: Run, method: Method, pair_ids: Sequence[str]) -> dict[str, Any]:
-    """The lineage of the policy that `run` trains on `pair_ids`. `identity` is a digest of what its weights depend on.
+def reads_reference(method: Method) -> bool:
+    """Whether a method reads columns that `score` makes."""
+    return any(name.startswith("ref_") for name in method.reads)
 
-    Raises `InputError` if the cached columns come from a reference other than the run file's.
+
+def describe(
+    run: Run, method: Method, pair_ids: Sequence[str], pairs: PairsManifest, reference: ReferenceManifest | None
+) -> Lineage:
+    """The lineage of the policy that `run` trains on `pair_ids` of the prepared pairs.
+
+    Data and reference are described by their own manifests, as they were made, not by the run file. `reference` is
+    None where the method reads none.
     """
-    paths = RunPaths.of(run)
-    prepared = files.read_json(paths.pairs_manifest)
-    reads_reference = any(name.startswith("ref_") for name in method.reads)
-    stated: dict[str, Any] = {
-        "method": {
-            "name": method.name,
-            "title": method.title,
-            "paper": method.paper and f"{method.paper.title}, arXiv {method.paper.arxiv}",
-            "hyperparameters": method.hyperparameters,
-            "objective": method.objective.name,
-            "calibration": [piece.name for piece in method.calibrations],
-            "selection": method.selection.name,
-        },
-        "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD),
-        "policy": _policy(run),
-        "reference": _reference(run) if reads_reference else None,
-        "data": {
-            "source": run.data.source,
-            "pairs": len(pair_ids),
-            # The filter's result can change with the settings of the audit.
-            "pair_ids": hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
-            "files": prepared["files"],
-            "counts": prepared["counts"],
-        },
-    }
-    stated["train"]["dtype"] = dtype_of(run)
-    identity = hashlib.sha256(
-        json.dumps({**stated, "policy": stated["policy"]["weights"]}, sort_keys=True).encode()
-    ).hexdigest()
     packages = ("scoreonce", "torch", "transformers", "accelerate", "polars", "pyarrow")
-    return {
-        "format": 1,
-        "label": paths.label,
-        "identity": identity,
-        **stated,
+    parts = {
+        "method": _method(method),
+        "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD)
+        | {"dtype": dtype_of(run)},
+        "policy": _policy(run),
+        "reference": reference and _reference(reference),
+        "data": TrainedPairs(
+            source=str(pairs.config["source"]),
+            pairs=len(pair_ids),
+            # A selection can come out differently where the audit's own settings changed.
+            pair_ids=hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
+            files=pairs.files,
+            counts=pairs.counts,
+            config=pairs.config,
+        ),
         "versions": {name: version(name) for name in packages},
     }
+    unnamed = Lineage(label=RunPaths.of(run).label, identity="0" * 64, **parts)
+    return unnamed.model_copy(update={"identity": _identity(unnamed)})
 
 
-def policy_is_reference(lineage: dict[str, Any]) -> bool:
-    """Whether training starts from the weights that were scored, in the same dtype."""
-    reference = lineage["reference"]
-    return reference is not None and (reference["weights"], reference["adapter"], reference["dtype"]) == (
-        lineage["policy"]["weights"],
-        lineage["policy"]["adapter"],
-        lineage["train"]["dtype"],
+def conflicts(there: Lineage, wanted: Lineage) -> list[Difference]:
+    """What another run under the same label did otherwise, as far as trained weights depend on it."""
+    then, now = _decisive(there), _decisive(wanted)
+    if there.data.config is None:  # format 1 did not keep it; the digests of the prepared files decide
+        del now["data"]["config"], then["data"]["config"]
+    return manifests.differences("", then, now)
+
+
+def _decisive(lineage: Lineage) -> dict[str, Any]:
+    """What the trained weights depend on; the policy's name does not count, its weights do."""
+    tree = lineage.model_dump(mode="json", include={"method", "train", "policy", "reference", "data"})
+    del tree["policy"]["model"]
+    return tree
+
+
+def _identity(lineage: Lineage) -> str:
+    """Digest of all that the weights depend on, the same in every format."""
+    tree = _decisive(lineage)
+    del tree["data"]["config"]  # the digests of the prepared files stand for it
+    weights, adapter = tree["policy"]["weights"], tree["policy"]["adapter"]
+    tree["policy"] = weights if adapter is None else f"{weights}+{adapter}"
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def policy_is_reference(lineage: Lineage) -> bool:
+    """Whether training starts from the very weights that were scored, in the same dtype."""
+    reference, policy = lineage.reference, lineage.policy
+    return reference is not None and (reference.weights, reference.adapter, reference.dtype) == (
+        policy.weights,
+        policy.adapter,
+        lineage.train["dtype"],
     )
 
 
-def _policy(run: Run) -> dict[str, Any]:
+def _method(method: Method) -> MethodRecord:
+    return MethodRecord(
+        name=method.name,
+        title=method.title,
+        paper=method.paper and f"{method.paper.title}, arXiv {method.paper.arxiv}",
+        hyperparameters=method.hyperparameters,
+        objective=method.objective.name,
+        calibration=[piece.name for piece in method.calibrations],
+        selection=method.selection.name,
+    )
+
+
+def _policy(run: Run) -> PolicyStart:
     start = start_of(run)
-    return {"model": start.model, **_digests(start.model, start.revision, start.adapter)}
+    return PolicyStart(
+        model=start.model,
+        weights=digests.model_digest(loading.folder_of(start.model, start.revision)),
+        adapter=digests.adapter_digest(loading.folder_of(start.adapter)) if start.adapter else None,
+    )
 
 
-def _digests(model: str, revision: str | None, adapter: str | None) -> dict[str, str | None]:
-    return {
-        "weights": digests.model_digest(loading.folder_of(model, revision)),
-        "adapter": digests.adapter_digest(loading.folder_of(adapter)) if adapter else None,
-    }
-
-
-def _reference(run: Run) -> dict[str, Any]:
-    """The scored reference, from its manifest, after comparing it with the run file's."""
-    paths = RunPaths.of(run)
-    manifest: dict[str, Any] = files.read_json(paths.reference_manifest)
-    reference = run.reference
-    wanted: dict[str, Any] = {"dtype": reference.dtype}
-    if Path(reference.model).is_dir():
-        wanted |= _digests(reference.model, reference.revision, reference.adapter)
-    else:  # compare names only: training must not download a reference to hash its weights
-        wanted["model"] = reference.model
-    for name, value in wanted.items():
-        if manifest[name] != value:
-            raise InputError(
-                f"The reference columns were scored with another {name} than the run file names.",
-                found=f"{name} {manifest[name]} in the columns, {value} in the run file's {run.reference.model}",
-                where=str(paths.reference_manifest),
-                fix="Run `scoreonce score` with this run file.",
-            )
-    return {name: manifest[name] for name in ("model", "store_key", "weights", "adapter", "dtype", "files")}
+def _reference(manifest: ReferenceManifest) -> ScoredReference:
+    return ScoredReference(**manifest.model_dump(include=set(ScoredReference.model_fields)))

@@ -28,11 +28,13 @@ from scoreonce.pipeline.text.quarantine import REASONS, RowError
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, PreparedPair, QuarantinedRow, prepare_rows
 from scoreonce.pipeline.text.tokenize import Limits, TextEncoder, chat_renderer, text_encoder
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import sha256, write_json
+from scoreonce.schemas.manifests import PairsManifest, Settings, TokenizerRecord
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data.pairs_manifest import origin, up_to_date
+from scoreonce.stages.data.prepared_pairs import Inputs, data_settings, pairs_differences
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 from scoreonce.stages.models.loading import load_tokenizer
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
@@ -53,17 +55,32 @@ def run(run: Run) -> None:
     tokenizer = _load_tokenizer(run)
     encoder = text_encoder(tokenizer)
     train, test = _open_train(data), _open_test(data)
-    described = {"name": tokenizer.name_or_path, "vocab_size": len(tokenizer), "digest": encoder.digest}
-    wanted = origin(data, {**train.inputs, **(test.inputs if test else {})}, described)
-    done = up_to_date(paths, wanted)
+    wanted: dict[str, Any] = {
+        "config": data_settings(data),
+        "inputs": {**train.inputs, **(test.inputs if test else {})},
+        "tokenizer": TokenizerRecord(name=tokenizer.name_or_path, vocab_size=len(tokenizer), digest=encoder.digest),
+    }
+    done = _up_to_date(paths, **wanted)
     if done is not None:
-        counts = done["counts"]
-        print(f"Pairs are up to date: {counts['train']:,} train and {counts['test']:,} test in {paths.out / 'pairs'}")
+        _print_up_to_date(done, paths)
         return
     render = chat_renderer(tokenizer)
     datasets = [Dataset(raw, _recipe(raw, data, encoder, render)) for raw in (train, test) if raw is not None]
     summary = _write(paths, data, wanted, *datasets)
     print(*summary_lines(summary), f"Written to {paths.out / 'pairs'}", sep="\n")
+
+
+def _up_to_date(paths: RunPaths, config: Settings, inputs: Inputs, tokenizer: TokenizerRecord) -> PairsManifest | None:
+    """The manifest of the pairs where they need not be made again. A file that was only touched is the same file."""
+    done = manifests.readable(PairsManifest, paths.pairs_manifest)
+    if done is None or done.tokenizer.digest != tokenizer.digest or pairs_differences(done, config, inputs):
+        return None
+    return None if manifests.file_changes(done, paths.pairs_manifest.parent) else done
+
+
+def _print_up_to_date(done: PairsManifest, paths: RunPaths) -> None:
+    counts = done.counts
+    print(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {paths.out / 'pairs'}")
 
 
 def _check_lengths(data: Data) -> None:
@@ -153,7 +170,7 @@ def _write(
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
         paths.pairs_manifest.unlink(missing_ok=True)
-    write_json(paths.pairs_manifest, {**wanted, **summary.manifest(), "files": digests})
+    manifests.write(paths.pairs_manifest, PairsManifest(**wanted, **summary.manifest(), files=digests))
     return summary
 
 

@@ -14,10 +14,12 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.pages.numbers import duration, size
-from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
+from scoreonce.schemas.manifests import ReferenceManifest
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.prepared import require_prepared
+from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.score.reference_table import reference_view
 from scoreonce.stages.scoring.estimate import estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
@@ -29,9 +31,10 @@ def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -
     """Score what the store lacks, then write the pair tables; with `dry_run` only say what that takes.
 
     Another process that scores the same model is waited for, at most `lock_timeout` seconds. Raises `InputError` where
-    the pairs are not prepared, model and pairs do not fit, or the disk is full. Finished shards stay, after Ctrl-C too.
+    the pairs are not prepared as the run file says, model and pairs do not fit, or the disk is full. Finished shards
+    stay, after Ctrl-C too.
     """
-    require_prepared(RunPaths.of(run))
+    require_pairs(run)
     job = ScoringJob.of(run)
     if dry_run:
         _print_estimate(job)
@@ -39,8 +42,8 @@ def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -
     try:
         scoring = score_completions(job, lock_timeout=lock_timeout)
     except KeyboardInterrupt:
-        stay = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
-        print(f"\n{stay}; what is missing is scored next time.", file=sys.stderr)
+        kept = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
+        print(f"\n{kept}; what is missing is scored next time.", file=sys.stderr)
         raise
     if scoring.main:
         _write_pairs(job)
@@ -48,10 +51,23 @@ def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -
 
 
 def _write_pairs(job: ScoringJob) -> None:
-    """The pair tables, and the manifest last; nothing where they are already these."""
-    paths, store = job.paths, job.store
-    stated = {
-        "format": 1,
+    """Write the pair tables, and the manifest last; nothing where they are already these."""
+    paths, path, wanted = job.paths, job.paths.reference_manifest, _settings(job)
+    if not manifests.changes(ReferenceManifest, path, wanted):
+        return
+    counts = {}
+    for split in SPLITS:
+        pairs = reference_view(job, split)
+        counts[split] = pairs.height
+        write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
+    manifests.write(path, ReferenceManifest(**wanted, pairs=counts, files=files))
+
+
+def _settings(job: ScoringJob) -> dict[str, Any]:
+    """What the pair tables depend on, as fields of the manifest."""
+    store = job.store
+    return {
         "store_key": store.identity.key,
         "weights": store.identity.weights,
         "adapter": store.identity.adapter,
@@ -61,28 +77,8 @@ def _write_pairs(job: ScoringJob) -> None:
         "layout": _layouts(store),
         "mismatched": job.score.mismatched,
         "embeddings": job.score.embeddings,
-        "pairs_manifest_sha256": sha256(paths.pairs_manifest),
+        "pairs_manifest_sha256": sha256(job.paths.pairs_manifest),
     }
-    if _up_to_date(paths, stated):
-        return
-    counts = {}
-    for split in SPLITS:
-        pairs = reference_view(job, split)
-        counts[split] = pairs.height
-        write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    write_json(paths.reference_manifest, stated | {"pairs": counts, "files": _digests(paths)})
-
-
-def _up_to_date(paths: RunPaths, stated: dict[str, Any]) -> bool:
-    try:
-        written = read_json(paths.reference_manifest)
-        return stated.items() <= written.items() and written["files"] == _digests(paths)
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
-
-
-def _digests(paths: RunPaths) -> dict[str, str]:
-    return {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
 
 
 def _layouts(store: ReferenceStore) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
@@ -18,6 +19,8 @@ from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
+from scoreonce.stages.data.prepared_pairs import read_pairs
+from scoreonce.stages.data.reference_scores import read_reference
 from scoreonce.stages.data.token_file import TokenColumn, TokenFile
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
@@ -78,7 +81,7 @@ def load_training_data(
     Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
     has no value for some pair.
     """
-    _demand_trainable(reads)
+    _require_trainable(reads)
     completions = PolicyColumns.of(reads).completions
     table = _pairs(paths)
     cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
@@ -142,7 +145,7 @@ def load_training_data(
     )
 
 
-def _demand_trainable(reads: frozenset[str]) -> None:
+def _require_trainable(reads: frozenset[str]) -> None:
     beyond = sorted(name for name in reads - PolicyColumns.of(reads).names if name.startswith("policy_"))
     if beyond:
         raise InputError(
@@ -171,17 +174,9 @@ def _how_to_get(name: str) -> str:
 
 
 def _pairs(paths: RunPaths) -> pl.DataFrame:
-    if not paths.pairs_manifest.exists():
-        raise InputError(
-            "There are no prepared pairs.",
-            found=f"no file {paths.pairs_manifest}",
-            where="train",
-            fix="Run `scoreonce prepare` with this run file first.",
-        )
+    read_pairs(paths)
     names = [name for name in Pair.columns() if name not in ("prompt", "chosen", "rejected")]
-    table = _read(
-        paths.pairs("train"), names, "prepare", files.read_json(paths.pairs_manifest)["files"]["train.parquet"]
-    )
+    table = _read(paths.pairs("train"), names, "prepare")
     if table.is_empty():
         raise InputError(
             "There are no training pairs.",
@@ -193,16 +188,9 @@ def _pairs(paths: RunPaths) -> pl.DataFrame:
 
 
 def _join_reference(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
-    if not paths.reference_manifest.exists():
-        raise InputError(
-            "The method needs the reference model's log-probs, and they are not there.",
-            found=f"no file {paths.reference_manifest}",
-            where="train",
-            fix="Run `scoreonce score` with this run file first.",
-        )
-    digest = files.read_json(paths.reference_manifest)["files"]["train.parquet"]
+    read_reference(paths)
     wanted = [name for name in ReferencePair.columns() if name == "pair_id" or name not in Pair.columns()]
-    scores = _read(paths.reference("train"), wanted, "score", digest)
+    scores = _read(paths.reference("train"), wanted, "score")
     joined = table.join(scores, on="pair_id", how="left", maintain_order="left")
     unscored = joined["ref_chosen_logps"].null_count()
     if unscored:
@@ -244,20 +232,15 @@ def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     return table
 
 
-def _read(path: Path, columns: list[str], stage: str, digest: str) -> pl.DataFrame:
-    fix = f"Run `scoreonce {stage}` again: it makes the file anew."
+def _read(path: Path, columns: list[str], stage: str) -> pl.DataFrame:
     try:
-        if files.sha256(path) != digest:
-            raise InputError(
-                "A file is not the one that was written.",
-                found="its SHA-256 differs from the manifest's",
-                where=str(path),
-                fix=fix,
-            )
         table = pl.from_arrow(files.read_parquet(path, columns))
-    except OSError as error:  # pyarrow's I/O and checksum errors are OSError too
+    except (OSError, pa.ArrowException) as error:  # pyarrow's I/O and checksum errors are OSErrors too
         raise InputError(
-            "A file is damaged or missing.", found=str(error).splitlines()[0], where=str(path), fix=fix
+            "A file is damaged or missing.",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            fix=f"Run `scoreonce {stage}` again: it writes the file anew.",
         ) from None
     assert isinstance(table, pl.DataFrame)
     return table

@@ -10,9 +10,8 @@ import polars as pl
 
 from scoreonce.pipeline.audit.checks.pair_filter import condition, kept, remaining
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.data.pair_tables import audit_is_current, joined_pairs
+from scoreonce.stages.data.pair_tables import current_audit, joined_pairs, read_audit
 
 
 def places(paths: RunPaths, where: str | None, drop: Sequence[str]) -> npt.NDArray[np.int64] | None:
@@ -44,11 +43,18 @@ def _where(pairs: pl.LazyFrame, where: str) -> npt.NDArray[np.int64]:
 
 
 def _findings(paths: RunPaths) -> list[str]:
-    if not audit_is_current(paths) or not paths.audit_summary.is_file():
-        raise InputError(
-            "Pairs are to be dropped by findings of an audit, and there is no audit of these pairs.",
-            found=f"no audit of the prepared pairs in {paths.audit}",
-            where="train.drop",
-            fix="Run `scoreonce audit` with this run file first.",
-        )
-    return [finding["name"] for finding in read_json(paths.audit_summary)["findings"]]
+    if not paths.audit_summary.is_file():
+        raise _no_audit(paths)
+    _, document = read_audit(paths)  # an error where another version wrote it
+    if current_audit(paths) is None:
+        raise _no_audit(paths)
+    return [finding["name"] for finding in document["findings"]]
+
+
+def _no_audit(paths: RunPaths) -> InputError:
+    return InputError(
+        "Pairs are to be dropped by findings of an audit, and there is no audit of these pairs.",
+        found=f"no audit of the prepared pairs in {paths.audit}",
+        where="train.drop",
+        fix="Run `scoreonce audit` with this run file first.",
+    )

@@ -1,19 +1,19 @@
-"""The trained model as a Hugging Face folder, with a model card that tells its whole lineage."""
+"""The trained model as a Hugging Face folder, with a model card that holds its lineage."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.models.loading import dropout_settings, load_tokenizer
 
 
-def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, lineage: dict[str, Any]) -> None:
+def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, lineage: Lineage) -> None:
     """Write weights (safetensors), config, tokenizer and card; the folder appears whole or not at all.
 
     Dropout was off in training; the saved config has `origin`'s own settings again.
@@ -35,26 +35,26 @@ def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, 
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def card(lineage: dict[str, Any]) -> str:
+def card(lineage: Lineage) -> str:
     """A model card in Markdown: what was trained, from what, on what, how, and the lineage as JSON."""
-    method, data = lineage["method"], lineage["data"]
-    cited = f" ({method['paper']})" if method["paper"] else ""
+    method, data, start = lineage.method, lineage.data, lineage.policy.model
+    cited = f" ({method.paper})" if method.paper else ""
     settings = "\n".join(
         f"| {name} | {value} |"
-        for name, value in {**method["hyperparameters"], **lineage["train"]}.items()
+        for name, value in {**method.hyperparameters, **lineage.train}.items()
         if value is not None
     )
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
-base_model: {json.dumps(lineage["policy"]["model"])}
-tags: [scoreonce, preference-optimisation, {method["name"]}]
+base_model: {json.dumps(start)}
+tags: [scoreonce, preference-optimisation, {method.name}]
 ---
 
-# {lineage["label"]}
+# {lineage.label}
 
-Trained with **{method["title"]}**{cited} from `{lineage["policy"]["model"]}` on
-{data["pairs"]:,} pairs of `{data["source"]}`, by scoreonce {lineage["versions"]["scoreonce"]}.
+Trained with **{method.title}**{cited} from `{start}` on
+{data.pairs:,} pairs of `{data.source}`, by scoreonce {lineage.versions["scoreonce"]}.
 
 | setting | value |
 |---|---|
@@ -63,6 +63,6 @@ Trained with **{method["title"]}**{cited} from `{lineage["policy"]["model"]}` on
 ## Lineage
 
 ```json
-{json.dumps(lineage, indent=2, ensure_ascii=False)}
+{json.dumps(lineage.model_dump(mode="json"), indent=2, ensure_ascii=False)}
 ```
 """

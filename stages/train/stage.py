@@ -5,7 +5,7 @@
     torchrun --nproc_per_node 2 -m scoreonce.stages.cli train configs/x.toml   or `accelerate launch` on GPUs
 
 Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
-lineage.json, checkpoints/, and model/. Killed, it goes on from the last checkpoint with the same result.
+lineage.json, checkpoints/, and model/. A killed run resumes from the last checkpoint with the same result.
 
 Left out: FSDP and DeepSpeed; any number of processes under DDP works.
 """
@@ -13,7 +13,6 @@ Left out: FSDP and DeepSpeed; any number of processes under DDP works.
 from __future__ import annotations
 
 import shutil
-from typing import Any
 
 import tomli_w
 import torch
@@ -25,10 +24,13 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.stages.common import files
+from scoreonce.schemas.manifests import Lineage
+from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.prepared_pairs import require_pairs
+from scoreonce.stages.data.reference_scores import require_reference
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import estimate_training
@@ -36,17 +38,19 @@ from scoreonce.stages.train.trainer import Trainer
 
 
 def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
-    """Train the policy that the run file asks for, or go on with it; do nothing where it is there already.
+    """Train the policy that the run file asks for, or resume; do nothing where it is finished.
 
     With `dry_run` only take a few steps for their time and memory, and write nothing.
-    `restart` throws away what another run, or an unfinished one, left under the same label.
-    Raises `InputError` for anything in the way that the user can mend, `SystemExit(143)` after SIGTERM.
+    `restart` deletes what another run, or an unfinished one, left under the same label.
+    Raises `InputError` for anything that the user can put right, `SystemExit(143)` after SIGTERM.
     """
     paths, settings = RunPaths.of(run), run.train
     method = _method(run)
+    pairs = require_pairs(run)
+    reference = require_reference(run) if lineage.reads_reference(method) else None
     data = load_training_data(paths, method.reads, settings.where, settings.drop)
-    _demand_calibrated(method, data)
-    story = lineage.describe(run, method, data.pair_ids)
+    _require_calibrated(method, data)
+    record = lineage.describe(run, method, data.pair_ids, pairs, reference)
     accelerator = _accelerator(run, paths)
     if dry_run:
         _print_estimate(Trainer.build(run, method, data, accelerator))
@@ -54,18 +58,18 @@ def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
     if restart and accelerator.is_main_process:
         shutil.rmtree(paths.training, ignore_errors=True)
     accelerator.wait_for_everyone()
-    if _finished(paths, story["identity"]):
+    if _finished(paths, record):
         accelerator.print(f"{paths.label}: up to date, {paths.policy}")
         return
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _begin(run, paths, story)
+        _begin(run, paths, record)
     accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
     trainer = Trainer.build(run, method, data, accelerator)
-    if settings.verify_pairs and lineage.policy_is_reference(story):
+    if settings.verify_pairs and lineage.policy_is_reference(record):
         trainer.check_against_cache()
     trainer.train(paths)
-    trainer.save_policy(paths, story)
+    trainer.save_policy(paths, record)
     accelerator.end_training()
     accelerator.print(f"{paths.label}: {trainer.steps:,} steps done, model in {paths.policy}")
 
@@ -107,15 +111,15 @@ def _method(run: Run) -> Method:
     return method
 
 
-def _demand_calibrated(method: Method, data: TrainingData) -> None:
-    """Calibrate by what is cached alone (ODPO's scores) once over all pairs: a bad one is said before training."""
+def _require_calibrated(method: Method, data: TrainingData) -> None:
+    """Calibrate once over all pairs by what is cached alone (ODPO's scores), to find a bad one before training."""
     for piece in method.calibrations:
         if piece.columns and set(piece.columns) <= data.columns.keys():
             piece({name: torch.tensor(data.columns[name]) for name in piece.columns}, method.hyperparameters)
 
 
-def _demand_trackers(names: list[str]) -> None:
-    """Accelerate knows other names too, and leaves out a tracker that is not installed without a word."""
+def _require_trackers(names: list[str]) -> None:
+    """Accelerate would leave out a tracker that is not installed without a message."""
     known, installed = LoggerType.list(), [tracker.value for tracker in get_available_trackers()]
     for name in names:
         if name != "all" and name not in installed:
@@ -129,7 +133,7 @@ def _demand_trackers(names: list[str]) -> None:
 
 def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     device = loading.resolve_device(run.compute.device)
-    _demand_trackers(run.train.log_with)
+    _require_trackers(run.train.log_with)
     accelerator = Accelerator(
         cpu=device.type == "cpu", log_with=run.train.log_with or None, project_dir=paths.training / "trackers"
     )
@@ -143,23 +147,23 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     return accelerator
 
 
-def _finished(paths: RunPaths, identity: str) -> bool:
+def _finished(paths: RunPaths, wanted: Lineage) -> bool:
     """Whether this very policy is there; another run's outputs under the same label are never overwritten unasked."""
-    record = paths.training / "lineage.json"
-    if not record.exists():
+    if not paths.lineage.exists():
         return False
-    if files.read_json(record)["identity"] != identity:
+    changed = lineage.conflicts(manifests.read(Lineage, paths.lineage), wanted)
+    if changed:
         raise InputError(
             "Another training run has its outputs under this label.",
-            found="its data, reference, method or settings differ (lineage.json and run.toml tell)",
+            found=manifests.listed(changed, "trained"),
             where=str(paths.training),
             fix="Give this one a label of its own, --set train.label=..., or replace the old one with --restart.",
         )
     return paths.policy.is_dir()
 
 
-def _begin(run: Run, paths: RunPaths, story: dict[str, Any]) -> None:
+def _begin(run: Run, paths: RunPaths, record: Lineage) -> None:
     paths.training.mkdir(parents=True, exist_ok=True)
     with files.atomic(paths.training / "run.toml") as temporary:
         temporary.write_bytes(tomli_w.dumps(run.model_dump(exclude_none=True)).encode())
-    files.write_json(paths.training / "lineage.json", story)
+    manifests.write(paths.lineage, record)

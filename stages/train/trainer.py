@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_o
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, Step, in_parts
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
@@ -155,13 +155,13 @@ class Trainer:
         if log is not None:
             log.finish()
 
-    def save_policy(self, paths: RunPaths, story: dict[str, Any]) -> None:
+    def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
         if self.accelerator.is_main_process:
             start = lineage.start_of(self.run)
             origin = loading.folder_of(start.model, start.revision)
             tokenizer = self.run.data.tokenizer or str(origin)
-            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=story)
+            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=made)
         self.accelerator.wait_for_everyone()
 
     def take(

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from written import write_reference_manifest
 
 from scoreonce.stages.audit import stage as audit
-from scoreonce.stages.common.files import write_json, write_parquet
+from scoreonce.stages.common.files import write_parquet
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 
@@ -28,7 +29,7 @@ def audited(tmp_path_factory, planted) -> Path:
         scores = {"ref_chosen_logps": -20.0, "ref_rejected_logps": -21.0, "ref_margin": 1.0}
         scored = ids.with_columns(pl.lit(value).alias(name) for name, value in scores.items())
         write_parquet(paths.reference(split), scored.to_arrow())
-    write_json(paths.reference_manifest, {})
+    write_reference_manifest(paths)
     numbers = {"epoch": 0, "margin": -1.0, "beta": 0.1, "weight": 1.0, "loss": 0.5}
     steps = ids.select("pair_id", step=pl.int_range(1, pl.len() + 1), **numbers)
     write_parquet(out / "train" / "dpo" / "steps.parquet", steps.to_arrow())

@@ -8,10 +8,12 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from written import pairs_manifest
 
 from scoreonce.schemas import identity
 from scoreonce.schemas.tables import Pair
-from scoreonce.stages.common.files import sha256, write_json, write_parquet
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 
@@ -31,7 +33,7 @@ class World:
         """A run file as it was loaded; `sections` override."""
         tree = {
             "out": str(self.folder / "out"),
-            "data": {"source": "none"},
+            "data": {"source": "none", "max_length": 64},
             "reference": {"model": str(self.model())},
             "compute": {"device": "cpu", "tokens_per_microbatch": 512},
             "score": {"shard_completions": 16},
@@ -83,9 +85,7 @@ class World:
         paths = self.paths
         for split, pairs in zip(SPLITS, (train, test), strict=True):
             self._write(paths, split, pairs)
-        files = {path.name: sha256(path) for split in SPLITS for path in (paths.pairs(split), paths.tokens(split))}
-        counts = {"train": len(train), "test": len(test), "quarantined": 0}
-        write_json(paths.pairs_manifest, {"format": 1, "files": files, "counts": counts, "config": {"max_length": 64}})
+        manifests.write(paths.pairs_manifest, pairs_manifest(self.run()))
         return paths
 
     def _write(self, paths: RunPaths, split: Any, pairs: Sequence[TokenPair]) -> None:

@@ -1,4 +1,4 @@
-"""The audit as one document: what `audit.json` holds."""
+"""The audit as one document: what `audit.json` holds beside its manifest."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from scoreonce.pipeline.audit.measures.languages import language_mix
 from scoreonce.pipeline.audit.summary.findings import findings, worst
 from scoreonce.pipeline.audit.summary.shortcuts import shortcuts
 from scoreonce.pipeline.audit.summary.sources import by_source, known, measured, pair_measures, whole_measures
-
-FORMAT = 1
 
 
 def document(
@@ -36,7 +34,6 @@ def document(
     measures = known(pair_measures() | layered, columns)
     drawn = [distribution for layer in layers for distribution in layer.distributions]
     return {
-        "format": FORMAT,
         "data": dict(data),
         "reference": None,
         "training": [],

@@ -46,8 +46,8 @@ VOTES = Audit(votes="votes", vote_first=1, vote_second=2)
 def read(folder: Path, rows: list[dict[str, Any]], audit: Audit = Audit(), **data: Any):  # noqa: B008
     path = folder / "raw.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
-    manifest = {"inputs": open_data(str(path), subset=None, split="train").inputs}
-    return raw_annotations(Data(source=str(path), **data), audit, manifest)
+    prepared = open_data(str(path), subset=None, split="train").inputs
+    return raw_annotations(Data(source=str(path), **data), audit, prepared)
 
 
 def test_positions_models_and_votes_are_those_of_the_chosen_side(tmp_path):
@@ -80,9 +80,9 @@ def test_data_that_are_gone_or_others_are_left_alone_unless_votes_are_asked_for(
         raw_annotations(gone, VOTES, {})
     path = tmp_path / "raw.jsonl"
     path.write_text(json.dumps(ROWS[0]), encoding="utf-8")
-    assert raw_annotations(Data(source=str(path)), Audit(), {"inputs": {}}) is None
+    assert raw_annotations(Data(source=str(path)), Audit(), {}) is None
     with pytest.raises(InputError, match="not the data that were prepared"):
-        raw_annotations(Data(source=str(path)), VOTES, {"inputs": {}})
+        raw_annotations(Data(source=str(path)), VOTES, {})
 
 
 def test_a_column_of_votes_that_is_not_there(tmp_path):

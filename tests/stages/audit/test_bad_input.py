@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import polars as pl
 import pytest
+from written import write_reference_manifest
 
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.audit import stage as audit
@@ -122,7 +123,7 @@ def test_reference_numbers_that_cannot_be(world):
     scores = scores.with_columns(ref_margin=pl.col("ref_chosen_logps") + 2)
     for split, rows in (("train", scores), ("test", scores.clear())):
         write_parquet(world.paths.reference(split), rows.to_arrow())
-    write_json(world.paths.reference_manifest, {})
+    write_reference_manifest(world.paths)
     audit.run(world.run())
     hits = found(world)
     assert (hits["reference_logps_impossible"], hits["reference_missing"]) == (4, 1)
@@ -141,6 +142,6 @@ def test_a_reference_of_other_pairs_and_an_empty_one(world):
     )
     for split in ("train", "test"):
         write_parquet(world.paths.reference(split), empty.to_arrow())
-    write_json(world.paths.reference_manifest, {})
+    write_reference_manifest(world.paths)
     audit.run(world.run())
     assert found(world)["reference_missing"] == 6

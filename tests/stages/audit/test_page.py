@@ -54,7 +54,13 @@ def audited(folder, **parts):
 
     scores = (3.0, 10.0, 2.0, 1.0, 2.5)
     whole = {
-        "format": 1,
+        "manifest": {
+            "format": 2,
+            "pairs_manifest_sha256": "0" * 64,
+            "reference_manifest_sha256": None,
+            "settings": {},
+            "files": {},
+        },
         "reference": None,
         "training": [],
         "distributions": [],
@@ -132,8 +138,19 @@ def test_a_damaged_file_is_named(tmp_path, damaged):
 
 
 def test_an_audit_of_another_format_and_none(tmp_path):
-    paths = audited(tmp_path, format=2)
-    with pytest.raises(InputError, match="another kind"):
+    """Format 1, of before, had no manifest of its own."""
+    for parts, version in (
+        ({"manifest": {"format": 3}}, "format 3"),
+        ({"manifest": {}}, "no format"),
+    ):
+        (tmp_path / version).mkdir()
+        with pytest.raises(InputError, match=rf"(?s)another version.*{version}.*scoreonce audit"):
+            write_page(audited(tmp_path / version, **parts))
+    paths = audited(tmp_path)
+    document = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    del document["manifest"]
+    (tmp_path / "audit" / "audit.json").write_text(json.dumps(document | {"format": 1}))
+    with pytest.raises(InputError, match=r"(?s)another version.*format 1;.*scoreonce audit"):
         write_page(paths)
     (tmp_path / "audit" / "audit.json").unlink()
     with pytest.raises(InputError, match="scoreonce audit"):

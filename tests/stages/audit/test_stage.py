@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tomli_w
+from written import write_reference_manifest
 
 from scoreonce.pipeline import methods
 from scoreonce.schemas.errors import InputError
@@ -16,7 +17,7 @@ from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.audit.inputs import evaluation_prompts
 from scoreonce.stages.cli import run_command
 from scoreonce.stages.commands import sql as sql_command
-from scoreonce.stages.common.files import read_json, write_json, write_parquet
+from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.train import data as training_data
@@ -35,7 +36,9 @@ def audited(tmp_path_factory, planted):
     """A generated world with every kind of flaw, audited."""
     folder = tmp_path_factory.mktemp("planted")
     planted.write_tokenizer(folder / "tokenizer")
-    world = planted.write(RunPaths(folder / "out", folder / "store", "x"), 150, each=EACH)
+    world = planted.write(
+        RunPaths(folder / "out", folder / "store", "x"), 150, each=EACH, tokenizer=str(folder / "tokenizer")
+    )
     run = Run.model_validate(
         {
             "out": str(folder / "out"),
@@ -70,7 +73,7 @@ def test_pairs_stand_in_the_order_of_the_prepared_files(audited):
 def test_the_document_has_what_the_page_needs(audited):
     world, run = audited
     document = read_json(world.paths.audit_summary)
-    assert document["format"] == 1
+    assert document["manifest"]["format"] == 2
     assert document["data"]["source"] == run.data.source
     assert document["reference"] is None
     assert {row["source"] for row in document["sources"]} == {"source 0", "source 1", "source 2"}
@@ -216,7 +219,7 @@ def scored(world) -> None:
         ).with_columns(ref_margin=pl.col("ref_chosen_logps") - pl.col("ref_rejected_logps"))
         table = table.select(name for name in ReferencePair.columns() if name in table.columns)
         write_parquet(world.paths.reference(split), table[: max(len(table) - (split == "train"), 0)].to_arrow())
-    write_json(world.paths.reference_manifest, {"model": "m", "dtype": "float32"})
+    write_reference_manifest(world.paths)
 
 
 def test_reference_training_and_evaluation_are_audited_where_they_are(world):
@@ -248,7 +251,13 @@ def test_reference_training_and_evaluation_are_audited_where_they_are(world):
     assert (hits["reference_missing"], hits["my_run_dropped"], hits["heldout_against_label"]) == (1, 2, 2)
     assert hits["reference_margin_outlier"] >= 1
     document = read_json(world.paths.audit_summary)
-    assert document["reference"] == {"model": "m", "dtype": "float32"}
+    assert document["reference"] == {
+        "model": "m",
+        "dtype": "float32",
+        "layout": "packed",
+        "store_key": "k",
+        "pairs": {"train": 19, "test": 8},
+    }
     assert document["training"] == ["my run"]
     assert document["maps"][0]["pairs"] == 20
     assert "reference_accuracy_sum" in document["measures"]
@@ -280,7 +289,12 @@ def test_unknown_method_and_unreadable_files(world):
     scored(world)
     with pytest.raises(InputError, match="no such method"):
         audit.run(world.run(audit={"methods": ["depo"]}))
+    manifest = read_json(world.paths.reference_manifest)
     world.paths.reference("train").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="not what `scoreonce score` wrote"):
+        audit.run(world.run())
+    manifest["files"]["train.parquet"] = sha256(world.paths.reference("train"))
+    write_json(world.paths.reference_manifest, manifest)
     with pytest.raises(InputError, match="scores cannot be read"):
         audit.run(world.run())
     world.paths.reference_manifest.write_text("{")
@@ -381,10 +395,11 @@ def test_reference_columns_come_to_their_pairs_in_any_order(world):
         )
         table = table.with_columns(ref_margin=pl.col("ref_chosen_logps") + 3)
         write_parquet(world.paths.reference(split), table.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    write_json(world.paths.reference_manifest, {"model": "m", "dtype": "float32"})
+    write_reference_manifest(world.paths)
     table = pl.read_parquet(world.paths.reference("train"))
     for given in (table, table.reverse(), pl.concat([table, table.head(1)])):
         write_parquet(world.paths.reference("train"), given.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        write_reference_manifest(world.paths)
         audit.run(world.run())
         found = pl.read_parquet(world.paths.audit_pairs).filter(pl.col("split") == "train").sort("row")
         assert found["ref_margin"].to_list() == [3.0 - number for number in range(12)]

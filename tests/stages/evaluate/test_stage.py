@@ -79,7 +79,8 @@ def make_run(folder, **overrides):
 
 def read(folder, label):
     results = folder / "out" / "evaluate" / label
-    return pl.read_parquet(results / "pairs.parquet"), json.loads((results / "summary.json").read_text())
+    summary = json.loads((results / "summary.json").read_text())
+    return pl.read_parquet(results / "pairs.parquet"), summary | summary["figures"]
 
 
 def logps(folder, prompt, completion):
@@ -164,7 +165,7 @@ def test_absent_or_damaged_reference_scores_are_refused(scored):
     paths = RunPaths.of(make_run(scored))
     for path, what in (
         (paths.reference_manifest, "no reference scores"),
-        (paths.reference("test"), "damaged or missing"),
+        (paths.reference("test"), "missing"),
     ):
         hidden = path.rename(path.with_name("hidden"))
         with pytest.raises(InputError, match=what):

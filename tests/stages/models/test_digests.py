@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import digests
 from scoreonce.stages.models import digests as weights
 
 
@@ -24,8 +25,8 @@ def cache(tmp_path, monkeypatch):
 def reads(monkeypatch):
     """The files that were read to be hashed."""
     read: list[Path] = []
-    original = weights.sha256
-    monkeypatch.setattr(weights, "sha256", lambda path: (read.append(path), original(path))[1])
+    original = digests.sha256
+    monkeypatch.setattr(digests, "sha256", lambda path: (read.append(path), original(path))[1])
     return read
 
 
@@ -86,7 +87,7 @@ def test_a_file_of_this_moment_is_not_remembered(tmp_path, reads):
 def test_a_damaged_memo_is_ignored_and_replaced(tmp_path, cache, reads, damage):
     folder = model(tmp_path / "a")
     expected = weights.model_digest(folder)
-    weights.memo_path().write_text(damage, encoding="latin-1")
+    digests.memo_path().write_text(damage, encoding="latin-1")
     assert weights.model_digest(folder) == expected
     assert weights.model_digest(folder) == expected
     assert len(reads) == 2
@@ -102,15 +103,15 @@ def test_many_writers_lose_nothing(tmp_path):
     folders = [model(tmp_path / str(i), contents=bytes([i])) for i in range(24)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(weights.model_digest, folders))
-    assert len(json.loads(weights.memo_path().read_text())) == 24
+    assert len(json.loads(digests.memo_path().read_text())) == 24
 
 
 def test_the_cache_follows_the_users_setting(tmp_path, monkeypatch):
     monkeypatch.delenv("SCOREONCE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert weights.memo_path() == tmp_path / "xdg" / "scoreonce" / "digests.json"
+    assert digests.memo_path() == tmp_path / "xdg" / "scoreonce" / "digests.json"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert weights.memo_path() == Path.home() / ".cache" / "scoreonce" / "digests.json"
+    assert digests.memo_path() == Path.home() / ".cache" / "scoreonce" / "digests.json"
 
 
 def test_a_hub_blob_is_known_by_its_name(tmp_path, reads):

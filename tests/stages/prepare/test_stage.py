@@ -18,6 +18,7 @@ from scoreonce.pipeline.text.quarantine import REASONS
 from scoreonce.schemas import identity
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, Quarantine
+from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
@@ -295,7 +296,7 @@ def test_an_interruption_between_the_files_and_the_manifest_leaves_no_manifest(w
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare, "write_json", interrupt)
+    monkeypatch.setattr(manifests, "write", interrupt)
     with pytest.raises(KeyboardInterrupt):
         workplace.prepare(seed=1)
     assert not paths.pairs_manifest.exists()

@@ -4,9 +4,14 @@ import json
 
 import polars as pl
 import pytest
+from written import lineage, write_evaluation, write_reference_manifest
 
 from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import LocalInput, PairCounts, PairsManifest, TokenizerRecord
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import write_parquet
+from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.report import stage as report
 
@@ -33,9 +38,7 @@ def train(folder, label, steps=5):
             for p in range(4)
         ]
     ).write_parquet(training / "steps.parquet")
-    (training / "lineage.json").write_text(
-        json.dumps({"label": label, "method": {"name": "dpo"}, "train": {"seed": 3}})
-    )
+    manifests.write(training / "lineage.json", lineage(label))
     (training / "run.toml").write_text('out = "x"\n[compute]\ndevice = "cpu"\n')
     return training
 
@@ -63,7 +66,7 @@ def evaluate(folder, label, right=30, wrong=10):
     results = folder / "evaluate" / label
     results.mkdir(parents=True)
     pairs.write_parquet(results / "pairs.parquet")
-    (results / "summary.json").write_text(json.dumps({"label": label, **evaluation_summary(pairs)}))
+    write_evaluation(results, label, evaluation_summary(pairs))
 
 
 def page(folder, **options):
@@ -112,12 +115,21 @@ def test_a_run_that_still_trains(tmp_path):
 
 def test_manifests_and_demo_are_shown(tmp_path):
     train(tmp_path, "dpo")
-    for folder, manifest in (
-        ("pairs", {"inputs": {"hh.jsonl": {"sha256": "ab" * 32}}, "counts": {"raw": 1234}}),
-        ("reference", {"model": "tiny-reference", "weights": "cd" * 32}),
-    ):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "manifest.json").write_text(json.dumps(manifest))
+    paths = RunPaths.of(make_run(tmp_path))
+    pairs = PairsManifest(
+        config={},
+        inputs={"hh.jsonl": LocalInput(size=9, mtime_ns=0, sha256="ab" * 32)},
+        tokenizer=TokenizerRecord(name="t", vocab_size=97, digest="d"),
+        counts=PairCounts(raw=1234, train=4, test=1, quarantined=0, by_reason={}),
+        truncated={},
+        boundary_merged=0,
+        lengths={},
+        files={},
+    )
+    manifests.write(paths.pairs_manifest, pairs)
+    for split in SPLITS:
+        write_parquet(paths.reference(split), pl.DataFrame({"pair_id": ["a"]}).to_arrow())
+    write_reference_manifest(paths, model="tiny-reference", weights="cd" * 32)
     entry = {"true_reward_mean": 1.5, "true_reward_low": 1.4, "true_reward_high": 1.6, "kl_mean": 0.7}
     samples = [{"prompt": "Once", "text": "upon a time", "reward": 1.0}]
     demo = [{"label": "reference", **entry, "samples": samples}, {"label": "dpo", **entry, "samples": samples}]

@@ -130,7 +130,7 @@ def test_prepared_files_must_be_there_and_unchanged(prepared, name):
     with pytest.raises(InputError, match=r"(?s)not what.*wrote.*scoreonce prepare"):
         score.run(prepared.run())
     path.unlink()
-    with pytest.raises(InputError, match=f"(?s)incomplete.*no {name}.*scoreonce prepare"):
+    with pytest.raises(InputError, match=f"(?s)missing.*no {name}.*scoreonce prepare"):
         score.run(prepared.run())
 
 

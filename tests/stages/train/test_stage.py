@@ -448,12 +448,12 @@ def expect(world, match, **settings):
 
 
 def test_not_prepared(world):
-    assert "scoreonce prepare" in expect(world, "no prepared pairs").fix
+    assert "scoreonce prepare" in expect(world, "pairs are not prepared").fix
 
 
 def test_not_scored(world):
     world.prepare(world.random_pairs(10))
-    assert "scoreonce score" in expect(world, "needs the reference model's log-probs").fix
+    assert "scoreonce score" in expect(world, "no reference scores").fix
 
 
 def test_a_method_without_reference_needs_no_store(world):
@@ -506,9 +506,9 @@ def rewrite_pairs(world, **columns):
 
 def test_scored_with_other_weights_or_dtype(prepared):
     other = prepared.model("other", seed=3)
-    with pytest.raises(InputError, match="scored with another weights"):
+    with pytest.raises(InputError, match=r"(?s)another reference.*reference\.weights: scored with .*, now "):
         train.run(prepared.run(train=FAST, reference={"model": str(other)}))
-    with pytest.raises(InputError, match="scored with another dtype"):
+    with pytest.raises(InputError, match=r'reference\.dtype: scored with "float32", now "bfloat16"'):
         train.run(prepared.run(train=FAST, reference={"dtype": "bfloat16"}))
 
 
@@ -517,7 +517,7 @@ def test_a_flipped_bit_in_the_columns(prepared):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert str(path) in expect(prepared, "not the one that was written").where
+    assert str(path) in expect(prepared, "not what `scoreonce score` wrote").where
 
 
 def test_a_cache_that_disagrees_is_refused(prepared):

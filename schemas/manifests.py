@@ -1,0 +1,262 @@
+"""Every manifest: what a stage has written, with which settings, and the digest of each file that it vouches for.
+
+A manifest is written last, so that its existence means that the work is complete. `format` is raised where the meaning
+of a file changes; the formats that a model allows are those that this version reads.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Settings = dict[str, JsonValue]
+Files = dict[str, Sha256]  # by name, in the folder of the manifest
+
+
+class Record(BaseModel):
+    """A part of a manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Manifest(Record):
+    """What all manifests have. Subclasses narrow `format` to the formats that they read."""
+
+    title: ClassVar[str]  # of what it vouches for, as a message names it
+    absent: ClassVar[str]  # what a message says where there is none
+    stage: ClassVar[str]  # the command that writes it
+
+    format: int
+
+    @classmethod
+    def formats(cls) -> tuple[int, ...]:
+        """The formats that can be read; the last is the one that is written."""
+        return get_args(cls.model_fields["format"].annotation)
+
+
+class FilesManifest(Manifest):
+    """A manifest that vouches for files beside it."""
+
+    files: Files
+
+
+# prepare
+
+
+class LocalInput(Record):
+    """A raw data file as it was read."""
+
+    size: int
+    mtime_ns: int
+    sha256: Sha256
+
+    @property
+    def content(self) -> str:
+        """What decides the rows: a file that was only touched is still the same file."""
+        return f"{self.size:,} bytes, SHA-256 {self.sha256[:16]}…"
+
+
+class HubInput(Record):
+    """A split of a Hub dataset as it was read. Off line no revision is known; then the rows' fingerprint is."""
+
+    rows: int
+    revision: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def content(self) -> str:
+        """What decides the rows."""
+        return f"{self.rows:,} rows, revision {self.revision or self.fingerprint}"
+
+
+class TokenizerRecord(Record):
+    """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was."""
+
+    name: str
+    vocab_size: int
+    digest: str
+
+
+class PairCounts(Record):
+    """Rows of the dataset, and what became of them."""
+
+    raw: int
+    train: int
+    test: int
+    quarantined: int
+    by_reason: dict[str, int]
+
+
+class PairsManifest(FilesManifest):
+    """pairs/manifest.json. `config` is the [data] section that made the pairs, without what changes no pair."""
+
+    title = "the prepared pairs"
+    absent = "The pairs are not prepared."
+    stage = "prepare"
+
+    format: Literal[1] = 1
+    config: Settings
+    inputs: dict[str, LocalInput | HubInput]  # by path, or by Hub name, subset and split
+    tokenizer: TokenizerRecord
+    counts: PairCounts
+    truncated: dict[str, int]  # by side
+    boundary_merged: int
+    lengths: dict[str, dict[str, int | float]]  # in tokens: side -> median, p95, max
+
+
+# score
+
+
+class ReferenceManifest(FilesManifest):
+    """reference/manifest.json: which model scored which pairs, and how."""
+
+    title = "the reference scores"
+    absent = "The pairs have no reference scores."
+    stage = "score"
+
+    format: Literal[1] = 1
+    model: str  # the name that it had; the weights are what counts
+    weights: str  # digest
+    adapter: str | None  # digest
+    dtype: str
+    head: str  # dtype of the output head
+    layout: str  # of the forward pass: provenance
+    store_key: str
+    mismatched: bool
+    embeddings: bool
+    pairs_manifest_sha256: Sha256
+    pairs: dict[str, int]  # distinct pairs by split
+
+
+# train
+
+
+class MethodRecord(Record):
+    """A method in resolved form."""
+
+    name: str
+    title: str
+    paper: str | None
+    hyperparameters: dict[str, Any]
+    objective: str
+    calibration: list[str]
+    selection: str
+
+
+class PolicyStart(Record):
+    """The model that training started from, with digests of its weights and of its adapter."""
+
+    model: str
+    weights: str
+    adapter: str | None
+
+
+class ScoredReference(PolicyStart):
+    """The reference whose columns were used."""
+
+    dtype: str
+    store_key: str
+    files: Files
+
+
+class TrainedPairs(Record):
+    """The pairs that were trained on. `pair_ids` digests their ids, in order."""
+
+    source: str
+    pairs: int
+    pair_ids: Sha256
+    files: Files
+    counts: PairCounts
+    config: Settings | None = None  # the settings of `prepare`; unknown in format 1
+
+
+class Lineage(Manifest):
+    """train/<label>/lineage.json: all that the weights of a policy depend on, digested in `identity`."""
+
+    title = "the training run"
+    absent = "There is no training run."
+    stage = "train"
+
+    format: Literal[1, 2] = 2  # 2 adds the settings of `prepare`
+    label: str
+    identity: Sha256
+    method: MethodRecord
+    train: dict[str, Any]
+    policy: PolicyStart
+    reference: ScoredReference | None
+    data: TrainedPairs
+    versions: dict[str, str]
+
+
+# evaluate
+
+
+class EvaluatedReference(Record):
+    """The reference that the policy was compared with."""
+
+    model: str
+    weights: str
+    store_key: str
+    dtype: str
+
+
+class EvaluationManifest(FilesManifest):
+    """evaluate/<label>/summary.json: which policy was evaluated on which pairs, and the figures."""
+
+    title = "the evaluation"
+    absent = "There is no evaluation."
+    stage = "evaluate"
+
+    format: Literal[2] = 2  # 2 keeps the figures apart and vouches for pairs.parquet
+    label: str
+    model: str
+    revision: str | None
+    adapter: str | None
+    dtype: str
+    weights: str
+    store_key: str
+    method: str | None
+    training_identity: str | None  # of the lineage, where `train` made the policy
+    reference: EvaluatedReference
+    pairs_manifest_sha256: Sha256
+    figures: dict[str, JsonValue]
+
+
+# audit
+
+
+class SpecialTokens(Record):
+    """The control tokens that an audit looks for."""
+
+    bos: int | None
+    eos: int | None
+    every: list[int]
+
+
+class MeasuresManifest(FilesManifest):
+    """audit/measures.json: what the measures of each pair were made from."""
+
+    title = "the measures of the audit"
+    absent = "The pairs are not measured."
+    stage = "audit"
+
+    format: Literal[4] = 4  # 4 vouches for measures.parquet
+    pairs_manifest_sha256: Sha256
+    settings: Settings
+    special: SpecialTokens | None
+    contamination: Files  # the files of evaluation prompts, by the name in the run file
+
+
+class AuditManifest(FilesManifest):
+    """The part `manifest` of audit/audit.json: what was audited, with which settings."""
+
+    title = "the audit"
+    absent = "The pairs are not audited."
+    stage = "audit"
+
+    format: Literal[2] = 2  # 2 has this manifest as a part of its own
+    pairs_manifest_sha256: Sha256
+    reference_manifest_sha256: Sha256 | None  # None before `score`
+    settings: Settings

@@ -1,0 +1,165 @@
+"""Reading manifests, finding what differs from them, and checking the files that they vouch for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import FilesManifest, Manifest
+from scoreonce.stages.common.digests import file_digests
+from scoreonce.stages.common.files import read_json, write_json
+
+ManifestT = TypeVar("ManifestT", bound=Manifest)
+FilesManifestT = TypeVar("FilesManifestT", bound=FilesManifest)
+
+
+class _Absent:
+    """Stands for a key that one side lacks: a setting can be None."""
+
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+ABSENT = _Absent()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One key that has another value now than when the work was done."""
+
+    key: str
+    then: Any
+    now: Any
+
+    def text(self, done: str) -> str:
+        """`data.max_length: prepared with 192, now 400`, where `done` is "prepared"."""
+        return f"{self.key}: {done} with {_shown(self.then)}, now {_shown(self.now)}"
+
+
+def differences(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """What differs between two trees of settings, under the dotted keys of their leaves; lists are leaves."""
+    found: list[Difference] = []
+    for name in [*then, *(name for name in now if name not in then)]:
+        left, right, inner = then.get(name, ABSENT), now.get(name, ABSENT), f"{key}.{name}" if key else name
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            found += differences(inner, left, right)
+        elif left != right:
+            found.append(Difference(inner, left, right))
+    return found
+
+
+def listed(found: Sequence[Difference], done: str) -> str:
+    """The differences as the `found` part of an error, one a line."""
+    return "\n         ".join(difference.text(done) for difference in found)
+
+
+def _shown(value: Any) -> str:
+    if value is None or value is ABSENT:
+        return "nothing"
+    if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
+        return f"{value[:16]}…"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def read(kind: type[ManifestT], path: Path) -> ManifestT:
+    """The manifest at `path`. Raises `InputError` where it is absent, damaged, or of a format that is not read."""
+    return parse(kind, load(kind, path), path)
+
+
+def load(kind: type[Manifest], path: Path) -> Any:
+    """The JSON of a manifest, or of a document that holds one. Raises `InputError` where there is none."""
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise InputError(
+            kind.absent, found=f"no file {path}", where="`out` of the run file", fix=command(kind)
+        ) from None
+    except (OSError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
+        raise InputError(
+            f"The manifest of {kind.title} cannot be read.", found=str(error), where=str(path), fix=command(kind)
+        ) from None
+
+
+def parse(kind: type[ManifestT], tree: Any, path: Path) -> ManifestT:
+    """The manifest in what was read from `path`. Raises `InputError` as `read` does."""
+    version = tree.get("format") if isinstance(tree, dict) else None
+    if version not in kind.formats():
+        reads = " and ".join(map(str, kind.formats()))
+        raise InputError(
+            f"The manifest of {kind.title} was written by another version of scoreonce.",
+            found=f"{'no format' if version is None else f'format {version!r}'}; this version reads format {reads}",
+            where=str(path),
+            fix=command(kind),
+        )
+    try:
+        return kind.model_validate(tree)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        location = ".".join(map(str, first["loc"]))
+        raise InputError(
+            f"The manifest of {kind.title} is damaged.",
+            found=f"{location}: {first['msg']}",
+            where=str(path),
+            fix=command(kind),
+        ) from None
+
+
+def readable(kind: type[ManifestT], path: Path) -> ManifestT | None:
+    """The manifest at `path`; None where there is none that can be read, for a stage that would write it anew."""
+    try:
+        return read(kind, path)
+    except InputError:
+        return None
+
+
+def write(path: Path, manifest: Manifest) -> None:
+    """Write a manifest atomically. It comes last: its existence means that the work is complete."""
+    write_json(path, manifest.model_dump(mode="json"))
+
+
+def changes(kind: type[FilesManifestT], path: Path, wanted: Mapping[str, Any]) -> list[Difference]:
+    """What differs between finished work and the work that is wanted; empty where it need not be done again.
+
+    `wanted` has the fields of the manifest that decide. A file that is not as it was written is a difference too.
+    """
+    done = readable(kind, path)
+    if done is None:
+        return [Difference(path.name, ABSENT, "wanted")]
+    then = done.model_dump(mode="json", include=set(wanted))
+    return [*differences("", then, wanted), *file_changes(done, path.parent)]
+
+
+def file_changes(manifest: FilesManifest, folder: Path, names: Collection[str] | None = None) -> list[Difference]:
+    """The files in `folder` that are not the ones that the manifest vouches for: SHA-256 then and now."""
+    wanted = [name for name in manifest.files if names is None or name in names]
+    there = [name for name in wanted if (folder / name).is_file()]
+    now = dict(zip(there, file_digests([folder / name for name in there]), strict=True))
+    pairs = ((name, manifest.files[name], now.get(name, ABSENT)) for name in wanted)
+    return [Difference(name, then, found) for name, then, found in pairs if then != found]
+
+
+def require_files(manifest: FilesManifest, folder: Path, names: Collection[str] | None = None) -> None:
+    """Check that the files that the manifest vouches for, or those named, are the ones that were written.
+
+    Raises `InputError` where one is absent or its SHA-256 differs.
+    """
+    for changed in file_changes(manifest, folder, names):
+        missing = changed.now is ABSENT
+        fault = "missing" if missing else f"not what `scoreonce {manifest.stage}` wrote"
+        raise InputError(
+            f"A file of {manifest.title} is {fault}.",
+            found=f"no {changed.key}" if missing else f"SHA-256 {_shown(changed.now)}, not {_shown(changed.then)}",
+            where=str(folder / changed.key),
+            fix=command(type(manifest)),
+        )
+
+
+def command(kind: type[Manifest]) -> str:
+    """What to do where a manifest or its files cannot be used."""
+    return f"Run `scoreonce {kind.stage}` with this run file."

@@ -1,0 +1,66 @@
+"""The reference scores: their manifest, whether their files are whole, and whose they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import ReferenceManifest
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Reference, Run
+from scoreonce.stages.models import digests
+
+
+def read_reference(paths: RunPaths) -> ReferenceManifest:
+    """The manifest of the scores that are there, whatever a run file asks for, after checking each of their files.
+
+    Raises `InputError` where they are absent, unfinished or damaged.
+    """
+    manifest = manifests.read(ReferenceManifest, paths.reference_manifest)
+    manifests.require_files(manifest, paths.reference_manifest.parent)
+    return manifest
+
+
+def require_reference(run: Run) -> ReferenceManifest:
+    """The manifest of the scores, after checking their files and that the run file names the model that made them.
+
+    Weights are compared where they are in a local folder; a Hub model by its name, so that none is downloaded only to
+    be compared: scores are good without their model. Raises `InputError` where the scores are absent, damaged, or
+    another model's.
+    """
+    manifest = read_reference(RunPaths.of(run))
+    wanted = _wanted(run.reference)
+    scored = {name: value for name, value in manifest.model_dump().items() if name in wanted}
+    changed = manifests.differences("reference", scored, wanted)
+    if changed:
+        raise InputError(
+            "The pairs were scored under another reference than the run file's.",
+            found=manifests.listed(changed, "scored"),
+            where=str(RunPaths.of(run).reference_manifest),
+            fix=f"{manifests.command(ReferenceManifest)} It names {run.reference.model} as the reference.",
+        )
+    return manifest
+
+
+def require_scores_of_pairs(manifest: ReferenceManifest, paths: RunPaths) -> None:
+    """Check that the scores were made from the pairs that are there. Raises `InputError` where they were not."""
+    now = sha256(paths.pairs_manifest)
+    if manifest.pairs_manifest_sha256 != now:
+        changed = manifests.Difference("pairs/manifest.json", manifest.pairs_manifest_sha256, now)
+        raise InputError(
+            "The reference scores are those of other pairs.",
+            found=changed.text("scored"),
+            where=str(paths.reference_manifest),
+            fix=manifests.command(ReferenceManifest),
+        )
+
+
+def _wanted(reference: Reference) -> dict[str, str | None]:
+    if not Path(reference.model).is_dir():
+        return {"dtype": reference.dtype, "model": reference.model}
+    from scoreonce.stages.models import loading  # torch, which an audit does without
+
+    adapter = digests.adapter_digest(loading.folder_of(reference.adapter)) if reference.adapter else None
+    return {"dtype": reference.dtype, "weights": digests.model_digest(Path(reference.model)), "adapter": adapter}

@@ -1,0 +1,51 @@
+"""Which policy is evaluated, under which label, and what `train` recorded of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import Lineage
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Reference, Run
+from scoreonce.stages.models.lineage import start_of
+
+
+def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
+    """The model to score, described as a reference is, because the same code scores both.
+
+    `model` is a folder or Hub name; None means what `train` wrote. Raises `InputError` where it wrote nothing.
+    """
+    if model is None and not paths.policy.is_dir():
+        raise InputError(
+            "There is no trained policy to evaluate.",
+            found=f"no folder {paths.policy}",
+            where=f"label {paths.label}",
+            fix="Run `scoreonce train` with this run file and label, or name a model with --model.",
+        )
+    name = model or str(paths.policy)
+    # The reference itself keeps its revision and adapter; any other model is what its own folder says.
+    if name == run.reference.model:
+        return run.reference
+    trained = Path(name).resolve() == paths.policy.resolve()
+    dtype = (run.train.dtype if trained else None) or run.reference.dtype
+    if not (Path(name) / "adapter_config.json").is_file():
+        return Reference(model=name, dtype=dtype)
+    base = start_of(run)  # LoRA was trained on it
+    return Reference(model=base.model, revision=base.revision, adapter=name, dtype=dtype)
+
+
+def label_of(paths: RunPaths, policy: Reference) -> str:
+    """The training label for a policy that `train` wrote in this run, otherwise the last part of the model's name."""
+    path = Path(policy.adapter or policy.model).resolve()
+    return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else path.name
+
+
+def lineage_of(policy: Reference) -> Lineage | None:
+    """What `train` recorded beside the policy's folder; None for a model from elsewhere.
+
+    Raises `InputError` where that cannot be read.
+    """
+    path = Path(policy.adapter or policy.model).parent / "lineage.json"
+    return manifests.read(Lineage, path) if path.is_file() else None
