@@ -20,7 +20,7 @@ import polars as pl
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.page import render
-from scoreonce.pipeline.pages.report.warnings import findings
+from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.columns import did_you_mean
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import atomic, read_json
@@ -45,7 +45,7 @@ def run(run: Run, *, labels: Sequence[str] | None = None) -> None:
     )
     with atomic(paths.report) as temporary:
         temporary.write_text(render(data), encoding="utf-8")
-    serious = ", ".join(kind[0].title for kind in findings(data) if kind[0].severity == "serious")
+    serious = ", ".join(kind[0].title for kind in run_warnings(data) if kind[0].severity == "serious")
     print(
         f"report: {len(chosen)} run{'s' if len(chosen) > 1 else ''}, {serious or 'no serious warning'}; "
         f"page in {paths.report}"
