@@ -51,6 +51,17 @@ def fixed(value: Any, decimals: int = 2) -> str:
     return f"{value:.{decimals}f}".replace("-", MINUS) if is_number(value) else NOTHING
 
 
+def upper_first(title: str) -> str:
+    """The title with a capital at its beginning; a Greek letter, such as β, stays as it is."""
+    return title[:1].upper() + title[1:] if title[:1].isascii() else title
+
+
+def span(low: float | None, high: float | None) -> str:
+    """A range as `2 to 5`, or `below 5` or `2 and more` where an end is open."""
+    words = f"{number(low)} to {number(high)}"
+    return f"below {number(high)}" if low is None else f"{number(low)} and more" if high is None else words
+
+
 def duration(seconds: Any) -> str:
     """Seconds as `3.2 seconds`, `3 minutes and 20 seconds` or `2 hours and 5 minutes`."""
     if not is_number(seconds):

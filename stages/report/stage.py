@@ -14,7 +14,7 @@ from datetime import datetime
 
 from scoreonce.pipeline.pages.report.data import ReportData
 from scoreonce.pipeline.pages.report.page import render
-from scoreonce.pipeline.pages.report.warnings import findings
+from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import PairsManifest, ReferenceManifest
 from scoreonce.stages.common.files import atomic
@@ -65,6 +65,6 @@ def _choose(paths: RunPaths, labels: Sequence[str] | None) -> list[str]:
 
 
 def _print(data: ReportData, paths: RunPaths) -> None:
-    serious = ", ".join(kind[0].title for kind in findings(data) if kind[0].severity == "serious")
+    serious = ", ".join(kind[0].title for kind in run_warnings(data) if kind[0].severity == "serious")
     runs = f"{len(data.runs)} run{'s' if len(data.runs) > 1 else ''}"
     print(f"report: {runs}, {serious or 'no serious warning'}; page in {paths.report}")

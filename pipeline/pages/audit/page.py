@@ -1,7 +1,7 @@
 """One self-contained HTML page about what an audit found in a preference dataset.
 
-`render` gives the page as a string. Figures are drawn here and need no script; the page's one script only sorts and
-searches the table of the worst pairs.
+`render` gives the page as a string. Charts are SVG and need no script; the page's one script only sorts and searches
+the table of the worst pairs.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from scoreonce.pipeline.pages import kit
-from scoreonce.pipeline.pages.audit.axis import span
-from scoreonce.pipeline.pages.audit.dynamics_map import dynamics_maps
-from scoreonce.pipeline.pages.audit.histogram import histograms
+from scoreonce.pipeline.pages.audit.dynamics_map import dynamics_charts
+from scoreonce.pipeline.pages.audit.histogram import histogram_charts
 from scoreonce.pipeline.pages.audit.judgements import judgement_sentences
 from scoreonce.pipeline.pages.audit.pairs import Texts, examples, worst_pairs
-from scoreonce.pipeline.pages.audit.shortcuts import Scale, Shortcut, scale, shortcuts, strength
+from scoreonce.pipeline.pages.audit.shortcuts import ShortcutRow, domain, shortcut_rows, strength, strip
 from scoreonce.pipeline.pages.audit.text import advice, visible
 from scoreonce.pipeline.pages.audit.verdict import present, verdict
-from scoreonce.pipeline.pages.numbers import NOTHING, flatten, is_number, number, percent, shown
+from scoreonce.pipeline.pages.charts import strip_axis, svg
+from scoreonce.pipeline.pages.numbers import NOTHING, flatten, is_number, number, percent, shown, span, upper_first
 from scoreonce.pipeline.text.quarantine import REASONS
 
 SOURCES_SHOWN = 25
 HEADINGS = (
-    ("fail", "Faults: mend these before training"),
-    ("flag", "Flags: look at these"),
-    ("info", "For information"),
+    ("fail", "Errors: fix before training"),
+    ("flag", "Warnings"),
+    ("info", "Notes"),
 )
 # Measures that are shares: of pairs, of judgements, or of tokens.
 SHARES = frozenset(
@@ -64,8 +64,8 @@ class AuditPage:
 def render(shown_page: AuditPage) -> str:
     """The page, as HTML."""
     audit = shown_page.audit
-    traits = shortcuts(audit["shortcuts"])
-    axis = scale(traits)
+    traits = shortcut_rows(audit["shortcuts"])
+    ends = domain(traits)
     judged = audit.get("judgements")
     sources = sorted(audit["sources"], key=lambda row: -row["pairs"])
     html: str = (
@@ -79,11 +79,10 @@ def render(shown_page: AuditPage) -> str:
             headings=HEADINGS,
             absent=[finding for finding in audit["findings"] if not finding["rows"]],
             titles={finding["name"]: finding["title"] for finding in audit["findings"]},
-            shortcuts=traits,
-            scale=axis,
-            scale_ticks=_scale_ticks(axis),
+            shortcuts=[(trait, strip(trait, ends)) for trait in traits],
+            strip_axis=strip_axis(ends),
             by_source=_by_source(traits),
-            histograms=histograms(audit["distributions"]),
+            histograms=histogram_charts(audit["distributions"]),
             sources=sources,
             sources_shown=SOURCES_SHOWN,
             measures_by_source=_numbers_of(sources),
@@ -95,13 +94,14 @@ def render(shown_page: AuditPage) -> str:
             reference_facts=[*_facts(audit["reference"] or {}), *_measures(audit, of_reference=True)],
             judgements=judgement_sentences(judged),
             not_judged=audit.get("not_judged", []),
-            maps=dynamics_maps(audit.get("maps") or []),
+            maps=dynamics_charts(audit.get("maps") or []),
             decided=any("decided" in entry for entry in audit["shortcuts"]),
             share=_share,
             words=_words,
             measure=_measure,
-            upper_first=_upper_first,
+            upper_first=upper_first,
             heat=_heat,
+            svg=svg,
             seen=visible,
             advice=advice,
             style=kit.style("audit/audit.css"),
@@ -126,17 +126,12 @@ def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
     ]
 
 
-def _by_source(traits: Sequence[Shortcut]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
+def _by_source(traits: Sequence[ShortcutRow]) -> list[tuple[str, list[Mapping[str, Any] | None]]]:
     """For each source, largest first, its entry under every trait."""
     tables = [{entry["source"]: entry for entry in trait.sources} for trait in traits]
     pairs = {source: entry["pairs"] for table in tables for source, entry in table.items()}
     order = sorted(pairs, key=lambda source: (-pairs[source], source))
     return [(source, [table.get(source) for table in tables]) for source in order]
-
-
-def _scale_ticks(axis: Scale) -> list[tuple[float, str]]:
-    tenths = [step / 10 for step in range(11) if axis.low <= step / 10 <= axis.high]
-    return [(axis.at(value), f"{value:g}") for value in tenths]
 
 
 def _numbers_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -224,10 +219,6 @@ def _value(value: Any, name: str) -> str:
 
 def _words(name: str) -> str:
     return name.replace("_", " ")
-
-
-def _upper_first(title: str) -> str:
-    return title[:1].upper() + title[1:]
 
 
 def _share(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Shortcuts of the audit page: intervals as positions on one scale, the strongest first."""
+"""The audit page's table of shortcuts: one row per trait, the strongest first, with its interval as a chart."""
 
 from __future__ import annotations
 
@@ -6,58 +6,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.charts import CHANCE, color, interval_strip
+from scoreonce.pipeline.pages.numbers import fixed, is_number
 
 
 @dataclass(frozen=True)
-class Shortcut:
-    """How well one trait alone predicts the label: the AUC over all pairs, and in each source."""
+class ShortcutRow:
+    """How well one trait alone predicts the label: the AUC over all pairs, None if unknown, and in each source."""
 
     title: str
     overall: Mapping[str, Any] | None
     sources: tuple[Mapping[str, Any], ...]
 
 
-@dataclass(frozen=True)
-class Scale:
-    """The part of [0, 1] that the shortcuts' plot shows; always holds 0.5."""
-
-    low: float
-    high: float
-
-    def at(self, value: float) -> float:
-        """Where a value stands, in per cent of the width."""
-        return 100 * (value - self.low) / (self.high - self.low)
-
-
-def shortcuts(entries: Sequence[Mapping[str, Any]]) -> list[Shortcut]:
+def shortcut_rows(entries: Sequence[Mapping[str, Any]]) -> list[ShortcutRow]:
     """The shortcuts by name, strongest first; entries without a number are left out."""
     known = [entry for entry in entries if is_number(entry["auc"])]
     names = dict.fromkeys(entry["name"] for entry in known)
-    found = [_shortcut([entry for entry in known if entry["name"] == name]) for name in names]
-    return sorted(found, key=lambda item: -strength(item.overall or {"auc": 0.5}))
+    found = [_row([entry for entry in known if entry["name"] == name]) for name in names]
+    return sorted(found, key=lambda item: -strength(item.overall or {"auc": CHANCE}))
 
 
-def _shortcut(entries: list[Mapping[str, Any]]) -> Shortcut:
+def _row(entries: list[Mapping[str, Any]]) -> ShortcutRow:
     overall = next((entry for entry in entries if entry["source"] is None), None)
-    return Shortcut(entries[0]["title"], overall, tuple(entry for entry in entries if entry["source"] is not None))
+    return ShortcutRow(entries[0]["title"], overall, tuple(entry for entry in entries if entry["source"] is not None))
 
 
 def strength(entry: Mapping[str, Any]) -> float:
     """How far the AUC is from 0.5, where the trait says nothing about the label."""
-    return float(abs(entry["auc"] - 0.5))
+    return float(abs(entry["auc"] - CHANCE))
 
 
 def is_sure(entry: Mapping[str, Any]) -> bool:
     """Whether the interval of the AUC leaves out 0.5."""
     low, high = entry["low"], entry["high"]
-    return is_number(low) and is_number(high) and not low <= 0.5 <= high
+    return is_number(low) and is_number(high) and not low <= CHANCE <= high
 
 
-def scale(items: Sequence[Shortcut]) -> Scale:
-    """Wide enough for all intervals over all pairs and all AUCs in single sources."""
-    overall = [item.overall[key] for item in items if item.overall for key in ("auc", "low", "high")]
+def domain(rows: Sequence[ShortcutRow]) -> tuple[float, float]:
+    """Ends of the axis: wide enough for all intervals over all pairs and all AUCs in single sources."""
+    overall = [row.overall[key] for row in rows if row.overall for key in ("auc", "low", "high")]
     known = [value for value in overall if is_number(value)]
-    known += [entry["auc"] for item in items for entry in item.sources]
-    # A tenth on either side of 0.5 at least, so that noise looks like noise.
-    return Scale(max(0.0, min([0.4, *known]) - 0.02), min(1.0, max([0.6, *known]) + 0.02))
+    known += [entry["auc"] for row in rows for entry in row.sources]
+    # At least a tenth on either side of 0.5, so that noise looks like noise.
+    return max(0.0, min([0.4, *known]) - 0.02), min(1.0, max([0.6, *known]) + 0.02)
+
+
+def strip(row: ShortcutRow, ends: tuple[float, float]) -> dict[str, Any]:
+    """The chart of one row: the interval over all pairs, and a small dot for each source."""
+    points = [(entry["auc"], f"{entry['source']}: {fixed(entry['auc'])}") for entry in row.sources]
+    return interval_strip(ends, _interval(row.overall), color(0), points)
+
+
+def _interval(overall: Mapping[str, Any] | None) -> tuple[float, float, float] | None:
+    """Low, AUC and high; without an interval all three are the AUC."""
+    if overall is None:
+        return None
+    low, high = (overall[key] if is_number(overall[key]) else overall["auc"] for key in ("low", "high"))
+    return low, overall["auc"], high

@@ -1,7 +1,7 @@
-"""The report's charts as Vega-Lite specifications, made with altair.
+"""The report's charts.
 
-Colours are CSS variables, so that one drawing serves light, dark and print: run i is drawn in `--run-i`. Data are wide,
-one row per group of steps and one column per run (`r0`, `r1`, ...): smaller than long, and one tooltip shows all runs.
+Run i is drawn in the colour `--run-i`. Data are wide, one row per group of steps and one column per run (`r0`, `r1`,
+...): smaller than long, and one tooltip shows all runs.
 """
 
 from __future__ import annotations
@@ -14,23 +14,11 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.charts import PALETTE, ROWS, Chart, color, interval_strip, specification
 from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
 
-PALETTE = 8
 MAX_POINTS = 160
-_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure: its heading, what it shows in one sentence, and the specification to draw."""
-
-    name: str
-    title: str
-    caption: str
-    spec: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -74,11 +62,6 @@ CURVES = (
 )
 
 
-def color(index: int) -> str:
-    """The CSS colour of a run."""
-    return f"var(--run-{index % PALETTE})"
-
-
 def dash(index: int) -> int:
     """Number of the line pattern, and of the legend's mark, that tells runs of one colour apart."""
     return index // PALETTE % len(_DASHES)
@@ -90,8 +73,8 @@ def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
 
 
 def _worth_drawing(curve: Curve, runs: Sequence[RunRecord]) -> bool:
-    values = [run.metrics[curve.metric] for run in runs if curve.metric in run.metrics.columns]
-    known = {value for series in values for value in series.drop_nulls().to_list() if math.isfinite(value)}
+    metrics = [run.metrics[curve.metric] for run in runs if curve.metric in run.metrics.columns]
+    known = {value for series in metrics for value in series.drop_nulls().to_list() if math.isfinite(value)}
     return len(known) > (1 if curve.metric in ("beta/mean", "selection/kept") else 0)
 
 
@@ -101,7 +84,7 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
         aggregates |= {"_low": (curve.low, pl.Expr.min), "_high": (curve.high, pl.Expr.max)}
     table = _grouped(runs, aggregates)
     drawn = [index for index in range(len(runs)) if f"r{index}" in table.columns]
-    base = alt.Chart(_values(table))
+    base = alt.Chart(ROWS)
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
     axis = alt.Axis(format=curve.format, tickCount=4)
     bands = [
@@ -115,7 +98,7 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
     lines = [_line(smoothed, x, axis, f"s{i}", i) for i in drawn]
     tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
     layers = alt.layer(*bands, *raw, *lines, _hover(base, x, tips, f"hover_{_name(curve.metric)}"))
-    return Chart(_name(curve.metric), curve.title, curve.caption, _spec(layers))
+    return Chart(_name(curve.metric), curve.title, curve.caption, specification(layers, _rounded(table), height=170))
 
 
 def _line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
@@ -179,7 +162,7 @@ def _ends(table: pl.DataFrame, names: list[str]) -> tuple[float, float]:
 def _band(
     index: int, label: str, column: str, names: list[str], table: pl.DataFrame, domain: tuple[float, float]
 ) -> Chart:
-    base = alt.Chart(_values(table))
+    base = alt.Chart(ROWS)
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
     scale = alt.Scale(domain=list(domain), zero=False)
     y = {name: alt.Y(f"{name}:Q", title=None, axis=alt.Axis(tickCount=4), scale=scale) for name in names}
@@ -190,18 +173,16 @@ def _band(
         base.mark_line(color=color(index), strokeWidth=1.75).encode(x=x, y=y[names[2]]),
         _hover(base, x, tips, f"hover_{column}_{index}"),
     )
-    return Chart(f"{column}-{index}", label, "", _spec(layers, height=150))
+    return Chart(f"{column}-{index}", label, "", specification(layers, _rounded(table), height=150))
 
 
 def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
     """True reward of each policy's samples, with its interval, against the policy's KL from the reference."""
     figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
-    rows = [
-        {"label": entry["label"], **{name: _finite(entry.get(key)) for name, key in figures.items()}} for entry in demo
-    ]
+    rows = [{"label": entry["label"], **{name: entry.get(key) for name, key in figures.items()}} for entry in demo]
     labels = [str(entry["label"]) for entry in demo]
     scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
-    base = alt.Chart(alt.Data(values=rows))
+    base = alt.Chart(ROWS)
     x = alt.X(
         "kl:Q",
         title="KL from the reference, nats per sample",
@@ -223,46 +204,28 @@ def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, st
         "reward-kl",
         "True reward against KL",
         "Higher and further left is better; bars span 95% intervals.",
-        _spec(layers, height=300),
+        specification(layers, rows, height=300),
     )
 
 
-def _values(table: pl.DataFrame) -> alt.Data:
-    rounded = table.with_columns(pl.col(pl.Float64).fill_nan(None).round_sig_figs(5))
-    return alt.Data(
-        values=[{key: _finite(value) for key, value in row.items()} for row in rounded.iter_rows(named=True)]
-    )
-
-
-def _finite(value: Any) -> float | None:
-    return value if is_number(value) else None
+def _rounded(table: pl.DataFrame) -> list[dict[str, Any]]:
+    return table.with_columns(pl.col(pl.Float64).round_sig_figs(5)).to_dicts()
 
 
 def _name(metric: str) -> str:
     return metric.replace("/", "_")
 
 
-def _spec(chart: alt.LayerChart, height: int = 170) -> dict[str, Any]:
-    axis = {
-        "labelColor": "var(--ink-2)",
-        "titleColor": "var(--ink-2)",
-        "gridColor": "var(--line)",
-        "domainColor": "var(--line)",
-        "tickColor": "var(--line)",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
-        "titleFontWeight": "normal",
-        "labelPadding": 4,
+def accuracy_strips(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
+    """For each evaluated run, by label, its held-out accuracy with its interval, all on one scale that holds 0.5."""
+    known = {
+        run.label: tuple(run.summary[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
+        for run in runs
+        if run.evaluated
     }
-    sized = chart.properties(width="container", height=height, padding={"left": 2, "right": 8, "top": 6, "bottom": 2})
-    styled = sized.configure(
-        background="transparent",
-        font=_FONT,
-        axis=axis,
-        view={"stroke": None},
-        autosize={"type": "fit-x", "contains": "padding"},
-    )
-    spec: dict[str, Any] = styled.to_dict()
-    # The address of the schema would be the page's only one that leads outside.
-    del spec["$schema"]
-    return spec
+    ends = [0.5, *(end for interval in known.values() for end in interval)]
+    room = 0.04 * (max(ends) - min(ends)) or 0.01
+    domain = min(ends) - room, max(ends) + room
+    return {
+        run.label: interval_strip(domain, known[run.label], color(i)) for i, run in enumerate(runs) if run.evaluated
+    }

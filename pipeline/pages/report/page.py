@@ -1,6 +1,6 @@
 """One self-contained HTML page about one or several training runs.
 
-`render` gives the page as a string. Tables hold every number and need no script; the script only draws the charts.
+`render` gives the page as a string. Tables hold every number and need no script; the script draws the charts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import vl_convert
 
 from scoreonce.pipeline.evaluation.summary import RATES
 from scoreonce.pipeline.pages import kit
-from scoreonce.pipeline.pages.report.charts import bands_of, color, dash, reward_against_kl, training_curves
+from scoreonce.pipeline.pages.charts import color, svg
+from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
-from scoreonce.pipeline.pages.report.warnings import findings
+from scoreonce.pipeline.pages.report.warnings import run_warnings
 
 SAMPLE_PROMPTS = 8
 SAMPLE_CHARACTERS = 1200
@@ -39,7 +40,9 @@ def render(data: ReportData) -> str:
             data=data,
             title=data.title,
             verdict=verdict(data),
-            findings=findings(data),
+            warnings=run_warnings(data),
+            strips=accuracy_strips(data.runs),
+            svg=svg,
             colors=colors,
             marks=marks,
             curves=curves,

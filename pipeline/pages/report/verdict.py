@@ -12,21 +12,10 @@ from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_fir
 
 
 @dataclass(frozen=True)
-class Bar:
-    """Where an interval, its centre and 50 % lie on the common scale of the table, in per cent of its width."""
-
-    low: float
-    high: float
-    at: float
-    half: float
-
-
-@dataclass(frozen=True)
 class Standing:
-    """One line of the table: a run, its place, its bar, and how far it is behind the best on the same pairs."""
+    """One row of the table: a run, how far it is behind the best on the same pairs, and its true reward if known."""
 
     run: RunRecord
-    bar: Bar | None
     behind: Mapping[str, Any] | None
     reward: Mapping[str, Any] | None
 
@@ -44,9 +33,8 @@ def verdict(data: ReportData) -> Verdict:
     """What the page says first. `behind` is null for the best run and for runs without held-out pairs."""
     order = best_first(data.runs)
     best = next((run for run in order if run.evaluated), None)
-    low, high = _scale(order)
     rewards = {entry["label"]: entry for entry in data.demo}
-    standings = tuple(Standing(run, _bar(run, low, high), _behind(run, best), rewards.get(run.label)) for run in order)
+    standings = tuple(Standing(run, _behind(run, best), rewards.get(run.label)) for run in order)
     headline, sentences = _none_evaluated(data.runs) if best is None else _ranked(best, standings)
     return Verdict(headline, (*sentences, *_true_reward(data.demo)), standings)
 
@@ -107,20 +95,6 @@ def _behind(run: RunRecord, best: RunRecord | None) -> Mapping[str, Any] | None:
         return None
     gap = paired_difference(run.pairs, best.pairs)
     return gap if gap["difference"] is not None else None
-
-
-def _scale(runs: Sequence[RunRecord]) -> tuple[float, float]:
-    """Ends of the accuracy axis: all intervals and 50 %, with a little room."""
-    ends = [run.summary[key] for run in runs if run.evaluated for key in ("accuracy_low", "accuracy_high")] + [0.5]
-    room = 0.04 * (max(ends) - min(ends)) or 0.01
-    return min(ends) - room, max(ends) + room
-
-
-def _bar(run: RunRecord, low: float, high: float) -> Bar | None:
-    if not run.evaluated:
-        return None
-    shares = [run.summary[key] for key in ("accuracy_low", "accuracy_high", "accuracy")]
-    return Bar(*(100 * (share - low) / (high - low) for share in (*shares, 0.5)))
 
 
 def _list(names: Sequence[str]) -> str:

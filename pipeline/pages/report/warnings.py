@@ -1,4 +1,4 @@
-"""What a person should look at twice: each finding names the run, what was seen, and what to try."""
+"""Warnings about training runs: each names the run, what was observed, and what to try."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANY_TIES = 0.2
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunWarning:
     """One warning of one run, or of the page as a whole where `run` is empty.
 
     `serious` ones put a result in doubt, the others are worth knowing.
@@ -33,20 +33,20 @@ class Finding:
     advice: str
 
 
-def findings(data: ReportData) -> list[list[Finding]]:
-    """Warnings, those of one kind together, serious kinds first."""
-    found = [finding for run in data.runs for finding in (*_training(run), *_evaluation(run))]
-    kinds: dict[tuple[bool, str], list[Finding]] = {}
-    for finding in [*found, *_comparison(data)]:
-        kinds.setdefault((finding.severity != "serious", finding.title), []).append(finding)
+def run_warnings(data: ReportData) -> list[list[RunWarning]]:
+    """Warnings grouped by kind, serious kinds first."""
+    found = [warning for run in data.runs for warning in (*_training(run), *_evaluation(run))]
+    kinds: dict[tuple[bool, str], list[RunWarning]] = {}
+    for warning in [*found, *_comparison(data)]:
+        kinds.setdefault((warning.severity != "serious", warning.title), []).append(warning)
     return [kinds[kind] for kind in sorted(kinds, key=lambda kind: kind[0])]
 
 
-def _training(run: RunRecord) -> Iterator[Finding]:
+def _training(run: RunRecord) -> Iterator[RunWarning]:
     if not run.trained:
         return
     if not run.finished:
-        yield Finding(
+        yield RunWarning(
             "serious",
             run.label,
             "Training has not finished",
@@ -58,7 +58,7 @@ def _training(run: RunRecord) -> Iterator[Finding]:
     yield from _spike(run)
     kept = run.metrics["selection/kept"].mean() if "selection/kept" in run.metrics.columns else None
     if isinstance(kept, float) and kept < LOW_KEPT:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Most pairs are filtered out",
@@ -67,7 +67,7 @@ def _training(run: RunRecord) -> Iterator[Finding]:
         )
     final = final_mean(run.metrics, "rewards/chosen")
     if final is not None and final < 0 and not run.evaluated:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Chosen completions become less likely",
@@ -76,7 +76,7 @@ def _training(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _not_finite(run: RunRecord) -> Iterator[Finding]:
+def _not_finite(run: RunRecord) -> Iterator[RunWarning]:
     for name in ("loss", "grad_norm"):
         if name not in run.metrics.columns:
             continue
@@ -84,7 +84,7 @@ def _not_finite(run: RunRecord) -> Iterator[Finding]:
         bad = run.metrics.filter(~pl.col(name).is_finite().fill_null(False))
         if bad.height:
             first, what = bad["step"][0], "Loss" if name == "loss" else "Gradient norm"
-            yield Finding(
+            yield RunWarning(
                 "serious",
                 run.label,
                 f"{what} is not finite",
@@ -93,12 +93,12 @@ def _not_finite(run: RunRecord) -> Iterator[Finding]:
             )
 
 
-def _still(run: RunRecord) -> Iterator[Finding]:
+def _still(run: RunRecord) -> Iterator[RunWarning]:
     if "margin_p50" not in run.bands.columns:
         return
     median = run.bands["margin_p50"].tail(max(1, run.bands.height // 10)).mean()
     if isinstance(median, float) and abs(median) < STILL_MARGIN:
-        yield Finding(
+        yield RunWarning(
             "serious",
             run.label,
             "The margin does not move",
@@ -107,13 +107,13 @@ def _still(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _spike(run: RunRecord) -> Iterator[Finding]:
+def _spike(run: RunRecord) -> Iterator[RunWarning]:
     if "grad_norm" not in run.metrics.columns:
         return
     norms = run.metrics.filter(pl.col("grad_norm").is_finite())["grad_norm"]
     median, peak = norms.median(), norms.max()
     if isinstance(median, float) and isinstance(peak, float) and peak > GRADIENT_SPIKE * median > 0:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "The gradient norm spikes",
@@ -122,12 +122,12 @@ def _spike(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _evaluation(run: RunRecord) -> Iterator[Finding]:
+def _evaluation(run: RunRecord) -> Iterator[RunWarning]:
     summary = run.summary
     if not run.evaluated:
         return
     if summary["ties"] == 1:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "This policy equals the reference",
@@ -138,7 +138,7 @@ def _evaluation(run: RunRecord) -> Iterator[Finding]:
     yield from _accuracy(run)
     yield from _displacement(run)
     if summary["not_finite"]:
-        yield Finding(
+        yield RunWarning(
             "serious",
             run.label,
             "Held-out margins are not finite",
@@ -147,11 +147,11 @@ def _evaluation(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _accuracy(run: RunRecord) -> Iterator[Finding]:
+def _accuracy(run: RunRecord) -> Iterator[RunWarning]:
     summary, accuracy = run.summary, run.summary["accuracy"]
     interval = f"{percent(accuracy)} ({percent(summary['accuracy_low'])} to {percent(summary['accuracy_high'])})"
     if summary["accuracy_high"] < 0.5:
-        yield Finding(
+        yield RunWarning(
             "serious",
             run.label,
             "Worse than chance on held-out pairs",
@@ -159,7 +159,7 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
             "Check that chosen and rejected are not swapped, in training or in the held-out pairs.",
         )
     elif summary["accuracy_low"] <= 0.5:
-        yield Finding(
+        yield RunWarning(
             "serious",
             run.label,
             "Held-out accuracy could be chance",
@@ -168,7 +168,7 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
         )
     controlled = summary["length_controlled_accuracy"]
     if controlled is not None and accuracy - controlled > LENGTH_GAP:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Length explains part of the accuracy",
@@ -178,7 +178,7 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
         )
     training = final_mean(run.metrics, "rewards/accuracies")
     if training is not None and training - accuracy > OVERFIT_GAP and summary["accuracy_high"] >= 0.5:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Training pairs are memorised",
@@ -186,7 +186,7 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
             "Fewer epochs, a lower learning rate or a larger β.",
         )
     if summary["ties"] > MANY_TIES:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Many margins are exactly zero",
@@ -195,10 +195,10 @@ def _accuracy(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _displacement(run: RunRecord) -> Iterator[Finding]:
+def _displacement(run: RunRecord) -> Iterator[RunWarning]:
     ratio, half = run.summary["chosen_logratios"], run.summary["chosen_logratios_half_width"]
     if ratio is not None and ratio + (half or 0) < 0:
-        yield Finding(
+        yield RunWarning(
             "notice",
             run.label,
             "Chosen completions become less likely",
@@ -208,11 +208,11 @@ def _displacement(run: RunRecord) -> Iterator[Finding]:
         )
 
 
-def _comparison(data: ReportData) -> Iterator[Finding]:
+def _comparison(data: ReportData) -> Iterator[RunWarning]:
     for key, what in (("data.files.train.parquet", "training pairs"), ("reference.store_key", "reference scores")):
         values = {value for run in data.runs if (value := flatten(run.lineage).get(key)) is not None}
         if len(values) > 1:
-            yield Finding(
+            yield RunWarning(
                 "serious",
                 "",
                 f"The runs used different {what}",
@@ -223,7 +223,7 @@ def _comparison(data: ReportData) -> Iterator[Finding]:
     for run in data.runs:
         evaluated_with = run.summary.get("reference", {}).get("store_key")
         if current and evaluated_with and evaluated_with != current:
-            yield Finding(
+            yield RunWarning(
                 "serious",
                 run.label,
                 "Evaluated under another reference",
@@ -232,7 +232,7 @@ def _comparison(data: ReportData) -> Iterator[Finding]:
             )
         trained, evaluated = run.lineage.get("identity"), run.summary.get("training_identity")
         if trained and evaluated and trained != evaluated:
-            yield Finding(
+            yield RunWarning(
                 "serious",
                 run.label,
                 "Trained anew since its evaluation",
@@ -241,4 +241,4 @@ def _comparison(data: ReportData) -> Iterator[Finding]:
             )
     starting = [run.label for run in data.runs if run.trained and not run.evaluated]
     if starting:
-        yield Finding("notice", "", "Not evaluated yet", ", ".join(starting), "Run scoreonce evaluate for each.")
+        yield RunWarning("notice", "", "Not evaluated yet", ", ".join(starting), "Run scoreonce evaluate for each.")

@@ -1,8 +1,8 @@
-"""The training-dynamics map: where each pair's dot stands, and of which kind it is."""
+"""The training-dynamics map: each pair's dot, its region, and the ends of the axes."""
 
 import pytest
 
-from scoreonce.pipeline.pages.audit.dynamics_map import dynamics_maps
+from scoreonce.pipeline.pages.audit.dynamics_map import dynamics_charts
 
 
 def entry(points, ambiguous):
@@ -18,39 +18,39 @@ def entry(points, ambiguous):
     }
 
 
+def domains(chart):
+    return tuple(chart.spec["layer"][1]["encoding"][axis]["scale"]["domain"] for axis in "xy")
+
+
 def test_dots_by_hand():
-    """Means from -1 to 3 and spreads up to 2: a quarter of the width lies left of zero."""
-    (drawn,) = dynamics_maps([entry([(-1, 0.5), (3, 1), (1, 2)], ambiguous=1)])
-    assert drawn.zero == 25
-    assert {region.name: region.path for region in drawn.regions} == {
-        "learned": "M100.0 50.0h0",
-        "ambiguous": "M50.0 0.0h0",
-        "hard": "M0.0 75.0h0",
-    }
-    assert [region.words for region in drawn.regions] == [
-        "learned: 1 (33.3%)",
-        "ambiguous: 1 (33.3%)",
-        "hard: 1 (33.3%)",
+    """Of three pairs the one with the largest spread is ambiguous; of the others one has a mean above zero."""
+    (chart,) = dynamics_charts([entry([(-1, 0.5), (3, 1), (1, 2)], ambiguous=1)])
+    assert chart.spec["datasets"]["rows"] == [
+        {"mean": -1, "spread": 0.5, "region": "hard"},
+        {"mean": 3, "spread": 1, "region": "learned"},
+        {"mean": 1, "spread": 2, "region": "ambiguous"},
     ]
-    assert drawn.x_ticks == ((0, "−1"), (25, "0"), (50, "1"), (75, "2"), (100, "3"))
-    assert drawn.y_ticks[-1] == (100, "2")
+    assert domains(chart) == ([-1, 3], [0, 2])
+    assert [words for words, _ in chart.legend] == ["learned: 1 (33.3%)", "ambiguous: 1 (33.3%)", "hard: 1 (33.3%)"]
+    assert chart.spec["layer"][1]["encoding"]["color"]["scale"]["range"] == [paint for _, paint in chart.legend]
+    assert (chart.title, chart.detail) == ("dpo", "3 pairs")
 
 
 def test_a_few_far_pairs_do_not_flatten_the_rest():
-    """Of 200 pairs the two outermost on each side stand on the edge."""
+    """Of 200 pairs the two outermost on each side do not count for the axis; they are drawn on its edge."""
     points = [(float(i), float(i)) for i in range(198)] + [(9000.0, 1.0), (1.0, 9000.0)]
-    (drawn,) = dynamics_maps([entry(points, ambiguous=0)])
-    assert drawn.x_ticks[-1][1] == "150"
-    assert "M100.0 99.5h0" in drawn.regions[0].path
-    assert "M0.5 0.0h0" in drawn.regions[0].path
+    (chart,) = dynamics_charts([entry(points, ambiguous=0)])
+    assert domains(chart) == ([0, 196], [0, 196])
+    assert all(chart.spec["layer"][1]["encoding"][axis]["scale"]["clamp"] for axis in "xy")
+    assert len(chart.spec["datasets"]["rows"]) == 200
 
 
 @pytest.mark.parametrize("points", [[(0.0, 0.0)], [(2.0, 0.0), (2.0, 0.0)], [(-3.0, 1.0)]])
 def test_pairs_that_are_all_alike(points):
-    (drawn,) = dynamics_maps([entry(points, ambiguous=0)])
-    assert "nan" not in str(drawn)
-    assert sum(region.path.count("h0") for region in drawn.regions) == len(points)
+    (chart,) = dynamics_charts([entry(points, ambiguous=0)])
+    assert all(low < high for low, high in domains(chart))
+    assert len(chart.spec["datasets"]["rows"]) == len(points)
 
 
 def test_a_map_without_pairs_is_left_out():
-    assert dynamics_maps([{**entry([(1.0, 1.0)], 0), "points": []}]) == []
+    assert dynamics_charts([{**entry([(1.0, 1.0)], 0), "points": []}]) == []

@@ -9,12 +9,13 @@ import pytest
 from html_page import Page
 
 from scoreonce.pipeline.evaluation.summary import evaluation_summary
-from scoreonce.pipeline.pages.report.charts import MAX_POINTS, PALETTE, bands_of, training_curves
+from scoreonce.pipeline.pages.charts import PALETTE
+from scoreonce.pipeline.pages.report.charts import MAX_POINTS, accuracy_strips, bands_of, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.lineage import settings
 from scoreonce.pipeline.pages.report.page import render
 from scoreonce.pipeline.pages.report.verdict import verdict
-from scoreonce.pipeline.pages.report.warnings import findings
+from scoreonce.pipeline.pages.report.warnings import run_warnings
 
 NAN = float("nan")
 EVIL = "</script><script>alert('x')</script><!--<img src=https://evil.example/x onerror=alert(1)>"
@@ -79,7 +80,7 @@ def record(label="dpo", *, right=80, wrong=20, steps=40, chosen=0.5, margin=0.1,
 
 
 def titles(*runs, **parts):
-    return {(finding.run, finding.title) for kind in findings(ReportData(runs=runs, **parts)) for finding in kind}
+    return {(finding.run, finding.title) for kind in run_warnings(ReportData(runs=runs, **parts)) for finding in kind}
 
 
 # ---- what the page says ----
@@ -222,7 +223,7 @@ def test_not_a_number_is_null_in_the_charts():
     )
     html = render(ReportData(runs=(record(metrics=metrics), record("other")), demo=(demo_entry("dpo", NAN),)))
     specs = json.loads(Page(html).scripts["charts"], parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    rows = specs["loss"]["data"]["values"]
+    rows = specs["loss"]["datasets"]["rows"]
     assert [row["r0"] for row in rows[:3]] == [0.5, None, None]
 
 
@@ -245,10 +246,15 @@ def test_chance_is_called_chance():
     assert found.headline == "No run is clearly better than chance"
 
 
-def test_bars_lie_on_one_scale_that_holds_one_half():
-    standings = verdict(ReportData(runs=(record("dpo"), record("ipo", right=60, wrong=40)))).standings
-    first, second = (item.bar for item in standings)
-    assert 0 <= second.half == first.half < second.low < second.at < first.at < first.high <= 100
+def test_intervals_stand_on_one_axis_that_holds_one_half():
+    """80 and 60 of 100: Wilson's ends 0.711 to 0.867 and 0.502 to 0.691; from 0.5 to 0.867, with 4% room."""
+    runs = (record("dpo"), record("ipo", right=60, wrong=40), RunRecord("not evaluated"))
+    strips = accuracy_strips(runs)
+    assert [*strips] == ["dpo", "ipo"]
+    assert strips["dpo"]["datasets"]["rows"][0] == pytest.approx({"low": 0.7112, "at": 0.8, "high": 0.8666}, abs=1e-4)
+    domains = {tuple(layer["encoding"]["x"]["scale"]["domain"]) for spec in strips.values() for layer in spec["layer"]}
+    ((low, high),) = domains
+    assert (low, high) == pytest.approx((0.48534, 0.88126), abs=1e-4)
 
 
 # ---- warnings ----
@@ -342,7 +348,7 @@ def test_an_evaluation_of_an_older_policy():
 
 def test_curves_are_thinned_to_means_of_groups():
     run = record(metrics=metrics_table([{"step": s, "loss": float(s)} for s in range(1, 1001)]))
-    rows = training_curves([run])[0].spec["data"]["values"]
+    rows = training_curves([run])[0].spec["datasets"]["rows"]
     assert len(rows) <= MAX_POINTS
     assert (rows[0]["step"], rows[0]["r0"]) == (7, 4.0)  # 1000 / 160 steps, rounded up, make a group
 
