@@ -79,7 +79,7 @@ def before_scoring(folder: Path, pairs: int, *, near: bool) -> dict[str, Any]:
     run = run_of(folder, near=near)
     RunPaths.of(run).measures_manifest.unlink(missing_ok=True)
     started = time.perf_counter(), time.process_time()
-    audit.run(run)
+    audit.audit(run)
     took = usage(started)
     expected = json.loads((folder / f"expected-{pairs}.json").read_text())
     table = pl.scan_parquet(RunPaths.of(run).audit_pairs)

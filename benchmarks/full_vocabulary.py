@@ -52,7 +52,7 @@ def losses_and_betas(
     run = run_file(
         shared, folder, pairs, "none", method=method, label=f"{method}-{form}", full_vocab=form, max_steps=steps
     )
-    train.run(run)
+    train.train(run)
     lines = [json.loads(line) for line in (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines], [line["beta/mean"] for line in lines]
 
@@ -63,11 +63,11 @@ def apart(left: list[float], right: list[float]) -> float:
 
 def measure(shared: Path, folder: Path, pairs: int, steps: int, methods: Sequence[str]) -> dict[str, Any]:
     figures: dict[str, Any] = {"disk, bytes per completion token": {}, "methods": {}}
-    prepare.run(run_file(shared, folder, pairs, "none"))
+    prepare.prepare(run_file(shared, folder, pairs, "none"))
     lengths = pl.read_parquet(folder / "pairs/train.parquet", columns=["chosen_len", "rejected_len"])
     tokens = int(lengths.sum_horizontal().sum())
     for form in ("hidden", "topk"):
-        score.run(run_file(shared, folder, pairs, form))
+        score.score(run_file(shared, folder, pairs, form))
         blocks = (folder / "store").glob(f"*/{form}*/[!h]*.safetensors")
         figures["disk, bytes per completion token"][form] = sum(path.stat().st_size for path in blocks) / tokens
     for method in methods:

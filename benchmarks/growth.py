@@ -80,7 +80,7 @@ def stage(order: dict[str, Any]) -> dict[str, Any]:
 
     run, ends = config.load(order["run"]), child.step_ends()
     started = time.time()
-    {"prepare": prepare.run, "score": score.run, "train": train.run}[order["stage"]](run)
+    {"prepare": prepare.prepare, "score": score.score, "train": train.train}[order["stage"]](run)
     seconds = time.time() - started
     if order["stage"] != "train":
         return {"seconds": seconds}

@@ -94,8 +94,8 @@ def train_step(step: Step, rows: list[PromptRow], columns: Columns, budget: int)
 
 
 def measure(run: Run, batch: int, repetitions: int) -> dict[str, Any]:
-    prepare.run(run)
-    score.run(run)
+    prepare.prepare(run)
+    score.score(run)
     named = {name: methods.resolve(name, {}) for name in ("dpo", "epsilon_dpo")}
     data = training_data.load_training_data(
         RunPaths.of(run), named["epsilon_dpo"].reads | {"chosen_len", "rejected_len"}

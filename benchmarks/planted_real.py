@@ -351,10 +351,10 @@ def audited(folder: Path, world: World, tokenizer: Path, evaluation: Sequence[st
             "audit": {"contamination": [str(folder / "evaluation.txt")]},
         }
     )
-    prepare.run(run)
+    prepare.prepare(run)
     paths = RunPaths.of(run)
     _damage(paths, world.damage)
-    audit.run(run)
+    audit.audit(run)
     return paths
 
 

@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.messages import verbose
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Run
 
 INTERRUPTED = 130
+FINDINGS_EXCEEDED = 3  # of --fail-on
 
 app = typer.Typer(
     name="scoreonce",
@@ -158,7 +160,7 @@ def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
     settings = _load(run, sets)
     from scoreonce.stages.prepare import stage
 
-    stage.run(settings)
+    stage.prepare(settings)
 
 
 @app.command()
@@ -180,8 +182,8 @@ def audit(
     settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=changed)})
     from scoreonce.stages.audit import stage
 
-    if code := stage.run(settings, fail_on=fail_on):
-        raise typer.Exit(code)
+    if stage.audit(settings, fail_on=fail_on).exceeded:
+        raise typer.Exit(FINDINGS_EXCEEDED)
 
 
 @app.command()
@@ -211,7 +213,10 @@ def score(
     settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
     from scoreonce.stages.score import stage
 
-    stage.run(settings, dry_run=dry_run)
+    if dry_run:
+        stage.estimate(settings)
+    else:
+        stage.score(settings)
 
 
 @app.command()
@@ -231,7 +236,10 @@ def train(
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.train import stage
 
-    stage.run(settings, restart=restart, dry_run=dry_run)
+    if dry_run:
+        stage.estimate(settings)
+    else:
+        stage.train(settings, restart=restart)
 
 
 @app.command()
@@ -247,7 +255,7 @@ def evaluate(
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.evaluate import stage
 
-    stage.run(settings, model=model, label=label)
+    stage.evaluate(settings, model=model, label=label)
 
 
 @app.command()
@@ -256,7 +264,7 @@ def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
     settings = _load(run, sets)
     from scoreonce.stages.report import stage
 
-    stage.run(settings, labels=labels)
+    stage.report(settings, labels=labels)
 
 
 @app.command()
@@ -394,6 +402,7 @@ def _environment_error(error: BaseException) -> InputError | None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code. Errors are printed to stderr."""
+    verbose()
     try:
         app(args=arguments, prog_name="scoreonce")
     except InputError as error:

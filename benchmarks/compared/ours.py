@@ -28,7 +28,7 @@ def prepared(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.prepare import stage as prepare
 
     run = settings(order)
-    prepare.run(run)
+    prepare.prepare(run)
     tokens = TokenFile(RunPaths.of(run).tokens("train"))
     names = ("prompt_ids", "chosen_ids", "rejected_ids")
     return {"digest": digest([[tokens.row(row, name) for name in names] for row in range(len(tokens))])}
@@ -52,7 +52,7 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
     ModelScorer.score = noted  # type: ignore[method-assign]
     done = score_completions(ScoringJob.of(run))
     ended = time.time()
-    score.run(run)  # nothing is left to score: it writes the pair tables
+    score.score(run)  # nothing is left to score: it writes the pair tables
     # As on the other side, all but the first batch; what is written at the end counts.
     return {
         "pairs": sum(completions for completions, _ in batches[1:]) / 2,
@@ -66,7 +66,7 @@ def trained(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.train import stage as train
 
     run, ends = settings(order), child.step_ends()
-    train.run(run)
+    train.train(run)
     lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
     return {
         "losses": [json.loads(line)["loss"] for line in lines],
@@ -79,12 +79,12 @@ def swept(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.prepare import stage as prepare
     from scoreonce.stages.train import stage as train
 
-    prepare.run(settings(order))
+    prepare.prepare(settings(order))
     started = time.time()
     completions = scored(order)["completions"]
     for method, beta in order["runs"]:
         given = {"label_smoothing": order["smoothing"]} if method in order["smoothed"] else {}
-        train.run(settings(order, method=method, beta=beta, label=f"{method}-{beta}", **given))
+        train.train(settings(order, method=method, beta=beta, label=f"{method}-{beta}", **given))
     return {"seconds": time.time() - started, "reference passes": completions / 2 / order["pairs"]}
 
 

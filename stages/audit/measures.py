@@ -6,8 +6,8 @@ Reads texts and token ids in pieces, on all cores: polars, numpy and rensa relea
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Audit
+
+logger = logging.getLogger(__name__)
 
 ROWS_AT_ONCE = 8192
 T = TypeVar("T")
@@ -191,7 +193,7 @@ def _with_near_duplicates(
     def read(places: Counts) -> Ragged:
         return _shingles_at(places, pieces)
 
-    print("Comparing near-duplicates", file=sys.stderr, flush=True)
+    logger.info("Comparing near-duplicates")
     of_prompts = near_duplicates.near_duplicates(prompts, read, similarity).frame("near_prompt")
     of_completions = near_duplicates.near_duplicates(completions, read, similarity).frame("near_completion")
     return with_near_duplicates(frame, of_prompts, of_completions)

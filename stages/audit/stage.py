@@ -7,8 +7,7 @@ audit.json, and index.html for people. Changes nothing in the data.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import logging
 from typing import Any
 
 import polars as pl
@@ -30,15 +29,16 @@ from scoreonce.stages.audit.method_pull import methods_layer
 from scoreonce.stages.audit.page import write_page
 from scoreonce.stages.common.files import atomic, sha256, write_json
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.results import AuditResult
 from scoreonce.stages.config import Audit, Run
 from scoreonce.stages.data.pair_tables import reference_digest
 from scoreonce.stages.data.prepared_pairs import require_pairs
 
-MET = 3  # the exit code of --fail-on
+logger = logging.getLogger(__name__)
 
 
-def run(run: Run, *, fail_on: str | None = None) -> int:
-    """Audit the pairs of a run; 3 where something that `fail_on` names was found, otherwise 0.
+def audit(run: Run, *, fail_on: str | None = None) -> AuditResult:
+    """Audit the pairs of a run; `exceeded` of the result has what `fail_on` names and was found.
 
     `fail_on`: names of findings, each perhaps with what it must exceed: "duplicate_pair,contradictory_pair>0.01".
     Raises `InputError` where the pairs are not prepared as the run file says, a file that it names cannot be read, or a
@@ -50,18 +50,14 @@ def run(run: Run, *, fail_on: str | None = None) -> int:
     inputs = gather(run, manifest)
     pairs = pl.scan_parquet(measures(paths, inputs))
     layers = _layers(run, paths, pairs)
-    audit = _audit(run, manifest, pairs, layers, inputs)
-    write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **audit})
+    found = _document(run, manifest, pairs, layers, inputs)
+    write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **found})
     page = write_page(paths)
-    exceeded = met(thresholds, audit["findings"])
-    _print(audit, paths, page, exceeded)
-    return MET if exceeded else 0
-
-
-def _print(audit: dict[str, Any], paths: RunPaths, page: Path, exceeded: Sequence[str]) -> None:
-    print(*audit_lines(audit), f"Written to {paths.audit}; open {page}", sep="\n")
+    exceeded = met(thresholds, found["findings"])
+    logger.info("\n".join([*audit_lines(found), f"Written to {paths.audit}; open {page}"]))
     if exceeded:
-        print("Met --fail-on:", *exceeded, sep="\n  ")
+        logger.info("\n  ".join(["Met --fail-on:", *exceeded]))
+    return AuditResult(paths, found, tuple(exceeded))
 
 
 def _manifest(run: Run, paths: RunPaths) -> AuditManifest:
@@ -74,7 +70,7 @@ def _manifest(run: Run, paths: RunPaths) -> AuditManifest:
     )
 
 
-def _audit(
+def _document(
     run: Run, manifest: PairsManifest, pairs: pl.LazyFrame, layers: list[Layer], inputs: Inputs
 ) -> dict[str, Any]:
     """Write pairs.parquet; returns what audit.json holds beside its manifest."""

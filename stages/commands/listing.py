@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -12,6 +12,8 @@ from scoreonce.schemas.columns import COLUMNS, EXPONENTIAL_DRAWS, Kept
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from scoreonce.pipeline.methods import TableRow
@@ -71,7 +73,7 @@ def methods(name: str | None, style: Literal["text", "markdown", "json"], file: 
     from scoreonce.stages.common.method_file import load_file
 
     if file is not None:
-        print(f"running the code of {file}", file=sys.stderr)
+        logger.warning(f"running the code of {file}")
         load_file(str(file))
     rows = table()
     known = [row["name"] for row in rows]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,7 +31,7 @@ def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterato
         lock.acquire(timeout=0)
     except Timeout:
         if timeout != 0:
-            print(f"waiting: {what} is in use by {_description(holder)}", file=sys.stderr, flush=True)
+            logger.warning(f"waiting: {what} is in use by {_description(holder)}")
         _wait(lock, holder, what, timeout)
     try:
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})

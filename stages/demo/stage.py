@@ -12,6 +12,7 @@ Between these steps run the ordinary stages. Each step writes the input that the
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.demo import sampling
 from scoreonce.stages.models import loading
 from scoreonce.stages.scoring.model_scorer import ModelScorer
+
+logger = logging.getLogger(__name__)
 
 REFERENCE = "reference"
 
@@ -69,8 +72,8 @@ def task(run: Run, size: Size = Size()) -> None:
         layers=size.layers,
         seed=run.data.seed,
     )
-    print(f"{len(texts):,} texts in {run.data.source}; {_mean([*map(reward, prompts, texts)])}")
-    print(f"an untrained Llama with {parameters:,} parameters in {run.reference.model}")
+    logger.info(f"{len(texts):,} texts in {run.data.source}; {_mean([*map(reward, prompts, texts)])}")
+    logger.info(f"an untrained Llama with {parameters:,} parameters in {run.reference.model}")
 
 
 def pairs(run: Run, size: Size = Size()) -> None:
@@ -89,8 +92,8 @@ def pairs(run: Run, size: Size = Size()) -> None:
     _write_jsonl(Path(run.data.source), records)
     right = sum(record["chosen_score"] > record["rejected_score"] for record in records)
     differ = sum(record["chosen_score"] != record["rejected_score"] for record in records)
-    print(f"{len(records):,} pairs in {run.data.source}; {_mean(rewards)}")
-    print(
+    logger.info(f"{len(records):,} pairs in {run.data.source}; {_mean(rewards)}")
+    logger.info(
         f"the noisy labels agree with the true reward on {right / max(differ, 1):.0%} of the pairs with unequal rewards"
     )
 
@@ -117,7 +120,7 @@ def judge(run: Run, size: Size = Size()) -> None:
         rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, label)
         entries.append(_judged(label, prompts, _texts(rows, tokenizer), _log_ratios(rows, policy, reference), size))
     files.write_json(paths.out / "demo.json", entries)
-    print(*_standings(entries), f"written to {paths.out / 'demo.json'}", sep="\n")
+    logger.info("\n".join([*_standings(entries), f"written to {paths.out / 'demo.json'}"]))
 
 
 def _prompts(run: Run, size: Size) -> Prompts:

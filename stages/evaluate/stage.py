@@ -9,7 +9,8 @@ log-probs go into the store under the policy's own key, so evaluating twice scor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from scoreonce.schemas.manifests import EvaluatedReference, EvaluationManifest, 
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
@@ -30,6 +32,8 @@ from scoreonce.stages.evaluate.table import evaluation_pairs
 from scoreonce.stages.scoring.job import ScoringJob, open_store
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
+
+logger = logging.getLogger(__name__)
 
 _PRINTED = {
     "accuracy": "accuracy",
@@ -40,8 +44,8 @@ _PRINTED = {
 }
 
 
-def run(run: Run, *, model: str | None = None, label: str | None = None) -> None:
-    """Score the policy on the held-out pairs, write the results and print a table.
+def evaluate(run: Run, *, model: str | None = None, label: str | None = None) -> EvaluateResult:
+    """Score the policy on the held-out pairs and write the results.
 
     `model` is a folder or Hub name, by default `evaluate.model` or what `train` wrote; `label` names the results.
     Raises `InputError` where there is no policy, no held-out pair, or no reference scores that belong to these pairs.
@@ -55,9 +59,12 @@ def run(run: Run, *, model: str | None = None, label: str | None = None) -> None
     store = open_store(paths.store, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     scoring = score_completions(ScoringJob(paths, ("test",), policy, store, run.compute, bare))
+    pairs = evaluation_pairs(paths, store)
+    figures = evaluation_summary(pairs)
     if scoring.main:
-        summary = _write(evaluation_pairs(paths, store), results, policy, store, reference)
-        _print(summary, scoring, results)
+        summary = _write(pairs, figures, results, policy, store, reference)
+        logger.info("\n".join(_lines(summary, scoring, results)))
+    return EvaluateResult(results, figures)
 
 
 def _require_held_out(prepared: PairsManifest, paths: RunPaths) -> None:
@@ -72,7 +79,12 @@ def _require_held_out(prepared: PairsManifest, paths: RunPaths) -> None:
 
 
 def _write(
-    pairs: pl.DataFrame, results: RunPaths, policy: Reference, store: ReferenceStore, reference: ReferenceManifest
+    pairs: pl.DataFrame,
+    figures: dict[str, Any],
+    results: RunPaths,
+    policy: Reference,
+    store: ReferenceStore,
+    reference: ReferenceManifest,
 ) -> EvaluationManifest:
     """Write the table, and the summary last; returns the summary."""
     table, lineage = results.evaluation / "pairs.parquet", lineage_of(policy)
@@ -89,29 +101,29 @@ def _write(
         training_identity=lineage and lineage.identity,
         reference=EvaluatedReference(**reference.model_dump(include=set(EvaluatedReference.model_fields))),
         pairs_manifest_sha256=reference.pairs_manifest_sha256,
-        figures=evaluation_summary(pairs),
+        figures=figures,
         files={table.name: sha256(table)},
     )
     manifests.write(results.evaluation_summary, summary)
     return summary
 
 
-def _print(summary: EvaluationManifest, scoring: ScoringResult, results: RunPaths) -> None:
+def _lines(summary: EvaluationManifest, scoring: ScoringResult, results: RunPaths) -> Iterator[str]:
     figures: Mapping[str, Any] = summary.figures
     work = f"{scoring.scored:,} completions scored, {scoring.reused:,} reused"
     pairs = figures["pairs"] + figures["unranked"]
-    print(f"{summary.label}: {summary.model} on {pairs:,} held-out pairs ({work})")
+    yield f"{summary.label}: {summary.model} on {pairs:,} held-out pairs ({work})"
     for words, name in _PRINTED.items():
-        print(f"  {words:<22}{_rate(figures, name)}")
-    print(
+        yield f"  {words:<22}{_rate(figures, name)}"
+    yield (
         f"  {'margin':<22}{signed(figures['margin'])} nats; chosen log-ratio {signed(figures['chosen_logratios'])}, "
         f"rejected {signed(figures['rejected_logratios'])}"
     )
     for row in figures["by_source"] if len(figures["by_source"]) > 1 else []:
-        print(f"  {shown(row['source']):<22}{_rate(row, 'accuracy')}  of {row['pairs']:,}")
+        yield f"  {shown(row['source']):<22}{_rate(row, 'accuracy')}  of {row['pairs']:,}"
     if figures["unranked"]:
-        print(f"  {figures['unranked']:,} pairs have no rejected side and are not ranked")
-    print(f"  results in {results.evaluation}")
+        yield f"  {figures['unranked']:,} pairs have no rejected side and are not ranked"
+    yield f"  results in {results.evaluation}"
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:

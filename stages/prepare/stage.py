@@ -8,6 +8,7 @@ that holds one array). `data.limit` cuts the training data and the given test da
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -33,11 +34,14 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
+from scoreonce.stages.common.results import PrepareResult
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.prepared_pairs import Inputs, data_settings, pairs_differences
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 from scoreonce.stages.models.loading import load_tokenizer
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,11 @@ class Dataset:
     recipe: PreparationSettings
 
 
-def run(run: Run) -> None:
-    """Prepare the pairs of a run, unless they are up to date."""
+def prepare(run: Run) -> PrepareResult:
+    """Turn the dataset of a run into token pairs, unless that is done.
+
+    Raises `InputError` where dataset, tokenizer or settings cannot be used, or no row is left.
+    """
     data, paths = run.data, RunPaths.of(run)
     _check_lengths(data)
     tokenizer = _load_tokenizer(run)
@@ -62,12 +69,19 @@ def run(run: Run) -> None:
     }
     done = _up_to_date(paths, **wanted)
     if done is not None:
-        _print_up_to_date(done, paths)
-        return
+        counts = done.counts
+        logger.info(
+            "Pairs are up to date: %s train and %s test in %s",
+            f"{counts.train:,}",
+            f"{counts.test:,}",
+            paths.out / "pairs",
+        )
+        return PrepareResult(paths, done)
     render = chat_renderer(tokenizer)
     datasets = [Dataset(raw, _recipe(raw, data, encoder, render)) for raw in (train, test) if raw is not None]
-    summary = _write(paths, data, wanted, *datasets)
-    print(*summary_lines(summary), f"Written to {paths.out / 'pairs'}", sep="\n")
+    summary, manifest = _write(paths, data, wanted, *datasets)
+    logger.info("\n".join([*summary_lines(summary), f"Written to {paths.out / 'pairs'}"]))
+    return PrepareResult(paths, manifest)
 
 
 def _up_to_date(paths: RunPaths, config: Settings, inputs: Inputs, tokenizer: TokenizerRecord) -> PairsManifest | None:
@@ -76,11 +90,6 @@ def _up_to_date(paths: RunPaths, config: Settings, inputs: Inputs, tokenizer: To
     if done is None or done.tokenizer.digest != tokenizer.digest or pairs_differences(done, config, inputs):
         return None
     return None if manifests.file_changes(done, paths.pairs_manifest.parent) else done
-
-
-def _print_up_to_date(done: PairsManifest, paths: RunPaths) -> None:
-    counts = done.counts
-    print(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {paths.out / 'pairs'}")
 
 
 def _check_lengths(data: Data) -> None:
@@ -122,7 +131,7 @@ def _open_test(data: Data) -> RawData | None:
 
 
 def _recipe(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> PreparationSettings:
-    """How to read the dataset, from its first rows; said aloud."""
+    """How to read the dataset, from its first rows (logged)."""
     head = next(raw.batches(None), [])
     found = columns_of(head)
     if not found:
@@ -140,7 +149,7 @@ def _recipe(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> P
         name = data.format
         require(name, columns, found)
     used = ", ".join(role if role == column else f"{role} = {column}" for role, column in columns.names.items())
-    print(f"Format of {raw.name}: {name} ({FORMATS[name].meaning}), from columns {used}")
+    logger.info("Format of %s: %s (%s), from columns %s", raw.name, name, FORMATS[name].meaning, used)
     limits = Limits(data.max_length, data.max_prompt_length, data.truncation)
     return PreparationSettings(name, columns, render, encoder, limits, _pairing(data), data.preference_from_scores)
 
@@ -159,7 +168,7 @@ def _pairing(data: Data) -> Pairing:
 
 def _write(
     paths: RunPaths, data: Data, wanted: dict[str, Any], train: Dataset, test: Dataset | None = None
-) -> PreparationSummary:
+) -> tuple[PreparationSummary, PairsManifest]:
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
             held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
@@ -170,8 +179,9 @@ def _write(
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
         paths.pairs_manifest.unlink(missing_ok=True)
-    manifests.write(paths.pairs_manifest, PairsManifest(**wanted, **summary.manifest(), files=digests))
-    return summary
+    manifest = PairsManifest(**wanted, **summary.manifest(), files=digests)
+    manifests.write(paths.pairs_manifest, manifest)
+    return summary, manifest
 
 
 def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> tuple[set[str], int]:

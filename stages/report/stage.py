@@ -8,6 +8,7 @@ Where the demo has written <out>/demo.json, true rewards are shown too.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -19,12 +20,15 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import PairsManifest, ReferenceManifest
 from scoreonce.stages.common.files import atomic
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.report.records import demo_entries, manifest_fields, run_record
 
+logger = logging.getLogger(__name__)
 
-def run(run: Run, *, labels: Sequence[str] | None = None) -> None:
-    """Write the page about all runs, or those named, and print its path.
+
+def report(run: Run, *, labels: Sequence[str] | None = None) -> ReportResult:
+    """Write one HTML page about all training runs, or those named.
 
     Raises `InputError` where there is no run at all, an unknown label, or a file that is damaged or of another version.
     """
@@ -40,7 +44,8 @@ def run(run: Run, *, labels: Sequence[str] | None = None) -> None:
     )
     with atomic(paths.report) as temporary:
         temporary.write_text(render(data), encoding="utf-8")
-    _print(data, paths)
+    _log(data, paths)
+    return ReportResult(paths.report, tuple(chosen))
 
 
 def _choose(paths: RunPaths, labels: Sequence[str] | None) -> list[str]:
@@ -64,7 +69,7 @@ def _choose(paths: RunPaths, labels: Sequence[str] | None) -> list[str]:
     return [label for label in there if label in labels] if labels else there
 
 
-def _print(data: ReportData, paths: RunPaths) -> None:
+def _log(data: ReportData, paths: RunPaths) -> None:
     serious = ", ".join(kind[0].title for kind in run_warnings(data) if kind[0].severity == "serious")
     runs = f"{len(data.runs)} run{'s' if len(data.runs) > 1 else ''}"
-    print(f"report: {runs}, {serious or 'no serious warning'}; page in {paths.report}")
+    logger.info("report: %s, %s; page in %s", runs, serious or "no serious warning", paths.report)

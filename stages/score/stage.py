@@ -8,7 +8,8 @@ Writes the store (one row per completion, found again by content) and, per split
 
 from __future__ import annotations
 
-import sys
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -18,17 +19,20 @@ from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.score.reference_table import reference_view
-from scoreonce.stages.scoring.estimate import estimate_scoring
+from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
 
+logger = logging.getLogger(__name__)
 
-def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -> None:
-    """Score what the store lacks, then write the pair tables; with `dry_run` only say what that takes.
+
+def score(run: Run, *, lock_timeout: float | None = None) -> ScoreResult:
+    """Score the completions that the store lacks, then write the pair tables.
 
     Another process that scores the same model is waited for, at most `lock_timeout` seconds. Raises `InputError` where
     the pairs are not prepared as the run file says, model and pairs do not fit, or the disk is full. Finished shards
@@ -36,18 +40,25 @@ def run(run: Run, *, dry_run: bool = False, lock_timeout: float | None = None) -
     """
     require_pairs(run)
     job = ScoringJob.of(run)
-    if dry_run:
-        _print_estimate(job)
-        return
     try:
         scoring = score_completions(job, lock_timeout=lock_timeout)
     except KeyboardInterrupt:
         kept = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
-        print(f"\n{kept}; what is missing is scored next time.", file=sys.stderr)
+        logger.warning("\n%s; what is missing is scored next time.", kept)
         raise
     if scoring.main:
         _write_pairs(job)
-        _print_summary(job, scoring)
+        logger.info("\n".join(_summary(job, scoring)))
+    return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds)
+
+
+def estimate(run: Run) -> ScoringEstimate:
+    """What `score` would do: its time, memory and disk, measured with the model for some seconds. Writes nothing."""
+    require_pairs(run)
+    job = ScoringJob.of(run)
+    found = estimate_scoring(job)
+    logger.info("\n".join(_estimated(job, found)))
+    return found
 
 
 def _write_pairs(job: ScoringJob) -> None:
@@ -86,31 +97,30 @@ def _layouts(store: ReferenceStore) -> str:
     return " and ".join(sorted({store.sidecar(shard)["provenance"]["layout"] for shard in store.shards()}))
 
 
-def _print_estimate(job: ScoringJob) -> None:
-    left = estimate_scoring(job)
+def _estimated(job: ScoringJob, left: ScoringEstimate) -> Iterator[str]:
     if left.completions == 0:
-        print("Nothing is left to score.")
+        yield "Nothing is left to score."
         return
     speed = f"{left.tokens / left.seconds:,.0f} tokens/s, measured here"
-    print(f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens")
-    print(f"time       about {duration(left.seconds)} with one process ({speed})")
-    print(f"memory     about {size(left.memory)} for each process")
-    print(f"disk       about {size(left.bytes)} in {job.store.folder}")
+    yield f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens"
+    yield f"time       about {duration(left.seconds)} with one process ({speed})"
+    yield f"memory     about {size(left.memory)} for each process"
+    yield f"disk       about {size(left.bytes)} in {job.store.folder}"
 
 
-def _print_summary(job: ScoringJob, scoring: ScoringResult) -> None:
+def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
     if scoring.scored:
         # Two completions to a pair: the unit in which preference training counts.
         speed = f"{scoring.scored / 2 / scoring.seconds:,.0f} pairs/s, {scoring.tokens / scoring.seconds:,.0f} tokens/s"
         did = f"{scoring.scored:,} completions in {duration(scoring.seconds)} ({speed})"
-        print(f"scored     {did}, {scoring.reused:,} reused")
+        yield f"scored     {did}, {scoring.reused:,} reused"
     else:
-        print(f"scored     nothing: all {scoring.reused:,} completions are in the store")
+        yield f"scored     nothing: all {scoring.reused:,} completions are in the store"
     for split in SPLITS:
-        print(f"{split:<11}{_ranking(job.paths, split)}")
+        yield f"{split:<11}{_ranking(job.paths, split)}"
     store = job.store
     used = sum(shard.stat().st_size for shard in store.shards())
-    print(f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}")
+    yield f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}"
 
 
 def _ranking(paths: RunPaths, split: Split) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from scoreonce.pipeline.batches.prompt_rows import PromptRow
@@ -31,9 +33,9 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
     if job.compute.attention != "auto":
         return scorer
     if scorer.probe.layout == "padded":
-        print(f"prompts are not shared between completions: {scorer.probe.reason}", file=sys.stderr)
+        logger.warning(f"prompts are not shared between completions: {scorer.probe.reason}")
     elif scorer.probe.reason:
-        print(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}", file=sys.stderr)
+        logger.warning(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}")
     return scorer
 
 

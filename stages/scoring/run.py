@@ -5,8 +5,8 @@ Under accelerate, process r of n scores shards r, r + n, ... and writes them its
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +24,8 @@ from scoreonce.stages.scoring.unscored import UnscoredCompletions, unscored_comp
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
 from scoreonce.stages.store.sidecar import Damage
 from scoreonce.stages.store.store import ReferenceStore
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) 
     shards = ShardWriter(job, scorer, provenance)
     if job.keep_hidden and processes.rank == 0:
         layers = " and ".join(job.tensor_layers)
-        print(f"keeping {layers}: {size(tensor_bytes(job, scorer, work))} on disk", file=sys.stderr)
+        logger.info(f"keeping {layers}: {size(tensor_bytes(job, scorer, work))} on disk")
     share, main, start = work.share(processes.rank, processes.world), processes.rank == 0, time.perf_counter()
     # One shard is written while the next is scored; leaving waits for what is being written.
     with progress(share, "completions", "scoring", enabled=main) as bar, ThreadPoolExecutor(1) as writer:
@@ -139,7 +141,7 @@ def _print_damage(store: ReferenceStore, damage: Damage) -> None:
     what = "head" if damage.path == store.head(layer.name).path else layer.unit
     aside = f"moved to {store.folder / 'damaged'}, to be scored again"
     setting = f" with {damage.setting}" if damage.setting else ""
-    print(f"damaged {what} {damage.path.name}: {damage.reason}; {aside}{setting}", file=sys.stderr)
+    logger.warning(f"damaged {what} {damage.path.name}: {damage.reason}; {aside}{setting}")
 
 
 def _process_group(compute: Compute) -> ProcessGroup:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from scoreonce.stages.scoring.unscored import ShardPlan
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.index import packed
 from scoreonce.stages.store.store import POOLED
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +49,7 @@ class ShardWriter:
             columns = {"ids": top.ids, "logps": top.logps}
             if not layer.files():
                 loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
-                print(f"{form} is approximate: {loss}", file=sys.stderr)
+                logger.warning(f"{form} is approximate: {loss}")
         self.job.store.head(form).write(self.scorer.head())
         layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance)
 

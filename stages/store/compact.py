@@ -6,6 +6,7 @@ which is harmless; the next `compact` removes the second copy.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from scoreonce.stages.store.layer import Layer
 from scoreonce.stages.store.maintenance import store_folders
 from scoreonce.stages.store.sidecar import remove
 from scoreonce.stages.store.store import ReferenceStore
+
+logger = logging.getLogger(__name__)
 
 TARGET = 256 * 2**20  # bytes of a merged file
 
@@ -38,9 +41,9 @@ def compact(root: Path, *, target: int = TARGET) -> int:
                 after = len(layer.files())
                 fewer += before - after
                 if after < before:
-                    print(f"{folder.name}  {layer.name}: {before:,} files merged into {after:,}")
+                    logger.info(f"{folder.name}  {layer.name}: {before:,} files merged into {after:,}")
     if fewer == 0:
-        print(f"nothing to merge in {root}: no two files smaller than {size(target // 2)} in a layer")
+        logger.info(f"nothing to merge in {root}: no two files smaller than {size(target // 2)} in a layer")
     return fewer
 
 

@@ -7,6 +7,7 @@ to drop.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from scoreonce.stages.store.index import Ids, Index, packed
 from scoreonce.stages.store.layer import Layer
 from scoreonce.stages.store.sidecar import read_sidecar
 from scoreonce.stages.store.store import ReferenceStore
+
+logger = logging.getLogger(__name__)
 
 _LAYER = pl.Struct({"name": pl.String, "files": pl.Int64, "completions": pl.Int64, "bytes": pl.Int64})
 _STORES: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -48,11 +51,13 @@ def list_stores(root: Path) -> pl.DataFrame:
     for row in stores.iter_rows(named=True):
         counts = f"{row['completions']:,} completions, {row['tokens']:,} tokens, {size(row['bytes'])}"
         warning = f"; {row['damaged']} damaged, see `scoreonce store verify`" if row["damaged"] else ""
-        print(f"{row['key']}  {row['model']} ({row['dtype']}): {counts}, since {row['created']}{warning}")
+        logger.info(f"{row['key']}  {row['model']} ({row['dtype']}): {counts}, since {row['created']}{warning}")
         for layer in row["layers"]:
-            print(f"  {layer['name']:<10}{layer['completions']:,} in {layer['files']:,} files, {size(layer['bytes'])}")
+            logger.info(
+                f"  {layer['name']:<10}{layer['completions']:,} in {layer['files']:,} files, {size(layer['bytes'])}"
+            )
     if stores.is_empty():
-        print(f"no reference store in {root}")
+        logger.info(f"no reference store in {root}")
     return stores
 
 
@@ -67,11 +72,11 @@ def verify(root: Path) -> int:
             store = ReferenceStore.at(folder)
         except InputError as error:
             damaged += 1
-            print(f"{folder.name}  {error}")
+            logger.info(f"{folder.name}  {error}")
             continue
         damaged += _verify(store)
     if damaged:
-        print("Run `scoreonce score`: it sets damaged files aside and scores their completions again.")
+        logger.info("Run `scoreonce score`: it sets damaged files aside and scores their completions again.")
     return damaged
 
 
@@ -102,7 +107,7 @@ def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> in
                 for layer in store.layers():
                     _keep_only(layer, wanted)
     freed = before - _bytes(root)
-    print(f"freed {size(freed)} in {root}")
+    logger.info(f"freed {size(freed)} in {root}")
     return freed
 
 
@@ -123,14 +128,18 @@ def _verify(store: ReferenceStore) -> int:
     for layer in store.layers():
         layer.refresh()  # a damaged file that the index vouched for is one that `score` must look at
     counts = ", ".join(f"{len(layer.files()):,} {layer.name}" for layer in store.layers())
-    print(f"{store.folder.name}  {store.model}: {counts}, {f'{len(damages):,} damaged' if damages else 'all sound'}")
+    logger.info(
+        f"{store.folder.name}  {store.model}: {counts}, {f'{len(damages):,} damaged' if damages else 'all sound'}"
+    )
     for damage in damages:
-        print(f"  {damage.path}: {damage.reason}")
+        logger.info(f"  {damage.path}: {damage.reason}")
     for layer in store.layers():
         for path in layer.without_sidecar():
-            print(f"  {path}: no sidecar, so it was never finished or has lost it; its completions count as not stored")
+            logger.info(
+                f"  {path}: no sidecar, so it was never finished or has lost it; its completions count as not stored"
+            )
     for head in store.heads_without_digest():
-        print(f"  {head.path}: no sidecar, so there is nothing to check it against; `scoreonce score` writes one")
+        logger.info(f"  {head.path}: no sidecar, so there is nothing to check it against; `scoreonce score` writes one")
     return len(damages)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from transformers import AutoConfig, PreTrainedModel
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.models.loading import dropout_settings, load_tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, lineage: Lineage) -> None:
@@ -27,7 +30,7 @@ def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, 
         try:
             load_tokenizer(tokenizer).save_pretrained(temporary)
         except InputError:
-            print(f"note: no tokenizer at {tokenizer}; the model folder has none")
+            logger.info(f"note: no tokenizer at {tokenizer}; the model folder has none")
         (temporary / "README.md").write_text(card(lineage), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)

@@ -12,6 +12,7 @@ Left out: FSDP and DeepSpeed; any number of processes under DDP works.
 
 from __future__ import annotations
 
+import logging
 import shutil
 
 import tomli_w
@@ -28,64 +29,85 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.method_file import load_file
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train.data import TrainingData, load_training_data
-from scoreonce.stages.train.estimate import estimate_training
+from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.trainer import Trainer
 
+logger = logging.getLogger(__name__)
 
-def run(run: Run, *, restart: bool = False, dry_run: bool = False) -> None:
+
+def train(run: Run, *, restart: bool = False) -> TrainResult:
     """Train the policy that the run file asks for, or resume; do nothing where it is finished.
 
-    With `dry_run` only take a few steps for their time and memory, and write nothing.
     `restart` deletes what another run, or an unfinished one, left under the same label.
     Raises `InputError` for anything that the user can put right, `SystemExit(143)` after SIGTERM.
     """
-    paths, settings = RunPaths.of(run), run.train
-    method = _method(run)
-    pairs = require_pairs(run)
-    reference = require_reference(run) if lineage.reads_reference(method) else None
-    data = load_training_data(paths, method.reads, settings.where, settings.drop)
-    _require_calibrated(method, data)
-    record = lineage.describe(run, method, data.pair_ids, pairs, reference)
+    paths, method = RunPaths.of(run), _method(run)
+    data, record = _inputs(run, method)
     accelerator = _accelerator(run, paths)
-    if dry_run:
-        _print_estimate(Trainer.build(run, method, data, accelerator))
-        return
+    say = logger.info if accelerator.is_main_process else logger.debug
     if restart and accelerator.is_main_process:
         shutil.rmtree(paths.training, ignore_errors=True)
     accelerator.wait_for_everyone()
     if _finished(paths, record):
-        accelerator.print(f"{paths.label}: up to date, {paths.policy}")
-        return
+        say("%s: up to date, %s", paths.label, paths.policy)
+        return TrainResult(paths, 0)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         _begin(run, paths, record)
     accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
     trainer = Trainer.build(run, method, data, accelerator)
-    if settings.verify_pairs and lineage.policy_is_reference(record):
+    if run.train.verify_pairs and lineage.policy_is_reference(record):
         trainer.check_against_cache()
     trainer.train(paths)
     trainer.save_policy(paths, record)
     accelerator.end_training()
-    accelerator.print(f"{paths.label}: {trainer.steps:,} steps done, model in {paths.policy}")
+    say("%s: %s steps done, model in %s", paths.label, f"{trainer.steps:,}", paths.policy)
+    return TrainResult(paths, trainer.steps)
 
 
-def _print_estimate(trainer: Trainer) -> None:
-    left = estimate_training(trainer)
-    say = trainer.accelerator.print
-    say(f"to train   {len(trainer.data):,} pairs, {left.steps:,} steps, {left.tokens:,} tokens")
-    say(f"time       about {duration(left.seconds)} ({left.tokens / left.seconds:,.0f} tokens/s, measured here)")
-    say(f"memory     about {size(left.memory)} for each process")
+def estimate(run: Run) -> TrainingEstimate:
+    """What `train` would take: time and memory, from a few steps. Writes nothing.
+
+    Raises `InputError` as `train` does.
+    """
+    method = _method(run)
+    data, _ = _inputs(run, method)
+    accelerator = _accelerator(run, RunPaths.of(run))
+    left = estimate_training(Trainer.build(run, method, data, accelerator))
+    if accelerator.is_main_process:
+        logger.info(
+            "to train   %s pairs, %s steps, %s tokens\n"
+            "time       about %s (%s tokens/s, measured here)\n"
+            "memory     about %s for each process",
+            f"{len(data):,}",
+            f"{left.steps:,}",
+            f"{left.tokens:,}",
+            duration(left.seconds),
+            f"{left.tokens / left.seconds:,.0f}",
+            size(left.memory),
+        )
+    return left
+
+
+def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
+    """The training pairs with the cached columns that the method reads, and the lineage of what they lead to."""
+    pairs = require_pairs(run)
+    reference = require_reference(run) if lineage.reads_reference(method) else None
+    data = load_training_data(RunPaths.of(run), method.reads, run.train.where, run.train.drop)
+    _require_calibrated(method, data)
+    return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
 
 
 def _method(run: Run) -> Method:
     settings = run.train
     if settings.method_file:
-        print(f"running the code of {settings.method_file}")
+        logger.warning("running the code of %s", settings.method_file)
         load_file(settings.method_file)
     method = methods.resolve(
         settings.method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import time
@@ -36,6 +37,8 @@ from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog
+
+logger = logging.getLogger(__name__)
 
 TERMINATED = 143  # 128 + SIGTERM
 DEFAULT_CHECKPOINTS = 10  # over a run, where the run file names no interval
@@ -97,7 +100,7 @@ class Trainer:
             no_sync=lambda: accelerator.no_sync(prepared),
         )
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
-        accelerator.print(f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
         return cls(
             run,
             data,
@@ -120,9 +123,8 @@ class Trainer:
         settings = self.run.train
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
         cache_check.require_agreement(found, lineage.dtype_of(self.run))
-        self.accelerator.print(
-            f"policy equals the cached reference to {found.worst:.1e} nats per token ({found.pairs} pairs scored again)"
-        )
+        agreement = f"policy equals the cached reference to {found.worst:.1e} nats per token"
+        _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 
     def train(self, paths: RunPaths) -> None:
         """Run the steps that are left. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
@@ -130,7 +132,7 @@ class Trainer:
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.checkpoints(folder):
             done, state = checkpoint.restore(found[-1], self.training)
-            self.accelerator.print(f"{paths.label}: going on after step {done:,} of {self.steps:,}")
+            _say(self.accelerator, f"{paths.label}: going on after step {done:,} of {self.steps:,}")
         main = self.accelerator.is_main_process
         log = StepLog(paths.training, done) if main else None
         every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
@@ -150,7 +152,7 @@ class Trainer:
                         log.flush(step)
                         checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
                 if stop:
-                    self.accelerator.print(f"{paths.label}: stopped at step {step}; the same command goes on there")
+                    _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command goes on there")
                     raise SystemExit(TERMINATED)
         if log is not None:
             log.finish()
@@ -219,6 +221,12 @@ class Trainer:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def _say(accelerator: Accelerator, message: str) -> None:
+    """Log a message, once for all processes."""
+    if accelerator.is_main_process:
+        logger.info(message)
 
 
 def masking(method: Method, model: PreTrainedModel) -> Masking | None:

@@ -33,7 +33,7 @@ def audited(tmp_path_factory, planted) -> Path:
     numbers = {"epoch": 0, "margin": -1.0, "beta": 0.1, "weight": 1.0, "loss": 0.5}
     steps = ids.select("pair_id", step=pl.int_range(1, pl.len() + 1), **numbers)
     write_parquet(out / "train" / "dpo" / "steps.parquet", steps.to_arrow())
-    audit.run(run)
+    audit.audit(run)
     return out
 
 

@@ -1,6 +1,6 @@
 """A small world for the stages: tiny models, and prepared pairs made of random tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from scoreonce.schemas import identity
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import write_parquet
+from scoreonce.stages.common.messages import verbose
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 
@@ -122,6 +123,14 @@ class World:
         )
         with pa.OSFile(str(paths.tokens(split)), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
             writer.write_table(table, max_chunksize=50)
+
+
+@pytest.fixture(autouse=True)
+def messages_shown() -> Iterator[None]:
+    """Stages say on the terminal what the command line shows."""
+    verbose()
+    yield
+    verbose(False)
 
 
 @pytest.fixture

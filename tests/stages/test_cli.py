@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,11 +41,17 @@ def stage(monkeypatch):
         def __init__(self):
             self.calls = []
 
-        def run(self, run, **options):
-            self.calls.append((run, options))
+        def called(self, name):
+            def call(run, **options):
+                self.calls.append((name, run, options))
+                return SimpleNamespace(exceeded=())
+
+            return call
 
     fake = Stage()
+    fake.estimate = fake.called("estimate")
     for name in STAGES:
+        setattr(fake, name, fake.called(name))
         package = importlib.import_module(f"scoreonce.stages.{name}")
         monkeypatch.setitem(sys.modules, f"scoreonce.stages.{name}.stage", fake)
         monkeypatch.setattr(package, "stage", fake, raising=False)
@@ -60,18 +67,19 @@ def test_help_of_every_command(command, capsys):
 def test_every_stage_gets_the_run(stage, run_file):
     for name in STAGES:
         assert cli.run_command([name, run_file, "--set", "data.limit=7"]) == 0
-    assert [call[0].data.limit for call in stage.calls] == [7] * 6
-    assert [call[0].train.label for call in stage.calls] == ["first"] * 6
+    assert [name for name, _, _ in stage.calls] == STAGES
+    assert [run.data.limit for _, run, _ in stage.calls] == [7] * 6
+    assert [run.train.label for _, run, _ in stage.calls] == ["first"] * 6
 
 
 def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["score", run_file, "--dry-run"])
     cli.run_command(["evaluate", run_file, "--model", "m", "--label", "other"])
     cli.run_command(["report", run_file, "--label", "a", "--label", "b"])
-    assert [call[1] for call in stage.calls] == [
-        {"dry_run": True},
-        {"model": "m", "label": "other"},
-        {"labels": ["a", "b"]},
+    assert [(name, options) for name, _, options in stage.calls] == [
+        ("estimate", {}),
+        ("evaluate", {"model": "m", "label": "other"}),
+        ("report", {"labels": ["a", "b"]}),
     ]
 
 
@@ -87,7 +95,7 @@ def test_options_reach_their_stage(stage, run_file):
 )
 def test_another_method_does_not_inherit_the_label(stage, run_file, options, label):
     cli.run_command(["train", run_file, *options])
-    run = stage.calls[0][0]
+    _, run, _ = stage.calls[0]
     assert RunPaths.of(run).training == Path("runs/mine/train") / label
     assert run.train.method == ("ipo" if "--method" in options else "dpo")
     assert run.train.hyperparameters == {"beta": 0.2}
@@ -98,8 +106,8 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     Path(run_file).write_text(Path(run_file).read_text() + 'selection = "gaussian_gap"\n')
     cli.run_command(["train", run_file, "--method", "dpo"])
     cli.run_command(["train", run_file])
-    assert stage.calls[0][0].train.objective == "ipo", "a piece given on the command line stays"
-    assert [call[0].train.selection for call in stage.calls[1:]] == [None, "gaussian_gap"]
+    assert stage.calls[0][1].train.objective == "ipo", "a piece given on the command line stays"
+    assert [run.train.selection for _, run, _ in stage.calls[1:]] == [None, "gaussian_gap"]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ def test_errors_of_a_stage(stage, run_file, capsys, monkeypatch, error, code, ex
     def fail(run):
         raise error
 
-    monkeypatch.setattr(stage, "run", fail)
+    monkeypatch.setattr(stage, "prepare", fail)
     assert cli.run_command(["prepare", run_file]) == code
     said = capsys.readouterr().err
     for part in expected:
@@ -162,7 +170,7 @@ def test_a_full_disk_behind_another_error(stage, run_file, capsys, monkeypatch):
         except OSError as error:
             raise ValueError("could not write") from error
 
-    monkeypatch.setattr(stage, "run", fail)
+    monkeypatch.setattr(stage, "prepare", fail)
     assert cli.run_command(["score", run_file]) == 1, "the stage was called with an option that `fail` lacks"
     assert cli.run_command(["prepare", run_file]) == 2
     assert "The disk is full" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_any_text_gives_a_page(world, text):
     world.prepare(world.random_pairs(6), world.random_pairs(2, seed=1))
     odd = pl.when(pl.col("row") == 2).then(pl.lit(text))
     rewritten(world, prompt=odd.otherwise("prompt"), chosen=odd.otherwise("chosen"), source=odd.otherwise(pl.lit("s")))
-    audit.run(world.run())
+    audit.audit(world.run())
     assert (world.paths.audit / "index.html").stat().st_size > 1000
 
 
@@ -73,7 +73,7 @@ def test_text_of_the_data_never_becomes_markup(world):
     world.prepare([*world.random_pairs(6), world.random_pairs(6)[2]])
     texts = ("prompt", "chosen", "rejected", "source")
     rewritten(world, **{name: pl.lit(EVIL) + pl.col(name).fill_null("") for name in texts})
-    audit.run(world.run())
+    audit.audit(world.run())
     page = (world.paths.audit / "index.html").read_text(encoding="utf-8")
     parser = Scripts()
     parser.feed(page)
@@ -85,7 +85,7 @@ def test_text_of_the_data_never_becomes_markup(world):
 def test_scores_that_are_no_numbers(world, score):
     world.prepare(world.random_pairs(6))
     rewritten(world, chosen_score=pl.lit(score, pl.Float64), rejected_score=pl.lit(1.0))
-    audit.run(world.run())
+    audit.audit(world.run())
     json.loads(world.paths.audit_summary.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     hits = found(world)
     broken = {name for name in hits if name.startswith("rule_")}
@@ -95,14 +95,14 @@ def test_scores_that_are_no_numbers(world, score):
 def test_a_hundred_thousand_pairs_of_one_prompt(world):
     pairs = world.random_pairs(100_000)
     world.prepare([(pairs[0][0], chosen, rejected) for _, chosen, rejected in pairs])
-    audit.run(world.run())
+    audit.audit(world.run())
     assert found(world)["crowded_prompt"] == 100_000
 
 
 def test_completions_only_and_one_pair(world):
     world.prepare([(prompt, chosen, None) for prompt, chosen, _ in world.random_pairs(5)])
     rewritten(world, rejected=pl.lit(None, pl.String))
-    audit.run(world.run())
+    audit.audit(world.run())
     assert "near_identical_sides" not in found(world)
     assert read_json(world.paths.audit_summary)["shortcuts"] == []
 
@@ -110,7 +110,7 @@ def test_completions_only_and_one_pair(world):
 def test_a_table_changed_after_prepare_breaks_a_rule(world):
     world.prepare(world.random_pairs(6))
     rewritten(world, chosen_len=pl.when(pl.col("row") == 3).then(0).otherwise("chosen_len"))
-    audit.run(world.run())
+    audit.audit(world.run())
     hits = found(world)
     assert (hits["rule_chosen_len_min"], hits["tokens_disagree"]) == (1, 1)
 
@@ -124,7 +124,7 @@ def test_reference_numbers_that_cannot_be(world):
     for split, rows in (("train", scores), ("test", scores.clear())):
         write_parquet(world.paths.reference(split), rows.to_arrow())
     write_reference_manifest(world.paths)
-    audit.run(world.run())
+    audit.audit(world.run())
     hits = found(world)
     assert (hits["reference_logps_impossible"], hits["reference_missing"]) == (4, 1)
     json.loads(world.paths.audit_summary.read_text(encoding="utf-8"), parse_constant=pytest.fail)
@@ -143,5 +143,5 @@ def test_a_reference_of_other_pairs_and_an_empty_one(world):
     for split in ("train", "test"):
         write_parquet(world.paths.reference(split), empty.to_arrow())
     write_reference_manifest(world.paths)
-    audit.run(world.run())
+    audit.audit(world.run())
     assert found(world)["reference_missing"] == 6

@@ -47,7 +47,7 @@ def audited(tmp_path_factory, planted):
             "audit": {"contamination": [str(world.evaluation)]},
         }
     )
-    assert audit.run(run) == 0
+    assert not audit.audit(run).exceeded
     return world, run
 
 
@@ -89,11 +89,11 @@ def test_measures_are_made_once_and_anew_for_other_settings(audited, monkeypatch
     made = []
     measure = audit_measures._measure
     monkeypatch.setattr(audit_measures, "_measure", lambda *given: made.append(1) or measure(*given))
-    audit.run(run)
+    audit.audit(run)
     assert made == []
-    audit.run(run.model_copy(update={"audit": run.audit.model_copy(update={"near_duplicates": False})}))
+    audit.audit(run.model_copy(update={"audit": run.audit.model_copy(update={"near_duplicates": False})}))
     assert made == [1]
-    audit.run(run)
+    audit.audit(run)
     assert made == [1, 1]
 
 
@@ -108,14 +108,14 @@ def test_measures_are_made_once_and_anew_for_other_settings(audited, monkeypatch
 )
 def test_exit_code_of_fail_on(audited, fail_on, code, capsys):
     _, run = audited
-    assert audit.run(run, fail_on=fail_on) == code
+    assert bool(audit.audit(run, fail_on=fail_on).exceeded) is bool(code)
     assert ("Met --fail-on" in capsys.readouterr().out) is bool(code)
 
 
 def test_fail_on_names_nothing(audited):
     _, run = audited
     with pytest.raises(InputError, match="does not look for"):
-        audit.run(run, fail_on="duplicate_pears")
+        audit.audit(run, fail_on="duplicate_pears")
 
 
 def test_sql_over_pairs_and_findings(audited):
@@ -190,7 +190,7 @@ def test_dropping_needs_an_audit_of_these_pairs(world):
     with pytest.raises(InputError, match="no audit of these pairs") as error:
         training_data.load_training_data(world.paths, READS, drop=["duplicate_pair"])
     assert "scoreonce audit" in error.value.fix
-    audit.run(world.run())
+    audit.audit(world.run())
     assert len(training_data.load_training_data(world.paths, READS, drop=["duplicate_pair"])) == 8
     world.prepare(world.random_pairs(9))
     with pytest.raises(InputError, match="no audit of these pairs"):
@@ -246,7 +246,7 @@ def test_reference_training_and_evaluation_are_audited_where_they_are(world):
     held = held.with_columns(margin=pl.int_range(pl.len()).cast(pl.Float64) - 1.5)
     more = {name: pl.lit(-1.0) for name in EvaluationPair.columns() if name not in held.columns}
     write_parquet(world.paths.out / "evaluate" / "my run" / "pairs.parquet", held.with_columns(**more).to_arrow())
-    assert audit.run(world.run(audit={"methods": ["r_dpo"]}), fail_on="reference_missing") == 3
+    assert audit.audit(world.run(audit={"methods": ["r_dpo"]}), fail_on="reference_missing").exceeded
     hits = found(world.paths)
     assert (hits["reference_missing"], hits["my_run_dropped"], hits["heldout_against_label"]) == (1, 2, 2)
     assert hits["reference_margin_outlier"] >= 1
@@ -273,7 +273,7 @@ def test_what_a_method_pulls_on_follows_its_formula(world):
     """R-DPO at policy = reference: loss −log σ(α Δlen), its gradient by the chosen log-prob −β σ(−α Δlen)."""
     world.prepare(world.random_pairs(30))
     scored(world)
-    audit.run(world.run(audit={"methods": ["dpo", "r_dpo", "kto"]}))
+    audit.audit(world.run(audit={"methods": ["dpo", "r_dpo", "kto"]}))
     table = pl.read_parquet(world.paths.audit_pairs)
     assert table["dpo_pull"].drop_nulls().unique().to_list() == [1.0]
     alpha = methods.resolve("r_dpo", {}).hyperparameters["alpha"]
@@ -288,23 +288,23 @@ def test_unknown_method_and_unreadable_files(world):
     world.prepare(world.random_pairs(6))
     scored(world)
     with pytest.raises(InputError, match="no such method"):
-        audit.run(world.run(audit={"methods": ["depo"]}))
+        audit.audit(world.run(audit={"methods": ["depo"]}))
     manifest = read_json(world.paths.reference_manifest)
     world.paths.reference("train").write_bytes(b"nothing")
     with pytest.raises(InputError, match="not what `scoreonce score` wrote"):
-        audit.run(world.run())
+        audit.audit(world.run())
     manifest["files"]["train.parquet"] = sha256(world.paths.reference("train"))
     write_json(world.paths.reference_manifest, manifest)
     with pytest.raises(InputError, match="scores cannot be read"):
-        audit.run(world.run())
+        audit.audit(world.run())
     world.paths.reference_manifest.write_text("{")
     with pytest.raises(InputError, match="manifest of the reference"):
-        audit.run(world.run())
+        audit.audit(world.run())
 
 
 def test_nothing_prepared(world):
     with pytest.raises(InputError, match="not prepared"):
-        audit.run(world.run())
+        audit.audit(world.run())
 
 
 def write_evaluation(folder: Path, name: str, text: str | bytes) -> str:
@@ -348,14 +348,14 @@ def test_training_sees_the_selected_pairs_and_its_lineage_says_so(world):
 
     world.prepare(world.random_pairs(8))
     settings = {"method": "sft", "max_steps": 2, "batch_pairs": 4, "checkpoint_every": 2}
-    train.run(world.run(train={**settings, "where": "row < 4"}))
+    train.train(world.run(train={**settings, "where": "row < 4"}))
     folder = world.paths.out / "train" / "sft"
     ids = pl.read_parquet(world.paths.pairs("train"))["pair_id"].to_list()
     assert set(pl.read_parquet(folder / "steps.parquet")["pair_id"]) == set(ids[:4])
     story = read_json(folder / "lineage.json")
     assert (story["data"]["pairs"], story["train"]["where"]) == (4, "row < 4")
     with pytest.raises(InputError, match="Another training run"):
-        train.run(world.run(train={**settings, "where": "row < 5"}))
+        train.train(world.run(train={**settings, "where": "row < 5"}))
 
 
 def test_what_was_dropped_is_in_the_lineage(world):
@@ -364,14 +364,14 @@ def test_what_was_dropped_is_in_the_lineage(world):
 
     pairs = world.random_pairs(8)
     world.prepare([*pairs, *pairs[:2]])
-    audit.run(world.run())
+    audit.audit(world.run())
     settings = {"method": "sft", "max_steps": 1, "batch_pairs": 4, "drop": ["duplicate_pair"]}
-    train.run(world.run(train=settings))
+    train.train(world.run(train=settings))
     folder = world.paths.out / "train" / "sft"
     story = read_json(folder / "lineage.json")
     assert (story["data"]["pairs"], story["train"]["drop"]) == (8, ["duplicate_pair"])
     with pytest.raises(InputError, match="Another training run"):
-        train.run(world.run(train={**settings, "drop": []}))
+        train.train(world.run(train={**settings, "drop": []}))
 
 
 def test_the_command_leaves_with_three(audited, tmp_path):
@@ -400,6 +400,6 @@ def test_reference_columns_come_to_their_pairs_in_any_order(world):
     for given in (table, table.reverse(), pl.concat([table, table.head(1)])):
         write_parquet(world.paths.reference("train"), given.to_arrow(compat_level=pl.CompatLevel.oldest()))
         write_reference_manifest(world.paths)
-        audit.run(world.run())
+        audit.audit(world.run())
         found = pl.read_parquet(world.paths.audit_pairs).filter(pl.col("split") == "train").sort("row")
         assert found["ref_margin"].to_list() == [3.0 - number for number in range(12)]

@@ -57,8 +57,8 @@ def scored(tmp_path_factory):
         ]
         (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         run = make_run(folder)
-        prepare.run(run)
-        score.run(run)
+        prepare.prepare(run)
+        score.score(run)
         save_model(RunPaths.of(run).policy, 1)
         yield folder
 
@@ -94,7 +94,7 @@ def logps(folder, prompt, completion):
 
 def test_policy_columns_are_those_of_a_plain_forward(scored, capsys):
     run = make_run(scored)
-    evaluate.run(run)
+    evaluate.evaluate(run)
     pairs, summary = read(scored, "dpo")
     EvaluationPair.validate(pairs)
     row = pairs.row(0, named=True)
@@ -120,20 +120,20 @@ def test_policy_columns_are_those_of_a_plain_forward(scored, capsys):
 
 
 def test_evaluating_twice_scores_nothing(scored, monkeypatch):
-    evaluate.run(make_run(scored))
+    evaluate.evaluate(make_run(scored))
     before = read(scored, "dpo")[0]
 
     def fail(*arguments, **options):
         raise AssertionError("a model was loaded although everything is in the store")
 
     monkeypatch.setattr(inference.ModelScorer, "load", fail)
-    evaluate.run(make_run(scored))
+    evaluate.evaluate(make_run(scored))
     assert read(scored, "dpo")[0].equals(before)
 
 
 def test_the_reference_as_policy_is_free_and_ties(scored, monkeypatch, capsys):
     monkeypatch.setattr(inference.ModelScorer, "load", None)
-    evaluate.run(make_run(scored), model=str(scored / "reference"))
+    evaluate.evaluate(make_run(scored), model=str(scored / "reference"))
     pairs, summary = read(scored, "reference")
     assert pairs["margin"].to_list() == [0.0] * pairs.height
     assert (summary["accuracy"], summary["ties"]) == (0.5, 1.0)
@@ -143,21 +143,21 @@ def test_the_reference_as_policy_is_free_and_ties(scored, monkeypatch, capsys):
 
 def test_another_model_has_a_label_of_its_own(scored):
     save_model(scored / "other", 2)
-    evaluate.run(make_run(scored), model=str(scored / "other"))
-    evaluate.run(make_run(scored), model=str(scored / "other"), label="rival")
+    evaluate.evaluate(make_run(scored), model=str(scored / "other"))
+    evaluate.evaluate(make_run(scored), model=str(scored / "other"), label="rival")
     assert read(scored, "other")[0].equals(read(scored, "rival")[0])
     assert read(scored, "rival")[1]["label"] == "rival"
 
 
 def test_without_a_policy_the_message_names_train(scored):
     with pytest.raises(InputError, match="scoreonce train"):
-        evaluate.run(make_run(scored, **{"train.label": "untrained"}))
+        evaluate.evaluate(make_run(scored, **{"train.label": "untrained"}))
 
 
 def test_reference_scores_of_other_weights_are_refused(scored):
     save_model(scored / "changed", 3)
     with pytest.raises(InputError, match="another reference") as caught:
-        evaluate.run(make_run(scored, **{"reference.model": scored / "changed"}))
+        evaluate.evaluate(make_run(scored, **{"reference.model": scored / "changed"}))
     assert "scoreonce score" in str(caught.value)
 
 
@@ -169,13 +169,13 @@ def test_absent_or_damaged_reference_scores_are_refused(scored):
     ):
         hidden = path.rename(path.with_name("hidden"))
         with pytest.raises(InputError, match=what):
-            evaluate.run(make_run(scored))
+            evaluate.evaluate(make_run(scored))
         hidden.rename(path)
 
 
 def test_no_held_out_pairs_names_the_key(scored, tmp_path):
     run = make_run(scored, out=tmp_path / "out", **{"data.test_share": 0})
-    prepare.run(run)
+    prepare.prepare(run)
     RunPaths.of(run).policy.mkdir(parents=True)
     with pytest.raises(InputError, match=r"data\.test_share"):
-        evaluate.run(run)
+        evaluate.evaluate(run)

@@ -65,7 +65,7 @@ class Workplace:
                 "data": {"source": str(source or self.folder / "raw.jsonl"), **data},
             }
         )
-        prepare.run(run)
+        prepare.prepare(run)
         return RunPaths.of(run)
 
 

@@ -70,7 +70,7 @@ def evaluate(folder, label, right=30, wrong=10):
 
 
 def page(folder, **options):
-    report.run(make_run(folder), **options)
+    report.report(make_run(folder), **options)
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -91,12 +91,12 @@ def test_labels_choose_among_the_runs(tmp_path):
     train(tmp_path, "ipo")
     assert "<bdi>ipo</bdi>" not in page(tmp_path, labels=["dpo"])
     with pytest.raises(InputError, match="Did you mean 'dpo'"):
-        report.run(make_run(tmp_path), labels=["dop"])
+        report.report(make_run(tmp_path), labels=["dop"])
 
 
 def test_nothing_to_report_names_train(tmp_path):
     with pytest.raises(InputError, match="scoreonce train"):
-        report.run(make_run(tmp_path))
+        report.report(make_run(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,7 +167,7 @@ def test_a_damaged_file_is_named_with_its_stage(tmp_path, damaged, stage):
     evaluate(tmp_path, "dpo")
     (tmp_path / damaged).write_text("{ this is not it\n")
     with pytest.raises(InputError) as caught:
-        report.run(make_run(tmp_path))
+        report.report(make_run(tmp_path))
     assert damaged in caught.value.where
     assert f"scoreonce {stage}" in caught.value.fix
     assert not (tmp_path / "report.html").exists()

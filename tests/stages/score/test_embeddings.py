@@ -40,7 +40,7 @@ def by_hand(model, prompt, chosen, rejected):
 def test_scalars_are_those_of_the_models_own_hidden_states(world, attention):
     pairs = world.random_pairs(20)
     world.prepare(pairs, world.random_pairs(4, seed=1))
-    score.run(world.run(score=ASKED, compute={"attention": attention}))
+    score.score(world.run(score=ASKED, compute={"attention": attention}))
     view = ReferencePair.validate(pl.read_parquet(world.paths.reference("train")), cast=False)
     model = AutoModelForCausalLM.from_pretrained(world.model())
     for pair, row in zip(pairs, view.select(NAMES).iter_rows(), strict=True):
@@ -64,12 +64,12 @@ def test_another_pairing_scores_nothing_again(world):
 def test_asked_for_later(world):
     """What was scored without is scored once more, with the mismatched completions too; without it all is null."""
     world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
-    score.run(world.run())
+    score.score(world.run())
     path = world.paths.reference("train")
     assert pl.read_parquet(path).select(NAMES).null_count().row(0) == (12, 12, 12)
     with pytest.raises(InputError, match="lacks pooled hidden states"):
         reference_view(ScoringJob.of(world.run(score=ASKED)), "train")
-    score.run(world.run(score={**ASKED, "mismatched": True}))
+    score.score(world.run(score={**ASKED, "mismatched": True}))
     assert pl.read_parquet(path).select(*NAMES, "ref_kl_logps").null_count().row(0) == (0, 0, 0, 0)
     assert score_completions(ScoringJob.of(world.run(score=ASKED))).scored == 0
 
@@ -77,7 +77,7 @@ def test_asked_for_later(world):
 def test_selection_by_quantile(world):
     """REAL keeps the half of the pairs whose completions are least alike."""
     world.prepare(world.random_pairs(20))
-    score.run(world.run(score=ASKED))
+    score.score(world.run(score=ASKED))
     similarity = pl.read_parquet(world.paths.reference("train"))["ref_embedding_similarity"].to_numpy()
     where = "ref_embedding_similarity <= QUANTILE_CONT(ref_embedding_similarity, 0.5)"
     data = training_data.load_training_data(world.paths, methods.resolve("dpo", {}).reads, where)
@@ -90,8 +90,8 @@ def test_the_audit_has_them_by_pair_and_draws_them(world):
     """Each pair's, by hand as above; the bins of both distributions hold every pair, in the range of their values."""
     pairs = world.random_pairs(20)
     world.prepare(pairs)
-    score.run(world.run(score=ASKED))
-    audit.run(world.run())
+    score.score(world.run(score=ASKED))
+    audit.audit(world.run())
     model = AutoModelForCausalLM.from_pretrained(world.model())
     similarity, _, ln_ches = zip(*(by_hand(model, *pair) for pair in pairs), strict=True)
     table = pl.read_parquet(world.paths.audit_pairs)
@@ -105,14 +105,14 @@ def test_the_audit_has_them_by_pair_and_draws_them(world):
 
 def test_completion_only_data_have_none(world):
     world.prepare([(prompt, chosen, None) for prompt, chosen, _ in world.random_pairs(8)])
-    score.run(world.run(score=ASKED))
+    score.score(world.run(score=ASKED))
     assert pl.read_parquet(world.paths.reference("train"))["ref_ches"].null_count() == 8
 
 
 def test_gc_keeps_mismatched_completions_by_the_reference_view(world):
     world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
     run = world.run(score={"mismatched": True, "shard_completions": 16})
-    score.run(run)
+    score.score(run)
     splits = ("train", "test")
     store_command.gc(world.paths.store, keep=[world.paths.reference(split) for split in splits])
     assert score_completions(ScoringJob.of(run)).scored == 0

@@ -77,7 +77,7 @@ def test_two_processes_share_the_work(world):
 def finish(run) -> None:
     from scoreonce.stages.score import stage as score
 
-    score.run(run)
+    score.score(run)
 
 
 def job_of(run):
@@ -119,7 +119,7 @@ def fork(run_path: Path, before: Callable[[], None]) -> int:
             from scoreonce.stages.score import stage as score
 
             before()
-            score.run(Run.model_validate_json(run_path.read_text()))
+            score.score(Run.model_validate_json(run_path.read_text()))
             code = 0
         finally:
             sys.stdout.flush()

@@ -24,7 +24,7 @@ def prepared(world):
 
 def test_the_pair_tables_and_their_manifest(prepared):
     paths = prepared.paths
-    score.run(prepared.run())
+    score.score(prepared.run())
     manifest = json.loads(paths.reference_manifest.read_text())
     store = ScoringJob.of(prepared.run()).store
     assert manifest["store_key"] == store.identity.key
@@ -41,69 +41,69 @@ def test_the_pair_tables_and_their_manifest(prepared):
 
 
 def test_the_summary(prepared, capsys):
-    score.run(prepared.run())
+    score.score(prepared.run())
     out = capsys.readouterr().out
     margins = pl.read_parquet(prepared.paths.reference("train"))["ref_margin"]
     assert "60 completions in" in out
     assert "0 reused" in out
     assert f"24 pairs; the reference prefers the chosen side in {(margins > 0).sum() / 24:.1%}" in out
-    score.run(prepared.run())
+    score.score(prepared.run())
     assert "nothing: all 60 completions are in the store" in capsys.readouterr().out
 
 
 def test_a_second_time_nothing_is_written(prepared):
-    score.run(prepared.run())
+    score.score(prepared.run())
     before = {path: path.stat().st_mtime_ns for path in prepared.paths.out.rglob("*")}
-    score.run(prepared.run())
+    score.score(prepared.run())
     assert {path: path.stat().st_mtime_ns for path in prepared.paths.out.rglob("*")} == before
 
 
 def test_swapped_labels_give_other_pairs_from_the_same_store(world):
     pairs = world.random_pairs(12)
     world.prepare(pairs)
-    score.run(world.run())
+    score.score(world.run())
     before = pl.read_parquet(world.paths.reference("train"))["ref_margin"]
     shards = ScoringJob.of(world.run()).store.shards()
     world.prepare([(p, r, c) for p, c, r in pairs])
-    score.run(world.run())
+    score.score(world.run())
     assert ScoringJob.of(world.run()).store.shards() == shards
     assert pl.read_parquet(world.paths.reference("train"))["ref_margin"].to_list() == (-before).to_list()
 
 
 def test_a_lost_or_changed_pair_table_is_made_again(prepared):
-    score.run(prepared.run())
+    score.score(prepared.run())
     path = prepared.paths.reference("test")
     before = path.read_bytes()
     path.write_bytes(b"damaged")
-    score.run(prepared.run())
+    score.score(prepared.run())
     assert path.read_bytes() == before
     path.unlink()
-    score.run(prepared.run())
+    score.score(prepared.run())
     assert path.read_bytes() == before
 
 
 def test_a_shard_damaged_afterwards_is_redone(prepared, capsys):
-    score.run(prepared.run())
+    score.score(prepared.run())
     shard = ScoringJob.of(prepared.run()).store.shards()[0]
     shard.write_bytes(shard.read_bytes()[:-1])
     capsys.readouterr()
-    score.run(prepared.run())
+    score.score(prepared.run())
     captured = capsys.readouterr()
     assert f"damaged shard {shard.name}" in captured.err
     assert "completions in" in captured.out
 
 
 def test_another_dtype_makes_its_own_tables(prepared):
-    score.run(prepared.run())
+    score.score(prepared.run())
     before = json.loads(prepared.paths.reference_manifest.read_text())
-    score.run(prepared.run(reference={"dtype": "bfloat16"}))
+    score.score(prepared.run(reference={"dtype": "bfloat16"}))
     after = json.loads(prepared.paths.reference_manifest.read_text())
     assert after["store_key"] != before["store_key"]
     assert after["files"] != before["files"]
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(prepared, capsys):
-    score.run(prepared.run(), dry_run=True)
+    score.estimate(prepared.run())
     out = capsys.readouterr().out
     assert "30 pairs, 60 completions" in out
     assert "time       about" in out
@@ -111,15 +111,15 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(prepared, capsys):
     assert "disk       about" in out
     assert not prepared.paths.store.exists()
     assert not prepared.paths.reference_manifest.exists()
-    score.run(prepared.run())
+    score.score(prepared.run())
     capsys.readouterr()
-    score.run(prepared.run(), dry_run=True)
+    score.estimate(prepared.run())
     assert capsys.readouterr().out == "Nothing is left to score.\n"
 
 
 def test_pairs_must_be_prepared(world):
     with pytest.raises(InputError, match=r"(?s)not prepared.*scoreonce prepare"):
-        score.run(world.run())
+        score.score(world.run())
 
 
 @pytest.mark.parametrize("name", ["train.parquet", "test.tokens.arrow"])
@@ -128,22 +128,22 @@ def test_prepared_files_must_be_there_and_unchanged(prepared, name):
     contents = path.read_bytes()
     path.write_bytes(contents[:-1] + bytes([contents[-1] ^ 1]))
     with pytest.raises(InputError, match=r"(?s)not what.*wrote.*scoreonce prepare"):
-        score.run(prepared.run())
+        score.score(prepared.run())
     path.unlink()
     with pytest.raises(InputError, match=f"(?s)missing.*no {name}.*scoreonce prepare"):
-        score.run(prepared.run())
+        score.score(prepared.run())
 
 
 @pytest.mark.parametrize("contents", ["{", "[]", '{"format": 9, "files": {}}'])
 def test_a_manifest_that_is_none_is_refused(prepared, contents):
     prepared.paths.pairs_manifest.write_text(contents)
     with pytest.raises(InputError, match=r"(?s)manifest of the prepared pairs.*scoreonce prepare"):
-        score.run(prepared.run())
+        score.score(prepared.run())
 
 
 def test_no_such_model(prepared):
     with pytest.raises(InputError, match="No such model"):
-        score.run(prepared.run(reference={"model": "/nowhere/at/all"}))
+        score.score(prepared.run(reference={"model": "/nowhere/at/all"}))
 
 
 def test_ctrl_c_says_what_stays(prepared, monkeypatch, capsys):
@@ -156,7 +156,7 @@ def test_ctrl_c_says_what_stays(prepared, monkeypatch, capsys):
 
     monkeypatch.setattr(ReferenceStore, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        score.run(prepared.run())
+        score.score(prepared.run())
     assert "1 finished shards stay in" in capsys.readouterr().err
     assert not prepared.paths.reference_manifest.exists()
 
@@ -173,7 +173,7 @@ def test_a_full_disk_is_said_and_leaves_whole_shards_alone(prepared, monkeypatch
 
     monkeypatch.setattr(store_codecs.ScoreCodec, "write", fills_up)
     with pytest.raises(InputError) as raised:
-        score.run(prepared.run())
+        score.score(prepared.run())
     error = raised.value
     assert "cannot be written" in error.what
     assert "No space left" in error.found

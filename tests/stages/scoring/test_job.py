@@ -288,7 +288,7 @@ def test_an_interrupted_run_keeps_its_shards_and_goes_on(world, monkeypatch):
 def test_a_vocabulary_that_does_not_fit_is_seen_before_any_forward(world, forwards, monkeypatch):
     monkeypatch.setattr(inference, "choose_layout", None)
     world.prepare([([1, 2], [3, 97], [5])])
-    with pytest.raises(InputError, match="vocabulary does not fit") as raised:
+    with pytest.raises(InputError, match="tokenizer that does not fit") as raised:
         score_completions(ScoringJob.of(world.run()))
     assert raised.value.found == "token id 97 in the pairs, 97 tokens in the model"
     assert forwards == []

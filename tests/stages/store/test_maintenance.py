@@ -13,12 +13,12 @@ from scoreonce.stages.store import maintenance as store_command
 def scored(world):
     """A store of 40 completions in three shards."""
     world.prepare(world.random_pairs(20))
-    score.run(world.run())
+    score.score(world.run())
     return world
 
 
 def test_the_list_has_one_row_per_store(scored, capsys):
-    score.run(scored.run(reference={"dtype": "bfloat16"}))
+    score.score(scored.run(reference={"dtype": "bfloat16"}))
     capsys.readouterr()
     listed = store_command.list_stores(scored.paths.store)
     out = capsys.readouterr().out
@@ -83,7 +83,7 @@ def test_gc_keeps_the_completions_of_named_pairs(scored):
     kept = after.read(after.ids(), ["token_logps", "logps"]).sort("completion_id")
     assert kept.height == 12
     assert kept.equals(before.join(kept.select("completion_id"), on="completion_id", how="semi", maintain_order="left"))
-    score.run(scored.run())
+    score.score(scored.run())
     assert ScoringJob.of(scored.run()).store.shards() == after.shards()
 
 
@@ -101,7 +101,7 @@ def test_gc_removes_nothing_if_the_pairs_to_keep_cannot_be_read(scored, tmp_path
 
 
 def test_gc_drops_a_store_by_its_key(scored):
-    score.run(scored.run(reference={"dtype": "bfloat16"}))
+    score.score(scored.run(reference={"dtype": "bfloat16"}))
     plain, other = ScoringJob.of(scored.run()).store, ScoringJob.of(scored.run(reference={"dtype": "bfloat16"})).store
     with pytest.raises(InputError, match="Did you mean"):
         store_command.gc(scored.paths.store, drop=[other.identity.key[:-1] + "x"])

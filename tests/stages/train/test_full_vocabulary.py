@@ -28,7 +28,7 @@ STORED = {"full_vocab": "hidden", "shard_completions": 16}
 @pytest.fixture
 def prepared(world):
     world.prepare(world.random_pairs(24))
-    score.run(world.run(score=STORED))
+    score.score(world.run(score=STORED))
     return world
 
 
@@ -36,7 +36,7 @@ def training(world, method, full_vocab, **changes):
     run = world.run(
         train={**FAST, "method": method, "label": f"{method}-{full_vocab}", "full_vocab": full_vocab, **changes}
     )
-    train.run(run)
+    train.train(run)
     paths = RunPaths.of(run)
     lines = [json.loads(line) for line in (paths.training / "metrics.jsonl").read_text().splitlines()]
     return lines, load_file(paths.policy / "model.safetensors")
@@ -86,7 +86,7 @@ def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkey
         run = prepared.run(
             train={**FAST, "method": method, "label": label, "lora_rank": 4, "full_vocab": "live", **start}
         )
-        train.run(run)
+        train.train(run)
         assert len(loaded) == models_in_memory
         paths = RunPaths.of(run)
         lines = [json.loads(line) for line in (paths.training / "metrics.jsonl").read_text().splitlines()]
@@ -104,14 +104,14 @@ def test_lora_without_its_adapter_is_the_live_reference(prepared, method, monkey
 def test_steps_in_bfloat16_from_every_form(prepared):
     """A policy near its reference is left at beta = 0.01; one that is another model is not."""
     form = {"full_vocab": "topk", "topk": 96}
-    score.run(prepared.run(score=form))
+    score.score(prepared.run(score=form))
     settings = {**FAST, "method": "epsilon_dpo", "step_dtype": "bf16", "max_steps": 3}
     other = {"model": str(prepared.model("other", seed=14))}
 
     def betas(full_vocab, **start):
         label = f"{full_vocab}{len(start)}"
         run = prepared.run(train={**settings, "label": label, "full_vocab": full_vocab, **start}, score=form)
-        train.run(run)
+        train.train(run)
         return pl.read_parquet(RunPaths.of(run).training / "steps.parquet")["beta"].to_list()
 
     assert betas("hidden") == [0.01] * 24
@@ -138,14 +138,14 @@ def test_hidden_states_are_kept_once_and_added_later(world, capsys):
     """Scores first, states when asked for; a second time nothing; more pairs, only theirs."""
     pairs = world.random_pairs(20)
     world.prepare(pairs[:12])
-    score.run(world.run())
+    score.score(world.run())
     assert hidden_ids(world) == []
-    score.run(world.run(score=STORED))
+    score.score(world.run(score=STORED))
     assert len(hidden_ids(world)) == 24
-    score.run(world.run(score=STORED))
+    score.score(world.run(score=STORED))
     assert "scored     nothing" in capsys.readouterr().out
     world.prepare(pairs)
-    score.run(world.run(score=STORED))
+    score.score(world.run(score=STORED))
     assert sorted(hidden_ids(world)) == sorted(set(hidden_ids(world)))
     assert len(hidden_ids(world)) == 40
 
@@ -154,7 +154,7 @@ def test_disk_a_token(prepared):
     """2 d bytes in bfloat16, 4 d in float32, and little besides."""
     tokens = sum(len(c) + len(r) for _, c, r in prepared.random_pairs(24))
     for run, size in ((prepared.run(), 4), (prepared.run(reference={"dtype": "bfloat16"}, score=STORED), 2)):
-        score.run(run)
+        score.score(run)
         blocks = ScoringJob.of(run).store.tensors("hidden").files()
         assert sum(block.stat().st_size for block in blocks) == pytest.approx(
             size * 32 * tokens, rel=0.05, abs=24 * 2 * 50
@@ -190,10 +190,10 @@ def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
     losses = {}
     for k in (96, 8):
         form = {"full_vocab": "topk", "topk": k}
-        score.run(prepared.run(score=form))
+        score.score(prepared.run(score=form))
         assert f"topk-{k} is approximate" in capsys.readouterr().err
         run = prepared.run(train={**FAST, "method": method, "label": f"top{k}", "full_vocab": "topk"}, score=form)
-        train.run(run)
+        train.train(run)
         lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
         losses[k] = [json.loads(line)["loss"] for line in lines]
     exact = [line["loss"] for line in training(prepared, method, "hidden")[0]]
@@ -203,16 +203,16 @@ def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
 
 
 def test_another_top_k_than_the_stored_one_is_named(prepared):
-    score.run(prepared.run(score={"full_vocab": "topk", "topk": 8}))
+    score.score(prepared.run(score={"full_vocab": "topk", "topk": 8}))
     with pytest.raises(InputError, match="they are not stored") as raised:
-        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+        train.train(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
     assert "score.topk = 16" in raised.value.fix
     assert raised.value.fix.endswith("Stored with score.topk = 8.")
-    score.run(prepared.run(score={"full_vocab": "topk", "topk": 16}))
+    score.score(prepared.run(score={"full_vocab": "topk", "topk": 16}))
     for head in store_of(prepared).folder.glob("topk-*/head.safetensors"):
         head.unlink()
     with pytest.raises(InputError, match="they are not stored") as raised:
-        train.run(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
+        train.train(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
     assert raised.value.fix.endswith("Stored with score.topk = 8.")  # not the damaged one itself
 
 
@@ -222,22 +222,22 @@ def test_masks_need_hidden_states(prepared):
 
 def expect(world, match, **settings):
     with pytest.raises(InputError, match=match) as raised:
-        train.run(world.run(train={**FAST, **settings}))
+        train.train(world.run(train={**FAST, **settings}))
     return raised.value
 
 
 def test_without_hidden_states(world):
     world.prepare(world.random_pairs(8))
-    score.run(world.run())
+    score.score(world.run())
     assert "score.full_vocab" in expect(world, "whole next-token distributions", method="tdpo1").fix
 
 
 def test_with_some_hidden_states(world):
     pairs = world.random_pairs(12)
     world.prepare(pairs[:8])
-    score.run(world.run(score=STORED))
+    score.score(world.run(score=STORED))
     world.prepare(pairs)
-    score.run(world.run())
+    score.score(world.run())
     assert "8 of the training completions" in expect(world, "no reference distributions", method="tdpo1").found
 
 

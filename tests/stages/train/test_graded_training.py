@@ -30,9 +30,9 @@ def run_of(folder, shared, method, **data):
 def test_methods_of_scores_train(tmp_path, shared, method, pairing):
     """With policy = reference KTO starts at 1/2, SPPO at ((P_w - 1/2)^2 + (P_l - 1/2)^2) / (2 beta^2)."""
     run = run_of(tmp_path, shared, method, pairing=pairing, preference_from_scores=1.0, rso_samples=4)
-    prepare.run(run)
-    score.run(run)
-    train.run(run)
+    prepare.prepare(run)
+    score.score(run)
+    train.train(run)
     paths = RunPaths.of(run)
     first = pl.read_parquet(paths.training / "steps.parquet").filter(pl.col("step") == 1)
     pairs = pl.read_parquet(paths.pairs("train"))
@@ -47,8 +47,8 @@ def test_methods_of_scores_train(tmp_path, shared, method, pairing):
 
 def test_training_says_where_preferences_come_from(tmp_path, shared):
     run = run_of(tmp_path, shared, "sppo")
-    prepare.run(run)
-    score.run(run)
+    prepare.prepare(run)
+    score.score(run)
     with pytest.raises(InputError, match="needs chosen_preference") as caught:
-        train.run(run)
+        train.train(run)
     assert "preference_from_scores" in caught.value.fix

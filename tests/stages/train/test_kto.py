@@ -56,7 +56,7 @@ def test_copies_of_a_pair_meet_one_completion_and_long_ones_are_cut(world):
     met = mismatched_completions(paths, "train")
     assert met["donor"].to_list() == [1, 3, 1, 4, 0]
     assert met["kl_len"].to_list() == [62, 2, 62, 61, 2]
-    score.run(world.run(score=MISMATCHED))
+    score.score(world.run(score=MISMATCHED))
     view = pl.read_parquet(paths.reference("train"))
     rows = [(A, long[:62]), (C, [4, 2]), (B, long[:61]), (C, [9, 2])]
     expected = by_hand(world, [PromptRow(np.int32(prompt), (np.int32(ids),)) for prompt, ids in rows])
@@ -72,7 +72,7 @@ def test_one_prompt_alone_is_refused(world):
 @pytest.fixture
 def scored(world):
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
-    score.run(world.run(score=MISMATCHED))
+    score.score(world.run(score=MISMATCHED))
     return world
 
 
@@ -92,7 +92,7 @@ def test_scores_of_mismatched_completions(scored):
 
 def test_only_the_mismatched_completions_are_new(world, capsys):
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
-    score.run(world.run())
+    score.score(world.run())
     assert pl.read_parquet(world.paths.reference("train"))["ref_kl_logps"].null_count() == 40
     job = ScoringJob.of(world.run(score=MISMATCHED))
     distinct = set(mismatched_completions(world.paths, "train")["kl_id"])
@@ -100,7 +100,7 @@ def test_only_the_mismatched_completions_are_new(world, capsys):
     assert (left.completions, left.pairs) == (len(distinct), 40)
     assert score_completions(job).scored == len(distinct)
     capsys.readouterr()
-    score.run(world.run(score=MISMATCHED))
+    score.score(world.run(score=MISMATCHED))
     assert "nothing: all" in capsys.readouterr().out
     assert pl.read_parquet(world.paths.reference("train"))["ref_kl_logps"].null_count() == 0
 
@@ -109,7 +109,7 @@ def test_training_is_the_method_on_the_three_completions(scored):
     """A step of 8 pairs in order: its losses by `methods.apply` on log-probs by hand; 1/2 where policy = reference."""
     other = scored.model("other", seed=14)
     run = scored.run(train={**FAST, "model": str(other), "shuffle": False, "max_steps": 1})
-    train.run(run)
+    train.train(run)
     found = pl.read_parquet(RunPaths.of(run).training / "steps.parquet")
     data = training_data.load_training_data(scored.paths, READS)
     scorer = TokenScorer(load_model(str(other), dtype="float32", device=torch.device("cpu")), "padded")
@@ -121,7 +121,7 @@ def test_training_is_the_method_on_the_three_completions(scored):
     expected = methods.apply("kto", columns)
     torch.testing.assert_close(torch.tensor(found["loss"].to_list()), expected.losses.float(), rtol=1e-4, atol=1e-5)
     same = scored.run(train={**FAST, "label": "same", "max_steps": 1})
-    train.run(same)
+    train.train(same)
     assert pl.read_parquet(RunPaths.of(same).training / "metrics.parquet")["loss"][0] == pytest.approx(0.5, abs=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_micro_batches_do_not_change_the_weights(scored):
     weights = []
     for budget in (100_000, 120, 1):
         run = scored.run(train={**FAST, "label": f"kto{budget}"}, compute={"tokens_per_microbatch": budget})
-        train.run(run)
+        train.train(run)
         weights.append(load_file(RunPaths.of(run).policy / "model.safetensors"))
     for other in weights[1:]:
         for name, tensor in weights[0].items():
@@ -138,9 +138,9 @@ def test_micro_batches_do_not_change_the_weights(scored):
 
 def test_training_says_what_to_score(world):
     world.prepare(world.random_pairs(10))
-    score.run(world.run())
+    score.score(world.run())
     with pytest.raises(InputError, match="needs ref_kl_logps") as caught:
-        train.run(world.run(train=FAST))
+        train.train(world.run(train=FAST))
     assert "score.mismatched" in caught.value.fix
 
 
@@ -150,7 +150,7 @@ def test_pairs_in_another_order_must_be_scored_again(scored):
     scored.prepare(order[::-1], scored.random_pairs(8, seed=1))
     with pytest.raises(InputError, match="not those of the prepared pairs"):
         training_data.load_training_data(scored.paths, READS)
-    score.run(scored.run(score=MISMATCHED))
+    score.score(scored.run(score=MISMATCHED))
     assert math.isfinite(training_data.load_training_data(scored.paths, READS).columns["ref_kl_logps"].sum())
 
 

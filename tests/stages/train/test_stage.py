@@ -39,13 +39,13 @@ FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_eve
 def prepared(world):
     """A world of 40 training pairs, scored."""
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
-    score.run(world.run())
+    score.score(world.run())
     return world
 
 
 def training(world, method, label=None, **settings):
     run = world.run(train={**FAST, "method": method, "label": label or method, **settings})
-    train.run(run)
+    train.train(run)
     return RunPaths.of(run)
 
 
@@ -108,7 +108,7 @@ def test_micro_batches_do_not_change_the_weights(prepared, method):
         run = prepared.run(
             train={**FAST, "method": method, "label": f"{method}{budget}"}, compute={"tokens_per_microbatch": budget}
         )
-        train.run(run)
+        train.train(run)
         results.append((weights(RunPaths.of(run)), metrics(RunPaths.of(run))))
     for other, lines in results[1:]:
         assert_equal(results[0][0], other, tolerance=2e-5)
@@ -221,7 +221,7 @@ def test_training_goes_on_without_the_reference(prepared, tmp_path):
     run = prepared.run(train={**FAST, "model": str(elsewhere)}, reference={"model": str(reference)})
     # the manifest knows the reference by this name
     (tmp_path / "model").mkdir() if False else None
-    train.run(run)
+    train.train(run)
     assert RunPaths.of(run).policy.is_dir()
 
 
@@ -233,7 +233,7 @@ def test_done_is_done_and_another_run_needs_another_label(prepared, capsys):
     with pytest.raises(InputError, match="Another training run has its outputs under this label"):
         training(prepared, "dpo", "one", learning_rate=1e-4)
     assert (paths.policy / "model.safetensors").stat().st_mtime_ns == stamp
-    train.run(prepared.run(train={**FAST, "label": "one", "learning_rate": 1e-4}), restart=True)
+    train.train(prepared.run(train={**FAST, "label": "one", "learning_rate": 1e-4}), restart=True)
     assert (paths.policy / "model.safetensors").stat().st_mtime_ns != stamp
 
 
@@ -247,8 +247,8 @@ def test_checkpoints_keep_the_last(prepared):
 def test_half_precision_trains_float32_masters(prepared, world):
     """A step of 1e-5 of a weight is lost in bfloat16; the masters keep it."""
     run = world.run(train={**FAST, "learning_rate": 1e-5, "scheduler": "constant"}, reference={"dtype": "bfloat16"})
-    score.run(run)
-    train.run(run)
+    score.score(run)
+    train.train(run)
     masters = load_file(RunPaths.of(run).training / "checkpoints/step-000006/weights.safetensors")
     start = load_file(world.model() / "model.safetensors")
     saved = weights(RunPaths.of(run))
@@ -263,13 +263,13 @@ def test_half_precision_trains_float32_masters(prepared, world):
 def test_lora_trains_an_adapter_that_evaluates_as_it_trained(prepared):
     """Only the matrices are trained and saved; resumed they are the same; evaluate adds them to their base."""
     run = prepared.run(train={**FAST, "lora_rank": 4, "label": "lora"})
-    train.run(run)
+    train.train(run)
     paths = RunPaths.of(run)
     adapter = load_file(paths.policy / "adapter_model.safetensors")
     assert all("lora_" in name for name in adapter)
     assert any(tensor.abs().max() > 0 for name, tensor in adapter.items() if "lora_B" in name)
     assert metrics(paths)[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
-    evaluate.run(run)
+    evaluate.evaluate(run)
     pairs = pl.read_parquet(paths.evaluation / "pairs.parquet")
     assert pairs["margin"].abs().max() > 1e-3
     expected = LlamaForCausalLM.from_pretrained(prepared.model())
@@ -333,7 +333,7 @@ from scoreonce.stages.config import Run
 Accelerator.end_training = lambda self: None  # the process group serves the next run as well
 assert Accelerator(cpu=True).num_processes == 2
 for tree in json.loads(sys.argv[1]):
-    train.run(Run.model_validate(tree))
+    train.train(Run.model_validate(tree))
 """
 
 
@@ -343,7 +343,7 @@ def test_two_processes_train_the_same_policy(prepared):
 
     By torchrun: `accelerate launch --cpu` starts a single process, whatever --num_processes says.
     """
-    score.run(prepared.run(score={"mismatched": True}))
+    score.score(prepared.run(score={"mismatched": True}))
     methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto")
     settings = {**FAST, "max_steps": 4}
     two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
@@ -376,7 +376,7 @@ SPELLED_OUT = {
 @pytest.mark.parametrize("name", SPELLED_OUT)
 def test_a_composition_spelled_out_in_a_run_file(prepared, name):
     run = prepared.run(score={"mismatched": True})
-    score.run(run)
+    score.score(run)
     path = prepared.folder / "composed.toml"
     train_section = f"""
 [train]
@@ -389,7 +389,7 @@ max_steps = 2
     tree = run.model_dump(include={"out", "data", "reference", "compute", "score"}, exclude_none=True)
     path.write_text(tomli_w.dumps(tree) + train_section)
     run = config.load(path)
-    train.run(run)
+    train.train(run)
     paths = RunPaths.of(run)
     record = json.loads((paths.training / "lineage.json").read_text())
     assert record["method"]["name"] == name
@@ -426,10 +426,10 @@ def test_the_documented_method_trains_evaluates_and_is_reported(prepared, tmp_pa
     path.write_text(example, encoding="utf-8")
     assert len(example.splitlines()) <= 60
     run = prepared.run(train={**FAST, "method": "squared_hinge", "method_file": str(path)})
-    train.run(run)
+    train.train(run)
     assert metrics(RunPaths.of(run))[0]["loss"] == pytest.approx(1.0, abs=1e-4)
-    evaluate.run(run)
-    report.run(run)
+    evaluate.evaluate(run)
+    report.report(run)
     assert "squared_hinge" in RunPaths.of(run).report.read_text(encoding="utf-8")
 
 
@@ -443,7 +443,7 @@ def test_micro_batch_scope_needs_a_method_with_statistics(prepared):
 
 def expect(world, match, **settings):
     with pytest.raises(InputError, match=match) as raised:
-        train.run(world.run(train={**FAST, **settings}))
+        train.train(world.run(train={**FAST, **settings}))
     return raised.value
 
 
@@ -507,9 +507,9 @@ def rewrite_pairs(world, **columns):
 def test_scored_with_other_weights_or_dtype(prepared):
     other = prepared.model("other", seed=3)
     with pytest.raises(InputError, match=r"(?s)another reference.*reference\.weights: scored with .*, now "):
-        train.run(prepared.run(train=FAST, reference={"model": str(other)}))
+        train.train(prepared.run(train=FAST, reference={"model": str(other)}))
     with pytest.raises(InputError, match=r'reference\.dtype: scored with "float32", now "bfloat16"'):
-        train.run(prepared.run(train=FAST, reference={"dtype": "bfloat16"}))
+        train.train(prepared.run(train=FAST, reference={"dtype": "bfloat16"}))
 
 
 def test_a_flipped_bit_in_the_columns(prepared):
@@ -558,7 +558,7 @@ def test_cuda_asked_for_and_absent(prepared):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="CUDA was asked for"):
-        train.run(prepared.run(train=FAST, compute={"device": "cuda"}))
+        train.train(prepared.run(train=FAST, compute={"device": "cuda"}))
 
 
 def test_damaged_checkpoint(prepared, monkeypatch):
@@ -579,7 +579,7 @@ def test_a_dry_run_says_time_and_memory_and_writes_nothing(prepared, capsys):
         pl.sum_horizontal("prompt_len", "chosen_len", "rejected_len").cast(pl.Int64)
     )
     capsys.readouterr()
-    train.run(run, dry_run=True)
+    train.estimate(run)
     out = capsys.readouterr().out
     assert f"40 pairs, 8 steps, {int(tokens.to_series().mean() * (40 + 3 * 8)):,} tokens" in out
     assert "time       about" in out

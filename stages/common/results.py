@@ -1,0 +1,125 @@
+"""What the stages return: where things are, and the tables as polars frames, read when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from scoreonce.stages.common import files
+from scoreonce.stages.common.paths import RunPaths, Split
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from scoreonce.schemas.manifests import PairCounts, PairsManifest
+
+
+def _table(path: Path) -> pl.DataFrame:
+    import polars as pl
+
+    table = pl.from_arrow(files.read_parquet(path))
+    assert isinstance(table, pl.DataFrame)
+    return table
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` made, or found up to date."""
+
+    paths: RunPaths
+    manifest: PairsManifest
+
+    @property
+    def counts(self) -> PairCounts:
+        """Rows read, pairs in each split, rows in quarantine and why."""
+        return self.manifest.counts
+
+    def pairs(self, split: Split) -> pl.DataFrame:
+        """The pairs of a split: rows of `schemas.tables.Pair`."""
+        return _table(self.paths.pairs(split))
+
+    def quarantine(self) -> pl.DataFrame:
+        """The rows that cannot be used, each with its reason: rows of `schemas.tables.Quarantine`."""
+        return _table(self.paths.quarantine)
+
+
+@dataclass(frozen=True)
+class ScoreResult:
+    """What `score` did: completions, positions and seconds over all processes."""
+
+    paths: RunPaths
+    scored: int
+    reused: int
+    tokens: int
+    seconds: float
+
+    def pairs(self, split: Split) -> pl.DataFrame:
+        """The reference columns of each distinct pair: rows of `schemas.tables.ReferencePair`."""
+        return _table(self.paths.reference(split))
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished training run. `steps_done` is 0 where it was finished before."""
+
+    paths: RunPaths
+    steps_done: int
+
+    @property
+    def model(self) -> Path:
+        """The policy, a Hugging Face folder."""
+        return self.paths.policy
+
+    @property
+    def metrics(self) -> pl.DataFrame:
+        """One row per optimizer step, columns named as in TRL's dashboards."""
+        return _table(self.paths.training / "metrics.parquet")
+
+    def steps(self) -> pl.DataFrame:
+        """One row per pair and step: rows of `schemas.tables.StepPair`."""
+        return _table(self.paths.training / "steps.parquet")
+
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """A policy on held-out pairs. `summary` has the figures of `pipeline.evaluation.summary.evaluation_summary`."""
+
+    paths: RunPaths
+    summary: dict[str, Any] = field(repr=False)
+
+    def pairs(self) -> pl.DataFrame:
+        """One row per distinct held-out pair: rows of `schemas.tables.EvaluationPair`."""
+        return _table(self.paths.evaluation / "pairs.parquet")
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What an audit found. `exceeded` lists what its `fail_on` names and was found."""
+
+    paths: RunPaths
+    document: dict[str, Any] = field(repr=False)
+    exceeded: tuple[str, ...] = ()
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        """One record per check, worst severity first; `rows` pairs are concerned."""
+        findings: list[dict[str, Any]] = self.document["findings"]
+        return findings
+
+    @property
+    def page(self) -> Path:
+        """The audit as an HTML page."""
+        return self.paths.audit_page
+
+    def pairs(self) -> pl.DataFrame:
+        """One row per pair of both splits, with its measures and a boolean column per finding."""
+        return _table(self.paths.audit_pairs)
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """The page about some training runs."""
+
+    page: Path
+    labels: tuple[str, ...]
