@@ -177,7 +177,7 @@ def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: l
             {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
         )
         raise InputError(
-            "LoRA finds no module to adapt.",
+            "LoRA finds nothing to adapt.",
             found=_first_line(error),
             where="train.lora_targets",
             fix=f'Use ["all-linear"], or some of {", ".join(names)}.',
