@@ -82,7 +82,7 @@ def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collectio
     hint = "".join(did_you_mean(role, [name for name in found if name not in has]) for role in absent)
     example = f'data.columns = {{{absent[0]} = "…"}}' if absent else "data.format"
     return InputError(
-        f"The dataset has no column {', '.join(absent)}.",
+        f"The dataset lacks a column: {', '.join(absent)}.",
         found=f"columns {', '.join(found) or '(none)'}.{hint}",
         where="data.source",
         fix=f"It needs {wanted}. Map the dataset's own columns with {example}, or set data.format.",
