@@ -1,7 +1,8 @@
-"""Generated pairs with planted flaws: which finding must concern which rows is known, and no other may concern any.
+"""Generated pairs with planted flaws: each finding must affect exactly the known rows, and no finding any other.
 
 Used by benchmarks/audit.py and by the tests. A word is a token; a pair has about 300 tokens. Rows 0 to `pairs` − 1 are
-base pairs, the first of them with a flaw each; what a flaw needs besides (a copy, a prompt in the test split) follows.
+base pairs, the first of them with one flaw each; further pairs that a flaw needs (a copy, a prompt in the test split)
+follow.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ EVALUATION_PROMPTS = 500
 
 @dataclass(frozen=True)
 class Side:
-    """A text: its words, what stands before and after them, and whether it shouts."""
+    """A text: its words, a prefix and a suffix, and whether it is in upper case."""
 
     words: Words
     before: str = ""
@@ -51,14 +52,14 @@ class Side:
 
     @property
     def text(self) -> str:
-        """As the dataset has it."""
+        """The text as in the dataset."""
         words = " ".join(VOCABULARY[word] for word in self.words)
         if self.alphabet == "cyrillic":
             words = words.translate(str.maketrans("abdefgiklmnoprstuvz", "абдефгиклмнопрстувз"))
         return f"{self.before}{words.upper() + '!' if self.loud else words}{self.after}"
 
     def ids(self, *, prompt: bool) -> npt.NDArray[np.int32]:
-        """As the tokenizer would have it."""
+        """The token ids."""
         start = [BOS, BOS] if self.double_bos else [BOS] if prompt else []
         end = [] if prompt or self.cut or not self.ends else [EOS]
         body = np.concatenate([self.words + len(SPECIAL), [LOUD] * self.loud, self.special])
@@ -103,7 +104,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Plant:
-    """The flawed pair, what else it needs, and which findings concern the first and the others."""
+    """The flawed pair, the others that it needs, and the findings that affect the first and the others."""
 
     own: Case
     extra: tuple[Case, ...] = ()
@@ -147,7 +148,7 @@ class Maker:
         return Case(self.prompt(), self.completion(), self.completion(), split)
 
     def altered(self, side: Side, similarity: tuple[float, float]) -> Side:
-        """The side with its last words replaced, so that the Jaccard index of 3-word shingles is in the range."""
+        """The side with its last words replaced, such that the Jaccard index of 3-word shingles is in the range."""
         shingles = len(side.words) - 2
         low, high = (shingles * (1 - value) / (1 + value) for value in reversed(similarity))
         count = int(self.random.integers(max(1, int(np.ceil(low))), max(int(high), 1) + 1))

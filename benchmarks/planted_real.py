@@ -1,9 +1,9 @@
-"""Flaws of known number planted into real pairs, as raw rows: which rows each finding must concern besides those that
-it concerned before.
+"""A known number of flaws planted into real pairs, as raw rows: each finding must affect those rows in addition to the
+ones that it affected before.
 
-Used by benchmarks/audit_real.py and by the tests. Only pairs without any finding get a flaw, so what an audit finds
-more than before must be what was planted. Flaws that `prepare` cannot let through (lost EOS, tokens of another pair)
-are planted into its files. Similarities are worked out here once more, from sets of words, without MinHash.
+Used by benchmarks/audit_real.py and by the tests. Only pairs without any finding get a flaw, so whatever an audit
+finds in addition must be what was planted. Flaws that `prepare` would not let through (missing EOS, tokens of another
+pair) are planted into its files. Similarities are computed independently here, from sets of words, without MinHash.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Plant:
-    """The flawed pair, what else it needs, and what concerns the first and the others (`quarantine:` reasons too)."""
+    """The flawed pair, the others that it needs, and the findings of the first and the others (`quarantine:` too)."""
 
     own: Pair
     found: tuple[str, ...] = ()
@@ -74,7 +74,7 @@ class Plant:
 
 @dataclass
 class World:
-    """Raw rows by split, and which of them each finding must concern besides those that it did before."""
+    """Raw rows by split, and the rows that each finding must affect in addition to those that it did before."""
 
     rows: dict[Split, list[Pair]]
     planted: Places = field(default_factory=lambda: defaultdict(set))
@@ -123,7 +123,7 @@ def _labelled(row: dict[str, Any], *, second: bool) -> Pair:
 
 
 def words(text: str) -> list[str]:
-    """The words that an audit compares by, found in another way."""
+    """The words that an audit compares, computed independently."""
     return re.findall(r"\w+", text.lower())
 
 
@@ -417,7 +417,7 @@ def planted(rows: Sequence[Pair], before: RunPaths, evaluation: Sequence[str], *
 
 
 def _suited(before: RunPaths) -> set[int]:
-    """Training rows without any finding, swapped too, all of whose texts are told to be in a language."""
+    """Training rows without any finding, even when swapped, all of whose texts have a known language."""
     concerned = {row for places in found(before).values() for split, row in places if split == "train"}
     told = pl.all_horizontal(pl.col(f"{side}_language").is_not_null() for side in ("prompt", "chosen", "rejected"))
     table = pl.read_parquet(before.audit_pairs).filter(pl.col("split") == "train")
@@ -430,7 +430,7 @@ def _of_usual_size(pair: Pair) -> bool:
 
 
 def alike(paths: RunPaths, sides: Sequence[str], threshold: float) -> set[Place]:
-    """The rows with a text in one of the sides that another row has nearly, by exhaustive search."""
+    """The rows with a near-duplicate text in one of the sides, by exhaustive search."""
     table = pl.concat([pl.read_parquet(paths.pairs(split)).with_columns(split=pl.lit(split)) for split in SPLITS])
     holders: dict[str, set[Place]] = defaultdict(set)
     texts: dict[str, str] = {}

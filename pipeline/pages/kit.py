@@ -1,4 +1,4 @@
-"""What every page of ours shares: the template environment, the style, and the policy that admits one script.
+"""What all pages share: the template environment, the style, and the policy that admits one script.
 
 A page is one self-contained HTML file. It loads nothing: style, script and data are inside, and its content security
 policy forbids any request and any script but its own, so that text from a dataset cannot become code.
@@ -19,7 +19,7 @@ from scoreonce.pipeline.pages import numbers as text
 
 @cache
 def environment() -> jinja2.Environment:
-    """Templates beside this file, escaping everything that is not markup of ours; filters for numbers."""
+    """Templates beside this file, with autoescaping and filters for numbers."""
     made = jinja2.Environment(
         loader=jinja2.PackageLoader("scoreonce.pipeline.pages", "."),
         autoescape=True,

@@ -13,18 +13,18 @@ Render = Callable[[list[Message], bool], str]
 
 
 def messages_of(value: object, name: str) -> list[Message]:
-    """A column's value as messages, absent keys left out. Raises `RowError` where it is not a list of such."""
+    """A column's value as messages, without null keys. Raises `RowError` if it is not a list of messages."""
     if not isinstance(value, list):
-        raise RowError("wrong_type", f"{name} should be a list of messages and is {kind_of(value)}")
+        raise RowError("wrong_type", f"{name} should be a list of messages, is {kind_of(value)}")
     return [_message(item, f"{name}[{index}]") for index, item in enumerate(value)]
 
 
 def _message(value: object, name: str) -> Message:
     if not isinstance(value, dict):
-        raise RowError("wrong_type", f"{name} should be a message and is {kind_of(value)}")
+        raise RowError("wrong_type", f"{name} should be a message, is {kind_of(value)}")
     for key in ("role", "content"):
         if not isinstance(value.get(key), str):
-            raise RowError("wrong_type", f"{name} should have a text {key!r}; it is {kind_of(value.get(key))}")
+            raise RowError("wrong_type", f"{name} should have text under {key!r}, has {kind_of(value.get(key))}")
     # Parquet gives every struct all keys; templates test for keys such as tool_calls.
     return {key: item for key, item in value.items() if item is not None}
 
@@ -40,7 +40,7 @@ def prompt_messages(prompt: object) -> list[Message]:
 
 
 def shared_messages(chosen: list[Message], rejected: list[Message]) -> int:
-    """Messages of the prompt in two whole conversations: the shared ones up to an assistant's turn."""
+    """How many messages of two whole conversations are the prompt: the shared ones before an assistant's turn."""
     shared = 0
     while shared < min(len(chosen), len(rejected)) and chosen[shared] == rejected[shared]:
         shared += 1
@@ -54,22 +54,22 @@ def shared_messages(chosen: list[Message], rejected: list[Message]) -> int:
 
 
 def is_blank(messages: list[Message]) -> bool:
-    """Whether no message says anything."""
+    """Whether no message has any content."""
     return not any(message["content"].strip() for message in messages)
 
 
 def render_prompt(prompt: list[Message], render: Render) -> str:
-    """The prompt as the model sees it at generation. Raises `RowError` where the template refuses."""
+    """The prompt as the model sees it at generation. Raises `RowError` if the template does."""
     if not prompt:
         raise RowError("missing_value", "the prompt has no message")
     return render(prompt, True)
 
 
 def render_completion(prompt: list[Message], prompt_text: str, completion: list[Message], render: Render) -> str:
-    """What the whole conversation's text adds to the prompt's.
+    """The part of the conversation's text after the prompt's.
 
-    Raises `RowError` where the template writes the prompt otherwise once a completion follows: then the model would
-    be trained on a text that it never sees at generation.
+    Raises `RowError` if the template renders the prompt differently once a completion follows: the model would be
+    trained on a text that it never sees at generation.
     """
     whole = render([*prompt, *completion], False)
     if not whole.startswith(prompt_text):

@@ -1,4 +1,4 @@
-"""A dataset's own column names, by the role that each plays."""
+"""A dataset's own column names, by role."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 Row = Mapping[str, Any]
-# Other names that published sets use. `data.columns` comes first.
+# Names used by published datasets. `data.columns` takes precedence.
 ALIASES = {
     "chosen_score": ("chosen_score", "score_chosen"),
     "rejected_score": ("rejected_score", "score_rejected"),
-    # As SPPO's authors name them.
+    # The names in SPPO's data.
     "chosen_preference": ("chosen_preference", "chosen_probs_win"),
     "rejected_preference": ("rejected_preference", "chosen_probs_lose"),
 }
@@ -42,76 +42,76 @@ ROLES = (
 
 @dataclass(frozen=True)
 class Columns:
-    """The dataset's name of each role that it has."""
+    """The dataset's column name for each role that it has."""
 
     names: Mapping[str, str]
 
     def value(self, row: Row, role: str) -> Any:
-        """The row's value, None where the row or the dataset has none."""
+        """The row's value, None if the row or the dataset has none."""
         return row.get(self.names[role]) if role in self.names else None
 
-    def needed(self, row: Row, role: str) -> Any:
-        """The row's value. Raises `RowError` where it is absent."""
+    def required(self, row: Row, role: str) -> Any:
+        """The row's value. Raises `RowError` if it is missing."""
         value = self.value(row, role)
         if value is None:
             raise RowError("missing_value", f"no {self.names[role]!r}")
         return value
 
     def text(self, row: Row, role: str) -> str:
-        """The row's text. Raises `RowError` where it is absent or no text."""
-        value = self.needed(row, role)
+        """The row's text. Raises `RowError` if it is missing or not text."""
+        value = self.required(row, role)
         if not isinstance(value, str):
-            raise RowError("wrong_type", f"{self.names[role]!r} should be text and is {kind_of(value)}")
+            raise RowError("wrong_type", f"{self.names[role]!r} should be text, is {kind_of(value)}")
         return value
 
     def number(self, row: Row, role: str) -> float | None:
-        """The row's number, None where it is absent or not a number."""
+        """The row's number, None if it is missing or NaN. Raises `RowError` for any other type."""
         value = self.value(row, role)
         return None if value is None else number_of(value, repr(self.names[role]))
 
     def probability(self, row: Row, role: str) -> float | None:
-        """The row's probability, None where it is absent. Raises `RowError` for anything outside 0 to 1."""
+        """The row's probability, None if it is missing. Raises `RowError` for anything outside 0 to 1."""
         value = self.number(row, role)
         if value is not None and not 0 <= value <= 1:
             raise RowError("not_a_probability", f"{self.names[role]!r} is {value:g}")
         return value
 
     def items(self, row: Row, role: str) -> list[Any]:
-        """The row's list, which may be written as JSON. Raises `RowError` where it is absent or no list."""
-        value = self.needed(row, role)
+        """The row's list, which may be JSON text. Raises `RowError` if it is missing or not a list."""
+        value = self.required(row, role)
         if isinstance(value, str):
             try:
                 value = json.loads(value)
             except json.JSONDecodeError:
                 value = str(value)
         if not isinstance(value, list):
-            raise RowError("wrong_type", f"{self.names[role]!r} should be a list and is {kind_of(value)}")
+            raise RowError("wrong_type", f"{self.names[role]!r} should be a list, is {kind_of(value)}")
         return value
 
 
 def number_of(value: Any, name: str) -> float | None:
-    """The value as a number, None where it is NaN. Raises `RowError` where it is something else."""
+    """The value as a number, None for NaN. Raises `RowError` for any other type."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise RowError("wrong_type", f"{name} should be a number and is {kind_of(value)}")
+        raise RowError("wrong_type", f"{name} should be a number, is {kind_of(value)}")
     return None if math.isnan(value) else float(value)
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
-    """Which column plays which role. Raises `InputError` for a role or a column that does not exist."""
+    """The column of each role. Raises `InputError` for a role or a column that does not exist."""
     for role, name in renamed.items():
         if role not in ROLES:
             raise InputError(
-                f"data.columns renames something that no format reads: {role}.",
+                f"data.columns has an unknown role: {role}.",
                 found=f"{role} = {name!r}.{did_you_mean(role, list(ROLES))}",
                 where="data.columns",
-                fix=f"Left of the equals sign stands one of: {', '.join(ROLES)}.",
+                fix=f"Use one of these on the left of the equals sign: {', '.join(ROLES)}.",
             )
         if name not in found:
             raise InputError(
                 f"The dataset has no column {name!r}.",
                 found=f"columns {', '.join(found)}.{did_you_mean(name, found)}",
                 where=f"data.columns, {role} = {name!r}",
-                fix="Name one of the columns found.",
+                fix="Use one of the columns found.",
             )
     names = {role: next((name for name in ALIASES.get(role, (role,)) if name in found), None) for role in ROLES}
     return Columns({role: name for role, name in {**names, **renamed}.items() if name is not None})

@@ -1,4 +1,4 @@
-"""How a row of a dataset states a preference: finding the format from the columns, and reading a row of it.
+"""Dataset formats: detecting the format from the columns, and reading a row of it.
 
 labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second)
 pairs       prompt, chosen, rejected as text
@@ -32,7 +32,7 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Example:
-    """A preference as text. `rendered`: written by a chat template, so the tokenizer adds no special tokens."""
+    """A preference as text. `rendered`: written by a chat template, so that no special tokens are added."""
 
     prompt: str
     chosen: str
@@ -49,7 +49,7 @@ Read = Callable[[Row, Columns, Render], Example]
 
 
 def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
-    """The format that the columns speak for; `sample` tells text from messages. Raises `InputError` where none does."""
+    """The format that the columns indicate; `sample` tells text from messages. Raises `InputError` if none matches."""
     has = columns.names.keys()
     if {"chosen", "rejected"} <= has:
         if any(
@@ -66,8 +66,8 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
 
 
-def require(name: str, columns: Columns, found: list[str]) -> None:
-    """Raise `InputError` where the dataset lacks a column that the format needs."""
+def require_columns(name: str, columns: Columns, found: list[str]) -> None:
+    """Raise `InputError` if the dataset lacks a column that the format needs."""
     has = columns.names.keys()
     if name == "completion" and "messages" in has:
         return
@@ -84,7 +84,7 @@ def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collectio
         f"The dataset lacks a column: {', '.join(absent)}.",
         found=f"columns {', '.join(found) or '(none)'}.{hint}",
         where="data.source",
-        fix=f"Needed are {wanted}. Name the dataset's own with {example}, or say data.format.",
+        fix=f"It needs {wanted}. Map the dataset's own columns with {example}, or set data.format.",
     )
 
 
@@ -94,7 +94,7 @@ def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
 
 
 def usable(example: Example) -> Example:
-    """The example. Raises `RowError` where a side is blank or no Unicode, or both sides are the same."""
+    """The example. Raises `RowError` if a side is blank or not valid Unicode, or both sides are the same."""
     for text in (example.prompt, example.chosen, example.rejected or ""):
         check_unicode(text)
     if not example.chosen.strip():
@@ -107,7 +107,7 @@ def usable(example: Example) -> Example:
 
 
 def check_unicode(text: str) -> None:
-    """Raise `RowError` for half of a surrogate pair, which JSON can hold and no file can."""
+    """Raise `RowError` for half of a surrogate pair, which JSON can hold but UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -115,7 +115,7 @@ def check_unicode(text: str) -> None:
 
 
 def source_of(row: Row, columns: Columns) -> str | None:
-    """Where the row says it comes from. Raises `RowError` where that is no Unicode."""
+    """The source that the row names. Raises `RowError` if it is not valid Unicode."""
     source = columns.value(row, "source")
     source = None if source is None else str(source)
     check_unicode(source or "")
@@ -162,15 +162,15 @@ def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
     if not 0 <= preference <= 1 or preference == 0.5:
         raise RowError(
             "no_preference",
-            f"{columns.names['preference']!r} is {preference:g}; below 0.5 the first is better, above the second",
+            f"{columns.names['preference']!r} is {preference:g}; below 0.5 prefers the first, above 0.5 the second",
         )
     chosen, rejected = (first, second) if preference < 0.5 else (second, first)
     return _example(row, columns, columns.text(row, "prompt"), chosen, rejected)
 
 
 def _read_messages(row: Row, columns: Columns, render: Render) -> Example:
-    chosen = completion_messages(columns.needed(row, "chosen"), "chosen")
-    rejected = completion_messages(columns.needed(row, "rejected"), "rejected")
+    chosen = completion_messages(columns.required(row, "chosen"), "chosen")
+    rejected = completion_messages(columns.required(row, "rejected"), "rejected")
     prompt, chosen, rejected = _split_messages(columns.value(row, "prompt"), chosen, rejected)
     if is_blank(chosen):
         raise RowError("chosen_is_blank", repr(chosen))
@@ -182,7 +182,7 @@ def _read_messages(row: Row, columns: Columns, render: Render) -> Example:
 def _split_messages(
     prompt: object, chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
-    """Prompt and completions as messages; whole conversations, which open with another role, split where they part."""
+    """Prompt and completions as messages; whole conversations (beginning with another role) are split."""
     if chosen == rejected:
         raise RowError("sides_are_identical", repr(chosen))
     whole = bool(chosen and rejected) and "assistant" not in (chosen[0]["role"], rejected[0]["role"])
@@ -190,7 +190,7 @@ def _split_messages(
         return prompt_messages(prompt), chosen, rejected
     end = shared_messages(chosen, rejected)
     if end == 0:
-        raise RowError("no_shared_prompt", "the conversations share no message before an assistant's turn")
+        raise RowError("no_shared_prompt", "the conversations have no common message before an assistant's turn")
     return chosen[:end], chosen[end:], rejected[end:]
 
 
@@ -209,9 +209,9 @@ def _rendered(
 
 def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
     if "completion" not in columns.names:
-        conversation = messages_of(columns.needed(row, "messages"), "messages")
+        conversation = messages_of(columns.required(row, "messages"), "messages")
         return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
-    prompt, completion = columns.needed(row, "prompt"), columns.needed(row, "completion")
+    prompt, completion = columns.required(row, "prompt"), columns.required(row, "completion")
     if isinstance(prompt, list) or isinstance(completion, list):
         return _rendered_completion(
             row, columns, render, prompt_messages(prompt), completion_messages(completion, "completion")
@@ -223,7 +223,7 @@ def _rendered_completion(
     row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]
 ) -> Example:
     if any(message["role"] != "assistant" for message in completion[:1]):
-        raise RowError("wrong_type", f"the completion should be an assistant's message and is {completion[0]!r}")
+        raise RowError("wrong_type", f"the completion should be an assistant's message, is {completion[0]!r}")
     if is_blank(completion):
         raise RowError("chosen_is_blank", repr(completion))
     return _rendered(row, columns, render, prompt, completion, None)
@@ -231,7 +231,7 @@ def _rendered_completion(
 
 @dataclass(frozen=True)
 class Format:
-    """One way of stating a preference."""
+    """One format: its meaning and the columns it needs."""
 
     meaning: str
     needs: tuple[str, ...]
@@ -241,7 +241,7 @@ FORMATS: dict[str, Format] = {
     "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected")),
     "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected")),
     "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected")),
-    "labelled": Format("two responses and which is better", ("prompt", "response_1", "response_2", "preference")),
+    "labelled": Format("two responses and which one is better", ("prompt", "response_1", "response_2", "preference")),
     "graded": Format("lists of responses with scores", ("prompt", "responses", "scores")),
     "completion": Format("one completion per prompt, for sft", ("prompt", "completion")),
 }

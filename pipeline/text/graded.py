@@ -1,6 +1,6 @@
 """Graded lists: one prompt, K completions with a score of each. A row becomes as many pairs as the pairing makes.
 
-A response that is blank or has no score is left out, and said so, before the others are paired.
+A response that is blank or has no score goes to quarantine; the others are paired.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class _Response:
 def read_list(
     row: Row, columns: Columns, render: Render, pairing: Pairing, preference_scale: float | None
 ) -> list[Example | RowError]:
-    """The pairs of a row, and for each response that cannot be used why. Raises `RowError` where the row makes no pair.
+    """The pairs of a row, and an error for each unusable response. Raises `RowError` if the row makes no pair.
 
-    With `preference_scale` the pairs have the probabilities of `pairing.preferences`, over all usable responses.
+    With `preference_scale`, the pairs have the probabilities of `pairing.preferences`, over all usable responses.
     """
     prompt, texts, rendered = _texts(row, columns, render)
     check_unicode(prompt)
@@ -61,7 +61,7 @@ def _checked(example: Example) -> Example | RowError:
 
 def _texts(row: Row, columns: Columns, render: Render) -> tuple[str, list[str], bool]:
     """Prompt and responses as text, and whether a chat template wrote them."""
-    prompt, responses = columns.needed(row, "prompt"), columns.items(row, "responses")
+    prompt, responses = columns.required(row, "prompt"), columns.items(row, "responses")
     if isinstance(prompt, list) or any(isinstance(response, list) for response in responses):
         messages = prompt_messages(prompt)
         text = render_prompt(messages, render)
@@ -69,12 +69,12 @@ def _texts(row: Row, columns: Columns, render: Render) -> tuple[str, list[str], 
         return text, ["" if is_blank(side) else render_completion(messages, text, side, render) for side in sides], True
     for place, response in enumerate(responses, 1):
         if not isinstance(response, str):
-            raise RowError("wrong_type", f"response {place} should be text and is {kind_of(response)}")
+            raise RowError("wrong_type", f"response {place} should be text, is {kind_of(response)}")
     return columns.text(row, "prompt"), responses, False
 
 
 def _usable(texts: list[str], scores: list[object]) -> tuple[list[_Response], list[RowError]]:
-    """The responses that can be paired, and why the others cannot."""
+    """The usable responses, and an error for each of the others."""
     if len(texts) != len(scores):
         raise RowError("lists_differ_in_length", f"{len(texts)} responses and {len(scores)} scores")
     kept, refused = [], []

@@ -1,6 +1,6 @@
-"""From a graded list, K completions of one prompt with their scores, to preference pairs.
+"""Preference pairs from a graded list: K completions of one prompt with their scores.
 
-A pair is `(chosen, rejected)`, two indices of the list. Nothing here makes a pair of two equal scores.
+A pair is `(chosen, rejected)`, two indices into the list. Completions of equal score are never paired.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Ranking = Literal["first_round", "tournament"]
 
 @dataclass(frozen=True)
 class Pairing:
-    """How graded lists become pairs. `seed` and the prompt decide what is random, so other rows change nothing."""
+    """How graded lists become pairs. Randomness depends on `seed` and the prompt, so other rows have no effect."""
 
     way: Way = "best_worst"
     min_gap: float = 0.0
@@ -34,7 +34,7 @@ class Pairing:
 
 
 def pairs_of(scores: Sequence[float], prompt: str, pairing: Pairing) -> list[IndexPair]:
-    """The pairs of one list whose score gap is above 0 and at least `min_gap`; none where all scores are equal."""
+    """The pairs of one list whose score gap is above 0 and at least `min_gap`; none if all scores are equal."""
     match pairing.way:
         case "best_worst":
             found = best_worst(scores)
@@ -54,7 +54,7 @@ def pairs_of(scores: Sequence[float], prompt: str, pairing: Pairing) -> list[Ind
 
 
 def generator_of(seed: int, prompt: str) -> np.random.Generator:
-    """The random generator of one prompt: a function of seed and text alone."""
+    """The random generator of one prompt, seeded by `seed` and the text."""
     digest = hashlib.blake2b(prompt.encode(), digest_size=16, person=b"pairing").digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "big")])
 
@@ -76,7 +76,7 @@ def best_of_n(scores: Sequence[float]) -> list[IndexPair]:
 
 
 def random_pairs(possible: Sequence[IndexPair], count: int, random: np.random.Generator) -> list[IndexPair]:
-    """`count` of the possible pairs, or all if there are fewer, each equally likely, none twice."""
+    """`count` of the possible pairs without replacement, each equally likely; all if there are fewer."""
     drawn = random.permutation(len(possible))[:count]
     return [possible[index] for index in drawn]
 
@@ -110,7 +110,7 @@ def first_round_rank(scores: Sequence[float], sample: Sequence[int]) -> list[Ind
 def tournament_rank(scores: Sequence[float], sample: Sequence[int]) -> list[IndexPair]:
     """RSO's tournament: winners meet again until one is left; at most n - 1 pairs.
 
-    Of equal scores the first goes on, without a pair; a completion without an opponent goes on too.
+    Of equal scores the first advances, without a pair; a completion without an opponent advances too.
     """
     pairs: list[IndexPair] = []
     standing = list(sample)

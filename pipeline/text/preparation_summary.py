@@ -1,4 +1,4 @@
-"""What became of a dataset in `prepare`: counts and lengths, from the tables it wrote."""
+"""Summary of `prepare`: counts and lengths, from the tables that it wrote."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class PreparationSummary:
     truncated: dict[str, int]
     boundary_merged: int
     lengths: dict[str, dict[str, float]]
-    raw: int  # rows of the dataset: each is in one of the three tables, that of a graded list perhaps several times
+    raw: int  # rows of the dataset; each is in one of the three tables, a graded list perhaps several times
 
     @property
     def quarantined(self) -> int:
-        """Rows that cannot be used; of graded lists also responses and pairs."""
+        """Unusable rows; of graded lists also responses and pairs."""
         return sum(self.by_reason.values())
 
     def manifest(self) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class PreparationSummary:
 def preparation_summary(
     train: pl.LazyFrame, test: pl.LazyFrame, quarantine: pl.LazyFrame, *, raw: int
 ) -> PreparationSummary:
-    """The summary of two tables of pairs and the quarantine, made of `raw` rows."""
+    """The summary of two tables of pairs and of the quarantine, made from `raw` rows."""
     pairs = pl.concat([train.with_columns(split=pl.lit("train")), test.with_columns(split=pl.lit("test"))])
     row = (
         pairs.select(
@@ -66,7 +66,7 @@ def preparation_summary(
 
 
 def summary_lines(summary: PreparationSummary) -> Iterator[str]:
-    """The summary for people."""
+    """The summary as text, line by line."""
     pairs = summary.train + summary.test
     yield (
         f"{summary.raw:,} rows: {summary.train:,} train pairs, {summary.test:,} test pairs, "

@@ -1,29 +1,29 @@
-"""Why a raw row cannot be trained on: the names of the reasons, and the exception that carries one."""
+"""Why a raw row is unusable: the reasons by name, and the exception that carries one."""
 
 from __future__ import annotations
 
 REASONS: dict[str, str] = {
     "invalid_json": "the line is not a JSON object",
     "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
-    "missing_value": "a column that the format needs is absent or null in this row",
-    "wrong_type": "a value is not of the kind that the format needs",
-    "no_preference": "neither response is preferred, or no two scores of the list are far enough apart",
-    "no_shared_prompt": "the two transcripts share no beginning that could be the prompt",
+    "missing_value": "a column that the format needs is missing or null",
+    "wrong_type": "a value has the wrong type for the format",
+    "no_preference": "no response is preferred, or no two scores are far enough apart",
+    "no_shared_prompt": "the two transcripts have no common beginning to use as the prompt",
     "template_refuses": "the chat template raises an error for these messages",
-    "template_rewrites_prompt": "rendered with the completion, the prompt reads otherwise than it does alone",
+    "template_rewrites_prompt": "the chat template renders the prompt differently once a completion follows",
     "not_a_probability": "a preference is not between 0 and 1",
-    "lists_differ_in_length": "there are not as many scores as responses",
+    "lists_differ_in_length": "the lists of responses and of scores differ in length",
     "response_has_no_score": "one response of the list has no score; the others are used",
-    "response_is_blank": "one response of the list is empty or white space; the others are used",
-    "chosen_is_blank": "the chosen completion is empty or white space",
-    "rejected_is_blank": "the rejected completion is empty or white space",
+    "response_is_blank": "one response of the list is empty or only white space; the others are used",
+    "chosen_is_blank": "the chosen completion is empty or only white space",
+    "rejected_is_blank": "the rejected completion is empty or only white space",
     "sides_are_identical": "chosen and rejected are the same text, or the same tokens after truncation",
-    "prompt_has_no_tokens": "the prompt is empty and the tokenizer puts no BOS, so the first token has no context",
-    "boundary_cannot_be_split": "no split of the tokens at the end of the prompt decodes to the text",
+    "prompt_has_no_tokens": "the prompt is empty and the tokenizer adds no BOS, so the first token has no context",
+    "boundary_cannot_be_split": "the tokens cannot be split at the end of the prompt without changing the text",
     "prompt_over_max_prompt_length": 'the prompt is longer than max_prompt_length and truncation is "drop"',
-    "prompt_fills_max_length": "the prompt alone leaves no room for a completion token",
+    "prompt_fills_max_length": "the prompt alone fills max_length",
     "pair_over_max_length": 'prompt and completion are longer than max_length and truncation is "drop"',
-    "prompt_is_in_test_set": "the given test set has the same prompt",
+    "prompt_is_in_test_set": "the prompt is also in the given test set",
 }
 DETAIL_LENGTH = 300
 
@@ -39,7 +39,7 @@ class RowError(Exception):
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, in words, with its beginning: `a number: 3`."""
+    """The type of a JSON value in words, with the start of the value: `a number: 3`."""
     names: dict[type, str] = {
         str: "text",
         bool: "true or false",

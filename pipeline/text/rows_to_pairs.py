@@ -1,4 +1,4 @@
-"""A batch of raw rows becomes token pairs and quarantined rows. Each row stands for itself: batches change nothing."""
+"""Raw rows to token pairs and quarantined rows, batch by batch. Rows are independent: batching has no effect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scoreonce.schemas import identity
 
 @dataclass(frozen=True)
 class PreparationSettings:
-    """How the rows of one dataset become tokens."""
+    """How the rows of one dataset are tokenized."""
 
     format: str
     columns: Columns
@@ -24,7 +24,7 @@ class PreparationSettings:
     encoder: TextEncoder
     limits: Limits
     pairing: Pairing = field(default_factory=Pairing)
-    preference_scale: float | None = None  # Bradley-Terry, where preferences are made of scores
+    preference_scale: float | None = None  # Bradley-Terry, if preferences are computed from scores
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class PreparedPair:
 
 @dataclass(frozen=True)
 class QuarantinedRow:
-    """One raw row that cannot be used, and why."""
+    """One unusable raw row, and why."""
 
     row: int
     reason: str
@@ -53,9 +53,9 @@ class QuarantinedRow:
 def prepare_rows(
     rows: Sequence[Row | RowError], first_row: int, recipe: PreparationSettings
 ) -> tuple[list[PreparedPair], list[QuarantinedRow]]:
-    """The pairs of a batch of raw rows, in order, and the rows that cannot be used, in order.
+    """The pairs of a batch of raw rows and the unusable rows, both in order.
 
-    A row of the format `graded` makes several pairs; what cannot be used of it is listed one by one.
+    A row of the format `graded` makes several pairs; its unusable responses are listed one by one.
     """
     refused: list[tuple[int, RowError]] = []
     examples: list[tuple[int, Example]] = []
@@ -77,7 +77,7 @@ def prepare_rows(
 
 
 def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | RowError]:
-    """What is in a row: its pairs, and what cannot be used of it."""
+    """The pairs of a row, and an error for each unusable part."""
     if isinstance(raw, RowError):
         return [raw]
     try:
@@ -90,7 +90,7 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
 
 
 def _finished(example: Example | RowError, recipe: PreparationSettings) -> Example | RowError:
-    """The example as it is tokenised, without EOS and with its preferences, or why it cannot be used."""
+    """The example as it is tokenized, without EOS and with its preferences, or why it is unusable."""
     if isinstance(example, RowError):
         return example
     try:
@@ -100,7 +100,7 @@ def _finished(example: Example | RowError, recipe: PreparationSettings) -> Examp
 
 
 def _with_preferences(example: Example, scale: float | None) -> Example:
-    """A pair that has scores and no preferences of its own, as a graded list of two."""
+    """A pair that has scores but no preferences is treated as a graded list of two."""
     scores, stated = (example.chosen_score, example.rejected_score), example.chosen_preference
     if scale is None or stated is not None or None in scores:
         return example

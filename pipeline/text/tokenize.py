@@ -1,13 +1,13 @@
-"""From text to token ids, exactly as the model meets them at generation.
+"""Text to token ids, exactly as the model sees them at generation.
 
-The prompt's ids are what the tokenizer makes of the prompt alone, BOS included where it puts one (`prefix`), without
-anything that it would append. The completion's ids are what the whole text adds to them. Where a token of the whole
-would span the end of the prompt, the model could never have produced it; then the completion is encoded as a
-continuation: by the same tokenizer, but without the space that SentencePiece-style tokenizers put before a text.
-Every completion ends in exactly one EOS, unless `fit` cuts it.
+The prompt's ids are those of the prompt tokenized alone, with BOS if the tokenizer adds one (`prefix`), without
+anything that it would append. The completion's ids are the rest of the ids of prompt and completion tokenized
+together. If one token spans the end of the prompt, the model could never have produced it; then the completion is
+encoded as a continuation: by the same tokenizer, but without the space that SentencePiece-style tokenizers put
+before a text. Every completion ends in exactly one EOS, unless `fit` truncates it.
 
-Text that a chat template wrote holds its special tokens already, so none are added (`apply_chat_template` does the
-same). White space that a template writes behind the EOS that ends a turn is left out: generation has stopped there.
+Text rendered by a chat template already has its special tokens, so none are added, as in
+`apply_chat_template`. White space that a template writes after the EOS of a turn is removed: generation stops there.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class TextEncoder:
     bos_id: int | None
     eos_id: int
     eos_text: str
-    digest: str  # of everything that decides the ids
+    digest: str  # of everything that determines the ids
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class EncodedPair:
 
 @dataclass(frozen=True)
 class Limits:
-    """Lengths in tokens and what to do with more."""
+    """Maximum lengths in tokens, and what to do beyond them."""
 
     max_length: int
     max_prompt_length: int | None = None
@@ -81,14 +81,14 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
             "The tokenizer is not one of the `tokenizers` library.",
             found=type(tokenizer).__name__,
             where=where,
-            fix="Convert it (a folder with tokenizer.json) and name that under data.tokenizer.",
+            fix="Convert it to a folder with tokenizer.json, and set data.tokenizer to that.",
         )
     if tokenizer.eos_token_id is None:
         raise InputError(
             "The tokenizer has no end-of-sequence token.",
             found="eos_token is not set",
             where=where,
-            fix="Set eos_token in its tokenizer_config.json, or name another under data.tokenizer.",
+            fix="Set eos_token in its tokenizer_config.json, or set data.tokenizer to another.",
         )
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None}
@@ -106,15 +106,15 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
 
 
 def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """Renders messages with the tokenizer's chat template. The first call raises `InputError` where it has none."""
+    """Renders messages with the tokenizer's chat template. The first call raises `InputError` if it has none."""
 
     def render(messages: list[Message], add_generation_prompt: bool) -> str:
         if tokenizer.chat_template is None:
             raise InputError(
-                "The data are messages and the tokenizer has no chat template.",
+                "The data are messages, but the tokenizer has no chat template.",
                 found="chat_template is not set",
                 where=f"data.tokenizer, {tokenizer.name_or_path}",
-                fix="Name a tokenizer that has one under data.tokenizer (an instruction-tuned model's), or give text.",
+                fix="Set data.tokenizer to that of an instruction-tuned model, or provide the data as text.",
             )
         try:
             text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -126,7 +126,7 @@ def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
 
 
 def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts before a text, seen by encoding one."""
+    """The special tokens that the tokenizer adds before a text, found by encoding one."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a", add_special_tokens=True)["input_ids"]
     start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
@@ -134,7 +134,7 @@ def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
 
 
 def _without_dummy_prefix(part: Any) -> Any:
-    """A tokenizer's description in which no normaliser or pre-tokeniser puts a space before the text."""
+    """A tokenizer's JSON without the normalizer and pre-tokenizer steps that put a space before the text."""
     if isinstance(part, list):
         return [
             _without_dummy_prefix(item)
@@ -154,7 +154,7 @@ def _without_dummy_prefix(part: Any) -> Any:
 
 
 def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
-    # A completion of a graded list stands in several pairs: each text is encoded once.
+    # A completion of a graded list is in several pairs: encode each text once.
     distinct = list(dict.fromkeys(texts))
     encodings = tokenizer.encode_batch_fast(distinct, add_special_tokens=False)
     ids = {text: encoding.ids for text, encoding in zip(distinct, encodings, strict=True)}
@@ -162,7 +162,7 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def without_eos(text: str, eos_text: str) -> str:
-    """A completion without the EOS tokens that end it, and without white space behind the first of these."""
+    """A completion without its final EOS tokens, and without white space after the first of them."""
     bare = text.rstrip()
     while bare.endswith(eos_text):
         text = bare.removesuffix(eos_text)
@@ -171,7 +171,7 @@ def without_eos(text: str, eos_text: str) -> str:
 
 
 def strip_eos(example: Example, encoder: TextEncoder) -> Example:
-    """The example with `without_eos` completions. Raises `RowError` where nothing else was in one."""
+    """The example with `without_eos` completions. Raises `RowError` if one is blank then."""
     chosen = without_eos(example.chosen, encoder.eos_text)
     rejected = None if example.rejected is None else without_eos(example.rejected, encoder.eos_text)
     if not chosen.strip():
@@ -182,7 +182,7 @@ def strip_eos(example: Example, encoder: TextEncoder) -> Example:
 
 
 def encode_pairs(encoder: TextEncoder, examples: Sequence[Example]) -> list[EncodedPair | RowError]:
-    """Token ids of each example, untruncated, every completion ending in EOS; `RowError` where it cannot be split."""
+    """Token ids of each example, untruncated, every completion ending in EOS; `RowError` if it cannot be split."""
     prompts = _ids(encoder.whole, [example.prompt for example in examples])
     chosen = [(index, example.chosen) for index, example in enumerate(examples)]
     rejected = [(index, example.rejected) for index, example in enumerate(examples) if example.rejected is not None]
@@ -203,7 +203,7 @@ class _Completion:
 def _completions(
     encoder: TextEncoder, examples: Sequence[Example], prompts: list[list[int]], sides: list[tuple[int, str]]
 ) -> list[_Completion]:
-    """The ids, without EOS, of completions given with the index of their prompt."""
+    """The ids, without EOS, of completions, each given with the index of its prompt."""
     wholes = _ids(encoder.whole, [examples[index].prompt + side for index, side in sides])
     found: dict[int, _Completion] = {}
     for at, (whole, (index, _)) in enumerate(zip(wholes, sides, strict=True)):
@@ -242,10 +242,10 @@ def _assemble(
 
 
 def fit(pair: EncodedPair, limits: Limits, encoder: TextEncoder) -> EncodedPair:
-    """The pair within the limits: the prompt loses its start but for BOS, a completion its end and with it EOS.
+    """The pair truncated to the limits: the prompt loses its start except BOS, a completion its end, EOS included.
 
-    Raises `RowError` where no completion token would be left, where the sides become the same, and for anything
-    too long under `truncation = "drop"`.
+    Raises `RowError` if no completion token would be left, if the sides become the same, and for anything too long
+    under `truncation = "drop"`.
     """
     prompt_len = len(pair.prompt_ids)
     if prompt_len == 0:
@@ -277,7 +277,7 @@ def fit(pair: EncodedPair, limits: Limits, encoder: TextEncoder) -> EncodedPair:
 
 
 def _last(ids: Ids, limit: int, encoder: TextEncoder) -> Ids:
-    """The last tokens of a prompt, BOS kept at its start."""
+    """The last tokens of a prompt, with BOS kept at the start."""
     if len(ids) <= limit:
         return ids
     starts = 1 if ids[0] == encoder.bos_id else 0

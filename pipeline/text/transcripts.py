@@ -1,10 +1,10 @@
-"""Implicit prompts: where the prompt ends in two whole transcripts of the same conversation.
+"""Implicit prompts: where two whole transcripts of the same conversation stop sharing a prompt.
 
-The prompt is the longest shared prefix, backed off to a boundary, so that neither completion starts inside a word
-that both happen to begin with:
+The prompt is the longest common prefix, cut back to a boundary, so that no completion starts inside a word that both
+happen to begin with:
 
-- behind the last shared marker that opens an assistant's turn (HH's "\\n\\nAssistant:", the usual templates), if any;
-- otherwise behind the last white space. A single space goes to the completions, as tokenizers join it to the word.
+- after the last shared marker that opens an assistant's turn (HH's "\\n\\nAssistant:", the usual templates), if any;
+- otherwise after the last white space. A single space goes to the completions, as tokenizers join it to the word.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ASSISTANT_TURN = re.compile(
 
 
 def shared_prefix(first: str, second: str) -> int:
-    """Characters that two texts share from the start."""
+    """Length of the common prefix of two texts, in characters."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -35,7 +35,7 @@ def shared_prefix(first: str, second: str) -> int:
 
 
 def prompt_end(chosen: str, rejected: str) -> int:
-    """Where the prompt of two whole transcripts ends, in characters; 0 where they share no beginning."""
+    """Where the prompt of two whole transcripts ends, in characters; 0 if they have no common prefix."""
     shared = chosen[: shared_prefix(chosen, rejected)]
     markers = [match.end() for match in ASSISTANT_TURN.finditer(shared)]
     if markers:
@@ -46,6 +46,6 @@ def prompt_end(chosen: str, rejected: str) -> int:
 
 
 def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
-    """Prompt, chosen and rejected completion of two whole transcripts; the prompt is empty where nothing is shared."""
+    """Prompt, chosen and rejected completion of two whole transcripts; the prompt is empty if nothing is shared."""
     end = prompt_end(chosen, rejected)
     return chosen[:end], chosen[end:], rejected[end:]

@@ -1,4 +1,4 @@
-"""What the raw data say about a pair besides its texts: which response came first, by which models, and the votes."""
+"""Annotations in the raw data besides the texts: which response came first, which models wrote them, and votes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.prepared_pairs import Inputs
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 
-# The models of the first and second response, or of the chosen and rejected one, as published sets name them.
+# The models of the first and second response, or of the chosen and rejected one, by their names in published datasets.
 BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))
 BY_LABEL = (("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"))
 SCHEMA = {
@@ -59,22 +59,22 @@ class Annotations:
 
 
 def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations | None:
-    """What the raw data say about their rows; None where that is nothing. `prepared`: the inputs of `prepare`.
+    """The annotations of the raw rows; None if there are none. `prepared`: the inputs of `prepare`.
 
     Positions need data of the format `labelled`. Raw data that are not here, or not those that were prepared, are left
     alone, unless `audit.votes` asks for them: then that is an `InputError`, as is a column that is not there.
     """
     names = [name for name in (data.source, data.test_source) if name is not None]
     if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
-        return None  # nobody wants an audit to wait for the Hub
+        return None  # an audit does not wait for the Hub
     sets = _raw_sets(data)
     tables, votes = [], []
     for splits, raw in sets:
         if not _was_prepared(raw, prepared):
             if audit.votes:
                 raise InputError(
-                    "The votes cannot be read: these are not the data that were prepared.",
-                    found="other contents than the manifest says",
+                    "The votes cannot be read: the data have changed since `prepare`.",
+                    found="contents that differ from the manifest",
                     where=raw.name,
                     fix="Run `scoreonce prepare` again.",
                 )
@@ -110,10 +110,10 @@ def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
             f"The dataset has no column {audit.votes!r}.",
             found=f"columns {', '.join(found)}.{did_you_mean(audit.votes, found)}",
             where="audit.votes",
-            fix="Name the column that holds each judge's vote.",
+            fix="Set audit.votes to the column with the votes.",
         )
     models = next((pair for pair in (BY_RESPONSE if labelled else BY_LABEL) if set(pair) <= set(found)), None)
-    # Several pairs may come of one row of a graded list: it has no two responses to vote on.
+    # One row of a graded list may make several pairs, so it has no single pair of responses to vote on.
     graded = "responses" in columns.names
     return _Reading(
         columns,

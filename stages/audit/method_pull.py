@@ -1,4 +1,4 @@
-"""Which pairs a method would down-weight, before anything is trained: its gradient at policy = reference.
+"""Which pairs a method would down-weight, before any training: its gradient at policy = reference.
 
 The method runs on the cached columns with the reference in the policy's place, as in the first step, all pairs in one
 batch. A pair's pull is the size of the loss's gradient by its log-probs; below half of the median pull it counts as
@@ -20,7 +20,7 @@ LITTLE = 0.5  # of the median pull
 
 
 def methods_layer(run: Run, scored: pl.LazyFrame) -> Layer | None:
-    """The pull of every method in `audit.methods` on each scored pair; None where none is named.
+    """The pull of every method in `audit.methods` on each scored pair; None if none is named.
 
     Raises `InputError` for a method that does not exist.
     """
@@ -54,16 +54,16 @@ def _check(name: str) -> Check:
     return Check(
         f"{slug(name)}_down_weighted",
         "info",
-        f"Pair that {name} would hardly train on",
+        f"Small gradient under {name}",
         f"At the first step its gradient is below {LITTLE:.0%} of the median pair's.",
         column < LITTLE,
-        "Nothing, if that is what the method is for; otherwise look at what sets these pairs apart.",
+        "Nothing if the method is meant to do that; otherwise check what these pairs have in common.",
         note=pl.format("{} of the median", column.round(2)),
     )
 
 
 def pull(run: Run, name: str, scored: pl.LazyFrame) -> pl.Series | str:
-    """The size of each pair's gradient over the median one, null for pairs without scores; or why there is none."""
+    """Each pair's gradient norm over the median one, null for pairs without scores; or why there is none."""
     import torch
 
     from scoreonce.pipeline import methods

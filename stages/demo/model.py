@@ -1,4 +1,4 @@
-"""The demo's starting point: a tokenizer for given texts and an untrained Llama of about a million parameters."""
+"""The demo's initial model: a tokenizer for given texts and an untrained Llama of about a million parameters."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write(folder: Path, texts: Sequence[str], *, hidden: int, layers: int, seed:
             num_attention_heads=4,
             max_position_embeddings=LONGEST,
             tie_word_embeddings=True,
-            # Wider than the usual 0.02: so narrow a model learns nothing for its first hundred steps otherwise.
+            # Wider than the usual 0.02, with which so narrow a model learns nothing in its first hundred steps.
             initializer_range=hidden**-0.5,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
@@ -39,7 +39,7 @@ def write(folder: Path, texts: Sequence[str], *, hidden: int, layers: int, seed:
 
 
 def _tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, which can write any text; BOS in front, as Llama's own."""
+    """Byte-level BPE, which can encode any text; adds BOS, as Llama's does."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.text.chat import Render
 from scoreonce.pipeline.text.dataset_columns import match_columns
-from scoreonce.pipeline.text.formats import FORMATS, detect, require
+from scoreonce.pipeline.text.formats import FORMATS, detect, require_columns
 from scoreonce.pipeline.text.held_out import is_held_out
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary, summary_lines
@@ -147,7 +147,7 @@ def _recipe(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> P
         name = detect(columns, found, [row for row in head if isinstance(row, dict)])
     else:
         name = data.format
-        require(name, columns, found)
+        require_columns(name, columns, found)
     used = ", ".join(role if role == column else f"{role} = {column}" for role, column in columns.names.items())
     logger.info("Format of %s: %s (%s), from columns %s", raw.name, name, FORMATS[name].meaning, used)
     limits = Limits(data.max_length, data.max_prompt_length, data.truncation)

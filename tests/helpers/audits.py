@@ -47,7 +47,7 @@ def histogram(name, counts=(1, 4, 0, 5)):
 
 
 def audit(**parts):
-    """Of 200 pairs: two faults, a flag, something good to know, a check that found nothing, one strong shortcut."""
+    """Of 200 pairs: two errors, a warning, a note, a check that found nothing, one strong shortcut."""
     whole = {
         "format": 1,
         "data": {

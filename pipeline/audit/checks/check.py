@@ -1,4 +1,4 @@
-"""A check: a fact about a pair that a person should know of, as an expression over the audit's columns."""
+"""A check: a property of a pair to report, as an expression over the audit's columns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SEVERITIES: tuple[Severity, ...] = ("fail", "flag", "info")
 
 @dataclass(frozen=True)
 class Check:
-    """`where` is true for the pairs it concerns; a pair that it cannot judge (null) is not concerned.
+    """`where` is true for the affected pairs; null, where it cannot tell, counts as false.
 
-    fail: nothing should be trained on this before somebody has looked; flag: often a mistake; info: good to know.
+    fail: an error, to be fixed before training; flag: a warning, often a mistake; info: a note.
     """
 
     name: str  # also the column's
@@ -24,17 +24,17 @@ class Check:
     title: str
     meaning: str
     where: pl.Expr
-    fix: str = ""  # empty: the clause that leaves these pairs out of training
-    note: pl.Expr | None = None  # what to say about one pair, as text
-    other: str | None = None  # the column with the pair_id that it is about besides
+    fix: str = ""  # empty: how to leave these pairs out of training
+    note: pl.Expr | None = None  # a remark on one pair, as text
+    other: str | None = None  # the column with the pair_id of the other pair involved
 
     @property
     def advice(self) -> str:
-        """What one can do."""
+        """What to do about it."""
         return self.fix or f'[train] drop = ["{self.name}"] leaves these pairs out of training.'
 
     def judgeable(self, columns: Iterable[str]) -> bool:
-        """Whether every column that it reads is there."""
+        """Whether all columns that it reads exist."""
         return set(self.where.meta.root_names()) <= set(columns)
 
 

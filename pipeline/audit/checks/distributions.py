@@ -1,4 +1,4 @@
-"""Distributions of measures as histograms: a few dozen bins that hold every finite value."""
+"""Histograms of measures: a few dozen bins that count every finite value."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXTREMES: dict[str, Callable[[pl.Expr], pl.Expr]] = {"low": pl.Expr.min, "high"
 
 @dataclass(frozen=True)
 class Distribution:
-    """What to count. Distributions of one `group` are meant to be drawn over each other."""
+    """What to count. Distributions of one `group` are drawn over each other."""
 
     name: str
     title: str

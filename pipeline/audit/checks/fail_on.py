@@ -1,4 +1,4 @@
-"""Findings that should stop a pipeline: `duplicate_pair,contradictory_pair>0.01`."""
+"""Findings that make `audit` fail: `duplicate_pair,contradictory_pair>0.01`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _ENTRY = re.compile(r"([\w.-]+)\s*(?:>\s*([0-9.eE+-]+))?")
 
 @dataclass(frozen=True)
 class Threshold:
-    """A finding and what it must exceed: a share of the pairs below 1, a number of pairs from 1 on."""
+    """A finding and its limit: a share of the pairs if below 1, otherwise a number of pairs."""
 
     name: str
     above: float = 0.0
 
     def exceeded(self, finding: Mapping[str, Any]) -> bool:
-        """Whether the finding concerns more pairs than that."""
+        """Whether the finding affects more pairs than the limit."""
         return bool((finding["share"] if self.above < 1 else finding["rows"]) > self.above)
 
 
@@ -38,25 +38,25 @@ def _threshold(entry: str) -> Threshold:
     except ValueError:
         pass
     raise InputError(
-        "A condition to fail on cannot be read.",
+        "A condition of --fail-on is invalid.",
         found=repr(entry),
         where="--fail-on",
-        fix="Write findings with commas between them, each perhaps with a share or a number of pairs that it must "
-        "exceed: duplicate_pair,contradictory_pair>0.01,crowded_prompt>100.",
+        fix="List findings separated by commas, each with an optional limit as a share or a number of pairs: "
+        "duplicate_pair,contradictory_pair>0.01,crowded_prompt>100.",
     )
 
 
 def met(thresholds: Sequence[Threshold], findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What was exceeded, in words. Raises `InputError` for a finding that this audit does not look for."""
+    """The exceeded limits, as text. Raises `InputError` for a finding that this audit does not have."""
     by_name = {finding["name"]: finding for finding in findings}
     for threshold in thresholds:
-        # A rule of the schema is a finding only where it is broken.
+        # A schema rule is a finding only if it is broken.
         if threshold.name not in by_name and not threshold.name.startswith(PREFIX):
             raise InputError(
-                "--fail-on names something that this audit does not look for.",
+                "--fail-on names a finding that this audit does not have.",
                 found=f"{threshold.name}.{did_you_mean(threshold.name, list(by_name))}",
                 where="--fail-on",
-                fix=f"Looked for here: {', '.join(by_name)}. Those of the reference need `scoreonce score`.",
+                fix=f"Its findings: {', '.join(by_name)}. Those of the reference need `scoreonce score`.",
             )
     return [
         f"{threshold.name}: {finding['rows']:,} pairs, {finding['share']:.2%}"

@@ -1,9 +1,9 @@
-"""Several judgements of the same pair: how often they disagree, and what that says about a label.
+"""Repeated judgements of the same pair: how often they disagree, and how noisy a label is.
 
 They come as rows (the same two completions several times, in either order) or as votes in a column of the raw data.
 If every judgement is wrong independently with the same probability ε, two of them disagree with probability
-d = 2 ε (1 − ε), so ε = (1 − √(1 − 2 d)) / 2. Judges who share a bias agree without being right: ε is then too low.
-Nothing of this can be read from margins, and nothing of it is ever applied by itself.
+d = 2 ε (1 − ε), so ε = (1 − √(1 − 2 d)) / 2. Judges who share a bias agree without being right: then ε is too low.
+None of this can be estimated from margins, and it is never applied automatically.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ LEAST_PAIRS = 2
 
 @dataclass(frozen=True)
 class Ballot:
-    """What a vote looks like: a number, `first` for the first response (or the chosen side), `second` for the other.
+    """The encoding of a vote: the number `first` for the first response (or the chosen side), `second` for the other.
 
-    A vote between the two belongs to the nearer one; half-way, outside of both, or no number, it is a tie.
+    A vote between the two counts for the nearer one; halfway, outside both, or not a number, it is a tie.
     """
 
     first: float
     second: float
 
     def count(self, votes: Any) -> tuple[int, int]:
-        """Votes for the first and for the second, of a list or of an object by judge."""
+        """Votes for the first and for the second, from a list or from an object by judge."""
         values = list(votes.values()) if isinstance(votes, dict) else votes if isinstance(votes, list) else [votes]
         places = [
             (value - self.first) / (self.second - self.first)
@@ -62,13 +62,13 @@ VOTE_CHECKS = (
 
 
 def votes_by_row(votes: pl.DataFrame) -> pl.DataFrame:
-    """`first` and `second`, the judgements for either side, of each row that has a vote which is no tie."""
+    """`first` and `second`, the judgements for either side, of each row with a vote that is not a tie."""
     voted = votes.filter(pl.col("votes_chosen") + pl.col("votes_rejected") > 0)
     return voted.select(first=pl.col("votes_chosen").cast(pl.Int64), second=pl.col("votes_rejected").cast(pl.Int64))
 
 
 def rows_by_pair(pairs: pl.LazyFrame) -> pl.DataFrame:
-    """The same of every two completions that several rows compare; copies count as judgements that agree."""
+    """The same for every two completions that several rows compare; copies count as judgements that agree."""
     pairs = pairs.filter(pl.col("rejected_id").is_not_null())
     in_order = pl.col("chosen_id") < pl.col("rejected_id")
     several = pairs.filter((pl.col("copies") > 1) | pl.col("opposite_pair_id").is_not_null())

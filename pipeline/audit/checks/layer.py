@@ -1,4 +1,4 @@
-"""A layer of an audit: what one stage knows of the pairs, besides what `prepare` made of them."""
+"""A layer of an audit: what a later stage adds to the prepared pairs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from scoreonce.pipeline.audit.checks.distributions import Distribution
 
 @dataclass(frozen=True)
 class Layer:
-    """`join` adds the stage's columns to the pairs; the rest is what to look for in them.
+    """`join` adds the stage's columns to the pairs; the rest is what to check and measure in them.
 
-    `parts` become parts of the audit's document as they are; `absent` says what could not be looked for.
+    `parts` are copied into the audit's document; `absent` lists the checks that could not be run.
     """
 
     join: Callable[[pl.LazyFrame], pl.LazyFrame]

@@ -1,4 +1,4 @@
-"""Which pairs to keep: those that no named finding concerns, and for which a condition in SQL holds.
+"""Which pairs to keep: those without any of the named findings, for which an SQL condition holds.
 
     drop = ["duplicate_pair", "contradictory_pair"]
     where = "score_gap > 1 AND source <> 'web'"
@@ -24,34 +24,35 @@ _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len
 def condition(where: str, columns: Sequence[str]) -> tuple[pl.Expr, list[str]]:
     """The condition as an expression and the columns that it reads.
 
-    Raises `InputError` where it is not one SQL expression, or reads a column that is not among `columns`.
+    Raises `InputError` if it is not one SQL expression, or reads a column that is not among `columns`.
     """
     try:
         expression = pl.sql_expr(where)
         reads = list(dict.fromkeys(expression.meta.root_names()))
     except pl.exceptions.PolarsError as error:
         raise InputError(
-            "The condition is not an SQL expression that polars knows.",
+            "The condition is not a valid SQL expression.",
             found=f"{where!r}: {_first_line(error)}",
             where=_WHERE,
             fix=_EXAMPLE,
         ) from None
     unknown = [name for name in reads if name not in columns]
     if unknown:
-        raise InputError(
-            f"The condition reads something that is no column: {', '.join(unknown)}.",
-            found=f"{where!r}.{did_you_mean(unknown[0], list(columns))}",
-            where=_WHERE,
-            fix=f"Columns here: {', '.join(columns)}. Findings are columns once `scoreonce audit` has run; text needs "
-            "single quotes.",
+        raise _unknown(
+            "column",
+            unknown,
+            where,
+            columns,
+            _WHERE,
+            "Findings are columns once `scoreonce audit` has run; text needs single quotes.",
         )
     return expression, reads
 
 
 def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np.int64]:
-    """The numbers, in order, of the pairs for which the condition holds; where it is null it does not.
+    """The indices, in order, of the pairs for which the condition is true; null counts as false.
 
-    Raises `InputError` where it cannot be evaluated, is not true or false, or holds for no pair.
+    Raises `InputError` if it cannot be evaluated, is not boolean, or holds for no pair.
     """
     try:
         # With the other columns, so that a condition without any, such as TRUE, has a value per pair too.
@@ -62,7 +63,7 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
         ) from None
     if holds.dtype != pl.Boolean:
         raise InputError(
-            "The condition is neither true nor false.", found=f"{where!r} is {holds.dtype}", where=_WHERE, fix=_EXAMPLE
+            "The condition is not boolean.", found=f"{where!r} is {holds.dtype}", where=_WHERE, fix=_EXAMPLE
         )
     numbers = holds.fill_null(value=False).arg_true().cast(pl.Int64).to_numpy()
     if not len(numbers):
@@ -70,35 +71,46 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
             "The condition holds for no training pair.",
             found=f"{where!r}: 0 of {holds.len():,} pairs",
             where=_WHERE,
-            fix="Widen it, or leave it out.",
+            fix="Relax or remove it.",
         )
     return numbers
 
 
 def remaining(pairs: pl.LazyFrame, drop: Sequence[str], findings: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The numbers, in order, of the pairs that none of the findings in `drop` concern; `findings` names all there are.
+    """The indices, in order, of the pairs without any finding in `drop`; `findings` names all that exist.
 
-    Raises `InputError` for a name that is no finding, and where no pair is left.
+    Raises `InputError` for a name that is not a finding, and if no pair is left.
     """
     unknown = [name for name in drop if name not in findings]
     if unknown:
-        raise InputError(
-            f"The audit has no such finding: {', '.join(unknown)}.",
-            found=f"drop = {list(drop)}.{did_you_mean(unknown[0], list(findings))}",
-            where=_DROP,
-            fix=f"Findings here: {', '.join(findings)}. Those of the reference need `scoreonce audit` after `scoreonce "
-            "score`.",
+        raise _unknown(
+            "finding",
+            unknown,
+            ", ".join(drop),
+            findings,
+            _DROP,
+            "Those of the reference need `scoreonce audit` after `scoreonce score`.",
         )
-    concerned = pairs.select(pl.any_horizontal(pl.col(list(drop)).fill_null(value=False)).alias(_HOLDS))
-    numbers = (~concerned.collect(engine="streaming")[_HOLDS]).arg_true().cast(pl.Int64).to_numpy()
+    affected = pairs.select(pl.any_horizontal(pl.col(list(drop)).fill_null(value=False)).alias(_HOLDS))
+    numbers = (~affected.collect(engine="streaming")[_HOLDS]).arg_true().cast(pl.Int64).to_numpy()
     if not len(numbers):
         raise InputError(
             "Every training pair has one of the findings to drop.",
             found=f"drop = {list(drop)}",
             where=_DROP,
-            fix="Drop fewer: the audit's page says what each concerns.",
+            fix="Drop fewer: the audit's page shows how many pairs each affects.",
         )
     return numbers
+
+
+def _unknown(kind: str, unknown: list[str], given: str, known: Sequence[str], where: str, hint: str) -> InputError:
+    """The error for names in a filter that are not among the known ones."""
+    return InputError(
+        f"There is no {kind} named {', '.join(unknown)}.",
+        found=f"{given!r}.{did_you_mean(unknown[0], list(known))}",
+        where=where,
+        fix=f"The {kind}s are: {', '.join(known)}. {hint}",
+    )
 
 
 def _first_line(error: Exception) -> str:

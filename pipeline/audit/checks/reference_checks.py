@@ -1,6 +1,6 @@
-"""What the reference's columns say about pairs. A low margin is not a label error: with a tenth of the labels flipped,
-the lowest tenth by margin held 15 to 54 % flips, depending on how good the reference is. So nothing here fails a pair
-for what the reference makes of it, only for numbers that cannot be.
+"""Checks of the reference's columns. A low margin is not a label error: with a tenth of the labels flipped, the lowest
+tenth by margin contained 15 to 54 % flips, depending on how good the reference is. So no pair fails for its margin,
+only for impossible numbers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS = (
     "ref_embedding_similarity",
     "ref_ln_ches",
 )
-NEEDED = COLUMNS[:4]  # without the others an audit still says something
+NEEDED = COLUMNS[:4]  # the others are optional
 _SIDES = ("chosen", "rejected")
 
 
@@ -45,7 +45,7 @@ def with_rates(pairs: pl.LazyFrame) -> pl.LazyFrame:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Where most values lie; None where there is none."""
+    """Quantiles of the columns; None for a column without a finite value."""
 
     quantiles: dict[str, float | None]
 
@@ -89,9 +89,9 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
         Check(
             "reference_logps_impossible",
             "fail",
-            "Impossible log-prob",
-            "A reference log-prob is not finite or above 0: the scores are damaged, or the model overflows in this "
-            "dtype.",
+            "Impossible log-probability",
+            "A reference log-probability is not finite or above 0: the scores are damaged, or the model overflows in "
+            "this dtype.",
             impossible,
             'Score again with reference.dtype = "float32".',
         ),
@@ -99,7 +99,7 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
             "reference_missing",
             "flag",
             "Not scored",
-            "The reference has not scored this pair: `train` will refuse it.",
+            "The reference has not scored this pair: `train` will reject it.",
             pl.col("ref_chosen_logps").is_null(),
             "Run `scoreonce score` again: it scores only what is missing.",
         ),
@@ -108,7 +108,7 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
             "info",
             "Extreme reference margin",
             f"The reference's margin is over {OUTLIER_RANGES:g} interquartile ranges from the median: often one side "
-            "is much longer, cut, or in another language.",
+            "is much longer, truncated, or in another language.",
             known.outlier("ref_margin"),
             note=pl.format("margin {} nats", pl.col("ref_margin").round(1)),
         ),
@@ -125,7 +125,7 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
             "rejected_perplexity_outlier",
             "info",
             "Rejected side very unlikely",
-            "The same of the rejected side: an easy negative that teaches little.",
+            "The same for the rejected side: an easy negative with little to learn from.",
             known.outlier("ref_rejected_nll", above_only=True),
             note=pl.format("{} nats per token", pl.col("ref_rejected_nll").round(2)),
         ),
@@ -138,16 +138,16 @@ def _against_scores(known: Ranges) -> tuple[Check, ...]:
     gap, usual_gap, margin, usual_margin = (known.quantiles[name] for name in names)
     if gap is None or margin is None:
         return ()
-    # Where most values are the same, a tenth is not the upper tenth: it must differ from the median too.
+    # If most values are equal, the quantile is the median: the value must differ from that too.
     far_apart = (pl.col("score_gap") >= gap) & (pl.col("score_gap") > usual_gap)
     other_way = (pl.col("ref_mean_margin") <= margin) & (pl.col("ref_mean_margin") < usual_margin)
     return (
         Check(
             "reference_against_large_gap",
             "info",
-            "Scores far apart, reference the other way",
-            "The score gap is in the upper tenth and the reference's margin per token in the lower tenth: a mistake in "
-            "the scores, or just what the reference has to learn.",
+            "Large score gap, but the reference disagrees",
+            "The score gap is in the top tenth and the reference's margin per token in the bottom tenth: an error in "
+            "the scores, or exactly what the policy should learn.",
             far_apart & other_way,
             note=pl.format(
                 "gap {}, margin {} nats per token", pl.col("score_gap").round(2), pl.col("ref_mean_margin").round(2)
@@ -157,7 +157,7 @@ def _against_scores(known: Ranges) -> tuple[Check, ...]:
 
 
 def reference_measures() -> dict[str, pl.Expr]:
-    """Measures of scored pairs. Accuracies count a tie as half; nll and entropy are nats per token."""
+    """Measures of scored pairs. Ties count half in accuracies; nll and entropy are in nats per token."""
 
     def wins(margin: pl.Expr) -> pl.Expr:
         return (margin > 0).mean() + 0.5 * (margin == 0).mean()
@@ -197,7 +197,7 @@ REFERENCE_DISTRIBUTIONS = (
         pl.col("ref_embedding_similarity"),
     ),
     Distribution(
-        "ref_ln_ches", "length-normalised CHES score: likelier displacement to the right", "", pl.col("ref_ln_ches")
+        "ref_ln_ches", "length-normalised CHES score: higher means more displacement", "", pl.col("ref_ln_ches")
     ),
     *(
         Distribution(
@@ -209,7 +209,7 @@ REFERENCE_DISTRIBUTIONS = (
 
 
 def by_length_gap(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
-    """How the reference ranks pairs by how much longer the chosen side is: accuracy by sum follows length."""
+    """The reference's accuracy by length gap (chosen minus rejected): accuracy by sum depends on length."""
     edges = [-200, -50, -10, 0, 1, 10, 50, 200]
     gap = (pl.col("chosen_len") - pl.col("rejected_len")).cast(pl.Int64)
     table = (

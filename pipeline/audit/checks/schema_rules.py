@@ -1,4 +1,4 @@
-"""The rules of the pairs' own schema as findings: a table that breaks one was changed after `prepare`, or by a bug."""
+"""The rules of the pairs' schema as findings: a table that breaks one was changed after `prepare`, or by a bug."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from scoreonce.schemas.tables import Pair
 
 PREFIX = "rule_"
 _SAYS = {
-    "nullability": "is null where a value must be",
-    "min": "is below what can be",
-    "max": "is above what can be",
+    "nullability": "is null but must not be",
+    "min": "is below its minimum",
+    "max": "is above its maximum",
     "nan": "is NaN",
     "inf": "is infinite",
 }
@@ -29,7 +29,7 @@ def broken_rules(pairs: pl.DataFrame, places: pl.Series) -> pl.DataFrame | None:
     if not broken:
         return None
     numbered = pairs.select(Pair.column_names()).with_columns(place=places)
-    # Rules judge one row each, so equal rows break the same ones.
+    # Each rule is about one row, so equal rows break the same ones.
     details = failure.details().select(*Pair.column_names(), *(pl.col(rule) == "invalid" for rule in broken)).unique()
     found = numbered.join(details, on=Pair.column_names(), how="inner", nulls_equal=True)
     return found.select("place", *(pl.col(rule).alias(column_name(rule)) for rule in broken))
@@ -64,8 +64,8 @@ def _check(name: str) -> Check:
     return Check(
         name,
         "fail",
-        f"Broken table: {says}",
+        f"Damaged table: {says}",
         "The table of pairs breaks a rule of its own schema: it was changed after `scoreonce prepare`.",
         pl.col(name),
-        "Run `scoreonce prepare` again: it writes the table anew.",
+        "Run `scoreonce prepare` again: it rewrites the table.",
     )

@@ -1,4 +1,4 @@
-"""What one training run made of each pair: its margin over the epochs, its weight, its β.
+"""Training dynamics of one run: the margin of each pair over the epochs, its weight, its β.
 
 From the step log: a row per pair and step it was in. The training-dynamics map is that of dataset cartography
 (Swayamdipta et al. 2020, arXiv 2009.10795) with the margin in place of the label's probability: mean and standard
@@ -62,9 +62,9 @@ def training_checks(label: str, typical: float | None) -> tuple[Check, ...]:
             Check(
                 f"{name}_unmoved",
                 "info",
-                f"Margin that {label} never moved",
-                f"Over its visits the margin changed by less than {UNMOVED:.0%} of what is usual: the pair taught "
-                "nothing, or its sides are too alike to be told apart.",
+                f"Margin that hardly changed in {label}",
+                f"Over its visits the margin changed by less than {UNMOVED:.0%} of the usual range: the pair "
+                "taught nothing, or its sides are too similar to tell apart.",
                 (visits > 1) & (pl.col(f"{name}_margin_range") < UNMOVED * typical),
                 note=pl.format("by {} nats", pl.col(f"{name}_margin_range").round(3)),
             ),
@@ -74,8 +74,8 @@ def training_checks(label: str, typical: float | None) -> tuple[Check, ...]:
         Check(
             f"{name}_dropped",
             "info",
-            f"Pair that {label} dropped at every visit",
-            "Its weight was 0 whenever it came: the method took it for noise, or for too easy.",
+            f"Dropped at every visit in {label}",
+            "Its weight was 0 at every visit: the method considered it noise, or too easy.",
             (drops > 0) & (drops == visits),
             note=pl.format("dropped {} of {} times", drops, visits),
         ),
@@ -83,7 +83,7 @@ def training_checks(label: str, typical: float | None) -> tuple[Check, ...]:
             f"{name}_not_learned",
             "info",
             f"Margin still below zero at its last visit in {label}",
-            "The policy still prefers the rejected side more than the reference does: a hard pair, or a wrong label.",
+            "The policy still prefers the rejected side more than the reference does: a hard or mislabelled pair.",
             pl.col(f"{name}_margin_last") < 0,
             note=pl.format("{} nats", pl.col(f"{name}_margin_last").round(2)),
         ),
@@ -158,7 +158,7 @@ def evaluation_columns(evaluated: pl.LazyFrame, label: str) -> pl.LazyFrame:
 
 
 def evaluation_checks(labels: list[str]) -> tuple[Check, ...]:
-    """Held-out pairs that every evaluated policy moved the wrong way; none without a policy."""
+    """Held-out pairs with a negative margin under every evaluated policy; none without a policy."""
     if not labels:
         return ()
     wrong = pl.all_horizontal(pl.col(f"{slug(label)}_heldout_margin") < 0 for label in labels)
@@ -167,9 +167,9 @@ def evaluation_checks(labels: list[str]) -> tuple[Check, ...]:
         Check(
             "heldout_against_label",
             "info",
-            "Held-out pair that training moved the wrong way",
-            f"After training, {who} prefers the rejected side more than the reference did. Where policies agree, look "
-            "at the label.",
+            "Held-out pair whose margin fell in training",
+            f"After training, {who} prefers the rejected side more than the reference does. Where policies agree, "
+            "check the label.",
             wrong,
             note=pl.format("margin {} nats", pl.col(f"{slug(labels[0])}_heldout_margin").round(2)),
         ),

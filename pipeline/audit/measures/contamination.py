@@ -1,4 +1,4 @@
-"""Overlap of pairs with evaluation prompts, by n-grams of words: the usual test for a leaked benchmark."""
+"""Overlap of pairs with evaluation prompts, by n-grams of words: the usual test for benchmark leakage."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def overlap(found: Ragged, key: Hashes, pairs: int, evaluation: EvaluationGrams)
     """Which pairs overlap, from the words and keys of all prompts, then all chosen, then all rejected sides.
 
     `prompt_contamination` and `completion_contamination` (the larger of both sides): share of the text's n-grams that
-    an evaluation prompt has, 1 for a short prompt that is one whole. `contamination_file`: the first such file.
+    an evaluation prompt has; 1 for a text that equals a whole short prompt. `contamination_file`: the first such file.
     """
     grams = ngrams(found, evaluation.n)
     files = _lookup(grams.values, evaluation.grams, evaluation.gram_files, evaluation.sieve)

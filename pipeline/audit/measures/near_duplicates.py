@@ -20,8 +20,8 @@ from scoreonce.pipeline.audit.measures.ragged import Counts, Hashes, Ragged, jac
 
 BANDS, ROWS = 16, 5
 _SEED = 1
-# In a band, a document is compared with the first of its bucket and with so many that follow it: a bucket of a million
-# copies of a template must not become 10¹² pairs.
+# In a band, a document is compared with the first of its bucket and with this many of those that follow: a bucket of a
+# million copies of a template must not become 10¹² pairs.
 _NEIGHBOURS = 4
 _PAIRS_AT_ONCE = 1 << 18  # at most 2²⁰, the sequences that `ragged` numbers
 _MIX = np.uint64(0x9E3779B97F4A7C15)
@@ -29,7 +29,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True)
 class Sketches:
-    """Distinct documents: key, band hashes, where each first stands (3 · pair + side), whether it stands elsewhere."""
+    """Distinct documents: key, band hashes, place of the first occurrence (3 · pair + side), whether there are more."""
 
     keys: Hashes  # (documents,)
     bands: Hashes  # (documents, BANDS)
@@ -39,7 +39,7 @@ class Sketches:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """Documents with a near-duplicate: the number of their group and the place of one that they resemble."""
+    """Documents with a near-duplicate: the number of their group, and the place of one similar document."""
 
     keys: Hashes
     groups: Counts
@@ -77,7 +77,7 @@ def merged(parts: list[Sketches]) -> Sketches:
 
 
 def candidates(found: Sketches) -> Counts:
-    """Pairs of documents that share a band, (pairs, 2), smaller number first. A pair's own two sides are no pair."""
+    """Pairs of documents that share a band, (pairs, 2), smaller number first. Two sides of one pair do not count."""
     count = len(found.keys)
     packed = np.empty(0, np.int64)
     for band in range(BANDS):
@@ -99,7 +99,7 @@ def candidates(found: Sketches) -> Counts:
 
 
 def near_duplicates(found: Sketches, read: Callable[[Counts], Ragged], threshold: float) -> NearDuplicates:
-    """The documents that have another of Jaccard ≥ `threshold`. `read` gives the shingles of the texts at places."""
+    """The documents with another of Jaccard ≥ `threshold`. `read` returns the shingles of the texts at given places."""
     pairs = candidates(found)
     documents = np.unique(pairs)
     shingles = read(found.places[documents])
@@ -112,7 +112,7 @@ def near_duplicates(found: Sketches, read: Callable[[Counts], Ragged], threshold
     count = len(found.keys)
     graph = csr_array((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(count, count))
     group = connected_components(graph, directed=False)[1]
-    # Each document keeps one that it resembles: the last edge written wins.
+    # Each document keeps one similar document: the last edge written wins.
     other = np.full(count, -1)
     other[edges[:, 0]], other[edges[:, 1]] = edges[:, 1], edges[:, 0]
     has = np.flatnonzero(other >= 0)

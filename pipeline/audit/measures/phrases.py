@@ -1,8 +1,8 @@
-"""What texts are searched for: control tokens, refusals, a model's words about itself, markup, writing systems."""
+"""Patterns to search texts for: control tokens, refusals, names of models, markup, scripts."""
 
 from __future__ import annotations
 
-# What the usual tokenizers take for a control token when it stands in a text.
+# What the usual tokenizers treat as a control token in a text.
 SPECIAL_TOKENS = (
     "<s>",
     "</s>",
@@ -23,7 +23,7 @@ SPECIAL_TOKENS = (
     "[/INST]",
 )
 
-REFUSAL_CHARACTERS = 200  # a refusal says so at its start
+REFUSAL_CHARACTERS = 200  # from the start of a text
 _UNWILLING = (
     "i can't",
     "i cannot",
@@ -101,7 +101,7 @@ IDENTITY = _both_apostrophes(_IDENTITY)
 
 MARKDOWN = r"\*\*|```|(?m:^#{1,6} )"  # bold (both ends), code fences (both ends), headings
 LIST_ITEMS = r"(?m)^[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t]"
-# C0 controls but tab and line ends, the replacement character, and marks that turn the direction of what follows.
+# C0 controls but tab and line ends, the replacement character, and marks that change the writing direction.
 CONTROL = r"[\x00-\x08\x0B\x0C\x0E-\x1F\x7F\x{FFFD}\x{202A}-\x{202E}\x{2066}-\x{2069}]"
 
 SCRIPTS = (

@@ -1,8 +1,8 @@
-"""What pairs are to each other: copies, contradictions, shared prompts, the two splits. Exact facts, by identity.
+"""Relations between pairs: copies, contradictions, shared prompts, the two splits. Exact, by identity.
 
 Identity is that of the token ids (`pair_id`, `prompt_id`), and once more that of the normalised text: `prompt_key`,
-`chosen_key` and `rejected_key` hash the words in lower case, so texts that differ only in case, white space or
-punctuation have the same.
+`chosen_key` and `rejected_key` hash the words in lower case, so that texts which differ only in case, white space
+or punctuation have the same key.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ SAME_WORDS = ["prompt_key", "chosen_key", "rejected_key"]
 
 
 def _sides(chosen: str, rejected: str) -> list[pl.Expr]:
-    """The same for a pair and for the pair with its sides swapped."""
+    """Both columns in ascending order: the same for a pair and for the pair with its sides swapped."""
     return [pl.min_horizontal(chosen, rejected), pl.max_horizontal(chosen, rejected)]
 
 
 def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
-    """Adds columns, some of them null for a pair that has no such relation:
+    """Adds these columns, null where a pair has no such relation:
 
-    pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first of them, null for that one),
-    opposite_pair_id (the same two completions, labelled the other way), same_words (pairs whose texts have the same
-    words), words_contradicted (some of them the other way), prompt_splits, prompt_key_splits (1 or 2).
+    pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first one, null for that),
+    opposite_pair_id (the same two completions with the opposite label), same_words (pairs whose texts have the same
+    words), words_contradicted (some of those with the opposite label), prompt_splits, prompt_key_splits (1 or 2).
     """
     has_rejected = pl.col("rejected_id").is_not_null()
     completions, keys = _sides("chosen_id", "rejected_id"), _sides("chosen_key", "rejected_key")
@@ -44,9 +44,9 @@ def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
 
 def with_near_duplicates(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:
     """Adds near_prompt_group, near_chosen_group, near_rejected_group, near_prompt_splits (splits of a group's prompts)
-    and the pair_id of another pair whose text is alike: near_prompt_other_id, near_completion_other_id.
+    and the pair_id of another pair with a similar text: near_prompt_other_id, near_completion_other_id.
 
-    `prompts` and `completions` have `key`, a group's number and the number of a pair that holds a text alike.
+    `prompts` and `completions` have `key`, a group's number and the number of a pair with a similar text.
     """
     joined = pairs.join(prompts, left_on="prompt_key", right_on="key", how="left", maintain_order="left")
     for side in ("chosen", "rejected"):

@@ -1,7 +1,7 @@
-"""Measures of the texts of pairs, one batch at a time: what a pair says about itself.
+"""Measures of the texts of pairs, one batch at a time.
 
-Each is a number or a fact of one pair; nothing here looks at another pair. Similarity is the Jaccard index of the sets
-of 3-word shingles (`words.SHINGLE`), of the whole text where it has fewer words.
+Each measure depends on one pair only. Similarity is the Jaccard index of the sets
+of 3-word shingles (`words.SHINGLE`), or of the whole text if it has fewer words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TextMeasures:
 def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: EvaluationGrams | None) -> TextMeasures:
     """Measures of a batch with columns prompt, chosen and rejected; `first` is the number of its first pair.
 
-    `sketch` also makes what near-duplicates are found by; `evaluation` holds the n-grams of evaluation prompts.
+    `sketch` adds the sketches by which near-duplicates are found; `evaluation` has the n-grams of evaluation prompts.
     Rejected measures are null in completion-only rows.
     """
     pairs = texts.height
@@ -64,7 +64,7 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
 
 
 def shingles_of(texts: pl.Series) -> Ragged:
-    """The hashes whose sets are compared; for texts that are looked at a second time."""
+    """The shingle hashes whose sets are compared, for texts that are read a second time."""
     found = words(texts)
     return ngrams(found, SHINGLE, keys(texts, found))
 
@@ -107,7 +107,7 @@ def _completion(side: pl.Expr) -> dict[str, pl.Expr]:
 
 
 def _scripts(texts: pl.Series) -> pl.Series:
-    """The writing system of most letters at the start of each text; null with fewer than `SCRIPT_LETTERS`."""
+    """The script of most letters at the start of each text; null with fewer than `SCRIPT_LETTERS`."""
     opening = pl.col("text").str.slice(0, phrases.SCRIPT_CHARACTERS)
     frame = pl.DataFrame({"text": texts}).select(opening, place=pl.int_range(pl.len()))
     ascii_only = pl.col("text").str.len_bytes() == pl.col("text").str.len_chars()

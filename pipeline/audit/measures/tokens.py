@@ -49,7 +49,7 @@ class TokenLists:
 
 
 def measure(prompt: TokenLists, chosen: TokenLists, rejected: TokenLists, special: SpecialIds | None) -> pl.DataFrame:
-    """Token counts and repetition of each side; without a tokenizer's `special` ids their columns are null.
+    """Token counts and repetition of each side; without the tokenizer's `special` ids, the columns about them are null.
 
     `*_repetition` is 1 − distinct / all 4-grams of token ids (seq-rep-4, Welleck et al. 2019, arXiv 1908.04319), 0 for
     fewer than four tokens.

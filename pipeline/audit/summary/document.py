@@ -26,7 +26,7 @@ def document(
 ) -> dict[str, Any]:
     """The document of pairs that have a column per check.
 
-    `judged`: what `judgements` says of them; `absent`: what this audit could not look for.
+    `judged`: the result of `judgements`; `absent`: the checks that this audit could not run.
     """
     columns = pairs.collect_schema().names()
     found = findings(pairs, checks)

@@ -1,4 +1,4 @@
-"""Checks become findings: how many pairs, which ones, and which pairs are the most suspicious of all."""
+"""Findings: how many pairs each check affects, examples, and the pairs with the most findings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDENTITY = ("pair_id", "row", "split")
 
 
 def findings(pairs: pl.LazyFrame, checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """One record per check, worst severity first, those that concern no pair too; `pairs` has the check columns."""
+    """One record per check, worst severity first, with those that affect no pair; `pairs` has the check columns."""
     counts = pairs.select(pl.len(), *(pl.col(check.name).sum() for check in checks)).collect(engine="streaming")
     found = counts.row(0, named=True)
     ordered = sorted(checks, key=lambda check: SEVERITIES.index(check.severity))
@@ -49,15 +49,15 @@ def _examples(pairs: pl.LazyFrame, check: Check) -> list[dict[str, Any]]:
 
 
 def worst(pairs: pl.LazyFrame, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs with the most and gravest findings, at most `WORST`, the most suspicious first.
+    """The pairs with the most and the most severe findings, at most `WORST`, highest score first.
 
-    score = Σ weight · (1 − share) over a pair's findings, weights 100, 10 and 1 for fail, flag and info: what nearly
-    all pairs have says little about one of them.
+    score = Σ weight · (1 − share) over a pair's findings, with weights 100, 10 and 1 for fail, flag and info: a finding
+    that nearly all pairs share says little about one of them.
     """
-    concerned = [finding for finding in found if finding["rows"]]
-    if not concerned:
+    present = [finding for finding in found if finding["rows"]]
+    if not present:
         return []
-    weights = {finding["name"]: WEIGHTS[finding["severity"]] * (1 - finding["share"]) for finding in concerned}
+    weights = {finding["name"]: WEIGHTS[finding["severity"]] * (1 - finding["share"]) for finding in present}
     score = pl.sum_horizontal(pl.col(name).cast(pl.Float64) * weight for name, weight in weights.items())
     names = list(weights)
     top = (

@@ -1,4 +1,4 @@
-"""How well something that is not quality predicts the label by itself: AUC with its interval.
+"""Shortcuts: how well a trait other than quality predicts the label by itself, as AUC with its interval.
 
 A pair is shown in both orders: score d = f(chosen) − f(rejected) with label 1, and −d with label 0. The AUC of that
 classifier is the mean of h(d) = P(D > −d) + ½ P(D = −d), D the score of a random pair. Its variance is DeLong's
@@ -18,14 +18,14 @@ import polars as pl
 from scoreonce.pipeline.evaluation.intervals import Z95
 
 LARGEST_SOURCES = 30
-LEAST_PAIRS = 20  # of a source; fewer tell nothing
+LEAST_PAIRS = 20  # of a source; with fewer the interval is too wide
 
 Whole = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Shortcut:
-    """A feature of a completion; `difference` is the chosen side's minus the rejected side's, a whole number."""
+class Trait:
+    """A trait of a completion; `difference` is the chosen side's minus the rejected side's, a whole number."""
 
     name: str
     title: str
@@ -36,45 +36,45 @@ def _gap(feature: str) -> pl.Expr:
     return pl.col(f"chosen_{feature}").cast(pl.Int64) - pl.col(f"rejected_{feature}").cast(pl.Int64)
 
 
-SHORTCUTS = (
-    Shortcut("length", "more tokens", _gap("len")),
-    Shortcut("markdown", "more bold, headings and code fences", _gap("markdown")),
-    Shortcut("list", "more list items", _gap("list_items")),
-    Shortcut("refusal", "refuses", _gap("refuses")),
-    Shortcut("names_itself", "says which model it is", _gap("names_itself")),
-    Shortcut("truncation", "was cut", _gap("truncated")),
-    Shortcut(
+TRAITS = (
+    Trait("length", "more tokens", _gap("len")),
+    Trait("markdown", "more bold, headings and code fences", _gap("markdown")),
+    Trait("list", "more list items", _gap("list_items")),
+    Trait("refusal", "refuses", _gap("refuses")),
+    Trait("names_itself", "says which model it is", _gap("names_itself")),
+    Trait("truncation", "was truncated", _gap("truncated")),
+    Trait(
         "position",
-        "stands first in the dataset",
+        "comes first in the dataset",
         pl.when(pl.col("chosen_position") == 1).then(1).when(pl.col("chosen_position") == 2).then(-1),
     ),
-    Shortcut("model", "is by the model that wins more often", pl.col("model_lead")),
+    Trait("model", "is by the model that wins more often", pl.col("model_lead")),
 )
 
 
 def shortcuts(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
-    """One record per shortcut and source (source None: all pairs): auc, low, high, pairs, decided, wins.
+    """One record per trait and source (source None: all pairs): auc, low, high, pairs, decided, wins.
 
-    `decided`: pairs whose sides differ in the feature; `wins`: share of these whose chosen side has more of it. Pairs
-    without a rejected side are left out, and so are shortcuts whose columns are not there.
+    `decided`: pairs whose sides differ in the trait; `wins`: share of these whose chosen side has more of it. Pairs
+    without a rejected side are left out, and so are traits whose columns are missing.
     """
     columns = pairs.collect_schema().names()
-    known = [shortcut for shortcut in SHORTCUTS if set(shortcut.difference.meta.root_names()) <= set(columns)]
+    known = [trait for trait in TRAITS if set(trait.difference.meta.root_names()) <= set(columns)]
     table = (
         pairs.filter(pl.col("rejected_id").is_not_null())
         .select(
             "source",
             pl.col("prompt_id").hash().alias("prompt"),
-            *(shortcut.difference.cast(pl.Int64).alias(shortcut.name) for shortcut in known),
+            *(trait.difference.cast(pl.Int64).alias(trait.name) for trait in known),
         )
         .collect(engine="streaming")
     )
     groups = [(None, table), *_by_source(table)]
     return [
-        {"name": shortcut.name, "title": shortcut.title, "source": source, **record}
-        for shortcut in known
+        {"name": trait.name, "title": trait.title, "source": source, **record}
+        for trait in known
         for source, group in groups
-        if (record := _record(group.select("prompt", shortcut.name).drop_nulls())) is not None
+        if (record := _record(group.select("prompt", trait.name).drop_nulls())) is not None
     ]
 
 

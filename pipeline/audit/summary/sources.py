@@ -1,4 +1,4 @@
-"""Figures of the whole data and of each source: measures by name, every one an aggregate over pairs."""
+"""Measures of all pairs and of each source, each an aggregate over pairs, by name."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def pair_measures() -> dict[str, pl.Expr]:
 
 
 def whole_measures() -> dict[str, pl.Expr]:
-    """Measures that make sense for all pairs together only."""
+    """Measures that make sense only for all pairs together."""
     return {"most_pairs_of_a_prompt": pl.col("pairs_of_prompt").max(), "prompts": pl.col("prompt_id").n_unique()}
 
 
 def measured(pairs: pl.LazyFrame, measures: Mapping[str, pl.Expr]) -> dict[str, float]:
-    """The measures over all pairs; those without a finite value are left out."""
+    """The measures over all pairs; without those that have no finite value."""
     if not measures:
         return {}
     found = pairs.select(value.cast(pl.Float64).alias(name) for name, value in measures.items())
@@ -60,7 +60,7 @@ def by_source(pairs: pl.LazyFrame, measures: Mapping[str, pl.Expr]) -> list[dict
 
 
 def known(measures: Mapping[str, pl.Expr], columns: list[str]) -> dict[str, pl.Expr]:
-    """Those of the measures whose columns are there."""
+    """The measures whose columns exist."""
     return {name: value for name, value in measures.items() if set(value.meta.root_names()) <= set(columns)}
 
 

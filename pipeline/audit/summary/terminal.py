@@ -1,4 +1,4 @@
-"""The audit for a terminal: what was found, worst first, then what predicts the label, then measures."""
+"""The audit as text for a terminal: findings, worst first, then shortcuts, then measures."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from scoreonce.pipeline.text.quarantine import REASONS
 
-_MARKS = {"fail": "FAIL", "flag": "flag", "info": "info"}
+_MARKS = {"fail": "ERROR", "flag": "warning", "info": "note"}
 
 
 def audit_lines(audit: Mapping[str, Any]) -> Iterator[str]:
@@ -17,7 +17,7 @@ def audit_lines(audit: Mapping[str, Any]) -> Iterator[str]:
         f"{counts['train']:,} train pairs, {counts['test']:,} test pairs, {counts['quarantined']:,} rows in quarantine"
     )
     for reason, rows in reasons.items():
-        yield _line("kept out", reason, f"{rows:,}", "", REASONS.get(reason, ""))
+        yield _line("excluded", reason, f"{rows:,}", "", REASONS.get(reason, ""))
     for finding in audit["findings"]:
         if finding["rows"]:
             rows = ", ".join(str(example["row"]) for example in finding["examples"][:3])
@@ -43,7 +43,7 @@ def audit_lines(audit: Mapping[str, Any]) -> Iterator[str]:
     for name, value in audit["measures"].items():
         yield _line("measured", name, f"{value:.4g}", "", "")
     for what in audit["not_judged"]:
-        yield f"  not looked for: {what}"
+        yield f"  not checked: {what}"
 
 
 def _line(kind: str, name: str, number: str, share: str, meaning: str) -> str:

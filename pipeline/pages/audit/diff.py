@@ -1,4 +1,4 @@
-"""Two texts side by side: which words differ, and which stretches are folded away so that the difference is in view."""
+"""Two texts side by side: which words differ, and which common stretches are folded so that differences are in view."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CAP = 8000
 BUDGET = 700
 CONTEXT = 120
 LEAD = 1000
-# Texts with less of their characters in common than this are shown without marks: all would be marked.
+# Texts with a smaller share of common characters are shown without marks: everything would be marked.
 LITTLE_IN_COMMON = 0.2
 # Comparing every occurrence of a word with every other is quadratic; beyond this, frequent words only extend matches.
 MANY_CELLS = 50_000
@@ -25,7 +25,7 @@ _WORD = re.compile(rf"(?:[{_CJK}]|[^\W{_CJK}]+|[^\w\s])\s*|\s+")
 
 @dataclass(frozen=True)
 class Fragment:
-    """A stretch of text, `changed` where the other side reads otherwise."""
+    """A stretch of text, `changed` where the other side differs."""
 
     text: str
     changed: bool = False
@@ -100,7 +100,7 @@ def _excerpt(text: str, start: int, width: int) -> str:
 
 
 def _start(left: str, right: str) -> int:
-    """Where the held part of two long texts begins: some way before they part."""
+    """Where the part that the page holds of two long texts begins: some way before they diverge."""
     return max(0, _common_prefix(left, right) - LEAD) if max(len(left), len(right)) > CAP else 0
 
 
@@ -131,7 +131,7 @@ def _runs(left: str, right: str) -> Iterator[Run]:
 
 
 def _same(pairs: Iterable[tuple[str, str]]) -> int:
-    """How many pairs from the first are of equals."""
+    """How many pairs, from the first on, are of equals."""
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 

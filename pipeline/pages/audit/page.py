@@ -1,4 +1,4 @@
-"""One self-contained HTML page about what an audit found in a preference dataset.
+"""One self-contained HTML page with the results of a data audit.
 
 `render` gives the page as a string. Charts are SVG and need no script; the page's one script only sorts and searches
 the table of the worst pairs.
@@ -28,6 +28,7 @@ HEADINGS = (
     ("flag", "Warnings"),
     ("info", "Notes"),
 )
+SEVERITY_NAMES = {"fail": "error", "flag": "warning", "info": "note"}
 # Measures that are shares: of pairs, of judgements, or of tokens.
 SHARES = frozenset(
     {
@@ -50,8 +51,8 @@ SECTIONS = ("findings", "distributions", "shortcuts", "sources", "worst", "maps"
 class AuditPage:
     """What the page shows.
 
-    `audit` is the content of audit.json; `texts` has the pairs that it names by their pair_id: a row of graded data
-    makes several. `affected` counts the pairs with any finding of a severity.
+    `audit` is the content of audit.json; `texts` has the pairs that it names, by pair_id (one row of graded data makes
+    several pairs). `affected` counts the pairs with any finding of a severity.
     """
 
     audit: Mapping[str, Any]
@@ -77,6 +78,7 @@ def render(shown_page: AuditPage) -> str:
             verdict=verdict(audit, shown_page.affected),
             findings=_findings(shown_page),
             headings=HEADINGS,
+            severities=SEVERITY_NAMES,
             absent=[finding for finding in audit["findings"] if not finding["rows"]],
             titles={finding["name"]: finding["title"] for finding in audit["findings"]},
             shortcuts=[(trait, strip(trait, ends)) for trait in traits],
@@ -113,7 +115,7 @@ def render(shown_page: AuditPage) -> str:
 
 
 def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:
-    """The findings that concern any row, by severity, then by rows, with their examples as the page shows them."""
+    """The findings that affect any row, by severity, then by rows, with their examples as the page shows them."""
     groups = [present(shown_page.audit, severity) for severity, _ in HEADINGS]
     return [
         {
@@ -141,7 +143,7 @@ def _numbers_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _quarantine(data: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """What keeps rows out, their number and share of the raw rows, most frequent first."""
+    """Reason, number of rows and share of the raw rows, most frequent first."""
     reasons = sorted(data["quarantined_by_reason"].items(), key=lambda item: (-item[1], item[0]))
     raw = data["counts"]["raw"]
     return [
@@ -157,13 +159,13 @@ def _data_facts(audit: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("raw rows", number(counts["raw"])),
         ("pairs to train on", number(counts["train"])),
         ("pairs held out", number(counts["test"])),
-        ("in quarantine", number(counts["quarantined"])),
+        ("quarantined", number(counts["quarantined"])),
     ]
     return [*facts, ("trained runs", shown(list(audit["training"])))] if audit["training"] else facts
 
 
 def _measures(audit: Mapping[str, Any], *, of_reference: bool) -> list[tuple[str, str]]:
-    """The measures that are the reference's, or the others without those of judgements, which have their section."""
+    """The reference's measures, or the others; those of judgements have a section of their own."""
     elsewhere, prefix = audit.get("judgements") or {}, "reference_"
     return [
         (_words(name.removeprefix(prefix)), _value(value, name))
@@ -222,7 +224,7 @@ def _words(name: str) -> str:
 
 
 def _share(value: float) -> str:
-    """A share; never 0.0% of something that is there, nor 100.0% where something is missing."""
+    """A share in per cent; a share above zero is never shown as 0.0%."""
     if 0 < value < 0.001:
         return "< 0.1%"
     return percent(value)

@@ -31,7 +31,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class ShownPair:
-    """The texts of a pair as markup, `prompt` None where it is shown besides; `marked` unless too much differs."""
+    """The texts of a pair as markup, `prompt` None where it is shown elsewhere; `marked` unless too much differs."""
 
     prompt: Markup | None
     chosen: Markup
@@ -40,7 +40,7 @@ class ShownPair:
 
 
 def comparison(texts: Texts) -> ShownPair:
-    """A pair with the words marked that only one side has, folded to what matters."""
+    """A pair with the words that only one side has marked, and long common stretches folded."""
     if texts.rejected is None:
         return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(passage(texts.chosen)), None)
     found = compare(texts.chosen, texts.rejected)
@@ -65,7 +65,7 @@ def _example(entry: Mapping[str, Any], texts: Texts | None, other: Texts | None)
 
 
 def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
-    """Another pair, with the words of its prompt marked that the prompt of the first has not."""
+    """Another pair, with the words of its prompt marked that the first pair's prompt lacks."""
     pair = comparison(other)
     if texts is None or texts.prompt == other.prompt:
         return pair
@@ -73,7 +73,7 @@ def _resembling(other: Texts, texts: Texts | None) -> ShownPair:
 
 
 def worst_pairs(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
-    """The lines of the table: each with the end of its prompt, and excerpts of its sides where they part."""
+    """The rows of the table: each with the end of its prompt, and excerpts of its sides from where they differ."""
     return [_worst(entry, texts.get(entry["pair_id"])) for entry in entries]
 
 

@@ -1,4 +1,4 @@
-"""Text of a dataset as markup: escaped, and with the characters that nobody would see written out."""
+"""Text of a dataset as markup: escaped, with invisible characters written out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first words of the audit page: whether these pairs can be trained on, and what to do first."""
+"""The headline and summary of the audit page: whether these pairs can be trained on, and what to do first."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Verdict:
 
 
 def verdict(audit: Mapping[str, Any], affected: Mapping[str, int]) -> Verdict:
-    """What the page says first. `affected` counts the pairs with any finding of a severity, where that is known."""
+    """Headline and summary. `affected` counts the pairs with any finding of a severity, where that is known."""
     counts = audit["data"]["counts"]
     pairs = counts["train"] + counts["test"]
     if not pairs:
-        return Verdict("There is no pair to train on", (_set_aside(counts),))
+        return Verdict("No pairs to train on", (_quarantined(counts),))
     found = {severity: present(audit, severity) for severity in ("fail", "flag", "info")}
-    sentences = (_concerned(found, affected, pairs), _first(found), _shortcut(audit["shortcuts"]), _set_aside(counts))
+    sentences = (_affected(found, affected, pairs), _first(found), _shortcut(audit["shortcuts"]), _quarantined(counts))
     return Verdict(_headline(found), tuple(sentence for sentence in sentences if sentence))
 
 
 def present(audit: Mapping[str, Any], severity: str) -> list[Mapping[str, Any]]:
-    """The findings of one severity that concern any row, most rows first."""
+    """The findings of one severity that affect any row, most rows first."""
     findings = [finding for finding in audit["findings"] if finding["severity"] == severity and finding["rows"]]
     return sorted(findings, key=lambda finding: -finding["rows"])
 
@@ -41,23 +41,23 @@ def present(audit: Mapping[str, Any], severity: str) -> list[Mapping[str, Any]]:
 def _headline(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     fails, flags = len(found["fail"]), len(found["flag"])
     if fails:
-        return f"{_count(fails, 'fault')} to mend before training"
+        return f"{_count(fails, 'error')} to fix before training"
     if flags:
-        return f"Nothing is broken; {_count(flags, 'thing').lower()} to look at"
-    return "Nothing here stands in the way of training"
+        return f"No errors; {_count(flags, 'warning').lower()} to review"
+    return "No errors or warnings"
 
 
-def _concerned(found: Mapping[str, Sequence[Mapping[str, Any]]], affected: Mapping[str, int], pairs: int) -> str:
+def _affected(found: Mapping[str, Sequence[Mapping[str, Any]]], affected: Mapping[str, int], pairs: int) -> str:
     severity = "fail" if found["fail"] else "flag"
     names = [_lower(finding["title"]) for finding in found[severity]]
     if not names:
-        return f"{number(pairs)} pairs were looked at."
+        return f"{number(pairs)} pairs were checked."
     more = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
     listed = _list([*names[:NAMED], *more])
     if severity not in affected:
         return f"Among {number(pairs)} pairs: {listed}."
     share = percent(affected[severity] / pairs) if affected[severity] * 1000 >= pairs else "under 0.1%"
-    kind = "a fault" if severity == "fail" else "a flag"
+    kind = "an error" if severity == "fail" else "a warning"
     return f"{number(affected[severity])} of {number(pairs)} pairs ({share}) have {kind}: {listed}."
 
 
@@ -75,19 +75,19 @@ def _shortcut(shortcuts: Sequence[Mapping[str, Any]]) -> str:
     figures = f"AUC {fixed(top['auc'])} ({fixed(top['low'])} to {fixed(top['high'])})"
     title = f"“{top['title']}”"
     if not sure:
-        return f"No shortcut predicts the label; the nearest is {title}, {figures}."
+        return f"No shortcut predicts the label; the strongest is {title}, {figures}."
     if strength(top) < WEAK:
-        return f"No strong shortcut: the best, {title}, hardly predicts the label, {figures}."
-    away = " against it" if top["auc"] < 0.5 else ""
-    return f"The strongest shortcut is {title}: alone it predicts the label with {figures}{away}."
+        return f"No strong shortcut: the strongest, {title}, barely predicts the label, {figures}."
+    away = ", in reverse" if top["auc"] < 0.5 else ""
+    return f"The strongest shortcut is {title}: it alone predicts the label with {figures}{away}."
 
 
-def _set_aside(counts: Mapping[str, Any]) -> str:
+def _quarantined(counts: Mapping[str, Any]) -> str:
     rows = counts["quarantined"]
     if not rows:
         return ""
-    verb = "row cannot be trained on and stands" if rows == 1 else "rows cannot be trained on and stand"
-    return f"{number(rows)} of {number(counts['raw'])} {verb} in quarantine."
+    verb = "row is unusable and was" if rows == 1 else "rows are unusable and were"
+    return f"{number(rows)} of {number(counts['raw'])} {verb} quarantined."
 
 
 def _count(amount: int, noun: str) -> str:

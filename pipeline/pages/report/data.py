@@ -1,4 +1,4 @@
-"""What a report is made of: the records of training runs, as tables and plain mappings."""
+"""The report's input: records of training runs, as tables and plain mappings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was run on what: facts of data and reference, and the settings of each run side by side."""
+"""Lineage: facts of data and reference, and the settings of each run side by side."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def settings(runs: Sequence[RunRecord]) -> list[Setting]:
 
 
 def _settings(run: RunRecord) -> dict[str, str]:
-    # Counts and files of the data stand once for all runs; the lineage has training settings in resolved form.
-    story = {key: value for key, value in run.lineage.items() if key not in ("format", "label", "identity", "data")}
-    asked = {key: run.settings[key] for key in ("train", "compute") if key in run.settings and key not in story}
-    return {key: _cut(shown(value)) for key, value in flatten({**story, **asked}).items()}
+    # Counts and files of the data are shown once for all runs; the lineage has the resolved training settings.
+    lineage = {key: value for key, value in run.lineage.items() if key not in ("format", "label", "identity", "data")}
+    asked = {key: run.settings[key] for key in ("train", "compute") if key in run.settings and key not in lineage}
+    return {key: _cut(shown(value)) for key, value in flatten({**lineage, **asked}).items()}
 
 
 def digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The page's first words: which run did best on held-out pairs, how surely, and the table that shows it."""
+"""The headline of the report: which run did best on held-out pairs, how certain that is, and the table behind it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Verdict:
 
 
 def verdict(data: ReportData) -> Verdict:
-    """What the page says first. `behind` is null for the best run and for runs without held-out pairs."""
+    """Headline and standings. `behind` is None for the best run and for runs without held-out pairs."""
     order = best_first(data.runs)
     best = next((run for run in order if run.evaluated), None)
     rewards = {entry["label"]: entry for entry in data.demo}
@@ -43,8 +43,8 @@ def _none_evaluated(runs: Sequence[RunRecord]) -> tuple[str, list[str]]:
     count = len(runs)
     trained = f"{count} run{'s' if count > 1 else ''} trained"
     if any(run.summary for run in runs):
-        return f"{trained}, with no held-out pair to rank", ["Accuracy needs held-out pairs with a rejected side."]
-    return f"{trained}, not evaluated yet", ["There are no held-out results: run scoreonce evaluate."]
+        return f"{trained}, no held-out pairs to rank", ["Accuracy needs held-out pairs with a rejected side."]
+    return f"{trained}, not evaluated yet", ["There are no held-out results yet: run scoreonce evaluate."]
 
 
 def _ranked(best: RunRecord, standings: Sequence[Standing]) -> tuple[str, list[str]]:
@@ -53,21 +53,21 @@ def _ranked(best: RunRecord, standings: Sequence[Standing]) -> tuple[str, list[s
     interval = f"95% interval {percent(summary['accuracy_low'])} to {percent(summary['accuracy_high'])}"
     level = [item.run.label for item in standings if item.behind and not _is_behind(item.behind)]
     pairs = f"{number(summary['pairs'])} held-out pairs"
-    opening = f"{best.label} ranks {share} of {pairs} as their labels do ({interval})."
+    opening = f"{best.label} ranks {share} of {pairs} as labelled ({interval})."
     if summary["accuracy_low"] <= 0.5:
         return "No run is clearly better than chance", [opening]
     if not any(item.behind for item in standings):
-        return f"{best.label} ranks {share} of held-out pairs right", [opening]
+        return f"{best.label} ranks {share} of held-out pairs correctly", [opening]
     if level:
         equal = any(item.behind and item.behind["difference"] == 0 for item in standings)
         rivals = _list(level) if len(level) <= 4 else f"{len(level)} others"
         return "No run is clearly best" if equal else f"{best.label} is ahead, but not clearly", [
             opening,
-            f"On the same pairs {rivals} cannot be told apart from it (paired 95% interval).",
+            f"On the same pairs, {rivals} cannot be distinguished from it (paired 95% interval).",
         ]
     return f"{best.label} ranks held-out pairs best", [
         opening,
-        "Every other run is behind on the same pairs (paired 95% interval).",
+        "Every other run is worse on the same pairs (paired 95% interval).",
     ]
 
 
@@ -78,12 +78,12 @@ def _true_reward(demo: Sequence[Mapping[str, Any]]) -> list[str]:
     top = max(known, key=lambda entry: entry["true_reward_mean"])
     base = next((entry for entry in known if entry["label"] == "reference"), None)
     sentence = (
-        f"Judged by the true reward, {top['label']} earns most: {fixed(top['true_reward_mean'])} "
+        f"{top['label']} has the highest true reward: {fixed(top['true_reward_mean'])} "
         f"({fixed(top.get('true_reward_low'))} to {fixed(top.get('true_reward_high'))})"
     )
     if base is None or base is top:
         return [f"{sentence}."]
-    return [f"{sentence}; the reference earns {fixed(base['true_reward_mean'])}."]
+    return [f"{sentence}; the reference has {fixed(base['true_reward_mean'])}."]
 
 
 def _is_behind(gap: Mapping[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "Training has not finished",
             f"{run.metrics.height} steps and no final model.",
-            "Run train again: it goes on from the last checkpoint.",
+            "Run train again: it resumes from the last checkpoint.",
         )
     yield from _not_finite(run)
     yield from _still(run)
@@ -63,7 +63,7 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "Most pairs are filtered out",
             f"{percent(kept)} of the pairs were kept on average.",
-            "Loosen the selection, or check in the step log which pairs it drops.",
+            "Loosen the selection, or check the step log for the pairs it drops.",
         )
     final = final_mean(run.metrics, "rewards/chosen")
     if final is not None and final < 0 and not run.evaluated:
@@ -72,7 +72,7 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "Chosen completions become less likely",
             f"The chosen reward of the last tenth of the steps is {signed(final)} on average.",
-            "Evaluate it; see whether the held-out chosen log-ratio falls too.",
+            "Evaluate the run to see whether the held-out chosen log-ratio falls too.",
         )
 
 
@@ -101,8 +101,8 @@ def _still(run: RunRecord) -> Iterator[RunWarning]:
         yield RunWarning(
             "serious",
             run.label,
-            "The margin does not move",
-            f"At the end the median training margin is {signed(median, 3)} nats; it began at 0.",
+            "The margin does not change",
+            f"The final median training margin is {signed(median, 3)} nats; it started at 0.",
             "Raise the learning rate or train for more steps.",
         )
 
@@ -118,7 +118,7 @@ def _spike(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "The gradient norm spikes",
             f"Its peak of {number(peak)} is {number(peak / median)} times its median.",
-            "Look at the pairs of that step in the step log; clip the norm or lower the learning rate.",
+            "Check the pairs of that step in the step log; clip the norm or lower the learning rate.",
         )
 
 
@@ -132,7 +132,7 @@ def _evaluation(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "This policy equals the reference",
             "Every held-out margin is exactly 0.",
-            "Nothing to mend where it is the reference itself; otherwise it was not trained.",
+            "Expected for the reference itself; otherwise the policy was not trained.",
         )
         return
     yield from _accuracy(run)
@@ -172,9 +172,9 @@ def _accuracy(run: RunRecord) -> Iterator[RunWarning]:
             "notice",
             run.label,
             "Length explains part of the accuracy",
-            f"{percent(accuracy)} as it is, {percent(controlled)} with equal weight for pairs whose chosen "
+            f"{percent(accuracy)} overall, {percent(controlled)} with equal weight for pairs whose chosen "
             "side is longer and shorter.",
-            "Prefer the length-controlled figure, or a length-normalised method.",
+            "Use the length-controlled figure, or a length-normalised method.",
         )
     training = final_mean(run.metrics, "rewards/accuracies")
     if training is not None and training - accuracy > OVERFIT_GAP and summary["accuracy_high"] >= 0.5:
@@ -191,7 +191,7 @@ def _accuracy(run: RunRecord) -> Iterator[RunWarning]:
             run.label,
             "Many margins are exactly zero",
             f"{percent(summary['ties'])} of the held-out pairs tie.",
-            "Ties count half; a policy in half precision may be too close to the reference to tell.",
+            "Ties count half. In half precision, a policy may be too close to the reference to tell them apart.",
         )
 
 
@@ -216,8 +216,8 @@ def _comparison(data: ReportData) -> Iterator[RunWarning]:
                 "serious",
                 "",
                 f"The runs used different {what}",
-                f"Their lineage names {len(values)} of them.",
-                "Train again from the present ones before comparing.",
+                f"Their lineage names {len(values)} different ones.",
+                "Train again from the current ones before comparing.",
             )
     current = data.reference_manifest.get("store_key")
     for run in data.runs:
@@ -227,7 +227,7 @@ def _comparison(data: ReportData) -> Iterator[RunWarning]:
                 "serious",
                 run.label,
                 "Evaluated under another reference",
-                "The reference was scored anew since.",
+                "The reference has been scored again since.",
                 "Run evaluate again.",
             )
         trained, evaluated = run.lineage.get("identity"), run.summary.get("training_identity")
@@ -235,8 +235,8 @@ def _comparison(data: ReportData) -> Iterator[RunWarning]:
             yield RunWarning(
                 "serious",
                 run.label,
-                "Trained anew since its evaluation",
-                "The held-out results are those of the policy before.",
+                "Trained again since its evaluation",
+                "The held-out results are those of the previous policy.",
                 "Run evaluate again.",
             )
     starting = [run.label for run in data.runs if run.trained and not run.evaluated]

@@ -4,7 +4,7 @@ import pytest
 
 from scoreonce.pipeline.text.chat import Message
 from scoreonce.pipeline.text.dataset_columns import match_columns
-from scoreonce.pipeline.text.formats import FORMATS, Example, detect, read_row, require
+from scoreonce.pipeline.text.formats import FORMATS, Example, detect, read_row, require_columns
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
 from scoreonce.pipeline.text.transcripts import shared_prefix, split_transcripts
 from scoreonce.schemas.errors import InputError
@@ -204,7 +204,7 @@ def test_a_template_that_rewrites_the_prompt():
 )
 def test_the_columns_tell_the_format(row, name):
     assert detect(match_columns(list(row), {}), list(row), [row]) == name
-    require(name, match_columns(list(row), {}), list(row))
+    require_columns(name, match_columns(list(row), {}), list(row))
 
 
 def test_every_format_names_columns_that_can_be_renamed():
@@ -218,7 +218,7 @@ def test_a_missing_column_is_named_with_the_nearest_one_found():
     assert "chosen" in caught.value.what
     assert "Did you mean 'choosen'?" in caught.value.found
     with pytest.raises(InputError, match="prompt"):
-        require("pairs", match_columns(["chosen", "rejected"], {}), ["chosen", "rejected"])
+        require_columns("pairs", match_columns(["chosen", "rejected"], {}), ["chosen", "rejected"])
 
 
 @pytest.mark.parametrize("renamed", [{"promt": "question"}, {"prompt": "questoin"}])

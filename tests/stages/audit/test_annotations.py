@@ -81,7 +81,7 @@ def test_data_that_are_gone_or_others_are_left_alone_unless_votes_are_asked_for(
     path = tmp_path / "raw.jsonl"
     path.write_text(json.dumps(ROWS[0]), encoding="utf-8")
     assert raw_annotations(Data(source=str(path)), Audit(), {}) is None
-    with pytest.raises(InputError, match="not the data that were prepared"):
+    with pytest.raises(InputError, match="data have changed since"):
         raw_annotations(Data(source=str(path)), VOTES, {})
 
 

@@ -34,7 +34,7 @@ def entry(split, row, **more):
 
 
 def audited(folder, **parts):
-    """An audit of five training pairs and two held-out ones: one fault, two flags, and five pairs by their score."""
+    """An audit of five training pairs and two held-out ones: one error, two warnings, and five pairs by their score."""
     prepared(folder, "train", range(5))
     prepared(folder, "test", (7, 8))
 
@@ -93,7 +93,7 @@ def test_texts_are_looked_up_in_both_splits(tmp_path):
     html = write_page(audited(tmp_path)).read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
     assert all(f"<mark>{words}" in html for words in ("cat</mark> 7", "dog</mark> 7", "cat</mark> 1"))
-    assert "The pair it resembles: train row 3" in html
+    assert "Similar pair: train row 3" in html
     assert f"<title>{tmp_path.name}: scoreonce audit</title>" in html
 
 
@@ -109,13 +109,13 @@ def test_pairs_of_one_row_are_told_apart(tmp_path):
 
 
 def test_pairs_with_any_finding_are_counted_once(tmp_path):
-    """The fault concerns two pairs. Rows 0, 1 and 2 have a flag, row 1 two of them."""
+    """The error affects two pairs. Rows 0, 1 and 2 have a warning, row 1 two of them."""
     paths = audited(tmp_path)
-    assert "2 of 7 pairs (28.6%) have a fault: leaked." in write_page(paths).read_text(encoding="utf-8")
+    assert "2 of 7 pairs (28.6%) have an error: leaked." in write_page(paths).read_text(encoding="utf-8")
     path = tmp_path / "audit" / "audit.json"
     audit = json.loads(path.read_text())
     path.write_text(json.dumps(audit | {"findings": audit["findings"][1:]}))
-    assert "3 of 7 pairs (42.9%) have a flag: tied and cut." in write_page(paths).read_text(encoding="utf-8")
+    assert "3 of 7 pairs (42.9%) have a warning: tied and cut." in write_page(paths).read_text(encoding="utf-8")
 
 
 def test_no_pairs_at_all(tmp_path):
@@ -123,8 +123,8 @@ def test_no_pairs_at_all(tmp_path):
     data = {"source": "x", "counts": counts, "quarantined_by_reason": {"chosen_is_blank": 3}}
     paths = audited(tmp_path, findings=[], worst=[], data=data)
     html = write_page(paths).read_text(encoding="utf-8")
-    assert "There is no pair to train on" in html
-    assert "3 of 3 rows cannot be trained on" in html
+    assert "No pairs to train on" in html
+    assert "3 of 3 rows are unusable" in html
 
 
 @pytest.mark.parametrize("damaged", ["audit/audit.json", "audit/pairs.parquet", "pairs/train.parquet"])

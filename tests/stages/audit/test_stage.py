@@ -114,7 +114,7 @@ def test_exit_code_of_fail_on(audited, fail_on, code, capsys):
 
 def test_fail_on_names_nothing(audited):
     _, run = audited
-    with pytest.raises(InputError, match="does not look for"):
+    with pytest.raises(InputError, match="does not have"):
         audit.audit(run, fail_on="duplicate_pears")
 
 
@@ -173,7 +173,7 @@ def test_training_pairs_are_dropped_by_the_names_of_findings(audited):
     ("where", "drop", "says"),
     [
         (None, ["duplicate_pear"], "Did you mean 'duplicate_pair'"),
-        (None, ["copies"], "no such finding: copies"),
+        (None, ["copies"], "no finding named copies"),
         ("duplicate_pair", ["duplicate_pair"], "only for pairs that are dropped"),
     ],
 )

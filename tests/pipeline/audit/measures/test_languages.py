@@ -89,7 +89,7 @@ def test_the_mix_of_languages():
     )
     assert language_mix(pairs) == [
         {"language": "English", "prompt": 2, "chosen": 1, "rejected": 0},
-        {"language": "not told", "prompt": 1, "chosen": 1, "rejected": 1},
+        {"language": "unknown", "prompt": 1, "chosen": 1, "rejected": 1},
         {"language": "French", "prompt": 0, "chosen": 1, "rejected": 1},
     ]
     nobody = pl.LazyFrame(

@@ -40,42 +40,42 @@ def test_a_share_is_written_in_per_cent_and_other_measures_are_not():
 # ---- verdict ----
 
 
-def test_the_verdict_counts_faults_and_says_where_to_start():
+def test_the_verdict_counts_errors_and_says_where_to_start():
     found = verdict(audit(), {"fail": 9, "flag": 30})
-    assert found.headline == "Two faults to mend before training"
+    assert found.headline == "Two errors to fix before training"
     assert found.sentences == (
-        "9 of 200 pairs (4.5%) have a fault: title of prompt_in_both_splits and title of double_bos.",
+        "9 of 200 pairs (4.5%) have an error: title of prompt_in_both_splits and title of double_bos.",
         "Start here: Fix of prompt_in_both_splits.",
-        "The strongest shortcut is “Length”: alone it predicts the label with AUC 0.74 (0.73 to 0.75).",
-        "10 of 210 rows cannot be trained on and stand in quarantine.",
+        "The strongest shortcut is “Length”: it alone predicts the label with AUC 0.74 (0.73 to 0.75).",
+        "10 of 210 rows are unusable and were quarantined.",
     )
 
 
-def test_flags_alone_break_nothing():
+def test_warnings_alone_are_no_errors():
     found = verdict(audit(findings=[finding("refusal", rows=1)]), {"flag": 1})
-    assert found.headline == "Nothing is broken; one thing to look at"
-    assert found.sentences[0] == "1 of 200 pairs (0.5%) have a flag: title of refusal."
+    assert found.headline == "No errors; one warning to review"
+    assert found.sentences[0] == "1 of 200 pairs (0.5%) have a warning: title of refusal."
 
 
 def test_a_clean_set():
     counts = {"raw": 200, "train": 200, "test": 0, "quarantined": 0}
     data = {"source": "x", "counts": counts, "quarantined_by_reason": {}}
     found = verdict(audit(data=data, findings=[finding("refusal", rows=0)], shortcuts=[]), {})
-    assert found.headline == "Nothing here stands in the way of training"
-    assert found.sentences == ("200 pairs were looked at.",)
+    assert found.headline == "No errors or warnings"
+    assert found.sentences == ("200 pairs were checked.",)
 
 
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ([auc("length", 0.505)], "No shortcut predicts the label; the nearest is “Length”, AUC 0.51 (0.49 to 0.52)."),
+        ([auc("length", 0.505)], "No shortcut predicts the label; the strongest is “Length”, AUC 0.51 (0.49 to 0.52)."),
         (
             [auc("length", 0.53)],
-            "No strong shortcut: the best, “Length”, hardly predicts the label, AUC 0.53 (0.52 to 0.54).",
+            "No strong shortcut: the strongest, “Length”, barely predicts the label, AUC 0.53 (0.52 to 0.54).",
         ),
         (
             [auc("length", 0.6), auc("list", 0.3)],
-            "The strongest shortcut is “List”: alone it predicts the label with AUC 0.30 (0.29 to 0.31) against it.",
+            "The strongest shortcut is “List”: it alone predicts the label with AUC 0.30 (0.29 to 0.31), in reverse.",
         ),
         # Only of one source: nothing is said of the whole.
         ([auc("length", 0.9, "web")], None),
@@ -105,7 +105,7 @@ def test_every_section_is_there_with_its_numbers():
         "Meaning of duplicate_pair. Fix of duplicate_pair.",
         "0.74 0.73 to 0.75",
         "web 150 75.0% 0.625 books 50 25.0% 0.125",
-        "the chosen completion is empty or white space 7 3.3%",
+        "the chosen completion is empty or only white space 7 3.3%",
         "pairs per prompt 17.5",
         "Prompt Len tokens half below 20, 95% below 39",
         "row 7 reads the same",
@@ -126,18 +126,25 @@ def test_findings_stand_by_severity_then_by_rows():
     ]
 
 
+def test_headings_name_the_severities():
+    shown = page().text
+    places = [shown.index(words) for words in ("Errors: fix before training", "Warnings", "Notes")]
+    assert places == sorted(places)
+    assert "error Title of prompt_in_both_splits" in shown  # in the list at a glance
+
+
 def test_examples_stand_side_by_side_with_their_difference():
     html = render(AuditPage(audit(), texts=texts(0)))
     assert '<h5>Chosen</h5><div class="text" dir="auto">the <mark>cat</mark> sat here</div>' in html
     assert '<h5>Rejected</h5><div class="text" dir="auto">the <mark>dog</mark> sat here</div>' in html
-    assert "Its text is not among the prepared pairs." in page().text
+    assert "The text is not in the prepared pairs." in page().text
 
 
 def test_the_pair_that_an_example_resembles():
     double = Texts("b", "test", 4321, "Which large animal?", "the cat sat here", None)
     entry = finding("prompt_in_both_splits", "fail", examples=[example(0, other_pair_id="b")])
     html = render(AuditPage(audit(findings=[entry]), texts={**texts(0), "b": double}))
-    assert "The pair it resembles: test row 4,321" in html
+    assert "Similar pair: test row 4,321" in html
     assert "Which <mark>large</mark> animal?" in html
 
 
@@ -145,7 +152,7 @@ def test_completion_only_data_has_one_side():
     html = render(AuditPage(audit(shortcuts=[]), texts=texts(0, 1, 2, rejected=None)))
     assert html.count("<h5>Chosen</h5>") == 5
     assert "<h5>Rejected</h5>" not in html
-    assert "None measured: that needs pairs with two sides." in html
+    assert "None measured: this needs pairs with both sides." in html
 
 
 def test_histograms_are_drawn_without_script():
@@ -173,7 +180,7 @@ def test_many_sources_are_folded():
 
 
 def test_reference_and_training_are_shown_where_there_are_any():
-    assert "Not scored when this was audited" in page().text
+    assert "Not scored yet" in page().text
     by_gap = [{"low": None, "high": 0, "pairs": 30}, {"low": 0, "high": None, "pairs": 1200}]
     reference = {"model": "tiny", "accuracy_sum": 0.625}
     measures = {"pairs_per_prompt": 2.0, "reference_accuracy_mean": 0.75}
@@ -200,8 +207,8 @@ def test_judgements_and_what_was_not_looked_for():
     }
     shown = page(audit(judgements=judged, not_judged=["near-duplicates: switched off"]))
     assert "ε = (1 − √(1 − 2d)) / 2 = 10.0% (5.0% to 15.0%)" in shown.text
-    assert "Suggested label_smoothing: 0.028. It is never applied by itself." in shown.text
-    assert "1 thing was not looked for near-duplicates: switched off" in shown.text
+    assert "Suggested label_smoothing: 0.028. It is never applied automatically." in shown.text
+    assert "1 check was not run near-duplicates: switched off" in shown.text
     assert "Judgements" not in page().text
 
 
@@ -235,8 +242,8 @@ def test_an_empty_audit_gives_a_page():
             worst=[],
         )
     )
-    assert "There is no pair to train on" in shown.text
-    assert "Empty: every row can be trained on." in shown.text
+    assert "No pairs to train on" in shown.text
+    assert "Empty: every row is usable." in shown.text
 
 
 def test_numbers_that_are_none():

@@ -122,7 +122,7 @@ def demo_entry(label, reward=1.0, text="once upon"):
 def test_demo_shows_true_reward_kl_and_samples():
     html = render(ReportData(runs=(record("dpo"),), demo=(demo_entry("reference", 0.25), demo_entry("dpo", 1.75))))
     page = Page(html)
-    assert "dpo earns most: 1.75 (1.65 to 1.85); the reference earns 0.25" in page.text
+    assert "dpo has the highest true reward: 1.75 (1.65 to 1.85); the reference has 0.25" in page.text
     assert "once upon" in page.text
     assert "chart-reward-kl" in html
     assert "chart-reward-kl" not in render(ReportData(runs=(record("dpo"),)))
@@ -133,13 +133,13 @@ def test_one_run_without_evaluation_or_step_log_gets_notes():
     page = Page(render(ReportData(runs=(bare,))))
     assert "1 run trained, not evaluated yet" in page.text
     assert "scoreonce evaluate" in page.text
-    assert "No per-pair step log here" in page.text
+    assert "No per-pair step log" in page.text
 
 
 def test_a_run_with_nothing_at_all_still_gives_a_page():
     page = Page(render(ReportData(runs=(RunRecord("begun", finished=False),))))
     assert "begun" in page.text
-    assert "No training metrics here" in page.text
+    assert "No training metrics" in page.text
 
 
 def test_many_runs_share_the_palette():
@@ -151,7 +151,7 @@ def test_many_runs_share_the_palette():
 def test_completion_only_evaluation_has_nothing_to_rank():
     pairs = held_out([1.0]).with_columns(margin=pl.lit(None, pl.Float64))
     page = Page(render(ReportData(runs=(record(pairs=pairs, summary=evaluation_summary(pairs)),))))
-    assert "no held-out pair to rank" in page.text
+    assert "no held-out pairs to rank" in page.text
 
 
 def test_sources_are_compared_where_there_are_several():
@@ -230,10 +230,10 @@ def test_not_a_number_is_null_in_the_charts():
 # ---- verdict ----
 
 
-def test_runs_that_cannot_be_told_apart_are_said_so():
+def test_runs_that_cannot_be_distinguished():
     found = verdict(ReportData(runs=(record("dpo", right=80, wrong=20), record("ipo", right=79, wrong=21))))
     assert found.headline == "dpo is ahead, but not clearly"
-    assert "ipo cannot be told apart" in found.sentences[1]
+    assert "ipo cannot be distinguished" in found.sentences[1]
     assert found.standings[1].behind["difference"] == pytest.approx(-0.01)
 
 
@@ -275,7 +275,7 @@ def test_a_healthy_run_has_no_warning():
         ("Worse than chance on held-out pairs", {"right": 30, "wrong": 70}),
         ("Chosen completions become less likely", {"chosen": -2.0}),
         ("Training pairs are memorised", {"right": 64, "wrong": 36}),
-        ("The margin does not move", {"margin": 0.0001}),
+        ("The margin does not change", {"margin": 0.0001}),
     ],
 )
 def test_each_warning_has_its_run(title, run):
@@ -340,7 +340,7 @@ def test_an_evaluation_under_an_older_reference():
 
 def test_an_evaluation_of_an_older_policy():
     old = record(summary=record().summary | {"training_identity": "old"}, lineage={"identity": "new"})
-    assert titles(old) == {("dpo", "Trained anew since its evaluation")}
+    assert titles(old) == {("dpo", "Trained again since its evaluation")}
 
 
 # ---- data behind the charts ----
