@@ -36,7 +36,9 @@ app = typer.Typer(
     "Stages run in the order prepare, audit, score, train, evaluate, report; each does only what is not done yet.",
     epilog="Start with a copy of configs/example.toml. `scoreonce COMMAND --help` says more.",
 )
-store_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after the cached reference scores.")
+store_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Look after what is cached of the references."
+)
 demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
@@ -103,7 +105,7 @@ Drop = Annotated[
     typer.Option(metavar="KEY", help="A store to remove whole, as `store list` names it; may be given again."),
 ]
 Prune = Annotated[
-    bool, typer.Option("--prune", help="Also remove the scores of completions that are not in this run's pairs.")
+    bool, typer.Option("--prune", help="Also remove, from every layer, completions that are not in this run's pairs.")
 ]
 FullVocab = Annotated[
     str | None,
@@ -295,7 +297,7 @@ def path(
 
 @store_app.command("list")
 def store_list(run: RunFile, sets: Sets = None) -> None:
-    """List what is cached, reference by reference."""
+    """List what is cached, reference by reference and layer by layer."""
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
 
@@ -304,9 +306,9 @@ def store_list(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("verify")
 def store_verify(run: RunFile, sets: Sets = None) -> None:
-    """Read every cached shard and check it against its digest.
+    """Read every byte of every layer and check it against its digest.
 
-    Leaves with exit code 2 where something is damaged.
+    Names files without a digest too. Leaves with exit code 2 where something is damaged.
     """
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
@@ -317,13 +319,25 @@ def store_verify(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("gc")
 def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
-    """Remove what killed runs left behind, and what you name."""
+    """Remove what killed commands left behind, and what you name, from every layer."""
     from scoreonce.stages.common.paths import SPLITS, RunPaths
     from scoreonce.stages.store import maintenance
 
     paths = RunPaths.of(_load(run, sets))
     keep = [paths.pairs(split) for split in SPLITS] if prune else []
     maintenance.gc(paths.store, keep=keep, drop=drop or [])
+
+
+@store_app.command("compact")
+def store_compact(run: RunFile, sets: Sets = None) -> None:
+    """Merge small files of every layer into larger ones.
+
+    Run it while no other command uses the store.
+    """
+    from scoreonce.stages.common.paths import RunPaths
+    from scoreonce.stages.store.compact import compact
+
+    compact(RunPaths.of(_load(run, sets)).store)
 
 
 @demo_app.command("world")

@@ -48,7 +48,6 @@ class ShardWriter:
             if not layer.files():
                 loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
                 print(f"{form} is approximate: {loss}", file=sys.stderr)
-        self.job.store.head(form).write(self.scorer.head())
         layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance)
 
     def _append_pooled(self, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:
