@@ -47,7 +47,7 @@ class Stamp(NamedTuple):
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the sidecar of a file stands."""
+    """Path of the sidecar of a file."""
     return path.with_suffix(".json")
 
 
@@ -75,7 +75,7 @@ def commit(path: Path, write: Callable[[Path], None], *, rows: int, tokens: int,
 
 
 def record(path: Path, *, rows: int, tokens: int, provenance: dict[str, Any]) -> None:
-    """Write the sidecar of a file as it stands on disk."""
+    """Write the sidecar of a file as it is on disk."""
     write_json(
         sidecar_of(path),
         {
