@@ -30,7 +30,7 @@ from scoreonce.stages.store.store import ReferenceStore
 
 SIZES = [1_000_000, 10_000_000, 100_000_000]
 SHARD, WANTED, TOKENS = 2_048, 1_000_000, 70
-AT_ONCE = SHARD * 8_192  # ids made and merged together
+AT_ONCE = 1 << 23  # ids made together
 MIB, GIB = 2**20, 2**30
 
 
@@ -55,11 +55,22 @@ def generate(store: ReferenceStore, completions: int) -> None:
         stamp = stamp_of(shard)
         assert stamp is not None
         files.append(IndexedFile(shard.name, SHARD, stamp))
-    on_disk, index = IndexFile(store.folder / "index" / "shards.json"), Index.empty()
-    for start in range(0, len(files), AT_ONCE // SHARD):
-        part = files[start : start + AT_ONCE // SHARD]
-        index = index.merged(part, random_ids(start // (AT_ONCE // SHARD), len(part) * SHARD), on_disk.allocate)
-        on_disk.save(index)
+    on_disk = IndexFile(store.folder / "index" / "shards.json")
+    ids, rows = on_disk.allocate(len(files) * SHARD)
+    fill(ids, rows)
+    on_disk.save(Index(tuple(files), ids, rows))
+
+
+def fill(ids: Any, rows: Any) -> None:
+    """Sorted random ids, chunk by chunk of their range, and the rows in any order."""
+    random, parts = np.random.default_rng(0), range(0, len(ids), AT_ONCE)
+    for number, start in enumerate(parts):
+        halves = np.empty((min(AT_ONCE, len(ids) - start), 2), ">u8")
+        width = 2**64 // len(parts)
+        halves[:, 0] = np.sort(random.integers(0, width, len(halves), np.uint64)) + np.uint64(number * width)
+        halves[:, 1] = random.integers(0, 2**64, len(halves), np.uint64)
+        ids[start : start + len(halves)] = halves.reshape(-1).view("S16")
+    rows[:] = random.permutation(len(rows))
 
 
 def shard_of(ids: list[str]) -> pa.Table:
@@ -82,11 +93,12 @@ def measured(order: dict[str, Any]) -> dict[str, Any]:
     """What one process takes: opening, the anti-join of half stored and half unknown ids, and one more shard."""
     folder, completions = Path(order["at"]), order["completions"]
     half = order["wanted"] // 2
-    known = random_ids(0, min(completions // SHARD * SHARD, AT_ONCE))
+    store = store_in(folder)
+    (body,) = (store.folder / "index").glob("*.bin")
+    known = np.memmap(body, "S16", "r", shape=(completions // SHARD * SHARD,))
     picked = np.random.default_rng(1).integers(0, len(known), half)
     wanted = pl.Series(unpacked(known[picked]) + unpacked(random_ids(999, half)))
     del known
-    store = store_in(folder)
     started = time.perf_counter()
     store.scores.index()
     opened = time.perf_counter()

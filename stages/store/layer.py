@@ -27,6 +27,7 @@ from scoreonce.stages.store.sidecar import (
     remove,
     sidecar_of,
     stamp_of,
+    stamps_in,
     writable,
 )
 
@@ -120,12 +121,11 @@ class Layer(Generic[Rows]):
         Files are read whole and checked once. From then on the index vouches for them, for as long as size and
         modification time of file and sidecar stay the same.
         """
-        files = {path.name: path for path in self.files()}
-        stamps = {name: stamp_of(path) for name, path in files.items()}
+        stamps = stamps_in(self.folder, self.codec.suffix, without=HEAD)
         old = self._index or self._index_file.load()
         gone = {file.name for file in old.files if stamps.get(file.name) != file.stamp or file.name in self._unsound}
         known = {file.name for file in old.files} - gone
-        added = [path for name, path in files.items() if name not in known]
+        added = [self.folder / name for name in sorted(stamps.keys() - known)]
         damages: list[Damage] = []
         index = old.without(gone, self._index_file.allocate) if gone else old
         for batch in self._batches(added):
