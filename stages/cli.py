@@ -108,7 +108,7 @@ Drop = Annotated[
     typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
 ]
 Prune = Annotated[
-    bool, typer.Option("--prune", help="Also delete the scores of completions that are not in this run's pairs.")
+    bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
 ]
 FullVocab = Annotated[
     str | None,
@@ -305,7 +305,7 @@ def path(
 
 @store_app.command("list")
 def store_list(run: RunFile, sets: Sets = None) -> None:
-    """List the stores, one per reference model."""
+    """List the stores, one per reference model, and the layers of each."""
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
 
@@ -314,9 +314,9 @@ def store_list(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("verify")
 def store_verify(run: RunFile, sets: Sets = None) -> None:
-    """Check the files of the stores against their digests.
+    """Check every file of every layer against its digest.
 
-    Exits with code 2 if something is damaged.
+    Files without a digest are named too. Exits with code 2 if something is damaged.
     """
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.store import maintenance
@@ -327,13 +327,25 @@ def store_verify(run: RunFile, sets: Sets = None) -> None:
 
 @store_app.command("gc")
 def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
-    """Delete leftovers of killed runs, and what you name."""
+    """Delete leftovers of killed commands, and what you name, from every layer."""
     from scoreonce.stages.common.paths import SPLITS, RunPaths
     from scoreonce.stages.store import maintenance
 
     paths = RunPaths.of(_load(run, sets))
     keep = [paths.pairs(split) for split in SPLITS] if prune else []
     maintenance.gc(paths.store, keep=keep, drop=drop or [])
+
+
+@store_app.command("compact")
+def store_compact(run: RunFile, sets: Sets = None) -> None:
+    """Merge small files of every layer into larger ones.
+
+    Run it while no other command uses the store.
+    """
+    from scoreonce.stages.common.paths import RunPaths
+    from scoreonce.stages.store.compact import compact
+
+    compact(RunPaths.of(_load(run, sets)).store)
 
 
 @demo_app.command("task")

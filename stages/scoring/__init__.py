@@ -1,4 +1,4 @@
-"""Scoring what the store lacks, for `score` and `evaluate` alike.
+"""Scoring the completions that the store lacks, for `score` and `evaluate` alike.
 
 In: prepared pairs and a model. Out: rows of the store, and one row per pair.
 """

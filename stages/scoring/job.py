@@ -51,7 +51,7 @@ class ScoringJob:
 
     @property
     def shard_completions(self) -> int:
-        """Completions of a shard; fewer where hidden states are kept, which stand in memory together."""
+        """Completions of a shard; fewer where hidden states are kept, which are in memory together."""
         wanted = self.score.shard_completions
         return min(wanted, HIDDEN_SHARD) if self.keep_hidden else wanted
 

@@ -29,7 +29,7 @@ from scoreonce.stages.models.loading import keep_freed_memory, load_model, requi
 if TYPE_CHECKING:
     from scoreonce.stages.config import Compute, Reference
 
-# What is moved ahead of a bar: completions and positions of a finished micro-batch.
+# Called with the completions and positions of each finished micro-batch: it moves the progress bar.
 Advance = Callable[[int, int], None]
 
 
@@ -53,7 +53,7 @@ class ScoredRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelScorer:
-    """A model ready to score, and the layout that was found exact for it."""
+    """A loaded model, and the layout of prompt rows that the probe found exact for it."""
 
     scorer: TokenScorer
     probe: Probe
@@ -63,7 +63,7 @@ class ModelScorer:
     def load(
         cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
     ) -> ModelScorer:
-        """Load a model and find out how its rows may be laid out.
+        """Load a model and probe which layout of prompt rows is exact for it.
 
         Raises `InputError`, before any forward, where a token id lies outside the vocabulary or a sequence is longer
         than the table of absolute positions.
@@ -101,7 +101,7 @@ class ModelScorer:
 
         for batch in batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget):
             started.append((batch, self._start([laid_out[index] for index in batch], keep_hidden)))
-            if len(started) > 1:  # read one back while the GPU has the next to do
+            if len(started) > 1:  # read one back while the GPU computes the next
                 finish()
         while started:
             finish()
@@ -118,7 +118,7 @@ class ModelScorer:
         lengths = [row.tokens for row in laid_out]
         batches = batcher_for(self.probe.layout)(lengths, self.budget)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
-        for batch in batches[middle:] + batches[:middle]:  # those of middling length first: they speak for the rest
+        for batch in batches[middle:] + batches[:middle]:  # of medium length first: they are typical
             self._start([laid_out[index] for index in batch], False)()
             done += sum(lengths[index] for index in batch)
             if time.perf_counter() - start > seconds:
@@ -136,14 +136,14 @@ class ModelScorer:
         return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
 
     def provenance(self) -> dict[str, Any]:
-        """What produced the numbers without being part of their identity."""
+        """What the numbers were computed with; recorded beside them, not part of the store's key."""
         model = architecture.causal_lm(self.scorer.model)
         device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
         return {
             "device": device,
             "layout": self.probe.layout,
             "probe_deviation": self.probe.deviation,
-            # Infinite where memory ran out, which JSON has no number for.
+            # Infinite where memory ran out; JSON has no infinity.
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
             "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
@@ -155,7 +155,7 @@ class ModelScorer:
 
     @torch.inference_mode()
     def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
-        """Have a micro-batch scored; the answer waits for the scores of each row."""
+        """Start scoring a micro-batch; the function returned waits for it and gives the scores of each row."""
         try:
             scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
             lengths = scored.lengths

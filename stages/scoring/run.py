@@ -105,6 +105,8 @@ def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) 
     """Score this process's shards and return the seconds that this took, without those of loading the model."""
     scorer, read = load_scorer(job, work), row_reader(job)
     provenance = {**scorer.provenance(), "processes": processes.world}
+    if job.score.form and processes.rank == 0:
+        job.store.head(job.score.form).write(scorer.head())
     shards = ShardWriter(job, scorer, provenance)
     if job.keep_hidden and processes.rank == 0:
         layers = " and ".join(job.tensor_layers)

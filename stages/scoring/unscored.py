@@ -1,4 +1,4 @@
-"""Which completions of the pairs are still to be scored, in prompt rows and shards. Tables only, no tensors."""
+"""The plan: which completions of the pairs are still to be scored, in prompt rows and shards. No tensors here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PAIR_COLUMNS = ["row", "chosen_id", "rejected_id", "prompt_id", "prompt_len", "
 
 
 class CompletionLocation(NamedTuple):
-    """Where the token ids of a completion stand: the row of its prompt, its own row and column, and how many."""
+    """Where the token ids of a completion are: the row of its prompt, its own row and column, and its length."""
 
     split: Split
     pair: int
@@ -36,7 +36,7 @@ class CompletionLocation(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Completions that are scored and stored together: their ids, raw rows, and places grouped by prompt row."""
+    """Completions that are scored and stored together: their ids, raw rows, and locations grouped by prompt row."""
 
     ids: list[str]
     raw_rows: list[int]
@@ -100,8 +100,8 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
     """What the store of a job lacks of the completions of its pairs.
 
     With `score.mismatched` each training prompt's mismatched completion is among them. Completions of one prompt share
-    a row of at most `job.row_tokens` positions. Rows stand longest first: memory runs out at once or never, and what an
-    interrupted run left over falls into the same shards as before.
+    a row of at most `job.row_tokens` positions. Rows are sorted longest first: memory runs out at once or never, and
+    what an interrupted run left over falls into the same shards as before.
     """
     wanted = completions(job.paths, job.splits, mismatches=job.score.mismatched)
     stored = job.store.holds(wanted.get_column("completion_id"), job.tensor_layers)
@@ -111,13 +111,13 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
 
 
 def completions(paths: RunPaths, splits: Sequence[Split], *, mismatches: bool = False) -> pl.DataFrame:
-    """Every distinct completion of the pairs of `splits`, at the first place where it stands."""
-    return _everywhere(paths, splits, mismatches).unique("completion_id", keep="first", maintain_order=True)
+    """Every distinct completion of the pairs of `splits`, at its first occurrence."""
+    return _occurrences(paths, splits, mismatches).unique("completion_id", keep="first", maintain_order=True)
 
 
 def pairs_left(paths: RunPaths, splits: Sequence[Split], work: UnscoredCompletions, *, mismatches: bool = False) -> int:
     """Pairs with at least one unscored completion."""
-    left = _everywhere(paths, splits, mismatches).join(work.completions, on="completion_id", how="semi")
+    left = _occurrences(paths, splits, mismatches).join(work.completions, on="completion_id", how="semi")
     return left.n_unique(["split", "pair"])
 
 
@@ -139,8 +139,8 @@ def _pairs(paths: RunPaths, split: Split) -> pl.DataFrame:
     return frame
 
 
-def _everywhere(paths: RunPaths, splits: Sequence[Split], mismatches: bool) -> pl.DataFrame:
-    """The completions of every pair, at each place where they stand."""
+def _occurrences(paths: RunPaths, splits: Sequence[Split], mismatches: bool) -> pl.DataFrame:
+    """The completions of every pair, at each occurrence."""
     parts = []
     for split in splits:
         pairs = _pairs(paths, split).with_row_index("pair")

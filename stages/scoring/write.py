@@ -50,7 +50,6 @@ class ShardWriter:
             if not layer.files():
                 loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
                 logger.warning(f"{form} is approximate: {loss}")
-        self.job.store.head(form).write(self.scorer.head())
         layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance)
 
     def _append_pooled(self, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:

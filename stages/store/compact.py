@@ -1,6 +1,6 @@
 """`scoreonce store compact`: merge the small files of every layer into larger ones.
 
-A merged file is committed before those that it holds are removed. Killed in between, a completion stands in two files,
+A merged file is committed before those that it holds are removed. Killed in between, a completion is in two files,
 which is harmless; the next `compact` removes the second copy.
 """
 

@@ -3,7 +3,7 @@
     <layer>/head.safetensors   weight (vocabulary, hidden), bias (vocabulary,), and in its header scale and soft-cap
     <layer>/head.json          sidecar: SHA-256, bytes, rows = vocabulary
 
-Version 0.1 wrote no sidecar. Such a head is used as it stands, training compares what it gives with the cached
+Version 0.1 wrote no sidecar. Such a head is used as it is, training compares what it gives with the cached
 log-probs, and the next `scoreonce score` records its digest.
 """
 

@@ -1,11 +1,11 @@
-"""Where each completion of a layer stands: sorted 128-bit ids and, beside each, the number of its row in the layer.
+"""Where each completion of a layer is: sorted 128-bit ids and, for each, the number of its row in the layer.
 
     <layer>.json          files of the layer with their stamps and row counts; name, size and SHA-256 of the table
     <layer>-<name>.bin    ids (rows, 16 bytes), sorted, then row numbers (rows, uint32), counted through the files
 
-The table is memory-mapped: 20 bytes a completion, of which only the pages that are searched stand in memory. It is a
-cache. One that is absent, stale or damaged is made again from the files, and readers that may not write keep theirs in
-memory. An id that stands in two files stands in the index twice, so that either file may go.
+The table is memory-mapped: 20 bytes a completion, of which only the pages that are searched are in memory. It is a
+cache. One that is absent, stale or damaged is rebuilt from the files, and readers that may not write keep theirs in
+memory. An id in two files is in the index twice, so that either file can be removed.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Locations(NamedTuple):
 
 @dataclass(frozen=True)
 class Index:
-    """The ids of some files, and where they stand."""
+    """The ids of some files, and where they are."""
 
     files: tuple[IndexedFile, ...]
     ids: Ids  # sorted
@@ -85,7 +85,7 @@ class Index:
         return self._search(ids)[1]
 
     def locate(self, ids: Ids) -> Locations:
-        """Where each of `ids` stands."""
+        """Where each of `ids` is."""
         at, found = self._search(ids)
         if len(self.ids) == 0:
             return Locations(found, at, at)
@@ -201,7 +201,7 @@ class IndexFile:
                     other.unlink(missing_ok=True)
 
     def leftovers(self) -> list[Path]:
-        """Files that a killed process left. A process at work survives their removal: it makes the index again."""
+        """Files that a killed process left. A process that was using them survives: it rebuilds the index."""
         try:
             current = self.path.parent / read_json(self.path)["table"]
         except (OSError, ValueError, KeyError, TypeError):

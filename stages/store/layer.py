@@ -1,7 +1,7 @@
 """One layer of a store: files of completions, all written, checked, found and removed the same way.
 
-A layer is written by adding files and never by changing one. A completion may stand in two files (two writers, one of
-them killed; a merge that was interrupted): the values are the same, so either row will do.
+A layer is written by adding files and never by changing one. A completion may be in two files (two writers, one of
+them killed; an interrupted merge): the values are the same, so either row will do.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from scoreonce.stages.store.sidecar import (
     remove,
     sidecar_of,
     stamp_of,
+    stamps_in,
     writable,
 )
 
 THREADS = min(8, os.cpu_count() or 1)
 ENTRIES_AT_ONCE = 1 << 24  # ids read from files before they are merged into the index
-HEAD = "head.safetensors"  # stands beside the blocks and has a sidecar of its own: see head.py
+HEAD = "head.safetensors"  # beside the blocks, with a sidecar of its own: see head.py
 
 
 class Layer(Generic[Rows]):
@@ -120,12 +121,11 @@ class Layer(Generic[Rows]):
         Files are read whole and checked once. From then on the index vouches for them, for as long as size and
         modification time of file and sidecar stay the same.
         """
-        files = {path.name: path for path in self.files()}
-        stamps = {name: stamp_of(path) for name, path in files.items()}
+        stamps = stamps_in(self.folder, self.codec.suffix, without=HEAD)
         old = self._index or self._index_file.load()
         gone = {file.name for file in old.files if stamps.get(file.name) != file.stamp or file.name in self._unsound}
         known = {file.name for file in old.files} - gone
-        added = [path for name, path in files.items() if name not in known]
+        added = [self.folder / name for name in sorted(stamps.keys() - known)]
         damages: list[Damage] = []
         index = old.without(gone, self._index_file.allocate) if gone else old
         for batch in self._batches(added):
@@ -149,7 +149,7 @@ class Layer(Generic[Rows]):
         return self._index
 
     def path_of(self, file: IndexedFile) -> Path:
-        """Where an indexed file stands."""
+        """Path of an indexed file."""
         return self.folder / file.name
 
     def keep_only(self, path: Path, rows: Rows, kept: npt.NDArray[np.bool_]) -> None:
@@ -161,7 +161,7 @@ class Layer(Generic[Rows]):
         remove(path)
 
     def _batches(self, paths: list[Path]) -> list[list[Path]]:
-        """The files in groups whose ids stand in memory together."""
+        """The files in groups whose ids are in memory together."""
         batches: list[list[Path]] = []
         rows = ENTRIES_AT_ONCE
         for path in paths:

@@ -1,4 +1,4 @@
-"""`scoreonce store`: what is cached, whether it is sound, and removing what nobody needs.
+"""`scoreonce store`: list what is cached, verify it, and remove what is not needed.
 
 Without pairs to keep, `gc` removes leftovers only: files that were never finished, and files that failed a check and
 were set aside. What was computed of a completion is removed only where the user names the pairs to keep, or the store

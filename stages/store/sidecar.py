@@ -6,8 +6,9 @@ not exist.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,7 +48,7 @@ class Stamp(NamedTuple):
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the sidecar of a file stands."""
+    """Path of the sidecar of a file."""
     return path.with_suffix(".json")
 
 
@@ -58,6 +59,27 @@ def stamp_of(path: Path) -> Stamp | None:
     except FileNotFoundError:
         return None
     return Stamp(file.st_size, file.st_mtime_ns, sidecar.st_size, sidecar.st_mtime_ns)
+
+
+def stamps_in(folder: Path, suffix: str, *, without: str) -> dict[str, Stamp | None]:
+    """The stamp of each file in a folder that has a sidecar, by name; None where the file itself is gone.
+
+    One pass over the folder: at 50,000 files, a path and two look-ups for each would take seconds.
+    """
+    if not folder.is_dir():
+        return {}
+    found: dict[str, os.stat_result] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # removed since the folder was listed
+                found[entry.name] = entry.stat()
+    stamps: dict[str, Stamp | None] = {}
+    for name, sidecar in found.items():
+        file = name.removesuffix(".json") + suffix
+        if name.endswith(".json") and not name.startswith(".") and file != without:
+            own = found.get(file)
+            stamps[file] = own and Stamp(own.st_size, own.st_mtime_ns, sidecar.st_size, sidecar.st_mtime_ns)
+    return stamps
 
 
 def commit(path: Path, write: Callable[[Path], None], *, rows: int, tokens: int, provenance: dict[str, Any]) -> None:
@@ -75,7 +97,7 @@ def commit(path: Path, write: Callable[[Path], None], *, rows: int, tokens: int,
 
 
 def record(path: Path, *, rows: int, tokens: int, provenance: dict[str, Any]) -> None:
-    """Write the sidecar of a file as it stands on disk."""
+    """Write the sidecar of a file as it is on disk."""
     write_json(
         sidecar_of(path),
         {

@@ -3,7 +3,7 @@
     <root>/<key>/identity.json    what the key stands for
     <root>/<key>/shards/          scores: rows of `CompletionScore` (Parquet)
     <root>/<key>/hidden/          hidden states and the head; topk-128/ the largest log-probs; pooled/ sums of states
-    <root>/<key>/index/           where each completion stands in each layer: a cache, made again when it is lost
+    <root>/<key>/index/           where each completion is in each layer: a cache, rebuilt when it is lost
     <root>/<key>/damaged/         files that failed a check, set aside by `score`
 
 The key is a digest of what changes the values. Each file of a layer has a sidecar, written last (see sidecar.py).
@@ -64,7 +64,7 @@ class ReferenceStore:
             ) from None
         if store.folder != folder:
             raise InputError(
-                "A reference store stands under a name that is not its key.",
+                "The folder of a reference store is not named after its key.",
                 found=folder.name,
                 where=str(folder),
                 fix=f"Rename the folder to {store.identity.key}.",
@@ -81,7 +81,7 @@ class ReferenceStore:
 
     @property
     def shards_folder(self) -> Path:
-        """Where the shards of scores stand."""
+        """Folder of the shards of scores."""
         return self.scores.folder
 
     def tensors(self, name: str) -> Layer[TensorBlock]:
@@ -122,7 +122,7 @@ class ReferenceStore:
     def holds(self, ids: pl.Series, layers: Sequence[str] = ()) -> npt.NDArray[np.bool_]:
         """`(ids,)` whether each completion has scores, and rows in all of `layers` too.
 
-        What stands in damaged files counts as not stored.
+        Completions of damaged files count as not stored.
         """
         wanted = packed(ids.to_list())
         held = [layer.sound_index().holds(wanted) for layer in (self.scores, *map(self.tensors, layers))]

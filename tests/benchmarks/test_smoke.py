@@ -16,7 +16,7 @@ def results():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["peers", "columns", "growth", "audit", *NEEDS_DATA])
+@pytest.mark.parametrize("name", ["peers", "columns", "growth", "audit", "store_index", *NEEDS_DATA])
 def test_smoke(name, request):
     if name in NEEDS_DATA:
         request.getfixturevalue("shared")

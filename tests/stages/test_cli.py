@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
     *([name] for name in [*STAGES, "methods", "path"]),
-    *(["store", name] for name in ("list", "verify", "gc")),
+    *(["store", name] for name in ("list", "verify", "gc", "compact")),
     *(["demo", name] for name in ("task", "pairs", "judge")),
 ]
 

@@ -313,7 +313,7 @@ def test_a_store_says_what_it_holds(store):
 def test_a_store_under_a_wrong_name_is_refused(store, tmp_path):
     fill(store, (0, 1))
     store.folder.rename(tmp_path / "other")
-    with pytest.raises(InputError, match="not its key"):
+    with pytest.raises(InputError, match="not named after its key"):
         ReferenceStore.at(tmp_path / "other")
 
 

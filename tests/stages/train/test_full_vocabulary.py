@@ -6,9 +6,12 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward.scorer import TokenScores
 from scoreonce.pipeline.forward.token_masks import activation_masks
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
@@ -20,6 +23,7 @@ from scoreonce.stages.store.index import unpacked
 from scoreonce.stages.store.tensor_rows import TensorRows
 from scoreonce.stages.train import data as training_data
 from scoreonce.stages.train import stage as train
+from scoreonce.stages.train.rebuilt_logps import CachedLogps
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6}
 STORED = {"full_vocab": "hidden", "shard_completions": 16}
@@ -265,3 +269,50 @@ def test_a_method_that_training_cannot_feed_says_what_is_missing(prepared):
     with pytest.raises(InputError, match="needs more of the policy") as caught:
         training_data.load_training_data(prepared.paths, frozenset({"policy_chosen_logps", "policy_attention"}))
     assert caught.value.found == "policy_attention"
+
+
+def test_the_rebuilt_reference_is_compared_with_the_cache(prepared):
+    """Another reference's head under a digest of its own, as where a store was put together by hand."""
+    head = store_of(prepared).head("hidden")
+    tensors = load_file(head.path)
+    wrong = tensors["weight"].clone()
+    wrong[5] *= 1.5
+    with safe_open(head.path, "pt") as handle:
+        stated = handle.metadata()
+    head.path.unlink()
+    save_file({"weight": wrong}, head.path, stated)
+    head.record_digest()
+    error = expect(prepared, "rebuilt from hidden states are not the cached ones", method="tdpo1")
+    completion = error.where.split()[1]
+    names = pl.read_parquet(prepared.paths.pairs("train")).select("chosen_id", "rejected_id")
+    assert completion in {name for row in names.iter_rows() for name in row}
+    assert "1e-05 is rounding" in error.found
+    expect(prepared, "rebuilt from hidden states", method="epsilon_dpo", label="other")
+    train.run(prepared.run(train={**FAST, "method": "dpo", "label": "plain"}))  # reads no hidden states
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_rebuilt_log_probs_by_hand(prepared, dtype, tolerance):
+    """Two completions of 2 and 4 tokens: what is allowed is a mean over the tokens of each."""
+    run = prepared.run(reference={"dtype": dtype})
+    (prompt, chosen, rejected), *_ = prepared.random_pairs(24)
+    row, lengths = PromptRow(np.array(prompt), (np.array(chosen), np.array(rejected))), [len(chosen), len(rejected)]
+    cached = CachedLogps.of(run)
+    assert cached.tolerance == tolerance
+    table = pl.read_parquet(prepared.paths.reference("train")).row(0, named=True)
+    means = [table[f"ref_{side}_logps"] / n for side, n in zip(("chosen", "rejected"), lengths, strict=True)]
+
+    def compare(*off):
+        per_token = [torch.full((n,), mean + o) for n, mean, o in zip(lengths, means, off, strict=True)]
+        scored = TokenScores(torch.zeros(sum(lengths)), torch.tensor(lengths), reference_logps=torch.cat(per_token))
+        cached.require_agreement([row], scored)
+
+    compare(0.8 * tolerance, -0.8 * tolerance)
+    with pytest.raises(InputError) as raised:
+        compare(0.5 * tolerance, -1.3 * tolerance)
+    assert raised.value.where == f"completion {completion_id(prompt, rejected)} of the training pairs"
+    with pytest.raises(InputError) as raised:
+        compare(float("nan"), 0)
+    assert raised.value.where == f"completion {completion_id(prompt, chosen)} of the training pairs"
+    other = PromptRow(np.array([1, 2]), (np.array([3]), np.array([4])))
+    cached.require_agreement([other], TokenScores(torch.zeros(2), torch.tensor([1, 1]), reference_logps=torch.ones(2)))
