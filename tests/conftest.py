@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import shape_checks
+
+shape_checks.install()
 
 
 @pytest.fixture(scope="session")

@@ -10,23 +10,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 
 class PairEmbeddings(NamedTuple):
-    """Scalars of each pair, (pairs,) float64."""
+    """Scalars of each pair."""
 
-    similarity: Tensor  # cosine of the mean-pooled hidden states
-    ches: Tensor
-    ln_ches: Tensor
+    similarity: Float64[Tensor, "pairs"]  # cosine of the mean-pooled hidden states
+    ches: Float64[Tensor, "pairs"]
+    ln_ches: Float64[Tensor, "pairs"]
 
 
-def hidden_sums(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(completions, hidden) float32 sums of `hidden` (tokens, hidden), each over its own `lengths` tokens."""
+def hidden_sums(hidden: Float[Tensor, "tokens hidden"], lengths: Sequence[int]) -> Float[Tensor, "completions hidden"]:
+    """Sums of the hidden states of each completion, float32; `lengths` are the completions' tokens."""
     return torch.stack([part.double().sum(0).float() for part in hidden.split(list(lengths))])
 
 
-def pair_embeddings(chosen: Tensor, rejected: Tensor, chosen_len: Tensor, rejected_len: Tensor) -> PairEmbeddings:
+def pair_embeddings(
+    chosen: Float[Tensor, "pairs hidden"],
+    rejected: Float[Tensor, "pairs hidden"],
+    chosen_len: Int[Tensor, "pairs"],
+    rejected_len: Int[Tensor, "pairs"],
+) -> PairEmbeddings:
     """The scalars of pairs from their `hidden_sums` (pairs, hidden) S+ and S-, and their lengths (pairs,) n+ and n-.
 
     similarity = S+ . S- / (|S+| |S-|). Source: REAL; its authors pool the states of the response's own positions, the

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -29,8 +30,8 @@ CUDA_CHUNK_ELEMENTS = 1 << 28
 class Head(NamedTuple):
     """An output head: logits = softcap * tanh(scale * (W h + bias) / softcap), or without the cap where it is None."""
 
-    weight: Tensor  # (vocabulary, hidden)
-    bias: Tensor | None  # (vocabulary,)
+    weight: Float[Tensor, "vocabulary hidden"]
+    bias: Float[Tensor, "vocabulary"] | None
     scale: float = 1.0
     softcap: float | None = None
 
@@ -38,27 +39,27 @@ class Head(NamedTuple):
 class ReferenceLogits(NamedTuple):
     """The reference's distribution over the whole vocabulary, as what its logits are made of; no gradient."""
 
-    hidden: Tensor  # (tokens, reference hidden), after the reference's last norm
+    hidden: Float[Tensor, "tokens hidden"]  # of the reference's width; after the reference's last norm
     head: Head
     perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
     rounded: bool = False  # those in bfloat16, as in its authors' run
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """`(tokens, vocabulary)` float32 logits of a chunk."""
+    def logits(self, start: int, stop: int) -> Float[Tensor, "chunk vocabulary"]:
+        """Float32 logits of the tokens from `start` to before `stop`."""
         return _logits(self.hidden[start:stop], self.head)
 
 
 class TopLogps(NamedTuple):
     """The reference's largest log-probs, the rest spread evenly over the other tokens: approximate; no gradient."""
 
-    ids: Tensor  # (tokens, k) integers
-    logps: Tensor  # (tokens, k) nats
+    ids: Int[Tensor, "tokens k"]
+    logps: Float[Tensor, "tokens k"]  # nats
     vocabulary: int
     perturbation: float | None = None
     rounded: bool = False
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """`(tokens, vocabulary)` float32 log-probs of a chunk."""
+    def logits(self, start: int, stop: int) -> Float[Tensor, "chunk vocabulary"]:
+        """Float32 log-probs of the tokens from `start` to before `stop`."""
         top = self.logps[start:stop].float()
         tail = torch.log1p(-top.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6)) - math.log(
             self.vocabulary - top.shape[1]
@@ -69,14 +70,14 @@ class TopLogps(NamedTuple):
 class TopK(NamedTuple):
     """The largest log-probs of each token's distribution, and what leaving out the rest costs."""
 
-    ids: Tensor  # (tokens, k) int32
-    logps: Tensor  # (tokens, k) float16, nats
-    divergence: Tensor  # (tokens,) float32, nats: KL(distribution || its approximation by `TopLogps`)
+    ids: Int[Tensor, "tokens k"]  # int32
+    logps: Float[Tensor, "tokens k"]  # float16, nats
+    divergence: Float[Tensor, "tokens"]  # float32, nats: KL(distribution || its approximation by `TopLogps`)
 
 
 @torch.no_grad()
-def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
-    """The `k` largest log-probs at each of `hidden` (tokens, hidden), in one pass over the chunks."""
+def top_k(hidden: Float[Tensor, "tokens hidden"], head: Head, k: int) -> TopK:
+    """The `k` largest log-probs at each token, in one pass over the chunks."""
     parts = []
     for start, stop in _chunks(hidden, head.weight):
         logps = _logits(hidden[start:stop], head).log_softmax(1)
@@ -93,10 +94,10 @@ ReferenceDistribution = ReferenceLogits | TopLogps
 class TokenColumns(NamedTuple):
     """Everything that was asked of a pass over the chunks, per token."""
 
-    logps: Tensor  # (tokens,) float32, nats; gradients flow
+    logps: Float[Tensor, "tokens"]  # float32, nats; gradients flow
     statistics: TokenStatistics | None = None
-    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
-    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
+    kl: Float[Tensor, "tokens"] | None = None  # float32, nats: KL(reference || policy); gradients flow
+    reference_logps: Float[Tensor, "tokens"] | None = None  # float32, nats; no gradient
     perturbed: Perturbed | None = None
 
 
@@ -107,15 +108,17 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     return round_up(max(1, CPU_CHUNK_ELEMENTS // vocabulary), CPU_MULTIPLE)
 
 
-def token_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """`(tokens,)` float32 log-probs of `targets` (tokens,) under `hidden` (tokens, hidden); gradients flow."""
+def token_logps(
+    hidden: Float[Tensor, "tokens hidden"], head: Head, targets: Int[Tensor, "tokens"]
+) -> Float[Tensor, "tokens"]:
+    """Float32 log-probs of `targets`, in nats; gradients flow."""
     return token_columns(hidden, head, targets).logps
 
 
 def token_columns(
-    hidden: Tensor,
+    hidden: Float[Tensor, "tokens hidden"],
     head: Head,
-    targets: Tensor,
+    targets: Int[Tensor, "tokens"],
     *,
     statistics: bool = False,
     reference: ReferenceDistribution | None = None,

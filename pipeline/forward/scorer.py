@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
@@ -68,8 +69,8 @@ class TokenScorer(nn.Module):
         )
 
     @torch.no_grad()
-    def hidden(self, prompt_rows: Sequence[PromptRow]) -> Tensor:
-        """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
+    def hidden(self, prompt_rows: Sequence[PromptRow]) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
         return self._hidden(prompt_rows, self._batch(prompt_rows, model.device))
 
@@ -81,7 +82,7 @@ class TokenScorer(nn.Module):
             return None
         return self.masking(reference.hidden, lengths)
 
-    def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Tensor:
+    def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Hidden states after the last norm, at the positions that predict a completion token: (tokens, hidden)."""
         model = architecture.causal_lm(self.model)
         body = model.base_model

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.batches.device_transfer import index_tensor
@@ -67,7 +68,7 @@ class Collectives:
 
 def column_gradients(
     method: Method, columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> tuple[Outcome, dict[str, Tensor]]:
+) -> tuple[Outcome, dict[str, Float64[Tensor, "pairs"]]]:
     """Run a method and differentiate sum(weight * losses) by each policy column: (pairs,) float64 each."""
     leaves = {name: columns[name].detach().requires_grad_() for name in sorted(method.differentiable)}
     outcome = method.run({**columns, **leaves}, dict(state))
@@ -167,7 +168,9 @@ class Step:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
         return outcome, everything
 
-    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> dict[str, Tensor]:
+    def _forward(
+        self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns
+    ) -> dict[str, Float64[Tensor, "pairs"]]:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
         # A process without pairs left forwards the shortest pair, with a gradient of zero.
         chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
