@@ -1,6 +1,6 @@
-"""What two completions' hidden states say about their pair: REAL's embedding similarity and the CHES score.
+"""How alike a pair's completions are by their hidden states: REAL's embedding similarity and the CHES score.
 
-All of it needs one vector per completion: the sum of the reference's hidden states, after the last norm, that predict
+Both need one vector per completion: the sum of the reference's hidden states, after the last norm, that predict
 its tokens. Dimensions: pairs, hidden.
 """
 
@@ -47,5 +47,5 @@ def pair_embeddings(
 
 
 def _ches(chosen: Tensor, rejected: Tensor) -> Tensor:
-    # In this order a pair of alike completions loses no digits.
+    # S+ . (S- - S+) and not S+ . S- - |S+|^2, which loses digits where the completions are alike.
     return (chosen * (rejected - chosen)).sum(1)

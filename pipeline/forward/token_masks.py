@@ -20,8 +20,8 @@ Masking = Callable[[Tensor, Tensor], TokenMasks]
 class LearntMasks(nn.Module):
     """m = relu(w . layer_norm(h) + b), one for rewards and one for divergences (SparsePO, arXiv 2410.05102, sec. 3.2).
 
-    Starts at m = 1, where SparsePO is TDPO1. The paper's heads read every layer; the last one is what a store of
-    hidden states has. No dropout: a step must give the same result however it is split.
+    Starts at m = 1, where SparsePO is TDPO1. The paper's heads read every layer; the store keeps the last one. No
+    dropout: a step must give the same result however it is split into micro-batches.
     """
 
     def __init__(self, width: int) -> None:

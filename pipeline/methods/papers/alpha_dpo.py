@@ -17,7 +17,7 @@ from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 NOISE = 1e-6  # nats per token: less spread is rounding of two forward passes, not a difference of pairs
 Z = Annotated[Literal["running", "batch"], Allowed("whose mean and std the gaps are standardised by")]
 Scale = Annotated[Literal["code", "paper"], Allowed("whether alpha is multiplied by beta (code) or stands beside it")]
-Alpha = Annotated[float, Allowed("how far the demanded margin follows the pair's own gap", at_least=0)]
+Alpha = Annotated[float, Allowed("how far the target margin follows the pair's own gap", at_least=0)]
 
 
 @statistic(initial={"normalised_gap_mean": 0.0, "normalised_gap_std": 0.0})

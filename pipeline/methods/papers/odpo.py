@@ -12,7 +12,7 @@ from scoreonce.pipeline.methods.pieces.registry import calibration
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.schemas.errors import InputError
 
-OffsetScale = Annotated[float, Allowed("how strongly the demanded margin follows the scores", at_least=0)]
+OffsetScale = Annotated[float, Allowed("how strongly the target margin follows the scores", at_least=0)]
 Offset = Annotated[
     Literal["log_difference", "log_ratio"],
     Allowed("whether the margin follows log(r_w - r_l) or log(r_w / r_l) of the scores r"),

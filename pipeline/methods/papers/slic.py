@@ -10,7 +10,7 @@ from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-Delta = Annotated[float, Allowed("the margin demanded between the summed log-probs, in nats", at_least=0)]
+Delta = Annotated[float, Allowed("the target margin between the summed log-probs, in nats", at_least=0)]
 Regularisation = Annotated[float, Allowed("the weight of the chosen completion's negative log-likelihood", at_least=0)]
 
 
