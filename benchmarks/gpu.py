@@ -3,10 +3,13 @@
     python benchmarks/gpu.py [--smoke] [--out FOLDER] [--seconds 420]
 
 Needs torch, transformers, accelerate and numpy, and nothing else: no installed scoreonce, no tables, no network. On a
-bare machine, with the tests that need a GPU, from the root of the repository:
+bare machine, with the tests that need a GPU (and pytest), from the root of the repository:
 
-    python3 benchmarks/gpu.py --out "${OUT:-.}" && mkdir -p .types && ln -sfn .. .types/scoreonce &&
-    PYTHONPATH=.types python3 -m pytest -W default -p no:cacheprovider tests/pipeline/forward/test_cuda.py
+    python3 benchmarks/gpu.py --out "${OUT:-.}" && make .types/scoreonce &&
+    PYTHONPATH=.types:benchmarks/stand_ins python3 -m pytest -W default -p no:cacheprovider \\
+        --noconftest tests/pipeline/forward/test_cuda.py
+
+benchmarks/stand_ins has what stands for jaxtyping, whose shapes mean nothing to a run, where it is not installed.
 
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
 the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
@@ -51,6 +54,7 @@ def _make_importable() -> None:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (Path(folder) / "scoreonce").symlink_to(ROOT)
     sys.path.insert(0, folder)
+    sys.path.append(str(ROOT / "benchmarks" / "stand_ins"))  # last, so that an installed package comes first
 
 
 _make_importable()

@@ -331,7 +331,7 @@ BETA = Column("beta", "float64", "strength of the KL constraint used for this pa
 TARGET_MARGIN = Column(
     "target_margin",
     "float64",
-    "margin demanded of this pair, in the units of the objective's log-ratio difference",
+    "target margin of this pair, in the units of the objective's log-ratio difference",
     nullable=True,
 )
 WEIGHT = Column("weight", "float64", "weight of the pair's loss; 0 means filtered out", minimum=0)

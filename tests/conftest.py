@@ -11,7 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import shape_checks
 from skip_summary import pytest_terminal_summary  # noqa: F401 - a hook
+
+shape_checks.install()
 
 
 @pytest.fixture(scope="session")

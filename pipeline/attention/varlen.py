@@ -1,11 +1,11 @@
 """Attention of packed prompt rows on a GPU by torch's variable-length flash attention.
 
-The kernel knows no mask, only where sequences begin and end. But queries and keys may have ends of their own, and a
-sequence with fewer queries than keys asks with the last ones: so a prompt and its first completion are one causal
-sequence, and each further completion is one whose keys are a copy of the prompt's and its own. No prompt is computed
-twice, only its keys and values are copied.
+The kernel takes no mask, only where each causal run begins and ends. Queries and keys may have different ends, and a
+run with fewer queries than keys aligns its queries with the last keys. So a prompt and its first completion are one
+run, and each further completion is a run whose keys are a copy of the prompt's and its own. No prompt is computed
+twice; only its keys and values are copied.
 
-Dimensions: length = positions of the line, keys = those of all sequences, sequences, heads, d = width of a head.
+Dimensions: length = positions of the packed sequence, runs, keys = keys of all runs, heads, d = width of a head.
 """
 
 from __future__ import annotations
@@ -20,48 +20,49 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline.attention.last_layer import exchange_attention
+from scoreonce.pipeline.attention.last_layer import replace_attention
 from scoreonce.pipeline.batches.device_transfer import moved
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 
-NAME = "scoreonce_sequences"  # of the attention implementation; those with "flash" in it transformers takes for its own
+# Of the attention implementation. Not with "flash" in it: transformers takes such names for its own.
+NAME = "scoreonce_sequences"
 # Until torch 2.12 the kernel took fewer key heads without being told.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
 
 class VarlenMask(Tensor):
-    """A packed line as sequences. `(1, 1, length, length)`, as transformers hands on only what looks like a mask."""
+    """A packed sequence as causal runs; of shape `(1, 1, length, length)`, as transformers passes only masks on."""
 
-    places: Tensor  # (keys,) int64 positions of the line, sequence by sequence
-    query_ends: Tensor  # (sequences + 1,) int32, from 0
-    key_ends: Tensor  # (sequences + 1,) int32, from 0
+    key_positions: Tensor  # (keys,) int64 positions in the packed sequence, run by run
+    query_ends: Tensor  # (runs + 1,) int32, from 0
+    key_ends: Tensor  # (runs + 1,) int32, from 0
     most_queries: int
     most_keys: int
     window: int | None
 
-    # Whatever is made of it is a plain tensor, which `_attend` refuses.
+    # Any tensor derived from it is a plain one, which `_attend` refuses.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
     def of(cls, rows: Sequence[PromptRow], window: int | None, device: torch.device) -> VarlenMask:
-        """The sequences of `rows` packed into one line; with a `window`, each position sees so many keys at most."""
+        """The runs of packed `rows`; with a `window`, a position attends to so many keys at most."""
         queries: list[int] = []
-        places: list[np.ndarray[Any, np.dtype[np.int64]]] = []
+        key_positions: list[np.ndarray[Any, np.dtype[np.int64]]] = []
         stop = 0
         for row in rows:
             start, positions = stop, [len(completion) - 1 for completion in row.completions]
             stop = start + len(row.prompt) + positions[0]
             prompt = np.arange(start, start + len(row.prompt))
             queries.append(stop - start)
-            places.append(np.arange(start, stop))
-            for own in filter(None, positions[1:]):  # of a single token nothing is fed
+            key_positions.append(np.arange(start, stop))
+            for own in filter(None, positions[1:]):  # a completion of one token has no position of its own
                 queries.append(own)
-                places.append(np.concatenate([prompt, np.arange(stop, stop + own)]))
+                key_positions.append(np.concatenate([prompt, np.arange(stop, stop + own)]))
                 stop += own
-        keys = [len(part) for part in places]
+        keys = [len(part) for part in key_positions]
         whole = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=device).expand(1, 1, stop, stop)
         made: VarlenMask = torch.Tensor._make_subclass(cls, whole)
-        made.places = moved(torch.from_numpy(np.concatenate(places)), device)
+        made.key_positions = moved(torch.from_numpy(np.concatenate(key_positions)), device)
         made.query_ends, made.key_ends = (moved(_ends(lengths), device) for lengths in (queries, keys))
         made.most_queries, made.most_keys, made.window = max(queries), max(keys), window
         return made
@@ -72,8 +73,8 @@ def _ends(lengths: Sequence[int]) -> Tensor:
 
 
 def switch_on(model: PreTrainedModel) -> None:
-    """Make a model attend through `Sequences`. Raises `ValueError` where its attention cannot be exchanged."""
-    exchange_attention(model, NAME, _attend)
+    """Make a model attend by `VarlenMask`. Raises `ValueError` where its attention cannot be replaced."""
+    replace_attention(model, NAME, _attend)
 
 
 def _attend(
@@ -87,15 +88,15 @@ def _attend(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     dropout: float = 0.0,
-    **_: Any,  # what transformers hands to every implementation; what matters and is not known, the probe sees
+    **_: Any,  # transformers passes more to every implementation; the probe finds what would matter
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: `(1, length, heads, d)`, and no weights."""
     if not isinstance(attention_mask, VarlenMask):
-        raise ValueError("attention that is switched to sequences takes no mask")
+        raise ValueError("variable-length attention takes a VarlenMask only")
     if softcap is not None or s_aux is not None or dropout:
         raise ValueError("variable-length flash attention has no soft-cap, no sinks and no dropout")
     mask = attention_mask
-    keys, values = (side[0].transpose(0, 1).index_select(0, mask.places) for side in (key, value))
+    keys, values = (side[0].transpose(0, 1).index_select(0, mask.key_positions) for side in (key, value))
     output: Tensor = varlen_attn(  # type: ignore[assignment]  # a pair only where asked for
         query[0].transpose(0, 1),
         keys,

@@ -1,4 +1,4 @@
-"""Token-budget micro-batches: of rows of like length, or of rows that fill a line."""
+"""Grouping rows into micro-batches under a token budget."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Callable, Sequence
 
 from scoreonce.pipeline.batches.prompt_rows import PACKED_LAYOUTS, RowLayout
 
-Batcher = Callable[[Sequence[int], int], list[list[int]]]
+Batcher = Callable[[Sequence[int], int], list[list[int]]]  # (tokens of each row, budget) -> row indices of each group
 
 
 def batcher_for(layout: RowLayout) -> Batcher:
-    """How rows of a layout are grouped: by what their lines take up."""
+    """How rows of a layout are grouped: packed rows fill a sequence, others are padded to the longest."""
     return filled_sequences if layout in PACKED_LAYOUTS else microbatches
 
 
 def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Group row indices so that rows times the longest of them stays within `budget`; a longer row stands alone.
+    """Group row indices so that the number of rows times the longest is at most `budget`; a longer row stands alone.
 
-    Rows are sorted by length, longest first: neighbours pad little, and memory runs out at once or never.
+    Rows are sorted by length, longest first: similar lengths need little padding, and if memory runs out, it does so
+    in the first micro-batch.
     """
     order = sorted(range(len(tokens)), key=lambda row: -tokens[row])
     batches: list[list[int]] = []
@@ -30,18 +31,18 @@ def microbatches(tokens: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def filled_sequences(tokens: Sequence[int], budget: int) -> list[list[int]]:
-    """Group row indices so that each group's tokens sum to at most `budget`; a longer row stands alone.
+    """Group row indices so that each group has at most `budget` tokens in all; a longer row stands alone.
 
-    First fit, longest first: all lines but the last are nearly full, so that they have one length to compile for.
+    First fit, longest first. All sequences but the last are nearly full, so that few lengths need to be compiled.
     """
-    lines: list[list[int]] = []
-    left: list[int] = []
+    sequences: list[list[int]] = []
+    room: list[int] = []
     for row in sorted(range(len(tokens)), key=lambda row: -tokens[row]):
-        line = next((line for line, room in enumerate(left) if tokens[row] <= room), None)
-        if line is None:
-            lines.append([row])
-            left.append(budget - tokens[row])
+        fitting = next((number for number, left in enumerate(room) if tokens[row] <= left), None)
+        if fitting is None:
+            sequences.append([row])
+            room.append(budget - tokens[row])
         else:
-            lines[line].append(row)
-            left[line] -= tokens[row]
-    return lines
+            sequences[fitting].append(row)
+            room[fitting] -= tokens[row]
+    return sequences

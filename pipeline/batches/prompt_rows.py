@@ -1,7 +1,7 @@
 """Prompt rows: a prompt and its completions as one row of a forward pass, and how rows become tensors.
 
-Dimensions: lines = sequences of the model's forward pass, length = positions of the longest line,
-tokens = completion tokens of all rows, one after the other.
+Dimensions: sequences = what the model takes as its batch, length = positions of the longest sequence, tokens =
+completion tokens of all rows, one completion after the other, completions.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from torch import Tensor
 from scoreonce.pipeline.batches.device_transfer import moved
 
 PADDING = -1
-FLEX_BLOCK = 128  # positions; flex attention works on blocks of attention of this size
-SEQUENCE_LENGTHS = 8  # that lines of block masks come in, up to a budget of tokens: each is compiled
-# On a CPU sizes that differ from line to line are multiples of this: oneDNN compiles every shape of product that it
-# meets, which takes as long as multiplying 200 positions (0.4 ms on Zen 5), and keeps few. With 32 it is as fast.
+FLEX_BLOCK = 128  # positions on a side of one block of flex attention's mask
+SEQUENCE_LENGTHS = 8  # distinct lengths of "flex" sequences up to a token budget; each length is compiled once
+# On a CPU, sizes that vary are rounded up to a multiple of this. oneDNN compiles a kernel for each new matrix shape,
+# which takes as long as multiplying 200 positions (0.4 ms on Zen 5), and caches few of them. 32 is as fast.
 CPU_MULTIPLE = 64
 
 RowLayout = Literal["shared", "padded", "packed", "flex", "flash"]
-PACKED_LAYOUTS: tuple[RowLayout, ...] = ("packed", "flex", "flash")  # several rows in a line
+PACKED_LAYOUTS: tuple[RowLayout, ...] = ("packed", "flex", "flash")  # several rows per sequence
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,17 @@ class PromptRow:
 
 
 class Batch(NamedTuple):
-    """A micro-batch as tensors: lines of positions, each holding one prompt row or, packed, several.
+    """A micro-batch as tensors: each sequence holds one prompt row or, where rows are packed, several.
 
-    Prompts and completions are segments, numbered over the whole batch; `prompts` names the prompt that a position's
-    segment belongs to, which for a prompt is itself. `predicts` holds, for each completion token, the flat index
-    (line * length + position) of the position whose hidden state predicts it.
+    Prompts and completions are segments, numbered through the whole batch. `prompts` gives the segment of the prompt
+    that a position belongs to. `predicts` gives, for each completion token, the flat index (sequence * length +
+    position) of the position whose hidden state predicts it.
     """
 
-    input_ids: Tensor  # (lines, length) int64
-    position_ids: Tensor  # (lines, length) int64
-    segments: Tensor  # (lines, length) int64, or PADDING
-    prompts: Tensor  # (lines, length) int64, or PADDING
+    input_ids: Tensor  # (sequences, length) int64
+    position_ids: Tensor  # (sequences, length) int64
+    segments: Tensor  # (sequences, length) int64, or PADDING
+    prompts: Tensor  # (sequences, length) int64, or PADDING
     predicts: Tensor  # (tokens,) int64
     targets: Tensor  # (tokens,) int64
     lengths: Tensor  # (completions,) int64
@@ -63,50 +63,54 @@ class Batch(NamedTuple):
 
 
 def padded(rows: Sequence[PromptRow]) -> list[PromptRow]:
-    """Each completion as a row of its own, prompt repeated: what a plain padded forward computes."""
+    """Each completion as a row of its own with its prompt repeated, as in a plain padded forward pass."""
     return [PromptRow(row.prompt, (completion,)) for row in rows for completion in row.completions]
 
 
 def sequence_multiple(budget: int) -> int:
-    """What line lengths of the layout "flex" are rounded up to: LINE_LENGTHS up to a budget of tokens."""
+    """What lengths of "flex" sequences are rounded up to, so that there are SEQUENCE_LENGTHS up to the budget."""
     return max(FLEX_BLOCK, budget // SEQUENCE_LENGTHS // FLEX_BLOCK * FLEX_BLOCK)
 
 
 def round_up(size: int, multiple: int) -> int:
-    """The least multiple that is not below `size`."""
+    """The smallest multiple that is at least `size`."""
     return -(-size // multiple) * multiple
 
 
 def collate(rows: Sequence[PromptRow], layout: RowLayout, multiple: int = FLEX_BLOCK) -> Batch:
-    """Lay rows out as tensors; positions restart after the prompt for each of its completions.
+    """Lay rows out as tensors. Position ids restart after the prompt for each of its completions.
 
-    "shared": a line per row, padded on the right. "padded": a line per completion. "flash": all rows in one
-    line. "packed": the same, padded to a multiple of CPU_MULTIPLE positions. "flex": to one of `multiple`, itself a
-    multiple of BLOCK.
+    "shared": one sequence per row, padded on the right. "padded": one sequence per completion. "flash": all rows in one
+    sequence. "packed": the same, padded to a multiple of CPU_MULTIPLE positions. "flex": padded to a multiple of
+    `multiple`, itself a multiple of FLEX_BLOCK.
     """
     if layout == "padded":
         rows = padded(rows)
-    lines = [rows] if layout in PACKED_LAYOUTS else [[row] for row in rows]
-    length = max(sum(row.tokens for row in line) for line in lines)
+    sequences = [rows] if layout in PACKED_LAYOUTS else [[row] for row in rows]
+    length = max(sum(row.tokens for row in sequence) for sequence in sequences)
     length = round_up(length, {"packed": CPU_MULTIPLE, "flex": multiple}.get(layout, 1))
-    ids, positions = (np.zeros((len(lines), length), dtype=np.int64) for _ in range(2))
-    segments, prompts = (np.full((len(lines), length), PADDING, dtype=np.int64) for _ in range(2))
+    ids, positions = (np.zeros((len(sequences), length), dtype=np.int64) for _ in range(2))
+    segments, prompts = (np.full((len(sequences), length), PADDING, dtype=np.int64) for _ in range(2))
     predicts: list[npt.NDArray[np.int64]] = []
     segment = -1
-    for line, own in enumerate(lines):
+    for number, own in enumerate(sequences):
         stop = 0
         for row in own:
             start, stop = stop, stop + len(row.prompt)
             segment, last = segment + 1, stop - 1
-            prompt, ids[line, start:stop], positions[line, start:stop] = segment, row.prompt, np.arange(stop - start)
-            segments[line, start:stop] = prompts[line, start:stop] = prompt
+            prompt, ids[number, start:stop], positions[number, start:stop] = (
+                segment,
+                row.prompt,
+                np.arange(stop - start),
+            )
+            segments[number, start:stop] = prompts[number, start:stop] = prompt
             for completion in row.completions:
                 segment, start, stop = segment + 1, stop, stop + len(completion) - 1
-                ids[line, start:stop] = completion[:-1]
-                positions[line, start:stop] = len(row.prompt) + np.arange(stop - start)
-                segments[line, start:stop], prompts[line, start:stop] = segment, prompt
+                ids[number, start:stop] = completion[:-1]
+                positions[number, start:stop] = len(row.prompt) + np.arange(stop - start)
+                segments[number, start:stop], prompts[number, start:stop] = segment, prompt
                 # The prompt's last position predicts the first token, each completion position the next one.
-                predicts.append(line * length + np.concatenate(([last], np.arange(start, stop))))
+                predicts.append(number * length + np.concatenate(([last], np.arange(start, stop))))
     completions = [completion for row in rows for completion in row.completions]
     return Batch(
         torch.from_numpy(ids),
@@ -120,11 +124,11 @@ def collate(rows: Sequence[PromptRow], layout: RowLayout, multiple: int = FLEX_B
 
 
 def attention_mask(batch: Batch, window: int | None = None) -> Tensor:
-    """Which position may attend to which, `(lines, 1, length, length)` bool.
+    """Which position may attend to which, `(sequences, 1, length, length)` bool.
 
-    A position sees itself and what stands before it in its own segment and in its prompt, never another completion or
-    another row, and with a sliding `window` only what is fewer than `window` positions away. Padding sees itself, so
-    that no softmax is over nothing.
+    A position attends to itself, to earlier positions of its own segment and to its prompt, never to another completion
+    or another row; with a sliding `window`, only to positions fewer than `window` away. Padding attends to itself, as a
+    softmax over nothing would be NaN.
     """
     length = batch.segments.shape[1]
     key, query, prompt = batch.segments.unsqueeze(1), batch.segments.unsqueeze(2), batch.prompts.unsqueeze(2)

@@ -1,4 +1,4 @@
-"""What must be known of a causal language model to run its body and its head apart."""
+"""What must be known about a causal language model to run its body and its head separately."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scoreonce.pipeline.forward.head import Head
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
-    """The transformers model itself, out of a PEFT wrapper where there is one."""
+    """The transformers model itself, taken out of a PEFT wrapper if there is one."""
     if isinstance(model, PreTrainedModel):
         return model
     base: PreTrainedModel = model.get_base_model()  # type: ignore[operator]
@@ -31,10 +31,10 @@ def settings(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def head_of(model: PreTrainedModel) -> Head:
-    """The output head with the scale and soft-cap that the architecture declares.
+    """The output head with the scale and soft-cap that the configuration declares.
 
-    Gemma caps its logits, Cohere and Falcon-H1 multiply them, Granite divides them. An architecture that does anything
-    else is caught by the probe, which compares with the model's own logits.
+    Gemma caps its logits, Cohere and Falcon-H1 multiply them, Granite divides them. Anything else is caught by the
+    layout probe, which compares with the model's own logits.
     """
     projection, config = model.get_output_embeddings(), settings(model)
     scale = float(config.get("logit_scale") or 1.0) * float(config.get("lm_head_multiplier") or 1.0)
@@ -44,7 +44,7 @@ def head_of(model: PreTrainedModel) -> Head:
 
 
 def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
-    """The sliding window of each kind of attention layer, None meaning full attention; None if a kind is not known."""
+    """The sliding window of each kind of attention layer, or None for full attention; None if a kind is unknown."""
     config = settings(model)
     kinds = set(config.get("layer_types") or [])
     window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
@@ -55,7 +55,7 @@ def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
 
 
 def attends_by_rows(model: PreTrainedModel, longest_row: int) -> bool:
-    """Whether packed rows up to this many positions take attention that computes nothing between rows."""
+    """Whether this model can attend row by row on a CPU, given rows of up to `longest_row` positions."""
     kinds = windows(model)
     if kinds is None or model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
         return False
@@ -66,11 +66,11 @@ Mask = Tensor | BlockMask
 
 
 def masks(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout) -> Mask | dict[str, Mask]:
-    """Attention masks of prompt rows, in the form that this model takes them.
+    """Attention masks of prompt rows in the form that the model's attention takes.
 
-    One 4-D mask, or one for each kind of layer where the model mixes kinds: a model that is handed a single mask uses
-    it for sliding layers too. SDPA takes booleans, eager attention something to add, flex attention block masks, flash
-    attention the ends of sequences.
+    A single mask, or one for each kind of layer if the model mixes kinds: with a single one, transformers would use it
+    for sliding layers too. SDPA takes booleans, eager attention values to add, flex attention block masks,
+    variable-length attention the ends of causal runs.
     """
     kinds = windows(model) or {"full_attention": None}
     if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):

@@ -1,6 +1,6 @@
-"""What two completions' hidden states say about their pair: REAL's embedding similarity and the CHES score.
+"""How alike a pair's completions are by their hidden states: REAL's embedding similarity and the CHES score.
 
-All of it needs one vector per completion: the sum of the reference's hidden states, after the last norm, that predict
+Both need one vector per completion: the sum of the reference's hidden states, after the last norm, that predict
 its tokens. Dimensions: pairs, hidden.
 """
 
@@ -10,23 +10,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 
 class PairEmbeddings(NamedTuple):
-    """Scalars of each pair, (pairs,) float64."""
+    """Scalars of each pair."""
 
-    similarity: Tensor  # cosine of the mean-pooled hidden states
-    ches: Tensor
-    ln_ches: Tensor
+    similarity: Float64[Tensor, "pairs"]  # cosine of the mean-pooled hidden states
+    ches: Float64[Tensor, "pairs"]
+    ln_ches: Float64[Tensor, "pairs"]
 
 
-def hidden_sums(hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-    """(completions, hidden) float32 sums of `hidden` (tokens, hidden), each over its own `lengths` tokens."""
+def hidden_sums(hidden: Float[Tensor, "tokens hidden"], lengths: Sequence[int]) -> Float[Tensor, "completions hidden"]:
+    """Sums of the hidden states of each completion, float32; `lengths` are the completions' tokens."""
     return torch.stack([part.double().sum(0).float() for part in hidden.split(list(lengths))])
 
 
-def pair_embeddings(chosen: Tensor, rejected: Tensor, chosen_len: Tensor, rejected_len: Tensor) -> PairEmbeddings:
+def pair_embeddings(
+    chosen: Float[Tensor, "pairs hidden"],
+    rejected: Float[Tensor, "pairs hidden"],
+    chosen_len: Int[Tensor, "pairs"],
+    rejected_len: Int[Tensor, "pairs"],
+) -> PairEmbeddings:
     """The scalars of pairs from their `hidden_sums` (pairs, hidden) S+ and S-, and their lengths (pairs,) n+ and n-.
 
     similarity = S+ . S- / (|S+| |S-|). Source: REAL; its authors pool the states of the response's own positions, the
@@ -41,5 +47,5 @@ def pair_embeddings(chosen: Tensor, rejected: Tensor, chosen_len: Tensor, reject
 
 
 def _ches(chosen: Tensor, rejected: Tensor) -> Tensor:
-    # In this order a pair of alike completions loses no digits.
+    # S+ . (S- - S+) and not S+ . S- - |S+|^2, which loses digits where the completions are alike.
     return (chosen * (rejected - chosen)).sum(1)

@@ -1,9 +1,9 @@
-"""Log-probs of given tokens from hidden states, without ever storing the logits.
+"""Log-probs of given tokens from hidden states, without storing the logits of all tokens.
 
-Logits exist for one chunk of tokens at a time, in float32, in forward and in backward; the backward recomputes them
-and applies d logp(y) / d logits = onehot(y) - softmax. Nothing of size tokens x vocabulary outlives a chunk.
+Logits exist for one chunk of tokens at a time, in float32. The backward pass recomputes them and applies
+d logp(y) / d logits = onehot(y) - softmax. Nothing of size tokens x vocabulary outlives a chunk.
 
-Dimensions: tokens, hidden, vocabulary.
+Dimensions: tokens, chunk = tokens of a chunk, hidden, vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -21,7 +22,7 @@ from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, round_up
 from scoreonce.pipeline.forward import head_kernels
 from scoreonce.pipeline.forward.token_scores import Perturbed, TokenStatistics
 
-# Elements of one chunk of logits. On a CPU 32 MB of float32 stays near the caches; a GPU wants tall products.
+# Logits of one chunk. On a CPU, 32 MB of float32 mostly stays in the caches; a GPU is fast for many tokens at once.
 CPU_CHUNK_ELEMENTS = 1 << 23
 CUDA_CHUNK_ELEMENTS = 1 << 28
 
@@ -29,37 +30,38 @@ CUDA_CHUNK_ELEMENTS = 1 << 28
 class Head(NamedTuple):
     """An output head: logits = softcap * tanh(scale * (W h + bias) / softcap), or without the cap where it is None."""
 
-    weight: Tensor  # (vocabulary, hidden)
-    bias: Tensor | None  # (vocabulary,)
+    weight: Float[Tensor, "vocabulary hidden"]
+    bias: Float[Tensor, "vocabulary"] | None
     scale: float = 1.0
     softcap: float | None = None
 
 
 class ReferenceLogits(NamedTuple):
-    """The reference's distribution over the whole vocabulary, as what its logits are made of; no gradient."""
+    """The reference's next-token distributions, as hidden states that each chunk's logits are made of; no gradient."""
 
-    hidden: Tensor  # (tokens, reference hidden), after the reference's last norm
+    hidden: Float[Tensor, "tokens hidden"]  # of the reference's width; after the reference's last norm
     head: Head
-    perturbation: float | None = None  # epsilon of epsilon-DPO, where its perturbed log-probs are wanted
-    rounded: bool = False  # those in bfloat16, as in its authors' run
+    perturbation: float | None = None  # epsilon of epsilon-DPO, if its perturbed log-probs are asked for
+    rounded: bool = False  # compute those in bfloat16, as its authors' run did
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """`(tokens, vocabulary)` float32 logits of a chunk."""
+    def logits(self, start: int, stop: int) -> Float[Tensor, "chunk vocabulary"]:
+        """Float32 logits of the tokens from `start` to before `stop`."""
         return _logits(self.hidden[start:stop], self.head)
 
 
 class TopLogps(NamedTuple):
-    """The reference's largest log-probs, the rest spread evenly over the other tokens: approximate; no gradient."""
+    """An approximation: the reference's largest log-probs, the rest of the mass spread evenly; no gradient."""
 
-    ids: Tensor  # (tokens, k) integers
-    logps: Tensor  # (tokens, k) nats
+    ids: Int[Tensor, "tokens k"]
+    logps: Float[Tensor, "tokens k"]  # nats
     vocabulary: int
     perturbation: float | None = None
     rounded: bool = False
 
-    def logits(self, start: int, stop: int) -> Tensor:
-        """`(tokens, vocabulary)` float32 log-probs of a chunk."""
+    def logits(self, start: int, stop: int) -> Float[Tensor, "chunk vocabulary"]:
+        """Float32 log-probs of the tokens from `start` to before `stop`."""
         top = self.logps[start:stop].float()
+        # log((1 - mass of the top k) / number of other tokens); the mass is kept below 1, which rounding can reach.
         tail = torch.log1p(-top.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6)) - math.log(
             self.vocabulary - top.shape[1]
         )
@@ -67,16 +69,16 @@ class TopLogps(NamedTuple):
 
 
 class TopK(NamedTuple):
-    """The largest log-probs of each token's distribution, and what leaving out the rest costs."""
+    """The largest log-probs of each token's distribution, and how far their approximation is off."""
 
-    ids: Tensor  # (tokens, k) int32
-    logps: Tensor  # (tokens, k) float16, nats
-    divergence: Tensor  # (tokens,) float32, nats: KL(distribution || its approximation by `TopLogps`)
+    ids: Int[Tensor, "tokens k"]  # int32
+    logps: Float[Tensor, "tokens k"]  # float16, nats
+    divergence: Float[Tensor, "tokens"]  # float32, nats: KL(distribution || its approximation by `TopLogps`)
 
 
 @torch.no_grad()
-def top_k(hidden: Tensor, head: Head, k: int) -> TopK:
-    """The `k` largest log-probs at each of `hidden` (tokens, hidden), in one pass over the chunks."""
+def top_k(hidden: Float[Tensor, "tokens hidden"], head: Head, k: int) -> TopK:
+    """The `k` largest log-probs at each token, in one pass over the chunks."""
     parts = []
     for start, stop in _chunks(hidden, head.weight):
         logps = _logits(hidden[start:stop], head).log_softmax(1)
@@ -91,12 +93,12 @@ ReferenceDistribution = ReferenceLogits | TopLogps
 
 
 class TokenColumns(NamedTuple):
-    """Everything that was asked of a pass over the chunks, per token."""
+    """What one pass over the chunks gives per token. What was not asked for is None."""
 
-    logps: Tensor  # (tokens,) float32, nats; gradients flow
+    logps: Float[Tensor, "tokens"]  # float32, nats; gradients flow
     statistics: TokenStatistics | None = None
-    kl: Tensor | None = None  # (tokens,) float32, nats: KL(reference || policy); gradients flow
-    reference_logps: Tensor | None = None  # (tokens,) float32, nats; no gradient
+    kl: Float[Tensor, "tokens"] | None = None  # float32, nats: KL(reference || policy); gradients flow
+    reference_logps: Float[Tensor, "tokens"] | None = None  # float32, nats; no gradient
     perturbed: Perturbed | None = None
 
 
@@ -107,25 +109,30 @@ def chunk_tokens(vocabulary: int, device: torch.device) -> int:
     return round_up(max(1, CPU_CHUNK_ELEMENTS // vocabulary), CPU_MULTIPLE)
 
 
-def token_logps(hidden: Tensor, head: Head, targets: Tensor) -> Tensor:
-    """`(tokens,)` float32 log-probs of `targets` (tokens,) under `hidden` (tokens, hidden); gradients flow."""
+def token_logps(
+    hidden: Float[Tensor, "tokens hidden"], head: Head, targets: Int[Tensor, "tokens"]
+) -> Float[Tensor, "tokens"]:
+    """Float32 log-probs of `targets`, in nats; gradients flow."""
     return token_columns(hidden, head, targets).logps
 
 
 def token_columns(
-    hidden: Tensor,
+    hidden: Float[Tensor, "tokens hidden"],
     head: Head,
-    targets: Tensor,
+    targets: Int[Tensor, "tokens"],
     *,
     statistics: bool = False,
     reference: ReferenceDistribution | None = None,
 ) -> TokenColumns:
-    """Reduce each chunk of logits to log-probs of `targets`, and to whatever else is asked for, in one pass.
+    """Reduce each chunk of logits to log-probs of `targets` and whatever else is asked for, in one pass.
 
-    With a `reference`, the forward KL from it; with its `perturbation`, the perturbed log-probs of epsilon-DPO.
+    With a `reference`, KL(reference || policy) and its own log-probs of `targets`; with a `perturbation` of it, the
+    perturbed log-probs of epsilon-DPO.
     """
     wanted, tokens = _Wanted(head.scale, head.softcap, statistics, reference), len(hidden)
     padding = round_up(tokens, CPU_MULTIPLE) - tokens
+    # On a CPU a multiple of CPU_MULTIPLE tokens meets an oneDNN kernel that is compiled already; a reference would need
+    # padding too.
     if padding and hidden.device.type == "cpu" and reference is None:
         hidden, targets = pad(hidden, (0, 0, 0, padding)), pad(targets, (0, padding))
     columns = _Columns.apply(hidden, head.weight, head.bias, targets, wanted)
@@ -153,7 +160,7 @@ def _chunks(hidden: Tensor, weight: Tensor) -> list[tuple[int, int]]:
 
 
 def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    """A product with float32 output: bf16 logits alone would cost 1.6e-2 nats a token."""
+    """A product with float32 output: logits rounded to bfloat16 alone would be 1.6e-2 nats per token off."""
     if left.dtype == right.dtype and left.dtype in (torch.float32, torch.float64):
         return matmul(left, right)
     if left.device.type == "cuda" and left.dtype == right.dtype:
@@ -162,7 +169,7 @@ def _matmul(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _add_matmul(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add a product to a float32 `total`, on a GPU in the product itself: a second pass would cost a third more."""
+    """Add a product to a float32 `total`; on a GPU within the product, as a second pass would take a third longer."""
     if left.device.type == "cuda" and left.dtype != total.dtype:
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
@@ -181,7 +188,7 @@ def _logits(hidden: Tensor, head: Head) -> Tensor:
 
 
 def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Tensor]:
-    """The log-normaliser, the log-probs and, where they are wanted, the statistics of a chunk."""
+    """The log-normaliser, the log-probs and, if asked for, the statistics of a chunk."""
     if head_kernels.is_worth_compiling(logits):
         return list(
             head_kernels.compiled(head_kernels.log_probs_and_statistics if statistics else head_kernels.log_probs)(
@@ -192,7 +199,7 @@ def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Ten
 
 
 def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    """As `fused.log_probs_and_statistics`, where nothing fuses it: one exponential, and as few passes as can be."""
+    """`head_kernels.log_probs_and_statistics` for a CPU, uncompiled: one exponential, as few passes as possible."""
     likeliest = logits.argmax(1)
     top = logits.gather(1, likeliest.unsqueeze(1))
     behind = logits - top
@@ -212,7 +219,7 @@ def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
 def _against_reference(
     logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceDistribution, start: int, stop: int
 ) -> list[Tensor]:
-    """KL(reference || policy) of a chunk, the reference's log-probs, and the perturbed ones where they are wanted."""
+    """KL(reference || policy) of a chunk, the reference's log-probs and, if asked for, the perturbed ones."""
     ref_logits = reference.logits(start, stop)
     ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
     gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
@@ -225,20 +232,22 @@ def _against_reference(
 
 
 def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
-    # f + eps (f - f_ref), not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal
+    # f + eps (f - f_ref) and not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal.
     ahead = (logits - ref_logits).mul_(epsilon)
     return [head_kernels.log_probs(logits + ahead, targets)[1], head_kernels.log_probs(logits - ahead, targets)[1]]
 
 
 def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
-    """Plus, minus and the policy itself as epsilon-DPO's authors' run had them: bfloat16 after every operation."""
+    """Plus, minus and the policy itself as in the run of epsilon-DPO's authors: bfloat16 after every operation."""
     f, g = logits.bfloat16(), ref_logits.bfloat16()
-    moved = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
-    # CUDA's log_softmax works in float32 inside and rounds once; a CPU's own would round the normaliser as well.
-    return [head_kernels.log_probs(each.float(), targets)[1].bfloat16() for each in moved]
+    perturbed = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
+    # CUDA's log_softmax computes in float32 and rounds once; the CPU's would round the normaliser too.
+    return [head_kernels.log_probs(each.float(), targets)[1].bfloat16() for each in perturbed]
 
 
 class _Columns(torch.autograd.Function):
+    """Keeps hidden states and log-normalisers; the backward pass makes each chunk's logits again."""
+
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, wanted: _Wanted
@@ -251,9 +260,10 @@ class _Columns(torch.autograd.Function):
                 row += _against_reference(logits, row[0], own, wanted.reference, start, stop)
             parts.append(row)
         log_normaliser, *columns = (torch.cat(column) for column in zip(*parts, strict=True))
-        kl = 1 + 3 * wanted.statistics
+        kl = 1 + 3 * wanted.statistics  # position of the KL among the columns: after log-probs and statistics
         ctx.save_for_backward(hidden, weight, bias, targets, log_normaliser)
         ctx.wanted, ctx.kl = wanted, kl if wanted.reference is not None else None
+        # Gradients flow through log-probs and KL alone.
         ctx.mark_non_differentiable(*(column for index, column in enumerate(columns) if index not in (0, ctx.kl)))
         return tuple(columns)
 
@@ -274,7 +284,7 @@ class _Columns(torch.autograd.Function):
                 cap = None if wanted.softcap is None else logits.new_full((), wanted.softcap)
                 d_logits = head_kernels.compiled(head_kernels.gradient)(logits, *own, cap, hidden.dtype)
             else:
-                slope = _softcap_slope(logits, wanted.softcap)
+                slope = _softcap_slope(logits, wanted.softcap)  # before the logits are overwritten
                 probs = logits.sub_(own[0].unsqueeze(1)).exp_()
                 d_logits = _d_logits(probs, *own[1:])
                 if up_kl is not None:
@@ -283,7 +293,7 @@ class _Columns(torch.autograd.Function):
                     d_logits *= slope
                 if d_bias is not None:
                     d_bias += d_logits.sum(0)
-                d_logits = d_logits.to(hidden.dtype)
+                d_logits = d_logits.to(hidden.dtype)  # so that the two products below run in the model's dtype
             if d_hidden is not None:
                 d_hidden[start:stop] = _matmul(d_logits, weight)
             if d_weight is not None:
@@ -293,7 +303,7 @@ class _Columns(torch.autograd.Function):
 
 
 def _wide(tensor: Tensor) -> torch.dtype:
-    """Chunks of a gradient are summed in float32 at least."""
+    """At least float32, for the sum of a gradient over chunks."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 

@@ -1,11 +1,11 @@
-"""What is made of a chunk of logits, each as one function for a compiler to fuse; used on a GPU.
+"""Reductions of a chunk of logits, each one function for torch.compile to fuse on a GPU.
 
-One operation after the other, a float32 chunk would be read or written 7 times for log-probs, 18 times with statistics
-and 9 times for the gradient, and on an H200 each time costs about an eighth of the product that made the chunk, at a
-width of 1,536. Fused, it is read twice, three times and once. Sums are in float32 as there; only their order differs.
+Run operation by operation, a float32 chunk is read or written 7 times for log-probs, 18 times with statistics and 9
+times for the gradient; on an H200 each time costs about an eighth of the product that made the chunk, at a hidden width
+of 1,536. Fused, it is read twice, three times and once. Sums are in float32 either way; only their order differs.
 
-Kernel libraries do not fit: cut-cross-entropy and Liger's fused linear losses give log-probs of the targets, no entropy
-or collision beside them, and Liger's reduces over the batch, where methods weight each token.
+Kernel libraries do not fit: cut-cross-entropy and Liger's fused linear losses give log-probs of the targets, but no
+entropy or collision log-prob, and Liger's reduces over the batch, where our methods weight each token.
 
 Dimensions: tokens, vocabulary.
 """
@@ -23,12 +23,12 @@ from scoreonce.pipeline.attention import compile_limits
 
 
 def is_worth_compiling(logits: Tensor) -> bool:
-    """Whether to compile for the device that `logits` are on: a CPU's chunk stays in its caches."""
+    """Whether compiling pays off where `logits` are: on a GPU. A CPU's chunk stays in its caches."""
     return logits.is_cuda
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of this module, compiled when it is first called, and once more for the last, shorter chunks."""
+    """A function of this module, compiled at its first call, and again for the last, shorter chunk."""
     compile_limits.make_room()
     return _compiled(function)
 

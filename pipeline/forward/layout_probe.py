@@ -1,8 +1,8 @@
-"""Which layout of the forward pass is exact for a model: found out by running it, never by a list of names.
+"""Which layout of the forward pass is exact for a model, found out by running it and not from a list of names.
 
-A 4-D mask is silently ignored or misread by some attention (off by 0.3-0.7 in the logits), refused by others, and
-means nothing to state-space layers. So before any work, random rows go through the model's own logits, through the
-padded layout and through the faster ones, and only what agrees is used. Where several do, the fastest by the clock.
+Some attention implementations silently ignore or misread a 4-D mask (off by 0.3 to 0.7 in the logits), others refuse
+it, and state-space layers have no use for one. So before any work, random rows go through the model's own logits, the
+padded layout and the faster ones. Only a layout that agrees is used; of several, the fastest by the clock.
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 
-# Nats per token, as the worst completion's mean: far above rounding, far below what a wrong mask does.
+# Largest mean deviation of a completion, in nats per token: far above rounding, far below the effect of a wrong mask.
 LAYOUT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
-
-
-GRADIENTLESS = ("cpu",)  # devices for which flex attention has a forward pass alone
+FORWARD_ONLY = ("cpu",)  # devices on which flex attention has no backward pass
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The layout to use, how far it was from the oracle (nats per token), and why it is not a faster one."""
+    """The layout to use, its deviation from the padded one (nats per token), and why it is not a faster one."""
 
     layout: RowLayout
     deviation: float
     reason: str = ""
-    seconds: Mapping[RowLayout, float] = field(default_factory=dict)  # of a full line, where several were timed
+    seconds: Mapping[RowLayout, float] = field(default_factory=dict)  # of a full sequence, where several were timed
 
 
 Oracle = list[tuple[list[PromptRow], Tensor]]  # rows and the log-probs of their tokens in the padded layout
@@ -54,20 +52,20 @@ def choose_layout(
     compiled: bool = False,
     trains: bool = False,
 ) -> Probe:
-    """Probe `model` with random rows; rows as long as `longest_row` are tried where a sliding window is shorter.
+    """Try layouts on `model` with random rows, and with rows of `longest_row` positions if a sliding window is shorter.
 
-    "auto" is the first that is exact of packed rows (on a GPU by block masks or flash attention, whichever is faster
-    there), the shared layout and the padded one. Where it is "flex" or "flash", the model's attention is left switched
-    to it; with block masks its blocks are `compiled` if that is asked for, and lines are as long as a `multiple`. A
-    model that `trains` must be able to go backward so. Raises `InputError` where the head's log-probs are not the
-    model's own, and where a layout was asked for and is not exact.
+    "auto" takes the first exact one of: packed rows (on a GPU by block masks or variable-length attention, whichever
+    is faster), the shared layout, the padded one. After "flex" or "flash" the model's attention stays replaced; for
+    "flex" its blocks are `compiled` on request, and sequences are padded to a multiple of `multiple`. For a model that
+    `trains` the backward pass is tried too. Raises `InputError` if the head's log-probs are not the model's own, and if
+    the requested layout is not exact.
     """
     lm = architecture.causal_lm(model)
     short = _random_rows(lm)
     padded = _token_logps(model, "padded", short)
     head_deviation = _deviation(padded, _own_token_logps(lm, short), short)
     tolerance = LAYOUT_TOLERANCE[lm.dtype]
-    # Models round their own logits to bf16, our head does not: allow for that much more.
+    # Models round their own logits to bfloat16 and our head does not, so allow for more.
     if head_deviation > 5 * tolerance:
         raise InputError(
             f"The output head of {type(lm).__name__} is not understood: log-probs differ from the model's own logits.",
@@ -99,14 +97,14 @@ def choose_layout(
 
 
 def _candidates(model: PreTrainedModel, longest_row: int, *, compiled: bool) -> tuple[tuple[RowLayout, ...], ...]:
-    """Layouts from the fastest on; of those in one group only the clock knows."""
+    """Groups of layouts, fastest first; within a group they are timed."""
     if model.device.type == "cuda":
         return (("flex",) if compiled else ("flex", "flash"), ("shared",))
     return (("packed",), ("shared",)) if architecture.attends_by_rows(model, longest_row) else (("shared",),)
 
 
-def attend_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = False) -> None:
-    """Have a model attend as `layout` wants it. Raises `ValueError` where its attention cannot be exchanged."""
+def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = False) -> None:
+    """Have a model attend as `layout` wants it. Raises `ValueError` where its attention cannot be replaced."""
     if layout == "flash":
         varlen.switch_on(model)
     if layout == "flex":
@@ -117,19 +115,19 @@ def attend_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = Fa
 
 @dataclass(frozen=True)
 class _Trials:
-    """Layouts tried on one model."""
+    """Trying layouts on one model."""
 
     model: torch.nn.Module
     lm: PreTrainedModel
     oracle: Oracle
-    limit: float  # nats per token that an exact layout may be off the oracle
+    limit: float  # nats per token, the largest deviation of an exact layout from the oracle
     longest_row: int
     multiple: int
     compiled: bool
     trains: bool
 
     def best_of(self, group: Sequence[RowLayout]) -> tuple[Probe | None, list[str]]:
-        """Of the exact layouts the fastest, with the model switched to it, and what is wrong with the others."""
+        """The fastest exact layout, with the model's attention replaced for it, and the problems of the others."""
         found: list[Probe] = []
         problems: list[str] = []
         seconds: dict[RowLayout, float] = {}
@@ -142,30 +140,30 @@ class _Trials:
                     return found[0], []
                 seconds[layout] = self._seconds(layout)
             else:
-                off = f"rows differ from padded ones by {deviation:.1e} nats per token"
+                off = f"differs from padded rows by {deviation:.1e} nats per token"
                 problems.append(f"{layout}: {problem or off}")
             restore_attention(self.lm, before)
             self.model.zero_grad()
         if not found:
             return None, problems
         best = min(found, key=lambda probe: seconds[probe.layout])
-        attend_for(self.lm, best.layout, compiled=self.compiled)
+        replace_attention_for(self.lm, best.layout, compiled=self.compiled)
         return replace(best, seconds=seconds), problems
 
     def _tried(self, layout: RowLayout) -> tuple[float, str]:
-        """The largest deviation from the oracle, and what is wrong where that is no number."""
+        """The largest deviation from the oracle, and the problem where it could not be measured."""
         if architecture.windows(self.lm) is None:
             kinds = architecture.settings(self.lm)["layer_types"]
-            return float("inf"), f"its attention layers are of a kind without a known mask: {kinds}"
-        if layout == "flex" and self.lm.device.type in GRADIENTLESS:
-            return float("inf"), "flex attention has no gradient on a CPU"
+            return float("inf"), f"its kinds of attention layers have no known mask: {kinds}"
+        if layout == "flex" and self.lm.device.type in FORWARD_ONLY:
+            return float("inf"), "flex attention has no backward pass on a CPU"
         try:
-            attend_for(self.lm, layout, compiled=self.compiled)
+            replace_attention_for(self.lm, layout, compiled=self.compiled)
             found = [
                 _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows)
                 for rows, logps in self.oracle
             ]
-            # Another kernel, which may not fit a GPU that the forward one fits.
+            # The backward kernel may not fit a GPU that the forward one fits.
             if layout in ("flex", "flash") and self.trains:
                 self._scorer(layout)(self.oracle[0][0]).sums().sum().backward()
         except (
@@ -174,12 +172,12 @@ class _Trials:
             AttributeError,
             RuntimeError,
             KeyError,
-        ) as error:  # what models and compilers raise at a mask that they do not take
+        ) as error:  # of models and compilers that do not take the mask
             return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
 
     def _seconds(self, layout: RowLayout) -> float:
-        """Median of three passes over a full line of rows half as long as the longest, after one that compiles."""
+        """Median of three passes over a full sequence of rows half as long as the longest, after one to compile."""
         rows, scorer = _rows_to_time(self.lm, self.longest_row, self.multiple), self._scorer(layout)
         taken: list[float] = []
         try:

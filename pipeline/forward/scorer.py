@@ -1,6 +1,6 @@
-"""The one forward pass of both stages: token log-probs of the completions of prompt rows.
+"""The forward pass of all stages: prompt rows in, token log-probs of their completions out.
 
-`score`, `train` and `evaluate` all come here, so that a policy at step 0 equals the cached reference.
+`score`, `train` and `evaluate` share it, so that a policy at step 0 equals the cached reference.
 """
 
 from __future__ import annotations
@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
-from scoreonce.pipeline.attention.last_layer import answer_where_read
+from scoreonce.pipeline.attention.last_layer import skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, token_columns
@@ -20,12 +21,14 @@ from scoreonce.pipeline.forward.token_scores import TokenMasks, TokenScores
 
 
 class TokenScorer(nn.Module):
-    """A causal language model that answers with token log-probs instead of logits.
+    """A causal language model that returns token log-probs instead of logits.
 
-    `layout` is "shared" (a prompt and its completions in one line, the prompt computed once), "packed" (several such
-    rows in one line), "flex" and "flash" (the same with block masks or as sequences of flash attention; the model's
-    attention must be switched by their `switch_on`) or "padded" (each completion a line of its own: the oracle, and the
-    way for attention that takes no custom mask). A module of its own, so that DDP wraps body and head together.
+    Layouts: "shared" (a prompt and its completions in one sequence, the prompt computed once), "packed" (several such
+    rows in one sequence, on a CPU), "flex" and "flash" (packed on a GPU, by block masks or variable-length attention;
+    the model's attention must have been replaced by their `switch_on`), "padded" (each completion in a sequence of its
+    own: what the other layouts are tested against, and the only one for attention without custom masks).
+
+    A module, so that DDP wraps body and head together.
     """
 
     def __init__(
@@ -33,11 +36,11 @@ class TokenScorer(nn.Module):
     ) -> None:
         super().__init__()
         use_fast_linears(model)
-        answer_where_read(architecture.causal_lm(model))
+        skip_unused_output(architecture.causal_lm(model))
         self.model = model
         self.layout = layout
-        self.multiple = multiple  # of which the line of the layout "flex" is long
-        self.masking = masking  # token masks of SparsePO and MAPO, from the reference's hidden states
+        self.multiple = multiple  # to which the layout "flex" pads its sequence
+        self.masking = masking  # SparsePO and MAPO: token masks from the reference's hidden states
 
     def forward(
         self,
@@ -49,8 +52,9 @@ class TokenScorer(nn.Module):
     ) -> TokenScores:
         """Score every completion of `prompt_rows`.
 
-        `statistics` adds what the next-token distribution gives without gradient; `reference`, the reference's hidden
-        states at the same completion tokens in the same order, adds the full-vocabulary columns.
+        `statistics` adds entropy and other statistics of the next-token distribution. `reference`, the reference's
+        next-token distributions at the same completion tokens in the same order, adds the KL divergence from it, its
+        log-probs of the tokens, and perturbed log-probs where it says so. `keep_hidden` adds the hidden states.
         """
         model = architecture.causal_lm(self.model)
         batch = self._batch(prompt_rows, model.device)
@@ -68,8 +72,8 @@ class TokenScorer(nn.Module):
         )
 
     @torch.no_grad()
-    def hidden(self, prompt_rows: Sequence[PromptRow]) -> Tensor:
-        """`(tokens, hidden)` hidden states that predict each completion token, in the model's dtype."""
+    def hidden(self, prompt_rows: Sequence[PromptRow]) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
         return self._hidden(prompt_rows, self._batch(prompt_rows, model.device))
 
@@ -81,8 +85,8 @@ class TokenScorer(nn.Module):
             return None
         return self.masking(reference.hidden, lengths)
 
-    def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Tensor:
-        """Hidden states after the last norm, at the positions that predict a completion token: (tokens, hidden)."""
+    def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Float[Tensor, "tokens hidden"]:
+        """Hidden states after the last norm, at the positions that predict a completion token."""
         model = architecture.causal_lm(self.model)
         body = model.base_model
         if self.layout != "padded":
@@ -91,5 +95,6 @@ class TokenScorer(nn.Module):
                 input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
             )
         else:
+            # Without position ids and with a plain padding mask, as any transformers model takes it.
             output = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), use_cache=False)
         return output.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from scoreonce.pipeline.forward.token_scores import TokenMasks
@@ -19,8 +20,8 @@ Masking = Callable[[Tensor, Tensor], TokenMasks]
 class LearntMasks(nn.Module):
     """m = relu(w . layer_norm(h) + b), one for rewards and one for divergences (SparsePO, arXiv 2410.05102, sec. 3.2).
 
-    Starts at m = 1, where SparsePO is TDPO1. The paper's heads read every layer; the last one is what a store of
-    hidden states has. No dropout: a step must give the same result however it is split.
+    Starts at m = 1, where SparsePO is TDPO1. The paper's heads read every layer; the store keeps the last one. No
+    dropout: a step must give the same result however it is split into micro-batches.
     """
 
     def __init__(self, width: int) -> None:
@@ -30,13 +31,13 @@ class LearntMasks(nn.Module):
         nn.init.zeros_(self.heads.weight)
         nn.init.ones_(self.heads.bias)
 
-    def forward(self, hidden: Tensor, lengths: Tensor) -> TokenMasks:
-        """Masks of the tokens whose hidden states are `hidden` (tokens, hidden)."""
+    def forward(self, hidden: Float[Tensor, "tokens hidden"], lengths: Int[Tensor, "completions"]) -> TokenMasks:
+        """Masks of the tokens whose hidden states are `hidden`."""
         reward, kl = torch.relu(self.heads(self.norm(hidden.to(self.heads.weight.dtype)))).float().unbind(1)
         return TokenMasks(reward, kl)
 
 
-def activation_masks(hidden: Tensor, lengths: Tensor) -> TokenMasks:
+def activation_masks(hidden: Float[Tensor, "tokens hidden"], lengths: Int[Tensor, "completions"]) -> TokenMasks:
     """The mean activation of each token, rescaled to [0, 1] within its completion (MAPO); 1 where all are equal.
 
     The paper averages over the outputs of every layer; here it is the last hidden state's mean.

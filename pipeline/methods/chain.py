@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.methods.inputs import checked
@@ -41,18 +42,18 @@ class Outcome:
     beta and no rewards, DPO no target margin); the tables write it as null.
     """
 
-    losses: Tensor
-    weight: Tensor
-    beta: Tensor
-    target_margin: Tensor
-    margin: Tensor  # of log-ratios
-    linked_margin: Tensor  # the margin that the loss saw, where the divergence is not the reverse KL
-    chosen_rewards: Tensor
-    rejected_rewards: Tensor
+    losses: Float64[Tensor, "pairs"]
+    weight: Float64[Tensor, "pairs"]
+    beta: Float64[Tensor, "pairs"]
+    target_margin: Float64[Tensor, "pairs"]
+    margin: Float64[Tensor, "pairs"]  # of log-ratios
+    linked_margin: Float64[Tensor, "pairs"]  # the margin that the loss saw, where the divergence is not the reverse KL
+    chosen_rewards: Float64[Tensor, "pairs"]
+    rejected_rewards: Float64[Tensor, "pairs"]
     state: dict[str, Tensor]
 
     @property
-    def loss(self) -> Tensor:
+    def loss(self) -> Float64[Tensor, ""]:
         """sum(weight * losses) / sum(weight), 0-d; 0 where all weights are 0."""
         return weighted_mean(self.losses, self.weight, otherwise=torch.zeros_like(self.weight.sum()))
 

@@ -1,4 +1,4 @@
-"""What a caller hands to a method: checked, moved to one device, in float64."""
+"""The columns and state given to a method: checked, moved to one device, in float64."""
 
 from __future__ import annotations
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.methods.catalogue import resolve
 from scoreonce.pipeline.methods.chain import DRAWS, Outcome
 
 
-def exponential_draws(pairs: int, generator: torch.Generator | None = None) -> Tensor:
+def exponential_draws(pairs: int, generator: torch.Generator | None = None) -> Float64[Tensor, "pairs"]:
     """Exp(1) draws (pairs,), float64, on the generator's device: what a random selection decides by."""
     device = generator.device if generator else torch.device("cpu")
     return torch.empty(pairs, dtype=torch.float64, device=device).exponential_(generator=generator)

@@ -1,4 +1,4 @@
-"""Methods that are not here, each with the reason: a reference that moves, or no offline preference optimisation."""
+"""Methods that cannot be trained from cached columns, each with the reason."""
 
 from __future__ import annotations
 

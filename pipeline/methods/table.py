@@ -1,4 +1,4 @@
-"""The methods as plain data: all that a program needs to list and to call them."""
+"""The methods as plain data, for listing and calling them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def table() -> list[TableRow]:
 
 def _table_row(row: Row, paper: Paper) -> TableRow:
     composed = METHODS[row.name]
-    said = {name: every[0] for name, every in hyperparameters(composed).items()}
+    stated = {name: every[0] for name, every in hyperparameters(composed).items()}
     return TableRow(
         name=row.name,
         title=row.title,
@@ -53,7 +53,7 @@ def _table_row(row: Row, paper: Paper) -> TableRow:
         reads=sorted(composed.reads),
         differentiable=sorted(composed.differentiable),
         hyperparameters=dict(composed.hyperparameters),
-        meanings={name: f"{each.allowed.meaning}: {each.takes}" for name, each in said.items()},
+        meanings={name: f"{each.allowed.meaning}: {each.takes}" for name, each in stated.items()},
         synonyms=dict(row.synonyms),
         aliases={name: dict(differing) for name, differing in row.aliases.items()},
         learning_rate=row.learning_rate,

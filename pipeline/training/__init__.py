@@ -1,5 +1,5 @@
 """One optimizer step.
 
-In: prompt rows and cached columns of the step's pairs, a scorer, a method. Out: gradients on the parameters, the
-method's outcome per pair, and metrics.
+In: the step's prompt rows and cached columns, a scorer, a method. Out: gradients on the parameters, the method's
+outcome per pair, metrics.
 """

@@ -1,4 +1,4 @@
-"""Numbers that a training step reports, named as in TRL's dashboards."""
+"""The metrics of a training step, named as in TRL's dashboards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scoreonce.pipeline.methods import Outcome
 def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over the pairs of a step; `rewards/*` and `logps/*` over all pairs, filtered ones included.
 
-    What the method does not have (SFT has no beta, SimPO no reference) has no entry.
+    There is no entry for what the method does not have (SFT has no beta).
     """
     margins = outcome.chosen_rewards - outcome.rejected_rewards
     values = {

@@ -15,15 +15,15 @@ from transformers.training_args import OptimizerNames, ParallelMode
 
 from scoreonce.schemas.errors import InputError, did_you_mean
 
-# Never decayed, as in transformers' own trainer.
+# No weight decay for these, as in transformers' own trainer.
 NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)", r"ln_"]
 
-# Made without transformers' Trainer, whose import loads datasets and pandas: 80 MiB and most of a second at each start.
+# Made without transformers' Trainer: importing it loads datasets and pandas, 80 MiB and most of a second.
 TORCH_ADAMW: dict[str, dict[str, Any]] = {"adamw_torch": {}, "adamw_torch_fused": {"fused": True}}
 
 
 class OptimizerSettings(Protocol):
-    """What of the run file an optimizer depends on."""
+    """The settings that an optimizer depends on."""
 
     @property
     def optimizer(self) -> str: ...  # noqa: D102
@@ -41,10 +41,10 @@ class OptimizerSettings(Protocol):
 
 @dataclass(frozen=True)
 class Masters:
-    """Float32 copies of half-precision parameters: what the optimizer sees.
+    """Float32 copies of half-precision parameters, which the optimizer updates.
 
-    A step of 1e-6 of a weight is below bfloat16's resolution and would be lost; the forward pass keeps the numerics
-    that the reference was scored with.
+    An update of 1e-6 of a weight is below bfloat16's resolution and would be lost; the forward pass keeps the dtype
+    that the reference was scored in.
     """
 
     parameters: list[nn.Parameter]
@@ -52,7 +52,7 @@ class Masters:
 
     @classmethod
     def of(cls, parameters: Iterable[nn.Parameter]) -> Masters:
-        """Copies where the dtype is a half one, the parameters themselves otherwise."""
+        """Copies of half-precision parameters, and the others themselves."""
         kept = [parameter for parameter in parameters if parameter.requires_grad]
         return cls(
             kept, [p if p.dtype in (torch.float32, torch.float64) else nn.Parameter(p.detach().float()) for p in kept]
@@ -76,7 +76,7 @@ class Masters:
 
 @dataclass(frozen=True)
 class _Arguments:
-    """What transformers reads to make an optimizer; a whole TrainingArguments would reset accelerate's state."""
+    """What transformers reads to make an optimizer; TrainingArguments itself would reset accelerate's state."""
 
     optim: OptimizerNames
     learning_rate: float

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from scoreonce.pipeline.forward.token_scores import Perturbed, TokenMasks, TokenScores, sum_per_completion
@@ -175,7 +176,7 @@ class PolicyColumns:
         """The columns that do not need the mismatched completion."""
         return PolicyColumns(tuple(column for column in self.columns if "mismatched" not in column.completions))
 
-    def from_scores(self, scored: TokenScores) -> dict[str, Tensor]:
+    def from_scores(self, scored: TokenScores) -> dict[str, Float64[Tensor, "pairs"]]:
         """Each column (pairs,) float64, from a micro-batch whose rows have just `completions`; gradients flow."""
         order = self.completions
         sums: dict[PerToken, Tensor] = {}  # (pairs, completions) of each kind of value, made once for all its columns
@@ -190,7 +191,7 @@ class PolicyColumns:
         return made
 
 
-def _sums(values: Tensor, lengths: Tensor) -> Tensor:
+def _sums(values: Float[Tensor, "tokens"], lengths: Int[Tensor, "completions"]) -> Float64[Tensor, "completions"]:
     sums = sum_per_completion(values, lengths)
     # As in bfloat16 runs: a sum of bfloat16 accumulates in higher precision and is rounded once.
     return sums.bfloat16().double() if values.dtype == torch.bfloat16 else sums

@@ -1,4 +1,4 @@
-"""Which pairs an optimizer step sees, and its random draws: functions of seed and step, so resuming needs no state."""
+"""The pairs and random draws of an optimizer step: functions of seed and step, so that resuming needs no state."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def batch(pairs: int, step: int, batch_pairs: int, *, shuffle: bool, seed: int) 
     return epoch, _shuffled(pairs, epoch, seed)[first:last] if shuffle else np.arange(first, last)
 
 
-@lru_cache(maxsize=1)  # an epoch long: shuffling 10 million pairs takes a good part of a second
+@lru_cache(maxsize=1)  # for an epoch: shuffling 10 million pairs takes most of a second
 def _shuffled(pairs: int, epoch: int, seed: int) -> npt.NDArray[np.int64]:
     order = np.random.default_rng([seed, epoch]).permutation(pairs)
     order.flags.writeable = False

@@ -1,9 +1,9 @@
 """One optimizer step: micro-batches of pairs, policy columns, the method once on the whole step, gradients back.
 
-A method's gradient reaches the model only through its policy columns. So the method runs on the gathered columns of
-the global step, the same on every process; autograd on those few vectors gives one gradient column per policy column;
-each process backpropagates sum(gradient * column) over its own micro-batches. Batch-coupled methods (beta-DPO,
-alpha-DPO) are exact under any split this way, without a differentiable all-gather.
+A method's gradient reaches the model only through its policy columns. So every process runs the method on the gathered
+columns of the global step; autograd on these few vectors gives one gradient column per policy column; and each process
+backpropagates sum(gradient * column) over its own micro-batches. Batch-coupled methods (beta-DPO, alpha-DPO) are exact
+under any split this way, without a differentiable all-gather.
 
 Dimensions: pairs = the pairs of the whole step, in the order of the batch.
 """
@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.batches.device_transfer import index_tensor
@@ -28,18 +29,18 @@ from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 @dataclass(frozen=True)
 class MicrobatchPlan:
-    """Which pairs each process forwards, in which micro-batches. The same number of micro-batches for everyone.
+    """Which pairs each process forwards, in which micro-batches.
 
-    An empty micro-batch fills up a process that has fewer: collectives inside the model must match.
+    Every process has the same number of micro-batches, some perhaps empty: collectives inside the model must match.
     """
 
     microbatches: tuple[tuple[tuple[int, ...], ...], ...]  # process -> micro-batch -> pairs
 
     @classmethod
     def of(cls, tokens: Sequence[int], processes: int, budget: int, split: Batcher) -> MicrobatchPlan:
-        """Split pairs over processes by token count, longest first to whoever has least, then by token budget.
+        """Split pairs over processes, longest first to the process with the fewest tokens, then by token budget.
 
-        Depends on the lengths alone, so every process makes the same plan without asking.
+        It depends on the lengths alone, so every process makes the same plan without communication.
         """
         shares: list[list[int]] = [[] for _ in range(processes)]
         load = [0] * processes
@@ -56,24 +57,24 @@ class MicrobatchPlan:
 
 @dataclass(frozen=True)
 class Collectives:
-    """What a step needs of its distributed surroundings; the defaults are one process."""
+    """The distributed operations of a step; the defaults are for one process."""
 
     index: int = 0
-    count: int = 1  # DDP averages gradients over them; the step wants sums
-    gather: Callable[[Tensor], Tensor] = lambda column: column  # sum over processes of a tensor that others left at 0
+    count: int = 1  # DDP averages gradients over processes, and a step needs their sum
+    gather: Callable[[Tensor], Tensor] = lambda column: column  # sum over processes; each filled in its own pairs
     backward: Callable[[Tensor], None] = lambda loss: loss.backward()
     no_sync: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 def column_gradients(
     method: Method, columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
-) -> tuple[Outcome, dict[str, Tensor]]:
+) -> tuple[Outcome, dict[str, Float64[Tensor, "pairs"]]]:
     """Run a method and differentiate sum(weight * losses) by each policy column: (pairs,) float64 each."""
     leaves = {name: columns[name].detach().requires_grad_() for name in sorted(method.differentiable)}
     outcome = method.run({**columns, **leaves}, dict(state))
     names = list(leaves)
     total = (outcome.weight * outcome.losses).sum()
-    if not total.requires_grad:  # every pair filtered out or a loss without a policy term
+    if not total.requires_grad:  # every pair is filtered out, or the loss has no policy term
         return outcome, {name: torch.zeros_like(leaves[name]) for name in names}
     gradients = torch.autograd.grad(total, [leaves[name] for name in names], allow_unused=True)
     return outcome, {
@@ -167,7 +168,9 @@ class Step:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
         return outcome, everything
 
-    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> dict[str, Tensor]:
+    def _forward(
+        self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns
+    ) -> dict[str, Float64[Tensor, "pairs"]]:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
         # A process without pairs left forwards the shortest pair, with a gradient of zero.
         chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]

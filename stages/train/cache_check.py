@@ -1,4 +1,4 @@
-"""The check before the first step: does the policy still say what the cache says?"""
+"""The check before the first step: a policy that is the reference must give the cached log-probs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CACHE_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 
 @dataclass(frozen=True)
 class Residual:
-    """How far the policy is from the cache on a sample, in nats per token."""
+    """Differences between the policy's and the cached log-probs on a sample, in nats per token."""
 
     pairs: int
     worst: float
@@ -44,10 +44,10 @@ def residual(
 
 
 def require_agreement(found: Residual, dtype: str) -> None:
-    """Raise `InputError` where a policy that is the reference does not say what the cache says."""
-    if not found.worst <= CACHE_TOLERANCE[dtype]:  # NaN disagrees too
+    """Raise `InputError` where the difference is more than rounding."""
+    if not found.worst <= CACHE_TOLERANCE[dtype]:  # NaN is refused too
         raise InputError(
-            "The policy is the reference, and yet its log-probs are not the cached ones.",
+            "The policy is the reference, but its log-probs are not the cached ones.",
             found=f"{found.worst:.1e} nats per token apart on the worst of {found.pairs} pairs, "
             f"{found.mean:.1e} on average; {CACHE_TOLERANCE[dtype]:.0e} is rounding in {dtype}",
             where="the check before the first step",

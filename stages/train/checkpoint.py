@@ -1,7 +1,11 @@
-"""Checkpoints without pickle: safetensors for tensors, JSON for the rest, a folder that appears whole or not at all.
+"""Checkpoints without pickle: safetensors for tensors, JSON for the rest; a folder that appears whole or not at all.
 
-A checkpoint holds what the next step depends on: weights, float32 masters, optimizer, schedule, method state, RNG and
-the step number. The sampler needs no more than that: its order is a function of seed and epoch.
+A checkpoint holds what the next step depends on: the float32 weights, optimizer, schedule, method state, random state
+and the step number. The order of pairs is a function of seed and step, so nothing is kept of it.
+
+Optimizer state is kept by parameter name. `torch.distributed.checkpoint.state_dict` does the same for a module's own
+parameters, but refuses to restore where a parameter has not had a gradient yet (an expert that no token was
+routed to; torch 2.13), and the float32 masters of a half-precision model are no module's parameters.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
+
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
         files.write_json(
             temporary / "state.json",
             {
-                "format": 1,
+                "format": FORMAT,
                 "step": step,
                 "method": {name: float(value) for name, value in state.items()},
                 "optimizer": plain,
@@ -83,10 +89,11 @@ def checkpoints(folder: Path) -> list[Path]:
 def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor]]:
     """Put a checkpoint back into `training`; return its step and the method's state, float64.
 
-    Raises `InputError` where the checkpoint is damaged.
+    Raises `InputError` where the checkpoint is damaged or of another format version.
     """
     try:
         stored = files.read_json(checkpoint / "state.json")
+        _require_format(checkpoint, stored["format"])
         weights = load_file(checkpoint / "weights.safetensors")
         with torch.no_grad():
             for name, master in zip(training.names, training.masters.masters, strict=True):
@@ -105,8 +112,18 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
     return stored["step"], {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["method"].items()}
 
 
+def _require_format(checkpoint: Path, found: int) -> None:
+    if found != FORMAT:
+        raise InputError(
+            "A checkpoint has a format that this version of scoreonce does not read.",
+            found=f"format {found}; this version reads format {FORMAT}",
+            where=str(checkpoint),
+            fix="Go on with the version that wrote it, or start this run again: `scoreonce train ... --restart`.",
+        )
+
+
 def _parameter_names(training: Training) -> list[str]:
-    """The name of each parameter in the optimizer's own order, which its state dict counts by."""
+    """Parameter names in the order by which the optimizer's state dict numbers them."""
     names = dict(zip(training.masters.masters, training.names, strict=True))
     return [names[parameter] for group in training.optimizer.param_groups for parameter in group["params"]]
 
@@ -115,27 +132,27 @@ def _optimizer_state(training: Training) -> tuple[dict[str, Tensor], dict[str, A
     state, names = training.optimizer.state_dict(), _parameter_names(training)
     tensors: dict[str, Tensor] = {}
     plain: dict[str, dict[str, Any]] = {}
-    for index, entries in state["state"].items():
+    for number, entries in state["state"].items():
         for key, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{names[index]}/{key}"] = value.contiguous()
+                tensors[f"{names[number]}/{key}"] = value.contiguous()
             else:
-                plain.setdefault(names[index], {})[key] = value
+                plain.setdefault(names[number], {})[key] = value
     groups = [_plain(group) for group in state["param_groups"]]
     return tensors, {"state": plain, "groups": groups}
 
 
 def _restore_optimizer(training: Training, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    index_of = {name: index for index, name in enumerate(_parameter_names(training))}
-    state: dict[int, dict[str, Any]] = {index_of[name]: dict(entries) for name, entries in plain["state"].items()}
+    numbers = {name: number for number, name in enumerate(_parameter_names(training))}
+    state: dict[int, dict[str, Any]] = {numbers[name]: dict(entries) for name, entries in plain["state"].items()}
     for path, tensor in tensors.items():
         name, key = path.rsplit("/", 1)
-        state.setdefault(index_of[name], {})[key] = tensor
+        state.setdefault(numbers[name], {})[key] = tensor
     training.optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a state dict that JSON holds; functions are made anew from the run file."""
+    """The parts of a state dict that JSON can hold; functions, as of a schedule, are made again from the run file."""
     return {
         key: value for key, value in state.items() if isinstance(value, bool | int | float | str | list | tuple | None)
     }

@@ -1,6 +1,6 @@
-"""What training writes as it goes: one line of metrics per step, one row per pair and step.
+"""What training logs: a line of metrics per step, and a row per pair and step.
 
-Both are cut back to the checkpoint when a run is resumed, so that an interrupted run leaves the same files as an
+When a run is resumed both are cut back to the checkpoint, so that an interrupted run leaves the same files as an
 uninterrupted one.
 """
 
@@ -30,9 +30,9 @@ class StepLog:
         self._first_pending = resumed + 1
         self._schema = arrow_schema(StepPair)
         self._parts.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in self._lines() if line["step"] <= resumed]
+        kept = [metrics for metrics in self._logged_metrics() if metrics["step"] <= resumed]
         with files.atomic(self._metrics) as temporary:
-            temporary.write_text("".join(_json_line(line) for line in kept), encoding="utf-8")
+            temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         for part in self._parts.glob("*.parquet"):
             if int(part.stem.split("-")[0]) > resumed:
                 part.unlink()
@@ -57,25 +57,25 @@ class StepLog:
             pq.ParquetWriter(temporary, self._schema, **files.parquet_options(self._schema)) as writer,
         ):
             for part in sorted(self._parts.glob("*.parquet")):
-                writer.write_table(files.read_parquet(part).cast(self._schema))
-        lines = self._lines()
-        files.write_parquet(self._folder / "metrics.parquet", pl.DataFrame(lines, infer_schema_length=None).to_arrow())
+                writer.write_table(self._completed(files.read_parquet(part)))
+        metrics = pl.DataFrame(self._logged_metrics(), infer_schema_length=None)
+        files.write_parquet(self._folder / "metrics.parquet", metrics.to_arrow())
 
-    def _lines(self) -> list[dict[str, Any]]:
+    def _completed(self, part: pa.Table) -> pa.Table:
+        """The rows of a part, null in columns that it was written without by an earlier version."""
+        return pa.concat_tables([self._schema.empty_table(), part], promote_options="default").cast(self._schema)
+
+    def _logged_metrics(self) -> list[dict[str, Any]]:
         if not self._metrics.exists():
             return []
         lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]  # a killed run can leave half a line
+        # A killed run can leave half a line.
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _json_line(metrics: dict[str, Any]) -> str:
-    # JSON has no NaN; null is what other readers understand.
-    return (
-        json.dumps(
-            {
-                key: None if isinstance(value, float) and not math.isfinite(value) else value
-                for key, value in metrics.items()
-            }
-        )
-        + "\n"
-    )
+    # JSON has no NaN and no infinity; other readers understand null.
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
+    }
+    return json.dumps(finite) + "\n"

@@ -1,4 +1,4 @@
-"""The training loop: one optimizer step after the other, logged, checkpointed, resumable."""
+"""The training loop: optimizer steps with logging, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Metrics = dict[str, float | int]
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a training run owns, on one process."""
+    """The objects of a training run on one process."""
 
     run: Run
     data: TrainingData
@@ -119,7 +119,7 @@ class Trainer:
         )
 
     def check_against_cache(self) -> None:
-        """Score some cached pairs again; raises `InputError` where a policy that is the reference disagrees."""
+        """Score some pairs again. Raises `InputError` where the policy, being the reference, differs from the cache."""
         settings = self.run.train
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
         cache_check.require_agreement(found, lineage.dtype_of(self.run))
@@ -127,16 +127,19 @@ class Trainer:
         _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 
     def train(self, paths: RunPaths) -> None:
-        """Run the steps that are left. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
+        """Run the remaining steps. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.checkpoints(folder):
             done, state = checkpoint.restore(found[-1], self.training)
-            _say(self.accelerator, f"{paths.label}: going on after step {done:,} of {self.steps:,}")
+            _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
         main = self.accelerator.is_main_process
         log = StepLog(paths.training, done) if main else None
         every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
-        with _asked_to_stop() as asked, progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar:
+        with (
+            _termination_requested() as requested,
+            progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
+        ):
             for step in range(done + 1, self.steps + 1):
                 epoch, pairs = sampling.batch(
                     len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
@@ -145,14 +148,14 @@ class Trainer:
                 self.accelerator.log(metrics, step=step)
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
-                stop = self.anyone(bool(asked))
+                stop = self.anyone(bool(requested))
                 if log is not None:
                     log.add(metrics, rows)
                     if stop or step % every == 0 or step == self.steps:
                         log.flush(step)
                         checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
                 if stop:
-                    _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command goes on there")
+                    _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise SystemExit(TERMINATED)
         if log is not None:
             log.finish()
@@ -216,7 +219,7 @@ class Trainer:
         return norm
 
     def anyone(self, stop: bool) -> bool:
-        """Whether any process says so; all of them get the same answer."""
+        """Whether `stop` is true on any process; every process gets the same answer."""
         if self.accelerator.num_processes == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)
@@ -236,7 +239,7 @@ def masking(method: Method, model: PreTrainedModel) -> Masking | None:
         return None
     if not asked.reads("learnt masks"):
         return activation_masks
-    # The reference has the policy's width: it is where the policy starts, or the same architecture.
+    # The reference is as wide as the policy: the policy starts from it, or has the same architecture.
     return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(model.device, model.dtype)
 
 
@@ -258,11 +261,11 @@ def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> R
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is non-empty once SIGTERM has come: schedulers send it some time before they kill."""
-    asked: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+def _termination_requested() -> Iterator[list[int]]:
+    """A list that is no longer empty after SIGTERM, which schedulers send some time before they kill."""
+    requested: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: requested.append(number))
     try:
-        yield asked
+        yield requested
     finally:
         signal.signal(signal.SIGTERM, before)

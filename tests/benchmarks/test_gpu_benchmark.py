@@ -8,13 +8,34 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
-ABSENT = ("polars", "pyarrow", "dataframely", "pydantic", "typer", "datasets", "trl")
+ABSENT = (
+    *("polars", "pyarrow", "dataframely", "pydantic", "typer", "datasets", "trl"),
+    *("beartype", "humanize", "scipy"),
+)
+WITHOUT = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class NotInstalled:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "jaxtyping":  # as if it were not: only what stands in for it is found
+            return PathFinder.find_spec(name, [folder for folder in sys.path if "site-packages" not in folder])
+
+sys.meta_path.insert(0, NotInstalled)
+sys.modules |= dict.fromkeys({ABSENT})
+"""
 
 
 @pytest.mark.slow
 def test_smoke_on_a_bare_machine(tmp_path):
-    without = f"import runpy, sys; sys.modules |= dict.fromkeys({ABSENT}); sys.path.insert(0, {str(SCRIPT.parent)!r})"
-    code = f"{without}; sys.argv[1:] = ['--smoke', '--out', {str(tmp_path)!r}]; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"  # noqa: E501
+    code = f"""{WITHOUT}
+import runpy
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+sys.argv[1:] = ["--smoke", "--out", {str(tmp_path)!r}]
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+assert "stand_ins" in sys.modules["jaxtyping"].__file__
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "gpu.json").read_text())

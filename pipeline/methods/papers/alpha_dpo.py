@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
@@ -13,31 +12,36 @@ from scoreonce.pipeline.methods.papers.simpo import simpo
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta, GammaBetaRatio, Momentum
 from scoreonce.pipeline.methods.pieces.reductions import moving_moments
 from scoreonce.pipeline.methods.pieces.registry import calibration, rewards, statistic
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 NOISE = 1e-6  # nats per token: less spread is rounding of two forward passes, not a difference of pairs
 Z = Annotated[Literal["running", "batch"], Allowed("whose mean and std the gaps are standardised by")]
 Scale = Annotated[Literal["code", "paper"], Allowed("whether alpha is multiplied by beta (code) or stands beside it")]
-Alpha = Annotated[float, Allowed("how far the demanded margin follows the pair's own gap", at_least=0)]
+Alpha = Annotated[float, Allowed("how far the target margin follows the pair's own gap", at_least=0)]
 
 
 @statistic(initial={"normalised_gap_mean": 0.0, "normalised_gap_std": 0.0})
 def normalised_gap_moments(
-    normalised_margin: Tensor, normalised_gap_mean: Tensor, normalised_gap_std: Tensor, *, momentum: Momentum = 0.9
-) -> tuple[Tensor, Tensor]:
+    normalised_margin: StepColumn,
+    normalised_gap_mean: StepColumn,
+    normalised_gap_std: StepColumn,
+    *,
+    momentum: Momentum = 0.9,
+) -> tuple[StepColumn, StepColumn]:
     """Running mean and unbiased std of the gap u_pi - u_ref (nats per token), from 0, moved before use."""
     return moving_moments(normalised_margin, normalised_gap_mean, normalised_gap_std, momentum)
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def alpha_rewards(
-    normalised_policy_chosen_logps: Tensor,
-    normalised_policy_rejected_logps: Tensor,
-    normalised_chosen_logratios: Tensor,
-    normalised_rejected_logratios: Tensor,
+    normalised_policy_chosen_logps: StepColumn,
+    normalised_policy_rejected_logps: StepColumn,
+    normalised_chosen_logratios: StepColumn,
+    normalised_rejected_logratios: StepColumn,
     *,
     beta: Beta,
     alpha: Alpha,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[StepColumn, StepColumn]:
     """beta (avg log pi - alpha (avg log pi - avg log ref)) of each side, as the code logs it."""
     return (
         beta * (normalised_policy_chosen_logps - alpha * normalised_chosen_logratios),
@@ -47,16 +51,16 @@ def alpha_rewards(
 
 @calibration("target_margin", batch_coupled=False, rewards=alpha_rewards)
 def alpha_margin(
-    normalised_margin: Tensor,
-    normalised_gap_mean: Tensor,
-    normalised_gap_std: Tensor,
+    normalised_margin: StepColumn,
+    normalised_gap_mean: StepColumn,
+    normalised_gap_std: StepColumn,
     *,
     beta: Beta = 0.1,
     alpha: Alpha = 0.2,
     gamma_beta_ratio: GammaBetaRatio = 0.6,
     z_score: Z = "running",
     alpha_scale: Scale = "code",
-) -> Tensor:
+) -> StepColumn:
     """gamma_beta_ratio + alpha z, per pair (pairs,), without gradient; z = (gap - running mean) / running std.
 
     The code writes beta (u - gamma/beta - alpha z), the paper beta u - gamma - alpha z: `alpha_scale = "paper"` divides

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
 from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
-def _quantile_gap(left: Tensor, right: Tensor) -> Tensor:
+def _quantile_gap(left: StepColumn, right: StepColumn) -> StepColumn:
     """left minus the value of the same rank in right, in the order of left, (pairs,)."""
     rank = left.argsort(stable=True).argsort(stable=True)
     return left - right.sort().values[rank]
@@ -20,8 +19,12 @@ def _quantile_gap(left: Tensor, right: Tensor) -> Tensor:
 
 @objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
 def aot_pair(
-    chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor, *, label_smoothing: LabelSmoothing = 0.0
-) -> Tensor:
+    chosen_logratios: StepColumn,
+    rejected_logratios: StepColumn,
+    beta: StepColumn,
+    *,
+    label_smoothing: LabelSmoothing = 0.0,
+) -> StepColumn:
     """-log sigmoid(beta (a_(k) - c_(k))): the k-th smallest chosen log-ratio against the k-th smallest rejected one.
 
     Over the whole optimizer step, where TRL sorts each device's micro-batch; at least two pairs, or it is DPO. Losses
@@ -33,14 +36,14 @@ def aot_pair(
 
 @objective(rewards=logratio_rewards, batch_coupled=True, recouples=True)
 def aot(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    ref_chosen_logps: Tensor,
-    ref_rejected_logps: Tensor,
-    beta: Tensor,
+    policy_chosen_logps: StepColumn,
+    policy_rejected_logps: StepColumn,
+    ref_chosen_logps: StepColumn,
+    ref_rejected_logps: StepColumn,
+    beta: StepColumn,
     *,
     label_smoothing: LabelSmoothing = 0.0,
-) -> Tensor:
+) -> StepColumn:
     """-log sigmoid(beta (p_(k) - q_(k))), p = log pi(y_w) - log pi(y_l), q the same of the reference, each sorted.
 
     The paper's paired form, TRL's `aot`, over the whole optimizer step; losses (pairs,) in the order of the pairs'

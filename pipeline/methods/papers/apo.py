@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards)
-def apo_zero(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def apo_zero(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """1 - sigmoid(beta a) + sigmoid(beta c), per pair (pairs,); a, c the summed log-ratios (APO Eq. 7).
 
     Makes the chosen completion more and the rejected one less likely: for chosen completions better than the model's.
@@ -20,7 +19,7 @@ def apo_zero(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor)
 
 
 @objective(rewards=logratio_rewards)
-def apo_down(margin: Tensor, chosen_logratios: Tensor, beta: Tensor) -> Tensor:
+def apo_down(margin: StepColumn, chosen_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """sigmoid(beta a) + 1 - sigmoid(beta (a - c)), per pair (pairs,); a, c the summed log-ratios (APO Eq. 8).
 
     Makes both completions less likely, the rejected one more so: for a model better than both.

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective, statistic
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @statistic(initial={"mean_logratio": 0.0, "mean_logratio_steps": 0.0})
 def running_logratio(
-    chosen_logratios: Tensor, rejected_logratios: Tensor, mean_logratio: Tensor, mean_logratio_steps: Tensor
-) -> tuple[Tensor, Tensor]:
+    chosen_logratios: StepColumn,
+    rejected_logratios: StepColumn,
+    mean_logratio: StepColumn,
+    mean_logratio_steps: StepColumn,
+) -> tuple[StepColumn, StepColumn]:
     """Mean over steps of the steps' mean log-ratio, both sides, the current step included; and their number."""
     steps = mean_logratio_steps + 1
     mean = (chosen_logratios.mean() + rejected_logratios.mean()) / 2
@@ -22,7 +25,9 @@ def running_logratio(
 
 
 @objective(rewards=logratio_rewards)
-def bco(chosen_logratios: Tensor, rejected_logratios: Tensor, mean_logratio: Tensor, beta: Tensor) -> Tensor:
+def bco(
+    chosen_logratios: StepColumn, rejected_logratios: StepColumn, mean_logratio: StepColumn, beta: StepColumn
+) -> StepColumn:
     """-log sigmoid(beta a - delta) - log sigmoid(delta - beta c), per pair (pairs,); a, c the summed log-ratios.
 
     delta = beta times the running mean of both sides' log-ratios, each step counted once and the current one included,
@@ -34,7 +39,7 @@ def bco(chosen_logratios: Tensor, rejected_logratios: Tensor, mean_logratio: Ten
 
 
 @objective(rewards=logratio_rewards)
-def bco_pair(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def bco_pair(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """-log sigmoid(beta a) - log sigmoid(-beta c), per pair (pairs,): TRL's `bco_pair` from 1.0 on, without delta."""
     return -logsigmoid(beta * chosen_logratios) - logsigmoid(-beta * rejected_logratios)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from torch import Tensor
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
@@ -13,6 +12,7 @@ from scoreonce.pipeline.methods.papers.dpo import dpo
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta, Momentum
 from scoreonce.pipeline.methods.pieces.reductions import moving_moments, weighted_mean
 from scoreonce.pipeline.methods.pieces.registry import calibration, selection, statistic
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 NOISE = 1e-3  # nats of margin: less spread than this is rounding of two forward passes, not a difference of pairs
 Keep = Annotated[float, Allowed("the share of pairs kept in each step", above=0, at_most=1)]
@@ -23,16 +23,16 @@ Floor = Annotated[float, Allowed("the least beta that a batch can get", above=0)
 
 @statistic(initial={"gap_mean": 0.0, "gap_std": 0.0}, after={"order": "paper"})
 def gap_moments(
-    margin: Tensor, gap_mean: Tensor, gap_std: Tensor, *, momentum: Momentum = 0.9, order: Order = "code"
-) -> tuple[Tensor, Tensor]:
+    margin: StepColumn, gap_mean: StepColumn, gap_std: StepColumn, *, momentum: Momentum = 0.9, order: Order = "code"
+) -> tuple[StepColumn, StepColumn]:
     """Running mean M0 and unbiased std of `margin` (nats, without beta): m old + (1 - m) batch, from 0."""
     return moving_moments(margin, gap_mean, gap_std, momentum)
 
 
 @selection(batch_coupled=True)
 def gaussian_gap(
-    margin: Tensor, gap_mean: Tensor, gap_std: Tensor, exponential_draws: Tensor, *, keep: Keep = 0.8
-) -> Tensor:
+    margin: StepColumn, gap_mean: StepColumn, gap_std: StepColumn, exponential_draws: StepColumn, *, keep: Keep = 0.8
+) -> StepColumn:
     """1 for max(1, int(N keep)) pairs drawn without replacement by exp(-z^2 / 2), z = (margin - M0) / std; else 0.
 
     The k largest of log w - log(Exp(1) draw): distributed as drawn one after another, without underflow. `keep` is the
@@ -46,15 +46,15 @@ def gaussian_gap(
 
 @calibration("beta", batch_coupled=True)
 def batch_beta(
-    margin: Tensor,
-    weight: Tensor,
-    gap_mean: Tensor,
+    margin: StepColumn,
+    weight: StepColumn,
+    gap_mean: StepColumn,
     *,
     beta: Beta = 0.1,
     a: Scaling = 0.6,
     beta_floor: Floor = 1e-3,
     order: Order = "code",
-) -> Tensor:
+) -> StepColumn:
     """max(beta_floor, beta (1 + a (mean of the selected margins - M0))), one for the step, without gradient.
 
     Code: the state moves, pairs are selected by it, beta follows those; per micro-batch, here per optimizer step.

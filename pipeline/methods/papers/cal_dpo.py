@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards, batch_coupled=True, beta=1e-3)
-def cal_dpo(margin: Tensor, chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def cal_dpo(
+    margin: StepColumn, chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn
+) -> StepColumn:
     """-log sigmoid(a - c) + (mean (a - 1 / (2 beta))^2 + mean (c + 1 / (2 beta))^2) / 2, per pair (pairs,).
 
     As the authors' code: no beta in the DPO term, and the squared errors averaged over the batch (here the optimizer

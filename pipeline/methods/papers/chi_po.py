@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 LARGEST = 20.0  # nats of log-ratio inside the exponential: e^20 is finite in every dtype that matters
@@ -18,7 +18,9 @@ RMax = Annotated[float, Allowed("the largest reward: differences are clipped at 
 
 
 @objective(rewards=logratio_rewards, beta=0.05)
-def chi_po(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor, *, r_max: RMax = 1.0) -> Tensor:
+def chi_po(
+    chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn, *, r_max: RMax = 1.0
+) -> StepColumn:
     """-log sigmoid(clip(beta (phi(u_w) - phi(u_l)), -2 R, 2 R)), phi(u) = u + log u, u = pi / ref, per pair (pairs,).
 
     R = `r_max`. Outside the clip there is no gradient: meant so. The exponential in phi is of at most 20 nats. The

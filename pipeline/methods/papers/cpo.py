@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.papers.simpo import policy_rewards
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, LabelSmoothing
 from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 LikelihoodWeight = Annotated[
     float, Allowed("the weight of the chosen completion's negative log-likelihood", at_least=0)
@@ -20,14 +19,14 @@ LikelihoodWeight = Annotated[
 
 @objective(rewards=policy_rewards, normalisation="sum")
 def cpo(
-    normalised_policy_margin: Tensor,
-    policy_chosen_logps: Tensor,
-    chosen_len: Tensor,
-    beta: Tensor,
+    normalised_policy_margin: StepColumn,
+    policy_chosen_logps: StepColumn,
+    chosen_len: StepColumn,
+    beta: StepColumn,
     *,
     label_smoothing: LabelSmoothing = 0.0,
     cpo_alpha: LikelihoodWeight = 1.0,
-) -> Tensor:
+) -> StepColumn:
     """-log sigmoid(beta (log pi(y_w) - log pi(y_l))) - cpo_alpha log pi(y_w) / |y_w|, per pair (pairs,).
 
     The preference term is on sums (`normalisation = "average"`: CPO-SimPO without a margin), the likelihood term per

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Tau = Annotated[
@@ -19,7 +19,7 @@ Tau = Annotated[
 
 
 @objective(rewards=logratio_rewards, beta=0.05)
-def discopop(linked_margin: Tensor, beta: Tensor, *, tau: Tau = 0.05) -> Tensor:
+def discopop(linked_margin: StepColumn, beta: StepColumn, *, tau: Tau = 0.05) -> StepColumn:
     """-(1 - m) log sigmoid(x) + m e^-x, m = sigmoid(x / tau), x = beta Delta, per pair (pairs,): LRML, Eq. 5.
 
     Not convex: it has a local bump at x slightly below 0, by design of the search that found it. m e^-x is computed as

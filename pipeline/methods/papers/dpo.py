@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
@@ -10,11 +9,14 @@ from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
 from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards, gamma_beta_ratio=0.0, normalisation="sum")
-def dpo(linked_margin: Tensor, beta: Tensor, target_margin: Tensor, *, label_smoothing: LabelSmoothing = 0.0) -> Tensor:
+def dpo(
+    linked_margin: StepColumn, beta: StepColumn, target_margin: StepColumn, *, label_smoothing: LabelSmoothing = 0.0
+) -> StepColumn:
     """-(1 - e) log sigmoid(h) - e log sigmoid(-h), h = beta (Delta - target_margin), per pair (pairs,).
 
     DPO Eq. 7 for e = `label_smoothing` = 0 and no target margin; cDPO for e > 0, the assumed share of flipped labels.
@@ -26,7 +28,7 @@ def dpo(linked_margin: Tensor, beta: Tensor, target_margin: Tensor, *, label_smo
 
 
 @objective(rewards=logratio_rewards, gamma_beta_ratio=0.0)
-def dpo_norm(normalised_margin: Tensor, beta: Tensor, target_margin: Tensor) -> Tensor:
+def dpo_norm(normalised_margin: StepColumn, beta: StepColumn, target_margin: StepColumn) -> StepColumn:
     """-log sigmoid(beta (Delta - target_margin)), Delta in nats per token, per pair (pairs,).
 
     Each side's log-ratio is divided by its own length first: Tülu 3's length-normalised DPO, TRL's `sigmoid_norm`.

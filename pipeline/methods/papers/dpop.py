@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Penalty = Annotated[
@@ -19,7 +19,7 @@ Penalty = Annotated[
 
 
 @objective(rewards=logratio_rewards, beta=0.3)
-def dpop(margin: Tensor, chosen_logratios: Tensor, beta: Tensor, *, lam: Penalty = 50.0) -> Tensor:
+def dpop(margin: StepColumn, chosen_logratios: StepColumn, beta: StepColumn, *, lam: Penalty = 50.0) -> StepColumn:
     """-log sigmoid(beta (Delta - lambda max(0, log ref(y_w) - log pi(y_w)))), per pair (pairs,); lambda = `lam`.
 
     DPO as long as the chosen completion is at least as likely as under the reference. The repository has no code: the

@@ -12,6 +12,7 @@ from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.papers.dpo import dpo
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import OnlyWith, calibration, derived, statistic
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import calibrated_rewards
 
 Epsilon = Annotated[float, Allowed("the size of the perturbation of the logits", above=0, below=1)]
@@ -23,18 +24,18 @@ InBfloat16 = Annotated[Tensor | None, OnlyWith("step_dtype", "bf16")]
 
 @derived
 def epsilon_step(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    policy_chosen_plus_logps: Tensor,
-    policy_rejected_plus_logps: Tensor,
-    policy_chosen_minus_logps: Tensor,
-    policy_rejected_minus_logps: Tensor,
+    policy_chosen_logps: StepColumn,
+    policy_rejected_logps: StepColumn,
+    policy_chosen_plus_logps: StepColumn,
+    policy_rejected_plus_logps: StepColumn,
+    policy_chosen_minus_logps: StepColumn,
+    policy_rejected_minus_logps: StepColumn,
     policy_chosen_rounded_logps: InBfloat16 = None,
     policy_rejected_rounded_logps: InBfloat16 = None,
     *,
     dead_band: DeadBand = 0.0,
     step_dtype: StepDtype = "fp32",
-) -> Tensor:
+) -> StepColumn:
     """+1 where the pair's log-prob difference rises along minus, policy, plus; -1 where it falls; else 0."""
     if policy_chosen_rounded_logps is not None and policy_rejected_rounded_logps is not None:
         policy_chosen_logps, policy_rejected_logps = policy_chosen_rounded_logps, policy_rejected_rounded_logps
@@ -45,15 +46,20 @@ def epsilon_step(
     return rising.to(here.dtype) - falling.to(here.dtype)
 
 
-def _difference(chosen: Tensor, rejected: Tensor, step_dtype: StepDtype) -> Tensor:
+def _difference(chosen: StepColumn, rejected: StepColumn, step_dtype: StepDtype) -> StepColumn:
     difference = chosen - rejected
     return difference.to(torch.bfloat16).to(difference.dtype) if step_dtype == "bf16" else difference
 
 
 @statistic(initial={"epsilon_beta": "beta"}, after={})
 def epsilon_update(
-    epsilon_step: Tensor, epsilon_beta: Tensor, *, beta: Beta = 0.01, epsilon: Epsilon = 0.01, update: Update = "code"
-) -> Tensor:
+    epsilon_step: StepColumn,
+    epsilon_beta: StepColumn,
+    *,
+    beta: Beta = 0.01,
+    epsilon: Epsilon = 0.01,
+    update: Update = "code",
+) -> StepColumn:
     """The next step's beta, from `beta` on: beta / (1 + epsilon mean step), or the mean of the pairs' betas (paper)."""
     if update == "paper":
         return (epsilon_beta / (1 + epsilon * epsilon_step)).mean()
@@ -61,7 +67,7 @@ def epsilon_update(
 
 
 @calibration("beta", batch_coupled=False, rewards=calibrated_rewards)
-def perturbed_beta(epsilon_step: Tensor, epsilon_beta: Tensor, *, epsilon: Epsilon = 0.01) -> Tensor:
+def perturbed_beta(epsilon_step: StepColumn, epsilon_beta: StepColumn, *, epsilon: Epsilon = 0.01) -> StepColumn:
     """epsilon_beta / (1 + epsilon step), step in {-1, 0, 1}, per pair, without gradient.
 
     plus and minus are the log-probs under the logits f +- epsilon (f - f_ref), the policies of weaker and stronger KL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -12,6 +13,7 @@ from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Smoothing = Annotated[float, Allowed("the target probability of the rejected completion", above=0, below=0.5)]
@@ -21,8 +23,8 @@ OFFICIAL = (0.0, -10.0)  # log q of chosen and rejected in the authors' code, no
 
 @objective(rewards=logratio_rewards)
 def exo_pair(
-    linked_margin: Tensor, beta: Tensor, *, label_smoothing: Smoothing = 1e-3, target: Target = "smoothed"
-) -> Tensor:
+    linked_margin: StepColumn, beta: StepColumn, *, label_smoothing: Smoothing = 1e-3, target: Target = "smoothed"
+) -> StepColumn:
     """KL(p || q) = p (log p - log q_w) + (1 - p) (log(1 - p) - log q_l), p = sigmoid(beta Delta), per pair (pairs,).
 
     EXO-pref, Eq. 16. `target = "smoothed"`: q = (1 - e, e), e = `label_smoothing`, as TRL's `exo_pair` (which refuses
@@ -34,7 +36,13 @@ def exo_pair(
     return logits.sigmoid() * (logsigmoid(logits) - chosen) + (-logits).sigmoid() * (logsigmoid(-logits) - rejected)
 
 
-def exo_list(logratios: Tensor, scores: Tensor, *, beta: float = 0.5, reward_temperature: float = 0.5) -> Tensor:
+def exo_list(
+    logratios: Float[Tensor, "prompts completions"],
+    scores: Float[Tensor, "prompts completions"],
+    *,
+    beta: float = 0.5,
+    reward_temperature: float = 0.5,
+) -> Float[Tensor, "prompts"]:
     """EXO-rw for K completions a prompt: KL(softmax(beta log-ratios) || softmax(scores / beta_r)), (prompts,).
 
     `logratios`, `scores` (prompts, K): log pi - log ref, summed, and rewards; `reward_temperature` is beta_r.

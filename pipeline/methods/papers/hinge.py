@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards)
-def hinge(linked_margin: Tensor, beta: Tensor) -> Tensor:
+def hinge(linked_margin: StepColumn, beta: StepColumn) -> StepColumn:
     """max(0, 1 - beta Delta), per pair (pairs,): RSO's hinge-norm loss, TRL's `hinge`; Delta in summed nats.
 
     SLiC-HF itself has no reference in it, and a regularising term: that is `slic`. A pair with beta Delta >= 1 has no

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards)
-def ipo(normalised_margin: Tensor, beta: Tensor) -> Tensor:
+def ipo(normalised_margin: StepColumn, beta: StepColumn) -> StepColumn:
     """(Delta - 1 / (2 beta))^2, per pair (pairs,); beta is the paper's tau (Eq. 17).
 
     Sources differ in the unit of Delta, and with it in the scale of beta. `normalisation = "average"` (the default,

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Weight = Annotated[float, Allowed("the weight of these completions' losses", at_least=0)]
@@ -17,14 +16,14 @@ Weight = Annotated[float, Allowed("the weight of these completions' losses", at_
 
 @objective(rewards=logratio_rewards, batch_coupled=True)
 def kto(
-    chosen_logratios: Tensor,
-    rejected_logratios: Tensor,
-    kl_logratios: Tensor,
-    beta: Tensor,
+    chosen_logratios: StepColumn,
+    rejected_logratios: StepColumn,
+    kl_logratios: StepColumn,
+    beta: StepColumn,
     *,
     desirable_weight: Weight = 1.0,
     undesirable_weight: Weight = 1.0,
-) -> Tensor:
+) -> StepColumn:
     """(l_D (1 - sigmoid(beta (a - z))) + l_U (1 - sigmoid(beta (z - c)))) / 2, per pair (pairs,).
 
     a, c: summed log-ratios of the desirable (chosen) and the undesirable (rejected) completion; l_D, l_U the weights.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 TailWeight = Annotated[
@@ -19,7 +19,9 @@ TailWeight = Annotated[
 
 
 @objective(rewards=logratio_rewards)
-def ld_dpo(margin: Tensor, prefix_margin: Tensor, beta: Tensor, *, ld_alpha: TailWeight = 0.5) -> Tensor:
+def ld_dpo(
+    margin: StepColumn, prefix_margin: StepColumn, beta: StepColumn, *, ld_alpha: TailWeight = 0.5
+) -> StepColumn:
     """-log sigmoid(beta (prefix_margin + alpha (margin - prefix_margin))), per pair (pairs,); alpha = `ld_alpha`.
 
     A completion's log-prob is its first L = min(|y_w|, |y_l|) tokens' plus alpha times the rest's, for the policy and

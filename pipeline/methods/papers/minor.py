@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Tie = Annotated[Literal["clamp", "relu"], Allowed("whether a rejected log-ratio of exactly 0 has a gradient")]
 
 
 @objective(rewards=logratio_rewards)
-def minor_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor, *, tie: Tie = "clamp") -> Tensor:
+def minor_dpo(
+    chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn, *, tie: Tie = "clamp"
+) -> StepColumn:
     """-log sigmoid(beta (a - max(0, c))), per pair (pairs,); a, c the summed log-ratios of chosen and rejected, nats.
 
     Once the rejected completion is less likely than under the reference (c < 0) nothing pushes it down further.
@@ -29,13 +31,13 @@ def minor_dpo(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor
 
 
 @rewards("chosen_rewards")
-def chosen_logratio_rewards(chosen_logratios: Tensor, *, beta: Beta) -> Tensor:
+def chosen_logratio_rewards(chosen_logratios: StepColumn, *, beta: Beta) -> StepColumn:
     """beta * (log pi - log ref) of the chosen completion, summed."""
     return beta * chosen_logratios
 
 
 @objective(rewards=chosen_logratio_rewards)
-def minor_sft(chosen_logratios: Tensor, chosen_len: Tensor, beta: Tensor) -> Tensor:
+def minor_sft(chosen_logratios: StepColumn, chosen_len: StepColumn, beta: StepColumn) -> StepColumn:
     """-(2 / (m beta)) log sigmoid(beta (log pi(y_w) - log ref(y_w))), per pair (pairs,); m = `chosen_len`.
 
     The paper states the gradient, -(2 / m) sigmoid(-beta log-ratio) grad log pi; this is its potential. At policy =

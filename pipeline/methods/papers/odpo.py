@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.papers.dpo import dpo
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import calibration
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.schemas.errors import InputError
 
-OffsetScale = Annotated[float, Allowed("how strongly the demanded margin follows the scores", at_least=0)]
+OffsetScale = Annotated[float, Allowed("how strongly the target margin follows the scores", at_least=0)]
 Offset = Annotated[
     Literal["log_difference", "log_ratio"],
     Allowed("whether the margin follows log(r_w - r_l) or log(r_w / r_l) of the scores r"),
@@ -22,13 +21,13 @@ Offset = Annotated[
 
 @calibration("target_margin", batch_coupled=False)
 def score_offset(
-    chosen_score: Tensor,
-    rejected_score: Tensor,
+    chosen_score: StepColumn,
+    rejected_score: StepColumn,
     *,
     beta: Beta = 0.1,
     alpha: OffsetScale = 1.0,
     offset: Offset = "log_difference",
-) -> Tensor:
+) -> StepColumn:
     """target_margin = (alpha / beta) log(r_w - r_l), per pair: with DPO, -log sigmoid(beta Delta - alpha log(...)).
 
     `offset = "log_ratio"`: log(r_w / r_l), for positive scores (the authors' option). A pair whose scores leave

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 CERTAIN = -1e-12  # nats per token: closer to certainty than this, the odds are no longer told apart
 OddsWeight = Annotated[float, Allowed("the weight of the odds ratio", above=0)]
@@ -20,34 +20,34 @@ LikelihoodWeight = Annotated[
 ]
 
 
-def _log_odds(logps: Tensor, length: Tensor) -> Tensor:
+def _log_odds(logps: StepColumn, length: StepColumn) -> StepColumn:
     average = (logps / length).clamp(max=CERTAIN)
     return average - torch.log(-torch.expm1(average))
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def weighted_average_logps(
-    policy_chosen_logps: Tensor,
-    chosen_len: Tensor,
-    policy_rejected_logps: Tensor,
-    rejected_len: Tensor,
+    policy_chosen_logps: StepColumn,
+    chosen_len: StepColumn,
+    policy_rejected_logps: StepColumn,
+    rejected_len: StepColumn,
     *,
     lam: OddsWeight,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[StepColumn, StepColumn]:
     """lambda log pi(y) / |y| of each side, as TRL logs it."""
     return lam * policy_chosen_logps / chosen_len, lam * policy_rejected_logps / rejected_len
 
 
 @objective(rewards=weighted_average_logps)
 def orpo(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    chosen_len: Tensor,
-    rejected_len: Tensor,
+    policy_chosen_logps: StepColumn,
+    policy_rejected_logps: StepColumn,
+    chosen_len: StepColumn,
+    rejected_len: StepColumn,
     *,
     lam: OddsWeight = 0.1,
     sft_weight: LikelihoodWeight = 1.0,
-) -> Tensor:
+) -> StepColumn:
     """-log pi(y_w) / |y_w| - lambda log sigmoid(log odds(y_w) - log odds(y_l)), per pair (pairs,); lambda = `lam`.
 
     odds(y) = P / (1 - P), P = exp(log pi(y) / |y|). The likelihood term is over the completion alone; TRL's covers the

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.papers.dpo import dpo
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import calibration
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 LengthPenalty = Annotated[float, Allowed("the reward taken off per token of length", at_least=0)]
 
 
 @calibration("target_margin", batch_coupled=False)
 def length_penalty(
-    chosen_len: Tensor, rejected_len: Tensor, *, beta: Beta = 0.1, alpha: LengthPenalty = 0.05
-) -> Tensor:
+    chosen_len: StepColumn, rejected_len: StepColumn, *, beta: Beta = 0.1, alpha: LengthPenalty = 0.05
+) -> StepColumn:
     """target_margin = -(alpha / beta) (|y_w| - |y_l|), per pair.
 
     With DPO that is -log sigmoid(beta Delta + alpha (|y_w| - |y_l|)).

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def average_logps(
-    normalised_policy_chosen_logps: Tensor, normalised_policy_rejected_logps: Tensor
-) -> tuple[Tensor, Tensor]:
+    normalised_policy_chosen_logps: StepColumn, normalised_policy_rejected_logps: StepColumn
+) -> tuple[StepColumn, StepColumn]:
     """log pi(y) / |y| of each side: RePO's reward, which has no beta."""
     return normalised_policy_chosen_logps, normalised_policy_rejected_logps
 
 
 @objective(rewards=average_logps, gamma_beta_ratio=0.6)
-def repo(normalised_policy_margin: Tensor, target_margin: Tensor) -> Tensor:
+def repo(normalised_policy_margin: StepColumn, target_margin: StepColumn) -> StepColumn:
     """max(0, gamma - (log pi(y_w) / |y_w| - log pi(y_l) / |y_l|)), per pair (pairs,): SimPO for beta -> infinity.
 
     gamma = `gamma_beta_ratio`, nats per token, as in the authors' code, where beta does not enter the loss. A pair

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards)
-def robust(linked_margin: Tensor, beta: Tensor, *, label_smoothing: LabelSmoothing = 0.1) -> Tensor:
+def robust(linked_margin: StepColumn, beta: StepColumn, *, label_smoothing: LabelSmoothing = 0.1) -> StepColumn:
     """(-(1 - e) log sigmoid(beta Delta) + e log sigmoid(-beta Delta)) / (1 - 2 e), per pair (pairs,).
 
     e = `label_smoothing` is the share of flipped labels, below 1/2; the loss is an unbiased estimate of DPO's on clean

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective, selection
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
 @objective()
-def sft(policy_chosen_logps: Tensor, chosen_len: Tensor) -> Tensor:
+def sft(policy_chosen_logps: StepColumn, chosen_len: StepColumn) -> StepColumn:
     """-log pi(y_w) / |y_w|, per pair (pairs,): cross-entropy in nats per completion token, the prompt left out."""
     return -policy_chosen_logps / chosen_len
 
 
 @objective(batch_coupled=True)
-def sft_tokens(policy_chosen_logps: Tensor, chosen_len: Tensor) -> Tensor:
+def sft_tokens(policy_chosen_logps: StepColumn, chosen_len: StepColumn) -> StepColumn:
     """-log pi(y_w) / (mean length of the step), per pair (pairs,): its mean is the cross-entropy per token of the step.
 
     What `sft` with `token_count` gives, for a weighted sum with objectives that count pairs: TRL's `sft` term.
@@ -25,7 +24,7 @@ def sft_tokens(policy_chosen_logps: Tensor, chosen_len: Tensor) -> Tensor:
 
 
 @selection(batch_coupled=False)
-def token_count(chosen_len: Tensor) -> Tensor:
+def token_count(chosen_len: StepColumn) -> StepColumn:
     """weight = |y_w|: the step's loss of `sft` is the mean over its tokens, not over its completions."""
     return chosen_len
 

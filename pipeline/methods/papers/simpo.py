@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Beta, LabelSmoothing
 from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def policy_rewards(
-    normalised_policy_chosen_logps: Tensor, normalised_policy_rejected_logps: Tensor, *, beta: Beta
-) -> tuple[Tensor, Tensor]:
+    normalised_policy_chosen_logps: StepColumn, normalised_policy_rejected_logps: StepColumn, *, beta: Beta
+) -> tuple[StepColumn, StepColumn]:
     """(beta / |y|) log pi(y) of each side: SimPO's length-normalised reward, without the target margin."""
     return beta * normalised_policy_chosen_logps, beta * normalised_policy_rejected_logps
 
 
 @objective(rewards=policy_rewards, beta=2.0)
 def simpo(
-    normalised_policy_margin: Tensor, beta: Tensor, target_margin: Tensor, *, label_smoothing: LabelSmoothing = 0.0
-) -> Tensor:
+    normalised_policy_margin: StepColumn,
+    beta: StepColumn,
+    target_margin: StepColumn,
+    *,
+    label_smoothing: LabelSmoothing = 0.0,
+) -> StepColumn:
     """-(1 - e) log sigmoid(h) - e log sigmoid(-h), h = beta (u - target_margin), per pair; e: `label_smoothing`.
 
     u = log pi(y_w) / |y_w| - log pi(y_l) / |y_l|, nats per token (SimPO's objective, Eq. 6). The paper writes

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-Delta = Annotated[float, Allowed("the margin demanded between the summed log-probs, in nats", at_least=0)]
+Delta = Annotated[float, Allowed("the target margin between the summed log-probs, in nats", at_least=0)]
 Regularisation = Annotated[float, Allowed("the weight of the chosen completion's negative log-likelihood", at_least=0)]
 
 
 @objective()
 def slic(
-    policy_chosen_logps: Tensor, policy_rejected_logps: Tensor, *, delta: Delta = 1.0, lam: Regularisation = 0.1
-) -> Tensor:
+    policy_chosen_logps: StepColumn, policy_rejected_logps: StepColumn, *, delta: Delta = 1.0, lam: Regularisation = 0.1
+) -> StepColumn:
     """max(0, delta - log pi(y_w) + log pi(y_l)) - lambda log pi(y_w), per pair (pairs,); sums, in nats.
 
     The paper regularises on the SFT target; here, as in HALOs, that is the chosen completion (delta 1, lambda 0.1).

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import derived, objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 L1 = Annotated[float, Allowed("the weight of the masks' L1 norm", at_least=0)]
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def masked_rewards(
-    policy_chosen_masked_logratios: Tensor, policy_rejected_masked_logratios: Tensor, *, beta: Beta
-) -> tuple[Tensor, Tensor]:
+    policy_chosen_masked_logratios: StepColumn, policy_rejected_masked_logratios: StepColumn, *, beta: Beta
+) -> tuple[StepColumn, StepColumn]:
     """beta times the masked log-ratio of each side."""
     return beta * policy_chosen_masked_logratios, beta * policy_rejected_masked_logratios
 
 
 @derived
 def masked_margin(
-    policy_chosen_masked_logratios: Tensor,
-    policy_rejected_masked_logratios: Tensor,
-    policy_chosen_masked_forward_kl: Tensor,
-    policy_rejected_masked_forward_kl: Tensor,
-) -> Tensor:
+    policy_chosen_masked_logratios: StepColumn,
+    policy_rejected_masked_logratios: StepColumn,
+    policy_chosen_masked_forward_kl: StepColumn,
+    policy_rejected_masked_forward_kl: StepColumn,
+) -> StepColumn:
     """(u_w - u_l) - (D_w - D_l), D = -sum of the masked divergences."""
     return (
         policy_chosen_masked_logratios
@@ -40,7 +40,7 @@ def masked_margin(
 
 
 @objective(rewards=masked_rewards)
-def mapo(masked_margin: Tensor, beta: Tensor) -> Tensor:
+def mapo(masked_margin: StepColumn, beta: StepColumn) -> StepColumn:
     """-log sigmoid(beta ((u_w - u_l) - (D_w - D_l))), per pair (pairs,): masks fixed, from the reference's activations.
 
     u = sum_t m_t (log pi - log ref)(y_t), D = -sum_t m_t KL(ref || pi)_t. With all masks 1 it is TDPO1.
@@ -50,14 +50,14 @@ def mapo(masked_margin: Tensor, beta: Tensor) -> Tensor:
 
 @objective(rewards=masked_rewards)
 def sparse_po(
-    masked_margin: Tensor,
-    policy_reward_mask_l1: Tensor,
-    policy_kl_mask_l1: Tensor,
-    beta: Tensor,
+    masked_margin: StepColumn,
+    policy_reward_mask_l1: StepColumn,
+    policy_kl_mask_l1: StepColumn,
+    beta: StepColumn,
     *,
     l1_norm_param_u: L1 = 1e-3,
     l1_norm_param_d: L1 = 1e-3,
-) -> Tensor:
+) -> StepColumn:
     """MAPO's loss, masks learnt, + l1_norm_param_u |m_u| + l1_norm_param_d |m_d| of both sides, per pair (pairs,)."""
     return (
         -logsigmoid(beta * masked_margin)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.registry import objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 
 @objective(rewards=logratio_rewards, beta=1e-3)
 def sppo(
-    chosen_logratios: Tensor,
-    rejected_logratios: Tensor,
-    chosen_preference: Tensor,
-    rejected_preference: Tensor,
-    beta: Tensor,
-) -> Tensor:
+    chosen_logratios: StepColumn,
+    rejected_logratios: StepColumn,
+    chosen_preference: StepColumn,
+    rejected_preference: StepColumn,
+    beta: StepColumn,
+) -> StepColumn:
     """((a - (P_w - 1/2) / beta)^2 + (c - (P_l - 1/2) / beta)^2) / 2, per pair (pairs,); a, c the summed log-ratios.
 
     P_w, P_l = `chosen_preference`, `rejected_preference`: the probability that the completion is preferred to one that
@@ -31,7 +30,7 @@ def sppo(
 
 
 @objective(rewards=logratio_rewards, beta=1e-3)
-def sppo_hard(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> Tensor:
+def sppo_hard(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """(a - 1 / (2 beta))^2 + (c + 1 / (2 beta))^2, per pair (pairs,): P_w = 1, P_l = 0, as TRL's `sppo_hard`.
 
     Twice what `sppo` gives for these probabilities: the authors' code has a factor 1/2, TRL has not.

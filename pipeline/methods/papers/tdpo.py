@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 KLWeight = Annotated[float, Allowed("the weight of the difference of the divergences", at_least=0)]
 
 
 @rewards("chosen_rewards", "rejected_rewards")
 def kl_rewards(
-    chosen_logratios: Tensor,
-    rejected_logratios: Tensor,
-    policy_chosen_forward_kl: Tensor,
-    policy_rejected_forward_kl: Tensor,
+    chosen_logratios: StepColumn,
+    rejected_logratios: StepColumn,
+    policy_chosen_forward_kl: StepColumn,
+    policy_rejected_forward_kl: StepColumn,
     *,
     beta: Beta,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[StepColumn, StepColumn]:
     """beta (log pi - log ref + sum_t KL(ref || pi)) of each side, as the authors log it."""
     return (
         beta * (chosen_logratios + policy_chosen_forward_kl),
@@ -32,7 +32,9 @@ def kl_rewards(
 
 
 @objective(rewards=kl_rewards)
-def tdpo1(margin: Tensor, policy_chosen_forward_kl: Tensor, policy_rejected_forward_kl: Tensor, beta: Tensor) -> Tensor:
+def tdpo1(
+    margin: StepColumn, policy_chosen_forward_kl: StepColumn, policy_rejected_forward_kl: StepColumn, beta: StepColumn
+) -> StepColumn:
     """-log sigmoid(beta (Delta - (K_l - K_w))), per pair (pairs,); K = sum_t KL(ref || pi) over the completion, nats.
 
     The divergences carry gradient on both sides. The authors' repository trains this one unless `if_tdpo2` is set,
@@ -43,13 +45,13 @@ def tdpo1(margin: Tensor, policy_chosen_forward_kl: Tensor, policy_rejected_forw
 
 @objective(rewards=kl_rewards)
 def tdpo2(
-    margin: Tensor,
-    policy_chosen_forward_kl: Tensor,
-    policy_rejected_forward_kl: Tensor,
-    beta: Tensor,
+    margin: StepColumn,
+    policy_chosen_forward_kl: StepColumn,
+    policy_rejected_forward_kl: StepColumn,
+    beta: StepColumn,
     *,
     alpha: KLWeight = 0.5,
-) -> Tensor:
+) -> StepColumn:
     """-log sigmoid(beta (Delta - alpha (K_l - sg(K_w)))), per pair (pairs,); sg: no gradient through K_w."""
     gap = policy_rejected_forward_kl - policy_chosen_forward_kl.detach()
     return -logsigmoid(beta * (margin - alpha * gap))

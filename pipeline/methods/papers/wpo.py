@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
@@ -12,6 +11,7 @@ from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.divergences import LARGEST
 from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import derived, objective
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Clamp = Annotated[Literal["one", "none"], Allowed("whether the on-policy weight is at most 1")]
@@ -19,15 +19,15 @@ Clamp = Annotated[Literal["one", "none"], Allowed("whether the on-policy weight 
 
 @derived
 def on_policy_weight(
-    policy_chosen_logps: Tensor,
-    policy_chosen_collision_logps: Tensor,
-    chosen_len: Tensor,
-    policy_rejected_logps: Tensor,
-    policy_rejected_collision_logps: Tensor,
-    rejected_len: Tensor,
+    policy_chosen_logps: StepColumn,
+    policy_chosen_collision_logps: StepColumn,
+    chosen_len: StepColumn,
+    policy_rejected_logps: StepColumn,
+    policy_rejected_collision_logps: StepColumn,
+    rejected_len: StepColumn,
     *,
     clamp: Clamp = "one",
-) -> Tensor:
+) -> StepColumn:
     """exp(s_w + s_l), at most 1, without gradient; s = mean over tokens of log pi(y_t) - log sum_v pi(v)^2."""
     chosen = (policy_chosen_logps - policy_chosen_collision_logps) / chosen_len
     rejected = (policy_rejected_logps - policy_rejected_collision_logps) / rejected_len
@@ -35,7 +35,7 @@ def on_policy_weight(
 
 
 @objective(rewards=logratio_rewards, beta=0.01)
-def wpo(linked_margin: Tensor, on_policy_weight: Tensor, beta: Tensor) -> Tensor:
+def wpo(linked_margin: StepColumn, on_policy_weight: StepColumn, beta: StepColumn) -> StepColumn:
     """-w log sigmoid(beta Delta), per pair (pairs,), w how likely the policy is to write the pair itself.
 
     w = min(1, exp(s_w + s_l)), s the mean over a completion's tokens of log pi(y_t) - log sum_v pi(v)^2 (the "sampled

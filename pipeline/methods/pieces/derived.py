@@ -4,60 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
-
 from scoreonce.pipeline.methods.pieces.divergences import link
 from scoreonce.pipeline.methods.pieces.hyperparameters import Divergence, DivergenceAlpha, Normalisation
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, derived
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
 @derived
-def chosen_logratios(policy_chosen_logps: Tensor, ref_chosen_logps: Tensor) -> Tensor:
+def chosen_logratios(policy_chosen_logps: StepColumn, ref_chosen_logps: StepColumn) -> StepColumn:
     """log pi(y_w) - log ref(y_w), summed over the completion."""
     return policy_chosen_logps - ref_chosen_logps
 
 
 @derived
-def rejected_logratios(policy_rejected_logps: Tensor, ref_rejected_logps: Tensor) -> Tensor:
+def rejected_logratios(policy_rejected_logps: StepColumn, ref_rejected_logps: StepColumn) -> StepColumn:
     """log pi(y_l) - log ref(y_l), summed over the completion."""
     return policy_rejected_logps - ref_rejected_logps
 
 
 @derived
-def margin(chosen_logratios: Tensor, rejected_logratios: Tensor) -> Tensor:
+def margin(chosen_logratios: StepColumn, rejected_logratios: StepColumn) -> StepColumn:
     """Chosen minus rejected log-ratio, summed, without beta: the papers' Delta, or gap."""
     return chosen_logratios - rejected_logratios
 
 
 @derived
 def linked_chosen_logratios(
-    chosen_logratios: Tensor, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
-) -> Tensor:
-    """f'(pi / ref) of the chosen completion: its log-ratio under the reverse KL, others in `divergences.link`."""
+    chosen_logratios: StepColumn, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
+) -> StepColumn:
+    """f'(pi / ref) of the chosen completion: its log-ratio under the reverse KL, else `divergences.link`."""
     return link(chosen_logratios, divergence, divergence_alpha)
 
 
 @derived
 def linked_rejected_logratios(
-    rejected_logratios: Tensor, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
-) -> Tensor:
-    """f'(pi / ref) of the rejected completion: its log-ratio under the reverse KL, others in `divergences.link`."""
+    rejected_logratios: StepColumn, *, divergence: Divergence = "reverse_kl", divergence_alpha: DivergenceAlpha = 0.5
+) -> StepColumn:
+    """f'(pi / ref) of the rejected completion: its log-ratio under the reverse KL, else `divergences.link`."""
     return link(rejected_logratios, divergence, divergence_alpha)
 
 
 @derived
-def linked_margin(linked_chosen_logratios: Tensor, linked_rejected_logratios: Tensor) -> Tensor:
+def linked_margin(linked_chosen_logratios: StepColumn, linked_rejected_logratios: StepColumn) -> StepColumn:
     """`margin` under the divergence that the method is set to: the same, under the reverse KL."""
     return linked_chosen_logratios - linked_rejected_logratios
 
 
 @derived
 def prefix_margin(
-    policy_chosen_prefix_logps: Tensor,
-    policy_rejected_prefix_logps: Tensor,
-    ref_chosen_prefix_logps: Tensor,
-    ref_rejected_prefix_logps: Tensor,
-) -> Tensor:
+    policy_chosen_prefix_logps: StepColumn,
+    policy_rejected_prefix_logps: StepColumn,
+    ref_chosen_prefix_logps: StepColumn,
+    ref_rejected_prefix_logps: StepColumn,
+) -> StepColumn:
     """`margin` over the first min(|y_w|, |y_l|) tokens of each completion."""
     return (
         policy_chosen_prefix_logps
@@ -67,53 +66,53 @@ def prefix_margin(
 
 
 @derived
-def kl_logratios(policy_kl_logps: Tensor, ref_kl_logps: Tensor) -> Tensor:
+def kl_logratios(policy_kl_logps: StepColumn, ref_kl_logps: StepColumn) -> StepColumn:
     """log pi - log ref of the mismatched completion, summed."""
     return policy_kl_logps - ref_kl_logps
 
 
 @derived
 def normalised_policy_chosen_logps(
-    policy_chosen_logps: Tensor, chosen_len: Tensor, *, normalisation: Normalisation = "average"
-) -> Tensor:
+    policy_chosen_logps: StepColumn, chosen_len: StepColumn, *, normalisation: Normalisation = "average"
+) -> StepColumn:
     """log pi(y_w), per token ("average") or summed ("sum")."""
     return policy_chosen_logps / chosen_len if normalisation == "average" else policy_chosen_logps
 
 
 @derived
 def normalised_policy_rejected_logps(
-    policy_rejected_logps: Tensor, rejected_len: Tensor, *, normalisation: Normalisation = "average"
-) -> Tensor:
+    policy_rejected_logps: StepColumn, rejected_len: StepColumn, *, normalisation: Normalisation = "average"
+) -> StepColumn:
     """log pi(y_l), per token ("average") or summed ("sum")."""
     return policy_rejected_logps / rejected_len if normalisation == "average" else policy_rejected_logps
 
 
 @derived
 def normalised_policy_margin(
-    normalised_policy_chosen_logps: Tensor, normalised_policy_rejected_logps: Tensor
-) -> Tensor:
+    normalised_policy_chosen_logps: StepColumn, normalised_policy_rejected_logps: StepColumn
+) -> StepColumn:
     """Chosen minus rejected log-prob under the policy alone: SimPO's difference, without beta."""
     return normalised_policy_chosen_logps - normalised_policy_rejected_logps
 
 
 @derived
 def normalised_chosen_logratios(
-    linked_chosen_logratios: Tensor, chosen_len: Tensor, *, normalisation: Normalisation = "average"
-) -> Tensor:
+    linked_chosen_logratios: StepColumn, chosen_len: StepColumn, *, normalisation: Normalisation = "average"
+) -> StepColumn:
     """Chosen log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
     return linked_chosen_logratios / chosen_len if normalisation == "average" else linked_chosen_logratios
 
 
 @derived
 def normalised_rejected_logratios(
-    linked_rejected_logratios: Tensor, rejected_len: Tensor, *, normalisation: Normalisation = "average"
-) -> Tensor:
+    linked_rejected_logratios: StepColumn, rejected_len: StepColumn, *, normalisation: Normalisation = "average"
+) -> StepColumn:
     """Rejected log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
     return linked_rejected_logratios / rejected_len if normalisation == "average" else linked_rejected_logratios
 
 
 @derived
-def normalised_margin(normalised_chosen_logratios: Tensor, normalised_rejected_logratios: Tensor) -> Tensor:
+def normalised_margin(normalised_chosen_logratios: StepColumn, normalised_rejected_logratios: StepColumn) -> StepColumn:
     """Chosen minus rejected log-ratio, each side divided by its own length first ("average") or not ("sum")."""
     return normalised_chosen_logratios - normalised_rejected_logratios
 

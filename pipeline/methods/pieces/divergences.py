@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 LARGEST = 80.0  # exp of it is finite in float32 too; the gradient beyond is 0
 
 
-def link(logratios: Tensor, divergence: str, alpha: float) -> Tensor:
+def link(logratios: StepColumn, divergence: str, alpha: float) -> StepColumn:
     """f'(u), u = pi / ref = exp(logratios), (pairs,).
 
     reverse_kl: log u. forward_kl: 1 - 1 / u. js: log(2 u / (1 + u)). alpha: (1 - u^-alpha) / alpha, which is the

@@ -1,4 +1,4 @@
-"""Hyperparameters: what values each takes, said once, in the annotation of the function that reads it.
+"""Hyperparameters: the values that each takes, declared once, in the signature of the function that reads it.
 
 A keyword-only parameter of a piece is a hyperparameter: its default stands in the signature, its meaning and range in
 `Annotated[float, Allowed(...)]`, its choices in a `Literal`. Those that several papers share are named here.
@@ -40,7 +40,7 @@ class Allowed:
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """One setting of a piece. `default` is None where another piece of the method states it."""
+    """One setting of a piece. `default` is None where another piece of the method gives it."""
 
     name: str
     kind: type
@@ -66,7 +66,7 @@ class Hyperparameter:
         return f"{'a whole number' if self.kind is int else 'a number'} {bounds}" if bounds else "any finite number"
 
     def check(self, value: Any, method: str) -> Any:
-        """The value, as its kind. Raises `InputError` where it is of another kind or out of range."""
+        """The value, converted to its type. Raises `InputError` for a wrong type and a value out of range."""
         if self.choices:
             if value in self.choices:
                 return value
@@ -89,7 +89,7 @@ class Hyperparameter:
 Beta = Annotated[float, Allowed("the scale of the implicit reward, the strength of the KL constraint", above=0)]
 LabelSmoothing = Annotated[float, Allowed("the assumed share of flipped labels", at_least=0, below=0.5)]
 GammaBetaRatio = Annotated[
-    float, Allowed("the margin demanded, gamma / beta, in nats of the log-prob difference", at_least=0)
+    float, Allowed("the target margin, gamma / beta, in nats of the log-prob difference", at_least=0)
 ]
 Momentum = Annotated[float, Allowed("the share of a running statistic that each step keeps", at_least=0, below=1)]
 Normalisation = Annotated[

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-def smoothed_logistic(logits: Tensor, label_smoothing: float) -> Tensor:
+
+def smoothed_logistic(logits: StepColumn, label_smoothing: float) -> StepColumn:
     """-(1 - e) log sigmoid(x) - e log sigmoid(-x) of each logit x; e = `label_smoothing`, the share of flipped labels.
 
     cDPO's loss; for e = 0 it is -log sigmoid(x).

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from scoreonce.pipeline.methods.pieces.hyperparameters import Beta, GammaBetaRatio
 from scoreonce.pipeline.methods.pieces.registry import calibration, rewards, selection
+from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
 @selection(name="all", batch_coupled=False)
-def every_pair(policy_chosen_logps: Tensor) -> Tensor:
+def every_pair(policy_chosen_logps: StepColumn) -> StepColumn:
     """weight = 1: every pair counts the same."""
     return torch.ones_like(policy_chosen_logps)
 
@@ -22,19 +22,21 @@ def constant() -> tuple[()]:
 
 
 @calibration("beta", batch_coupled=False)
-def constant_beta(policy_chosen_logps: Tensor, *, beta: Beta = 0.1) -> Tensor:
+def constant_beta(policy_chosen_logps: StepColumn, *, beta: Beta = 0.1) -> StepColumn:
     """beta as set, for every pair."""
     return torch.full_like(policy_chosen_logps, beta)
 
 
 @calibration("target_margin", batch_coupled=False)
-def constant_margin(policy_chosen_logps: Tensor, *, gamma_beta_ratio: GammaBetaRatio = 0.5) -> Tensor:
+def constant_margin(policy_chosen_logps: StepColumn, *, gamma_beta_ratio: GammaBetaRatio = 0.5) -> StepColumn:
     """target_margin = gamma / beta, for every pair: nats of the objective's log-prob difference, without beta."""
     return torch.full_like(policy_chosen_logps, gamma_beta_ratio)
 
 
 @rewards("chosen_rewards", "rejected_rewards")
-def logratio_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, *, beta: Beta) -> tuple[Tensor, Tensor]:
+def logratio_rewards(
+    chosen_logratios: StepColumn, rejected_logratios: StepColumn, *, beta: Beta
+) -> tuple[StepColumn, StepColumn]:
     """beta * (log pi - log ref) of each side, summed (DPO, section 4), with the beta that was set.
 
     A calibrated beta does not enter, so that the rewards of different steps compare (as beta-DPO's code logs them).
@@ -43,6 +45,8 @@ def logratio_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, *, be
 
 
 @rewards("chosen_rewards", "rejected_rewards")
-def calibrated_rewards(chosen_logratios: Tensor, rejected_logratios: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+def calibrated_rewards(
+    chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn
+) -> tuple[StepColumn, StepColumn]:
     """beta * (log pi - log ref) of each side, summed, with the beta that the pair was calibrated to."""
     return beta * chosen_logratios, beta * rejected_logratios

@@ -30,20 +30,20 @@ def line(rows, heads=3, key_heads=3, d=5, value_d=5, dtype=torch.float64):
     return batch, RowMask.of(rows, batch), sides
 
 
-def test_pieces_by_hand():
+def test_groups_by_hand():
     """A prompt of two, completions of one position, none and two; then a row of one prompt position."""
     ids = np.arange(3, dtype=np.int32)
     rows = [PromptRow(ids[:2], (ids[:2], ids[:1], ids)), PromptRow(ids[:1], (ids[:1],))]
     mask = RowMask.of(rows, collate(rows, "packed"))
-    first, third, second_row = mask.pieces
+    first, third, second_row = mask.groups
     assert first == QueryGroup(slice(0, 3), (slice(0, 3),))
     assert third == QueryGroup(slice(3, 5), (slice(0, 2), slice(3, 5)))
     assert second_row == QueryGroup(slice(5, 6), (slice(5, 6),))
-    assert (third.asked, third.seen, third.padding) == (2, 4, CPU_MULTIPLE - 4)
-    # Read are the last of each prompt, what follows it, and others up to a round number.
-    asked = mask.where_read()
-    assert [piece.queries for piece in asked.pieces] == [slice(1, 3), slice(3, 5), slice(5, 6)]
-    assert asked.read.tolist() == [*range(CPU_MULTIPLE)]
+    assert (third.query_count, third.key_count, third.padding) == (2, 4, CPU_MULTIPLE - 4)
+    # Used are the last position of each prompt, what follows it, and others up to a multiple.
+    of_used = mask.for_used()
+    assert [group.queries for group in of_used.groups] == [slice(1, 3), slice(3, 5), slice(5, 6)]
+    assert of_used.used.tolist() == [*range(CPU_MULTIPLE)]
 
 
 def test_a_row_mask_says_what_the_dense_mask_says():
@@ -83,7 +83,7 @@ def test_queries_that_nobody_reads_get_nothing(sizes):
     batch, mask, sides = line(random_rows(5, longest=12), key_heads=1)
     whole = attention(*sides, attn_mask=mask, enable_gqa=True)
     read = batch.predicts.unique()
-    ours = attention(*sides, attn_mask=mask.where_read(), enable_gqa=True)
+    ours = attention(*sides, attn_mask=mask.for_used(), enable_gqa=True)
     torch.testing.assert_close(ours[:, :, read], whole[:, :, read], rtol=1e-12, atol=1e-12)
     rest = torch.ones(ours.shape[2], dtype=torch.bool).index_fill(0, read, value=False)
     assert not ours[:, :, rest].any()

@@ -50,13 +50,13 @@ def dense(visible):
 def test_two_runs_of_places_are_the_mask(window):
     for rows in (LONG, random_rows(12)):
         batch = collate(rows, "flex")
-        assert torch.equal(dense(flex.visible(batch, window)), attention_mask(batch, window)[:, 0])
+        assert torch.equal(dense(flex.key_runs(batch, window)), attention_mask(batch, window)[:, 0])
 
 
 def test_several_lines_are_masked_each_by_its_own():
     batch = collate([PromptRow(ids(100), (ids(29), ids(1))), PromptRow(ids(50), (ids(40), ids(40)))], "shared")
     assert batch.segments.shape == (2, FLEX_BLOCK)
-    assert torch.equal(dense(flex.visible(batch)), attention_mask(batch)[:, 0])
+    assert torch.equal(dense(flex.key_runs(batch)), attention_mask(batch)[:, 0])
 
 
 @pytest.mark.parametrize(("window", "whole_blocks"), [(None, True), (150, False), (400, True)])
@@ -169,7 +169,7 @@ def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
     model = tiny_model("mistral_sliding")
     found = choose_layout(model, "auto", longest_row=60)
     assert (found.layout, model.config._attn_implementation) == ("shared", "sdpa")
-    assert "flex: rows differ from padded ones" in found.reason
+    assert "flex: differs from padded rows" in found.reason
 
 
 def test_probe_runs_compiled_blocks(monkeypatch):

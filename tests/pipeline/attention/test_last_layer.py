@@ -29,8 +29,8 @@ def cut_parts(model):
 @pytest.mark.parametrize("name", [*SHARED, *PADDED_ONLY])
 def test_the_feed_forward_of_the_last_block_is_cut_and_nothing_else(name):
     model = tiny_model(name)
-    blocks.answer_where_read(model)
-    blocks.answer_where_read(model)  # once per model
+    blocks.skip_unused_output(model)
+    blocks.skip_unused_output(model)  # once per model
     assert cut_parts(model) == ([] if name in PADDED_ONLY else ["mlp"])
     hooked = [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
     assert len(hooked) <= 2

@@ -77,7 +77,7 @@ def test_numbers_and_gradients_equal_the_padded_ones(name):
 
 @pytest.mark.usefixtures("_kernel")
 def test_what_the_kernel_does_not_know_is_refused():
-    for name, problem in (("gemma2_softcap_sliding", "soft-cap"), ("llama", "takes no mask")):
+    for name, problem in (("gemma2_softcap_sliding", "soft-cap"), ("llama", "takes a VarlenMask only")):
         model = tiny_model(name)
         flash.switch_on(model)
         with pytest.raises(ValueError, match=problem):

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from transformers import LlamaForCausalLM
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import StepPair
 from scoreonce.stages import config
@@ -30,6 +32,7 @@ from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import data as training_data
 from scoreonce.stages.train import estimate as train_estimate
 from scoreonce.stages.train import stage as train
+from scoreonce.stages.train.step_log import StepLog
 from scoreonce.stages.train.trainer import Trainer
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
@@ -559,6 +562,52 @@ def test_cuda_asked_for_and_absent(prepared):
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match="CUDA was asked for"):
         train.train(prepared.run(train=FAST, compute={"device": "cuda"}))
+
+
+def test_a_checkpoint_of_another_format_is_refused(prepared):
+    paths = training(prepared, "dpo", max_steps=2)
+    state = paths.training / "checkpoints/step-000002/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 0}))
+    shutil.rmtree(paths.policy)
+    with pytest.raises(InputError, match="format that this version") as raised:
+        training(prepared, "dpo", max_steps=2)
+    assert raised.value.found == "format 0; this version reads format 1"
+    assert "--restart" in raised.value.fix
+
+
+def test_parameters_without_a_gradient_so_far_are_resumed(tmp_path):
+    """As experts that no token was routed to: the optimizer has no state for them."""
+    from scoreonce.stages.train import checkpoint
+
+    def built():
+        model = torch.nn.ModuleDict({"used": torch.nn.Linear(2, 2), "unused": torch.nn.Linear(2, 2)})
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        return checkpoint.Training(model, Masters.of(model.parameters()), optimizer, scheduler)
+
+    folder = tmp_path / "checkpoints"
+    before, after = built(), built()
+    before.model["used"](torch.ones(1, 2)).sum().backward()
+    before.optimizer.step()
+    step, state = checkpoint.restore(checkpoint.save(folder, before, 1, {"m": torch.tensor(0.5)}, keep=1), after)
+    assert (step, float(state["m"])) == (1, 0.5)
+    assert_equal(before.model.state_dict(), after.model.state_dict())
+    kept = [after.optimizer.state[parameter] for parameter in after.model["used"].parameters()]
+    assert all(entries["step"] == 1 for entries in kept)
+    assert not any(after.optimizer.state[parameter] for parameter in after.model["unused"].parameters())
+
+
+def test_a_step_log_without_a_newer_column_is_finished(prepared):
+    """A run that an earlier version began: `linked_margin` is null in what it wrote."""
+    paths = training(prepared, "dpo", max_steps=2)
+    part = next((paths.training / "steps").glob("*.parquet"))
+    older = pl.read_parquet(part).drop("linked_margin")
+    older.write_parquet(part)
+    StepLog(paths.training, 2).finish()
+    whole = pl.read_parquet(paths.training / "steps.parquet")
+    assert whole.drop("linked_margin").equals(older)
+    assert whole["linked_margin"].is_null().all()
+    StepPair.validate(whole)
 
 
 def test_damaged_checkpoint(prepared, monkeypatch):
