@@ -55,7 +55,7 @@ def differences(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def listed(found: Sequence[Difference], done: str) -> str:
-    """The differences as the `found` part of an error, one a line."""
+    """The differences as the `found` part of an error, one per line."""
     return "\n         ".join(difference.text(done) for difference in found)
 
 

@@ -45,13 +45,14 @@ def test_every_stage_stops_where_the_data_section_changed(world, stage):
     world.prepare(world.random_pairs(12), world.random_pairs(4, seed=1))
     score.run(world.run())
     RunPaths.of(world.run()).policy.mkdir(parents=True)
-    before = {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")}
+    out = world.folder / "out"
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(InputError) as caught:
         stage(world.run(data={"max_length": 400, "columns": {"source": "subset"}}))
     assert "data.max_length: prepared with 64, now 400" in caught.value.found
     assert 'data.columns.source: prepared with nothing, now "subset"' in caught.value.found
     assert "scoreonce prepare" in caught.value.fix
-    assert {path: path.stat().st_mtime_ns for path in world.folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
 def test_the_command_leaves_with_two(world, capsys):
