@@ -66,7 +66,7 @@ def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations |
     """
     names = [name for name in (data.source, data.test_source) if name is not None]
     if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
-        return None  # nobody wants an audit to wait for the Hub
+        return None  # an audit does not wait for the Hub
     sets = _raw_sets(data)
     tables, votes = [], []
     for splits, raw in sets:

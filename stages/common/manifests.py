@@ -111,7 +111,7 @@ def parse(kind: type[ManifestT], tree: Any, path: Path) -> ManifestT:
 
 
 def readable(kind: type[ManifestT], path: Path) -> ManifestT | None:
-    """The manifest at `path`; None where there is none that can be read, for a stage that would write it anew."""
+    """The manifest at `path`; None where there is none that can be read, for a stage that would rewrite it."""
     try:
         return read(kind, path)
     except InputError:
