@@ -1,1 +1,1 @@
-"""What the data is: every column, table and identity, declared once. Imports nothing of ours."""
+"""What the data is: every column, table, identity and manifest, declared once. Imports nothing of ours."""

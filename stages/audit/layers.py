@@ -71,7 +71,7 @@ def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:
             "The reference scores cannot be read.",
             found=str(error).splitlines()[0],
             where=str(path),
-            fix="Run `scoreonce score` again: it writes the file anew.",
+            fix="Run `scoreonce score` again: it rewrites the file.",
         ) from None
     lacking = [name for name in reference_checks.NEEDED if name not in have]
     if lacking:
@@ -79,7 +79,7 @@ def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:
             "The reference scores lack a column.",
             found=f"no {', '.join(lacking)}",
             where=str(path),
-            fix="Run `scoreonce score` again: it writes the file anew.",
+            fix="Run `scoreonce score` again: it rewrites the file.",
         )
     return frame.select(
         pl.col(name) if name in have else pl.lit(None, pl.Float64).alias(name) for name in reference_checks.COLUMNS

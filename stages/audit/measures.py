@@ -79,7 +79,7 @@ class Part:
 
 
 def measures(paths: RunPaths, inputs: Inputs) -> Path:
-    """The file of measures, made anew where pairs or settings are others than it was made from."""
+    """The file of measures, remade where the pairs or settings that it was made from have changed."""
     path, wanted = paths.measures, _made_from(paths, inputs)
     if manifests.changes(MeasuresManifest, paths.measures_manifest, wanted):
         paths.measures_manifest.unlink(missing_ok=True)

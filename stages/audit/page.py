@@ -17,7 +17,7 @@ from scoreonce.stages.common.files import atomic
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.data.pair_tables import read_audit
 
-_FIX = "Run `scoreonce audit` again, which writes it anew."
+_FIX = "Run `scoreonce audit` again: it rewrites the file."
 
 
 def write_page(paths: RunPaths) -> Path:

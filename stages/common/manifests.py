@@ -55,7 +55,7 @@ def differences(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def listed(found: Sequence[Difference], done: str) -> str:
-    """The differences as the `found` part of an error, one a line."""
+    """The differences as the `found` part of an error, one per line."""
     return "\n         ".join(difference.text(done) for difference in found)
 
 
@@ -111,7 +111,7 @@ def parse(kind: type[ManifestT], tree: Any, path: Path) -> ManifestT:
 
 
 def readable(kind: type[ManifestT], path: Path) -> ManifestT | None:
-    """The manifest at `path`; None where there is none that can be read, for a stage that would write it anew."""
+    """The manifest at `path`; None where there is none that can be read, for a stage that would rewrite it."""
     try:
         return read(kind, path)
     except InputError:

@@ -107,5 +107,5 @@ def _damaged(path: Path, error: Exception, stage: str) -> InputError:
         "A file of the run cannot be read.",
         found=str(error).splitlines()[0],
         where=str(path),
-        fix=f"Run `scoreonce {stage}` again, which writes it anew.",
+        fix=f"Run `scoreonce {stage}` again: it rewrites the file.",
     )

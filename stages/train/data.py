@@ -240,7 +240,7 @@ def _read(path: Path, columns: list[str], stage: str) -> pl.DataFrame:
             "A file is damaged or missing.",
             found=str(error).splitlines()[0],
             where=str(path),
-            fix=f"Run `scoreonce {stage}` again: it writes the file anew.",
+            fix=f"Run `scoreonce {stage}` again: it rewrites the file.",
         ) from None
     assert isinstance(table, pl.DataFrame)
     return table

@@ -10,6 +10,7 @@ import pytest
 
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import HubInput
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 
 ROWS = [{"prompt": f"p{number}", "chosen": "c", "rejected": "r"} for number in range(5)]
@@ -192,8 +193,8 @@ def test_identity_follows_the_contents(tmp_path):
     assert opened(tmp_path / "data.jsonl").inputs == before
     write(tmp_path / "data.jsonl", [{**row, "chosen": "x"} for row in ROWS])
     [(path, now)] = opened(tmp_path / "data.jsonl").inputs.items()
-    assert now["sha256"] != before[path]["sha256"]
-    assert now["size"] == before[path]["size"]
+    assert now.sha256 != before[path].sha256
+    assert now.size == before[path].size
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(None, [2, 2, 1]), (2, [2]), (3, [2, 1]), (9, [2, 2, 1])])
@@ -221,7 +222,7 @@ def test_a_hub_dataset_is_read_at_the_hubs_revision(monkeypatch):
     data = open_data("org/name", subset="sub", split="train_prefs", batch_rows=2)
     assert asked == [(("org/name", "sub"), {"split": "train_prefs", "revision": "abc"})]
     assert [row for batch in data.batches(["prompt"]) for row in batch] == [{"prompt": row["prompt"]} for row in ROWS]
-    assert data.inputs == {"org/name:sub:train_prefs": {"revision": "abc", "rows": 5}}
+    assert data.inputs == {"org/name:sub:train_prefs": HubInput(rows=5, revision="abc")}
 
 
 def test_a_hub_dataset_that_is_not_there(monkeypatch):

@@ -1,6 +1,7 @@
 """Evaluation end to end: tiny models, real prepare and score, and the store that they share."""
 
 import json
+import shutil
 
 import polars as pl
 import pytest
@@ -9,8 +10,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import EvaluationManifest
 from scoreonce.schemas.tables import EvaluationPair
 from scoreonce.stages import config
+from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.prepare import stage as prepare
@@ -171,6 +174,27 @@ def test_absent_or_damaged_reference_scores_are_refused(scored):
         with pytest.raises(InputError, match=what):
             evaluate.evaluate(make_run(scored))
         hidden.rename(path)
+
+
+def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
+    run = make_run(scored)
+    evaluate.run(run)
+    paths = RunPaths.of(run)
+    manifest = EvaluationManifest.model_validate_json(paths.evaluation_summary.read_bytes())
+    assert manifest.files == {"pairs.parquet": sha256(paths.evaluation / "pairs.parquet")}
+    assert manifest.pairs_manifest_sha256 == sha256(paths.pairs_manifest)
+    assert manifest.reference.model == str(scored / "reference")
+    assert manifest.training_identity is None  # no run of `train` made this policy
+
+
+def test_scores_of_other_pairs_are_refused(scored, tmp_path):
+    """Prepared anew with another share: the scores beside them are of the pairs before."""
+    out = shutil.copytree(scored / "out", tmp_path / "out")
+    run = make_run(scored, out=out, test_share=0.25)
+    prepare.run(run)
+    with pytest.raises(InputError, match=r"(?s)those of other pairs.*scoreonce score"):
+        evaluate.run(run)
+    make_run(scored)
 
 
 def test_no_held_out_pairs_names_the_key(scored, tmp_path):

@@ -23,7 +23,7 @@ from scoreonce.stages.common.files import read_json, sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.token_file import TokenFile
-from scoreonce.stages.prepare import pair_files
+from scoreonce.stages.prepare import dataset, pair_files
 from scoreonce.stages.prepare import stage as prepare
 
 CHATML = (
@@ -70,7 +70,8 @@ class Workplace:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, tokenizer_folder: Path) -> Workplace:
+def workplace(tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path / "cache"))
     return Workplace(tmp_path, tokenizer_folder)
 
 
@@ -272,7 +273,7 @@ def test_batches_and_pieces_of_any_size_give_the_same_files(workplace, monkeypat
     workplace.write([row(number, chosen=" yes" if number % 7 else "") for number in range(50)])
     monkeypatch.setattr(pair_files, "ROWS_PER_PIECE", 8)
     whole = digests(workplace.prepare(test_share=0.3))
-    monkeypatch.setattr(prepare, "open_data", functools.partial(prepare.open_data, batch_rows=3))
+    monkeypatch.setattr(dataset, "open_data", functools.partial(dataset.open_data, batch_rows=3))
     assert digests(workplace.prepare("in_batches", test_share=0.3)) == whole
 
 

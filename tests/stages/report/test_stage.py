@@ -173,6 +173,42 @@ def test_a_damaged_file_is_named_with_its_stage(tmp_path, damaged, stage):
     assert not (tmp_path / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "tree", "stage"),
+    [
+        ("evaluate/dpo/summary.json", {"format": 1, "accuracy": 0.5}, "evaluate"),
+        ("train/dpo/lineage.json", {"format": 9}, "train"),
+        ("pairs/manifest.json", {"format": 0}, "prepare"),
+        ("reference/manifest.json", {"model": "m"}, "score"),
+    ],
+)
+def test_a_manifest_of_another_version_is_named_with_its_stage(tmp_path, kind, tree, stage):
+    train(tmp_path, "dpo")
+    (tmp_path / kind).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / kind).write_text(json.dumps(tree))
+    with pytest.raises(InputError, match="another version") as caught:
+        page(tmp_path)
+    assert kind in caught.value.where
+    assert f"scoreonce {stage}" in caught.value.fix
+
+
+def test_results_that_changed_since_evaluate_are_refused(tmp_path):
+    train(tmp_path, "dpo")
+    evaluate(tmp_path, "dpo")
+    path = tmp_path / "evaluate" / "dpo" / "pairs.parquet"
+    pl.read_parquet(path).with_columns(margin=-pl.col("margin")).write_parquet(path)
+    with pytest.raises(InputError, match="not what `scoreonce evaluate` wrote"):
+        page(tmp_path)
+
+
+def test_a_lineage_of_the_version_before_is_shown(tmp_path):
+    training = train(tmp_path, "dpo")
+    tree = json.loads((training / "lineage.json").read_text()) | {"format": 1}
+    del tree["data"]["config"]
+    (training / "lineage.json").write_text(json.dumps(tree))
+    assert "<bdi>dpo</bdi>" in page(tmp_path)
+
+
 def test_the_page_in_a_browser(tmp_path, browser):
     """Every chart is drawn under the page's own policy, and text from data stays text."""
     train(tmp_path, "dpo")

@@ -233,11 +233,49 @@ def test_done_is_done_and_another_run_needs_another_label(prepared, capsys):
     stamp = (paths.policy / "model.safetensors").stat().st_mtime_ns
     training(prepared, "dpo", "one")
     assert "up to date" in capsys.readouterr().out
-    with pytest.raises(InputError, match="Another training run has its outputs under this label"):
-        training(prepared, "dpo", "one", learning_rate=1e-4)
+    with pytest.raises(InputError, match="Another training run has its outputs under this label") as caught:
+        training(prepared, "dpo", "one", learning_rate=1e-4, beta=0.5)
+    assert [line.strip() for line in caught.value.found.splitlines()] == [
+        "method.hyperparameters.beta: trained with 0.1, now 0.5",
+        "train.learning_rate: trained with 0.001, now 0.0001",
+    ]
     assert (paths.policy / "model.safetensors").stat().st_mtime_ns == stamp
     train.train(prepared.run(train={**FAST, "label": "one", "learning_rate": 1e-4}), restart=True)
     assert (paths.policy / "model.safetensors").stat().st_mtime_ns != stamp
+
+
+def test_a_run_of_the_version_before_is_known_and_named(prepared, capsys):
+    """Its lineage, format 1, has no settings of `prepare`; the digests of the prepared files decide."""
+    paths = training(prepared, "dpo", "one")
+    tree = json.loads(paths.lineage.read_text())
+    assert (tree["format"], tree["data"]["config"]["max_length"]) == (2, 64)
+    old = {**tree, "format": 1, "data": {name: part for name, part in tree["data"].items() if name != "config"}}
+    paths.lineage.write_text(json.dumps(old))
+    training(prepared, "dpo", "one")
+    assert "up to date" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"method\.hyperparameters\.beta: trained with 0.1, now 0.5"):
+        training(prepared, "dpo", "one", beta=0.5)
+    paths.lineage.write_text(json.dumps({**old, "format": 7}))
+    with pytest.raises(InputError, match=r"(?s)another version.*format 7; .*scoreonce train"):
+        training(prepared, "dpo", "one")
+
+
+def test_other_pairs_under_the_same_label_are_named(prepared):
+    """Prepared and scored anew, one pair more: counts, ids and files differ, under the lineage that names the old."""
+    training(prepared, "dpo", "one")
+    prepared.prepare(prepared.random_pairs(41), prepared.random_pairs(8, seed=1))
+    score.run(prepared.run())
+    with pytest.raises(InputError) as caught:
+        training(prepared, "dpo", "one")
+    assert "data.pairs: trained with 40, now 41" in caught.value.found
+    assert "data.files.train.parquet: trained with" in caught.value.found
+
+
+def test_a_start_from_another_model_of_the_same_weights_is_the_same_run(prepared, tmp_path, capsys):
+    training(prepared, "dpo", "one")
+    copy = shutil.copytree(prepared.model(), tmp_path / "copy")
+    training(prepared, "dpo", "one", model=str(copy))
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_checkpoints_keep_the_last(prepared):

@@ -1,0 +1,112 @@
+"""Making pairs of the rows, batch by batch, into the files of `prepare`; the manifest comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.text.held_out import is_held_out
+from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary
+from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow, prepare_rows
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import PairsManifest
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.progress import progress
+from scoreonce.stages.config import Data
+from scoreonce.stages.data.raw_data import limited
+from scoreonce.stages.prepare.dataset import Dataset
+from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
+
+
+def write_pairs(
+    paths: RunPaths, data: Data, wanted: dict[str, Any], train: Dataset, test: Dataset | None = None
+) -> tuple[PreparationSummary, PairsManifest]:
+    """Write pairs, token ids and quarantine, which take the place of the old ones together, and then the manifest.
+
+    `wanted` has the fields of the manifest that decide the pairs. Raises `InputError` where no row can be used.
+    """
+    with uncommitted(paths) as growing:
+        with open_pair_files(paths, growing) as files:
+            held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
+            rows = _write_train(files, train, data, held_out)
+        tables = (paths.pairs("train"), paths.pairs("test"), paths.quarantine)
+        summary = preparation_summary(*(pl.scan_parquet(growing[path]) for path in tables), raw=rows + test_rows)
+        _require_pairs(summary, data, given_test=test is not None)
+        digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
+        # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
+        paths.pairs_manifest.unlink(missing_ok=True)
+    manifest = PairsManifest(**wanted, **summary.manifest(), files=digests)
+    manifests.write(paths.pairs_manifest, manifest)
+    return summary, manifest
+
+
+def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> tuple[set[str], int]:
+    """Write the given held-out pairs; returns their prompts, and how many rows there were."""
+    prompts: set[str] = set()
+    rows = 0
+    for read, pairs, refused in _prepared(dataset, data, "Preparing test"):
+        rows = read
+        prompts.update(pair.prompt_id for pair in pairs)
+        files.pairs["test"].add(pairs)
+        files.quarantine.add([replace(row, detail=f"test data: {row.detail}") for row in refused])
+    return prompts, rows
+
+
+def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[str] | None) -> int:
+    """Write the training pairs, and without given held-out pairs the share of prompts that is kept from training.
+
+    Returns how many rows there were.
+    """
+    rows = 0
+    for read, pairs, refused in _prepared(dataset, data, "Preparing"):
+        rows = read
+        if held_out is None:
+            of_test = {pair.prompt_id for pair in pairs if is_held_out(pair.prompt_id, data.test_share, data.seed)}
+            files.pairs["test"].add([pair for pair in pairs if pair.prompt_id in of_test])
+        else:
+            of_test = held_out
+            refused = sorted([*refused, *_leaked(pairs, held_out)], key=lambda row: row.row)
+        files.pairs["train"].add([pair for pair in pairs if pair.prompt_id not in of_test])
+        files.quarantine.add(refused)
+    return rows
+
+
+def _leaked(pairs: list[PreparedPair], held_out: set[str]) -> list[QuarantinedRow]:
+    return [
+        QuarantinedRow(pair.row, "prompt_is_in_test_set", f"prompt {pair.prompt_id}", pair.text.source)
+        for pair in pairs
+        if pair.prompt_id in held_out
+    ]
+
+
+def _prepared(
+    dataset: Dataset, data: Data, description: str
+) -> Iterator[tuple[int, list[PreparedPair], list[QuarantinedRow]]]:
+    """Rows read so far, pairs and quarantined rows, batch by batch, with a progress bar."""
+    raw, recipe = dataset.raw, dataset.recipe
+    first_row = 0
+    with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
+        for rows in limited(raw.batches(list(recipe.columns.names.values())), data.limit):
+            pairs, refused = prepare_rows(rows, first_row, recipe)
+            first_row += len(rows)
+            yield first_row, pairs, refused
+            bar.update(len(rows))
+
+
+def _require_pairs(summary: PreparationSummary, data: Data, *, given_test: bool) -> None:
+    if summary.train and (summary.test or not given_test):
+        return
+    reasons = [f"{reason}: {rows:,}" for reason, rows in summary.by_reason.items()]
+    if summary.test and not given_test:
+        reasons.append(f"held out by test_share = {data.test_share}: {summary.test:,}")
+    raise InputError(
+        f"Not one row can be used in the {'test' if summary.train else 'train'} split.",
+        found="; ".join(reasons) or "no rows",
+        where=f"data.source = {data.source!r}",
+        fix="Correct the rows or settings that the reasons name; data.columns and data.format say how to read them.",
+    )
