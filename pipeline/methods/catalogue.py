@@ -37,8 +37,8 @@ def method(
 ) -> None:
     """Add a named method, composed of registered pieces, or of a weighted sum of objectives.
 
-    `defaults` override those of the pieces. `aliases` are other libraries' names of it, each with the defaults that
-    differ there; `synonyms` are other names of its hyperparameters; `learning_rate` is what its paper recommends.
+    `defaults` override those of the pieces. `aliases` are the names of TRL and of papers for it, each with the defaults
+    that differ there; `synonyms` are other names of its hyperparameters; `learning_rate` is the paper's recommendation.
     Raises `InputError` for a name that is taken, pieces that do not go together, and a default that nothing reads.
     """
     taken = sorted({name, *(aliases or {})} & {*ROWS, *ALIASES})

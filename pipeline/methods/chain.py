@@ -1,7 +1,7 @@
 """A method: pieces in their order, run on the columns of one optimizer step.
 
-Everything is computed in float64, whatever the columns' dtype: the vectors are short, and a bfloat16 sum of a few
-hundred nats has lost the margin. Gradients come back in the dtype of the columns.
+Everything is computed in float64, whatever the columns' dtype: the vectors are short, and a bfloat16 sum of hundreds of
+nats cannot hold a margin. Gradients have the columns' dtype.
 
 Dimensions: pairs = the pairs of the step, over all processes and micro-batches.
 """
@@ -36,10 +36,10 @@ class Paper:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method makes of a step. Every field (pairs,) float64; gradients flow through `losses` alone.
+    """The result of a method on one step. Gradients flow through `losses` alone.
 
-    NaN in a whole column means that the method has no such thing (SimPO no margin without reference columns, SFT no
-    beta and no rewards, DPO no target margin); the tables write it as null.
+    A column of NaN means that the method has no such value (SimPO no margin without reference columns, SFT no beta and
+    no rewards); the step log has null there.
     """
 
     losses: Float64[Tensor, "pairs"]
@@ -73,14 +73,14 @@ class Method:
 
     @property
     def statistics(self) -> tuple[Piece, ...]:
-        """What keeps the state that the other pieces read."""
+        """The statistics whose state the other pieces read."""
         keepers = state_names()
         read = [name for piece in self._deciding for name in piece.columns if name in keepers]
         return tuple(dict.fromkeys(keepers[name] for name in read))
 
     @property
     def reads(self) -> frozenset[str]:
-        """Base columns that it needs: policy and reference log-probs, lengths, scores."""
+        """The base columns that it needs: policy and reference log-probs, lengths, scores."""
         made = {name for piece in self.pieces for name in (*piece.gives, *piece.initial)}
         names = [name for piece in self.pieces for name in piece.columns if name not in made]
         added = [name for piece in derivation(names) for name in piece.added(self.hyperparameters)]
@@ -88,7 +88,7 @@ class Method:
 
     @property
     def differentiable(self) -> frozenset[str]:
-        """Those of `reads` that the loss may have a gradient for: what a training step differentiates."""
+        """Those of `reads` for which the loss may have a gradient."""
         return frozenset(name for name in self.reads if COLUMNS[name].differentiable)
 
     @property
@@ -127,7 +127,7 @@ class Method:
         """Losses and everything else of one step, on the device of the columns.
 
         `columns` are the base columns of `reads`, each (pairs,) or 0-d, of any dtype; others are ignored. A random
-        method also needs `exponential_draws`. With `training=False` the state is read and not moved.
+        method also needs `exponential_draws`. With `training=False` the state is read and not changed.
         Raises `InputError` for a missing column, a shape that is not (pairs,), and a missing state entry.
         """
         needed = [*sorted(self.reads), *([DRAWS] if self.random else [])]

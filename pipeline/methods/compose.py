@@ -1,4 +1,4 @@
-"""How pieces become a method: which combinations make sense, and which hyperparameters they have, from signatures."""
+"""Composing pieces into a method: which combinations make sense, and what hyperparameters they have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A composition: what a paper's file says of its method, or what a run file spells out."""
+    """A composition, from a paper's file or spelled out in a run file."""
 
     name: str
     title: str
@@ -70,7 +70,7 @@ def compose(row: Row, settings: Mapping[str, Any]) -> Method:
 
 
 def hyperparameters(composed: Method) -> dict[str, list[Hyperparameter]]:
-    """What the method can be set to: each name, with what every piece that reads it says; one name is one setting."""
+    """The method's hyperparameters by name, each as declared by every piece that reads it; one name is one setting."""
     read = [name for piece in composed.pieces for name in piece.columns]
     found: dict[str, list[Hyperparameter]] = {}
     calibrations_first = sorted(composed.pieces, key=lambda piece: piece.kind != "calibration")

@@ -1,4 +1,4 @@
-"""What the command line prints without running a stage: the methods, and where a run keeps its files."""
+"""The methods, and where a run keeps its files: what the command line prints without running a stage."""
 
 from __future__ import annotations
 

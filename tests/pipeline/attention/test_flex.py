@@ -148,12 +148,12 @@ def test_switched_attention_refuses_other_masks():
     """A mask that is not for prompt rows would be silently no mask at all."""
     model = tiny_model("llama")
     flex.switch_on(model)
-    with pytest.raises(ValueError, match="block masks"):
+    with pytest.raises(ValueError, match="a BlockMask only"):
         TokenScorer(model, "padded")(random_rows(2))
 
 
 def test_probe_prefers_block_masks_where_there_is_a_gpu(monkeypatch):
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     model = tiny_model("mistral_sliding")
     found = choose_layout(model, "auto", longest_row=60)
@@ -162,10 +162,10 @@ def test_probe_prefers_block_masks_where_there_is_a_gpu(monkeypatch):
 
 def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
     """A block mask without the window is wrong past it; the model then attends as before."""
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
-    honest = flex.visible
-    monkeypatch.setattr(flex, "visible", lambda batch, window: honest(batch))
+    honest = flex.key_runs
+    monkeypatch.setattr(flex, "key_runs", lambda batch, window: honest(batch))
     model = tiny_model("mistral_sliding")
     found = choose_layout(model, "auto", longest_row=60)
     assert (found.layout, model.config._attn_implementation) == ("shared", "sdpa")
@@ -174,7 +174,7 @@ def test_probe_leaves_block_masks_that_are_wrong(monkeypatch):
 
 def test_probe_runs_compiled_blocks(monkeypatch):
     """Compiled blocks that are wrong are found, and undone with the attention."""
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     honest = flex.compile_blocks
     torch._dynamo.reset()
@@ -195,7 +195,7 @@ def test_probe_runs_compiled_blocks(monkeypatch):
 
 def test_probe_goes_backward_where_a_model_trains(monkeypatch):
     """On a CPU flex attention has no gradient, as on a GPU whose shared memory its backward kernel does not fit."""
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     model = tiny_model("llama")
     found = choose_layout(model, "auto", longest_row=60, trains=True)
@@ -205,7 +205,7 @@ def test_probe_goes_backward_where_a_model_trains(monkeypatch):
 
 
 def test_probe_says_what_a_model_makes_of_a_block_mask(monkeypatch):
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flex",), ("shared",)))
     found = choose_layout(tiny_model("gpt2_absolute_positions"), "auto", longest_row=60)
     assert found.layout == "shared"
@@ -215,4 +215,4 @@ def test_probe_says_what_a_model_makes_of_a_block_mask(monkeypatch):
 def test_a_cpu_is_refused():
     with pytest.raises(InputError) as caught:
         choose_layout(tiny_model("llama"), "flex", longest_row=60)
-    assert "no gradient on a CPU" in str(caught.value)
+    assert "no backward pass on a CPU" in str(caught.value)

@@ -16,7 +16,7 @@ BY_ROWS = [name for name in SHARED if "sliding" not in name]
 
 @pytest.fixture(autouse=True)
 def _always(monkeypatch):
-    monkeypatch.setattr(blocks, "WORTHWHILE", 1.0)
+    monkeypatch.setattr(blocks, "LARGEST_SHARE", 1.0)
     for module in (rows_module, row_attention):  # no rounding
         monkeypatch.setattr(module, "CPU_MULTIPLE", 1)
 
@@ -43,7 +43,7 @@ def test_scores_equal_those_of_the_whole_block(name, monkeypatch):
     seen = widths_of_feed_forward(model)
     with torch.no_grad():
         ours = scorer(rows).token_logps
-        monkeypatch.setattr(blocks, "WORTHWHILE", 0.0)
+        monkeypatch.setattr(blocks, "LARGEST_SHARE", 0.0)
         torch.testing.assert_close(ours, scorer(rows).token_logps, rtol=0, atol=1e-5)
     del seen[len(seen) // 2 :]
     # Read is the last position of each prompt and each completion's but its last: by hand, from the rows.
@@ -84,7 +84,7 @@ def test_a_block_that_is_mostly_read_stays_whole(monkeypatch):
     scorer = TokenScorer(model, "packed")
     seen = widths_of_feed_forward(model)
     for share, last in (((read + 0.5) / total, read), ((read - 0.5) / total, total)):
-        monkeypatch.setattr(blocks, "WORTHWHILE", share)
+        monkeypatch.setattr(blocks, "LARGEST_SHARE", share)
         seen.clear()
         with torch.no_grad():
             scorer(rows)

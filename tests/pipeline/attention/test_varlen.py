@@ -51,7 +51,7 @@ def test_sequences_by_hand():
     """
     rows = [PromptRow(ids(2), (ids(3), ids(1), ids(2))), PromptRow(ids(1), (ids(1),))]
     found = VarlenMask.of(rows, None, CPU)
-    assert found.places.tolist() == [0, 1, 2, 3, 0, 1, 4, 5]
+    assert found.key_positions.tolist() == [0, 1, 2, 3, 0, 1, 4, 5]
     assert found.query_ends.tolist() == [0, 4, 5, 6]
     assert found.key_ends.tolist() == [0, 4, 7, 8]
     assert (found.most_queries, found.most_keys) == (4, 4)
@@ -92,7 +92,7 @@ def test_where_there_is_no_kernel_the_probe_says_so():
 
 @pytest.fixture
 def _rivals(monkeypatch, _kernel):
-    monkeypatch.setattr(probe, "GRADIENTLESS", ())
+    monkeypatch.setattr(probe, "FORWARD_ONLY", ())
     monkeypatch.setattr(probe, "_candidates", lambda *_, **__: (("flash", "packed"), ("shared",)))
 
 
