@@ -29,7 +29,7 @@ from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
 from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of
 from scoreonce.stages.evaluate.table import evaluation_pairs
-from scoreonce.stages.scoring.job import ScoringJob, open_store
+from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
 
@@ -56,7 +56,7 @@ def evaluate(run: Run, *, model: str | None = None, label: str | None = None) ->
     reference = require_reference(run)
     require_scores_of_pairs(reference, paths)
     results = replace(paths, label=label or run.evaluate.label or label_of(paths, policy))
-    store = open_store(paths.store, policy)
+    store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     scoring = score_completions(ScoringJob(paths, ("test",), policy, store, run.compute, bare))
     pairs = evaluation_pairs(paths, store)

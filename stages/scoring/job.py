@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Compute, Reference, Run, Score
-from scoreonce.stages.models.digests import adapter_digest, model_digest
-from scoreonce.stages.store.identity import StoreIdentity
 from scoreonce.stages.store.store import POOLED, ReferenceStore
 
 LONGEST_ROW = 4_096  # tokens
@@ -30,8 +27,8 @@ class ScoringJob:
     @classmethod
     def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> ScoringJob:
         """Score `splits` under `reference`, or the run's own. Hashes the weights, once."""
-        paths, model = RunPaths.of(run), reference or run.reference
-        return cls(paths, splits, model, open_store(paths.store, model), run.compute, run.score)
+        model = reference or run.reference
+        return cls(RunPaths.of(run), splits, model, ReferenceStore.of(run, model), run.compute, run.score)
 
     @property
     def tensor_layers(self) -> list[str]:
@@ -54,12 +51,3 @@ class ScoringJob:
         """Completions of a shard; fewer where hidden states are kept, which are in memory together."""
         wanted = self.score.shard_completions
         return min(wanted, HIDDEN_SHARD) if self.keep_hidden else wanted
-
-
-def open_store(root: Path, reference: Reference) -> ReferenceStore:
-    """The store of a model, whether anything is in it or not. Hashes the weights, once."""
-    from scoreonce.stages.models.loading import folder_of
-
-    adapter = None if reference.adapter is None else adapter_digest(folder_of(reference.adapter))
-    weights = model_digest(folder_of(reference.model, reference.revision))
-    return ReferenceStore(root, StoreIdentity(weights, reference.dtype, adapter=adapter), reference.model)

@@ -28,6 +28,9 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import CompletionScore
 from scoreonce.stages.common.files import read_json, write_json
 from scoreonce.stages.common.locking import exclusive
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Reference, Run
+from scoreonce.stages.models.digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
@@ -47,6 +50,19 @@ class ReferenceStore:
         self._codec = ScoreCodec()
         self.scores: Layer[pa.Table] = Layer(self.folder / SCORES, self._codec, unit="shard")
         self._tensors: dict[str, Layer[TensorBlock]] = {}
+
+    @classmethod
+    def of(cls, run: Run, model: Reference | None = None) -> ReferenceStore:
+        """The store of a run's reference, or of another model, whether anything is in it or not.
+
+        Hashes the weights, once. Raises `InputError` where there is no such model.
+        """
+        from scoreonce.stages.models.loading import folder_of
+
+        meant = model or run.reference
+        adapter = None if meant.adapter is None else adapter_digest(folder_of(meant.adapter))
+        weights = model_digest(folder_of(meant.model, meant.revision))
+        return cls(RunPaths.of(run).store, StoreIdentity(weights, meant.dtype, adapter=adapter), meant.model)
 
     @classmethod
     def at(cls, folder: Path) -> ReferenceStore:

@@ -63,7 +63,13 @@ class StepLog:
 
     def _completed(self, part: pa.Table) -> pa.Table:
         """The rows of a part, null in columns that it was written without by an earlier version."""
-        return pa.concat_tables([self._schema.empty_table(), part], promote_options="default").cast(self._schema)
+        columns = [
+            part.column(field.name).cast(field.type)
+            if field.name in part.column_names
+            else pa.nulls(part.num_rows, field.type)
+            for field in self._schema
+        ]
+        return pa.Table.from_arrays(columns, schema=self._schema)
 
     def _logged_metrics(self) -> list[dict[str, Any]]:
         if not self._metrics.exists():

@@ -200,7 +200,7 @@ def test_dropping_needs_an_audit_of_these_pairs(world):
 def test_an_audit_of_the_version_before_is_named_and_made_anew(world):
     """Dropping by it is refused with its version; its measures, format 3, are not taken for those of now."""
     paths = world.prepare(world.random_pairs(8))
-    audit.run(world.run())
+    audit.audit(world.run())
     document = read_json(paths.audit_summary)
     assert document["manifest"]["pairs_manifest_sha256"] == sha256(paths.pairs_manifest)
     assert document["manifest"]["files"] == {"pairs.parquet": sha256(paths.audit_pairs)}
@@ -210,14 +210,14 @@ def test_an_audit_of_the_version_before_is_named_and_made_anew(world):
     write_json(paths.measures_manifest, {"format": 3, "pairs": sha256(paths.pairs_manifest)})
     with pytest.raises(InputError, match=r"(?s)another version.*format 1;.*scoreonce audit"):
         training_data.load_training_data(paths, READS, drop=["duplicate_pair"])
-    audit.run(world.run())
+    audit.audit(world.run())
     assert read_json(paths.measures_manifest)["format"] == 4
     assert len(training_data.load_training_data(paths, READS, drop=["duplicate_pair"])) == 8
 
 
 def test_an_audit_whose_table_changed_is_no_audit(world):
     paths = world.prepare(world.random_pairs(8))
-    audit.run(world.run())
+    audit.audit(world.run())
     table = pl.read_parquet(paths.audit_pairs).with_columns(duplicate_pair=True)
     write_parquet(paths.audit_pairs, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
     with pytest.raises(InputError, match="no audit of these pairs"):
@@ -228,7 +228,7 @@ def test_scores_since_the_audit_come_before_its_own(world):
     """The audit holds the reference columns that it saw; scored anew, the pairs have the new ones."""
     paths = world.prepare(world.random_pairs(8))
     scored(world)
-    audit.run(world.run())
+    audit.audit(world.run())
     query = "SELECT max(ref_chosen_logps) AS top, count(prompt_truncated) AS rows FROM pairs WHERE split = 'train'"
     assert "-10.0" in sql_command.answer(world.run(), query)
     table = pl.read_parquet(paths.reference("train")).with_columns(ref_chosen_logps=pl.lit(-7.5))
@@ -239,7 +239,7 @@ def test_scores_since_the_audit_come_before_its_own(world):
 
 def test_a_condition_needs_an_audit_of_these_pairs(world):
     world.prepare(world.random_pairs(8))
-    with pytest.raises(InputError, match="no column: duplicate_pair"):
+    with pytest.raises(InputError, match="no column named duplicate_pair"):
         training_data.load_training_data(world.paths, READS, "NOT duplicate_pair")
     assert len(training_data.load_training_data(world.paths, READS, "row <> 3")) == 7
 

@@ -40,10 +40,10 @@ def differences(run) -> list[str]:
     return [line.strip() for line in caught.value.found.splitlines()]
 
 
-@pytest.mark.parametrize("stage", [score.run, train.run, evaluate.run, audit.run])
+@pytest.mark.parametrize("stage", [score.score, train.train, evaluate.evaluate, audit.audit])
 def test_every_stage_stops_where_the_data_section_changed(world, stage):
     world.prepare(world.random_pairs(12), world.random_pairs(4, seed=1))
-    score.run(world.run())
+    score.score(world.run())
     RunPaths.of(world.run()).policy.mkdir(parents=True)
     out = world.folder / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}

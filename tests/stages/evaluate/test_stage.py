@@ -178,7 +178,7 @@ def test_absent_or_damaged_reference_scores_are_refused(scored):
 
 def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
     run = make_run(scored)
-    evaluate.run(run)
+    evaluate.evaluate(run)
     paths = RunPaths.of(run)
     manifest = EvaluationManifest.model_validate_json(paths.evaluation_summary.read_bytes())
     assert manifest.files == {"pairs.parquet": sha256(paths.evaluation / "pairs.parquet")}
@@ -191,9 +191,9 @@ def test_scores_of_other_pairs_are_refused(scored, tmp_path):
     """Prepared anew with another share: the scores beside them are of the pairs before."""
     out = shutil.copytree(scored / "out", tmp_path / "out")
     run = make_run(scored, out=out, test_share=0.25)
-    prepare.run(run)
+    prepare.prepare(run)
     with pytest.raises(InputError, match=r"(?s)those of other pairs.*scoreonce score"):
-        evaluate.run(run)
+        evaluate.evaluate(run)
     make_run(scored)
 
 

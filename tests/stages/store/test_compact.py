@@ -27,7 +27,7 @@ SETTINGS = {"full_vocab": "hidden", "embeddings": True, "shard_completions": 8}
 def scored(world):
     """40 completions in five shards, and as many blocks of two layers."""
     world.prepare(world.random_pairs(20))
-    score.run(world.run(score=SETTINGS))
+    score.score(world.run(score=SETTINGS))
     return world
 
 

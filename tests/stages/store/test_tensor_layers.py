@@ -131,7 +131,7 @@ def scored(world, request):
     """Completions with scores and one layer more."""
     world.prepare(world.random_pairs(20))
     world.layer, world.settings = request.param, {"shard_completions": 16, **FORMS[request.param]}
-    score.run(world.run(score=world.settings))
+    score.score(world.run(score=world.settings))
     return world
 
 
@@ -198,7 +198,7 @@ def test_verify_names_a_block_that_has_lost_its_sidecar(scored, capsys):
 def expect_damage(world, file: Path, method: str, **settings) -> None:
     run = world.run(train={"method": method, "batch_pairs": 8, "max_steps": 2, **settings}, score=world.settings)
     with pytest.raises(InputError, match="file of the reference store is damaged") as raised:
-        train.run(run)
+        train.train(run)
     assert raised.value.where == str(file)
 
 
@@ -255,7 +255,7 @@ def test_a_store_of_version_01(scored, capsys):
     run = scored.run(
         train={"method": "tdpo1", "batch_pairs": 8, "max_steps": 2, "learning_rate": 1e-9}, score=scored.settings
     )
-    train.run(run)
+    train.train(run)
     capsys.readouterr()
     assert maintenance.verify(scored.paths.store) == 0
     assert f"{head.path}: no sidecar" in capsys.readouterr().out

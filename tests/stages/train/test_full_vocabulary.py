@@ -288,7 +288,7 @@ def test_the_rebuilt_reference_is_compared_with_the_cache(prepared):
     assert completion in {name for row in names.iter_rows() for name in row}
     assert "1e-05 is rounding" in error.found
     expect(prepared, "rebuilt from hidden states", method="epsilon_dpo", label="other")
-    train.run(prepared.run(train={**FAST, "method": "dpo", "label": "plain"}))  # reads no hidden states
+    train.train(prepared.run(train={**FAST, "method": "dpo", "label": "plain"}))  # reads no hidden states
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])

@@ -264,7 +264,7 @@ def test_other_pairs_under_the_same_label_are_named(prepared):
     """Prepared and scored anew, one pair more: counts, ids and files differ, under the lineage that names the old."""
     training(prepared, "dpo", "one")
     prepared.prepare(prepared.random_pairs(41), prepared.random_pairs(8, seed=1))
-    score.run(prepared.run())
+    score.score(prepared.run())
     with pytest.raises(InputError) as caught:
         training(prepared, "dpo", "one")
     assert "data.pairs: trained with 40, now 41" in caught.value.found
@@ -454,7 +454,7 @@ def squared(margin):
 method("squared_margin", "a test", paper=None, objective=squared)
 """)
     paths = training(prepared, "squared_margin", method_file=str(path), max_steps=2)
-    assert "running the code of" in capsys.readouterr().out
+    assert "running the code of" in capsys.readouterr().err
     assert metrics(paths)[0]["loss"] == pytest.approx(1.0, abs=1e-4)
 
 
