@@ -6,21 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scoreonce.stages.common import files
+import polars as pl
+
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from scoreonce.schemas.manifests import PairCounts, PairsManifest
-
-
-def _table(path: Path) -> pl.DataFrame:
-    import polars as pl
-
-    table = pl.from_arrow(files.read_parquet(path))
-    assert isinstance(table, pl.DataFrame)
-    return table
 
 
 @dataclass(frozen=True)
@@ -37,11 +29,11 @@ class PrepareResult:
 
     def pairs(self, split: Split) -> pl.DataFrame:
         """The pairs of a split: rows of `schemas.tables.Pair`."""
-        return _table(self.paths.pairs(split))
+        return read_frame(self.paths.pairs(split))
 
     def quarantine(self) -> pl.DataFrame:
         """The rows that cannot be used, each with its reason: rows of `schemas.tables.Quarantine`."""
-        return _table(self.paths.quarantine)
+        return read_frame(self.paths.quarantine)
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class ScoreResult:
 
     def pairs(self, split: Split) -> pl.DataFrame:
         """The reference columns of each distinct pair: rows of `schemas.tables.ReferencePair`."""
-        return _table(self.paths.reference(split))
+        return read_frame(self.paths.reference(split))
 
 
 @dataclass(frozen=True)
@@ -74,11 +66,11 @@ class TrainResult:
     @property
     def metrics(self) -> pl.DataFrame:
         """One row per optimizer step, columns named as in TRL's dashboards."""
-        return _table(self.paths.training / "metrics.parquet")
+        return read_frame(self.paths.training / "metrics.parquet")
 
     def steps(self) -> pl.DataFrame:
         """One row per pair and step: rows of `schemas.tables.StepPair`."""
-        return _table(self.paths.training / "steps.parquet")
+        return read_frame(self.paths.training / "steps.parquet")
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class EvaluateResult:
 
     def pairs(self) -> pl.DataFrame:
         """One row per distinct held-out pair: rows of `schemas.tables.EvaluationPair`."""
-        return _table(self.paths.evaluation / "pairs.parquet")
+        return read_frame(self.paths.evaluation / "pairs.parquet")
 
 
 @dataclass(frozen=True)
@@ -114,7 +106,7 @@ class AuditResult:
 
     def pairs(self) -> pl.DataFrame:
         """One row per pair of both splits, with its measures and a boolean column per finding."""
-        return _table(self.paths.audit_pairs)
+        return read_frame(self.paths.audit_pairs)
 
 
 @dataclass(frozen=True)

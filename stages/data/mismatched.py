@@ -11,7 +11,8 @@ import polars as pl
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages.common.files import read_json, read_parquet
+from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.token_file import TokenFile
 
@@ -23,8 +24,7 @@ def mismatched_completions(paths: RunPaths, split: Split) -> pl.DataFrame:
 
     Lengths are in tokens. Raises `InputError` if all pairs of the split have the same prompt.
     """
-    frame = pl.from_arrow(read_parquet(paths.pairs(split), _COLUMNS))
-    assert isinstance(frame, pl.DataFrame)
+    frame = read_frame(paths.pairs(split), _COLUMNS)
     pairs = frame.with_row_index("pair")
     distinct = pairs.unique("pair_id", keep="first", maintain_order=True).with_columns(
         run=pl.col("prompt_id").rle_id()  # consecutive pairs with one prompt have the same match

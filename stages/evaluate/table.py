@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from scoreonce.schemas import margins
 from scoreonce.schemas.tables import EvaluationPair
-from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.scoring.pair_view import pair_view
 from scoreonce.stages.store.store import ReferenceStore
@@ -23,8 +21,10 @@ def evaluation_pairs(paths: RunPaths, store: ReferenceStore) -> pl.DataFrame:
     policy = pair_view(paths, "test", store).rename(
         {f"ref_{side}_logps": f"policy_{side}_logps" for side in ("chosen", "rejected")}
     )
-    scores = _frame(paths.reference("test"), ["pair_id", "ref_chosen_logps", "ref_rejected_logps"])
-    sources = _frame(paths.pairs("test"), ["pair_id", "source"]).unique("pair_id", keep="first", maintain_order=True)
+    scores = read_frame(paths.reference("test"), ["pair_id", "ref_chosen_logps", "ref_rejected_logps"])
+    sources = read_frame(paths.pairs("test"), ["pair_id", "source"]).unique(
+        "pair_id", keep="first", maintain_order=True
+    )
     joined = policy.join(sources, on="pair_id", maintain_order="left").join(scores, on="pair_id", maintain_order="left")
     table = joined.with_columns(
         chosen_logratios=margins.logratios("chosen"),
@@ -32,9 +32,3 @@ def evaluation_pairs(paths: RunPaths, store: ReferenceStore) -> pl.DataFrame:
         margin=margins.margin(),
     )
     return EvaluationPair.validate(table.select(EvaluationPair.column_names()))
-
-
-def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
-    frame = pl.from_arrow(read_parquet(path, columns))
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import polars as pl
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.margins import ref_margin
 from scoreonce.schemas.tables import ReferencePair
-from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.store.store import ReferenceStore
 
@@ -21,7 +19,7 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
     completion.
     """
     columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
-    pairs = _frame(paths.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
+    pairs = read_frame(paths.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
     ids = pl.concat([pairs.get_column("chosen_id"), pairs.get_column("rejected_id").drop_nulls().alias("chosen_id")])
     scores = store.read(ids, ["logps", "entropy", "top1_hits"])
     for side in ("chosen", "rejected"):
@@ -43,9 +41,3 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
     types = ReferencePair.create_empty().schema
     on_request = [pl.lit(None, dtype).alias(name) for name, dtype in types.items() if name not in whole.columns]
     return ReferencePair.validate(whole.with_columns(on_request).select(ReferencePair.column_names()), cast=True)
-
-
-def _frame(path: Path, columns: list[str]) -> pl.DataFrame:
-    frame = pl.from_arrow(read_parquet(path, columns))
-    assert isinstance(frame, pl.DataFrame)
-    return frame

@@ -63,12 +63,12 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
         if processes.rank == 0:
             held.enter_context(job.store.writing(timeout=lock_timeout))
             for damage in job.store.set_aside_damaged():
-                _print_damage(job.store, damage)
+                _log_damage(job.store, damage)
             if _lacks_head(job):
                 _restore_head(job)
         processes.wait()  # all see the store that the first has put in order
         work = unscored_completions(job)
-        processes.wait()  # nobody writes before all have looked
+        processes.wait()  # no process writes before all have read the index
         seconds = _score(job, work, processes) if len(work) else 0.0
         processes.wait()
     return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds, processes.rank == 0)
@@ -138,7 +138,7 @@ def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) 
     return time.perf_counter() - start
 
 
-def _print_damage(store: ReferenceStore, damage: Damage) -> None:
+def _log_damage(store: ReferenceStore, damage: Damage) -> None:
     layer = store.scores if damage.path.parent == store.shards_folder else store.tensors(damage.path.parent.name)
     what = "head" if damage.path == store.head(layer.name).path else layer.unit
     aside = f"moved to {store.folder / 'damaged'}, to be scored again"

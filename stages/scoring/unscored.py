@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
@@ -134,9 +134,7 @@ def largest_token(paths: RunPaths, splits: Sequence[Split]) -> int:
 
 
 def _pairs(paths: RunPaths, split: Split) -> pl.DataFrame:
-    frame = pl.from_arrow(read_parquet(paths.pairs(split), _PAIR_COLUMNS))
-    assert isinstance(frame, pl.DataFrame)
-    return frame
+    return read_frame(paths.pairs(split), _PAIR_COLUMNS)
 
 
 def _occurrences(paths: RunPaths, splits: Sequence[Split], mismatches: bool) -> pl.DataFrame:

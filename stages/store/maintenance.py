@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.columns import KL_ID
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.stages.common.files import read_json, read_parquet
+from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.store.index import Ids, Index, packed
 from scoreonce.stages.store.layer import Layer
 from scoreonce.stages.store.sidecar import read_sidecar
@@ -178,7 +179,7 @@ def _referenced(pair_files: Sequence[Path]) -> Ids:
     for path in pair_files:
         try:
             mismatched = [KL_ID.name] if KL_ID.name in pq.read_schema(path).names else []
-            pairs = pl.from_arrow(read_parquet(path, ["chosen_id", "rejected_id", *mismatched]))
+            pairs = read_frame(path, ["chosen_id", "rejected_id", *mismatched])
         except (OSError, pa.ArrowException) as error:
             raise InputError(
                 "A pair file to keep cannot be read; nothing was removed.",
@@ -187,7 +188,6 @@ def _referenced(pair_files: Sequence[Path]) -> Ids:
                 fix="Give Parquet files that `scoreonce` wrote, such as <out>/pairs/train.parquet, or "
                 "<out>/reference/train.parquet for its mismatched completions too.",
             ) from None
-        assert isinstance(pairs, pl.DataFrame)
         parts += [column.alias("completion_id").drop_nulls() for column in pairs.iter_columns()]
     return packed(pl.concat(parts).unique().to_list())
 

@@ -27,6 +27,7 @@ import pyarrow as pa
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import CompletionScore
 from scoreonce.stages.common.files import read_json, write_json
+from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
@@ -158,7 +159,7 @@ class ReferenceStore:
 
         def part(places: pl.DataFrame) -> pl.DataFrame:
             shard = self.scores.path_of(index.files[places["file"][0]])
-            return _frame(self.table(shard, names))[places["row"]]
+            return frame_of(self.table(shard, names))[places["row"]]
 
         with ThreadPoolExecutor(THREADS) as pool:
             parts = list(pool.map(part, by_shard))
@@ -236,9 +237,3 @@ def _setting(layer: str) -> str:
     if layer.startswith(TOP_K):
         return f'score.full_vocab = "topk" and score.topk = {layer.removeprefix(TOP_K)}'
     return {HIDDEN: 'score.full_vocab = "hidden"', POOLED: "score.embeddings = true"}.get(layer, "")
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame

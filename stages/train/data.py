@@ -17,6 +17,7 @@ from scoreonce.schemas import columns as c
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages.common import files
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
@@ -234,7 +235,7 @@ def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
 
 def _read(path: Path, columns: list[str], stage: str) -> pl.DataFrame:
     try:
-        table = pl.from_arrow(files.read_parquet(path, columns))
+        return read_frame(path, columns)
     except (OSError, pa.ArrowException) as error:  # pyarrow's I/O and checksum errors are OSErrors too
         raise InputError(
             "A file is damaged or missing.",
@@ -242,5 +243,3 @@ def _read(path: Path, columns: list[str], stage: str) -> pl.DataFrame:
             where=str(path),
             fix=f"Run `scoreonce {stage}` again: it rewrites the file.",
         ) from None
-    assert isinstance(table, pl.DataFrame)
-    return table

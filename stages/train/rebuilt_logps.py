@@ -18,7 +18,7 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.token_scores import TokenScores, sum_per_completion
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
-from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.store.index import Ids, packed
@@ -40,8 +40,7 @@ class CachedLogps:
         """Those of the pair table that `score` wrote."""
         sides = ("chosen", "rejected")
         names = [f"{side}_id" for side in sides] + [f"ref_{side}_logps" for side in sides]
-        table = pl.from_arrow(read_parquet(RunPaths.of(run).reference("train"), names))
-        assert isinstance(table, pl.DataFrame)
+        table = read_frame(RunPaths.of(run).reference("train"), names)
         parts = [table.select(id=f"{side}_id", logps=f"ref_{side}_logps").drop_nulls() for side in sides]
         whole = pl.concat(parts).unique("id").sort("id")  # hex digits sort as the bytes do
         return cls(packed(whole["id"].to_list()), whole["logps"].to_numpy(), CACHE_TOLERANCE[run.reference.dtype])

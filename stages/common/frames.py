@@ -1,0 +1,25 @@
+"""Arrow tables and Parquet files as polars frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+
+from scoreonce.stages.common.files import read_parquet
+
+
+def frame_of(table: pa.Table) -> pl.DataFrame:
+    """The same table as a polars frame."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def read_frame(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
+    """Some or all columns of a Parquet file, with page checksums verified, as polars' own reader does not.
+
+    Raises `OSError` or `pa.ArrowException` where the file is damaged.
+    """
+    return frame_of(read_parquet(path, columns))
