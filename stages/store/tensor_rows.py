@@ -19,9 +19,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.head import not_stored
-from scoreonce.stages.store.index import packed
+from scoreonce.stages.store.index import ID_BYTES, Ids, packed
 from scoreonce.stages.store.layer import Layer
 
 OPEN_BLOCKS = 128  # at a time: a store may have more blocks than a process may have open files
@@ -29,6 +30,7 @@ OPEN_BLOCKS = 128  # at a time: a store may have more blocks than a process may 
 
 class _OpenBlock(NamedTuple):
     handle: Any  # owns the memory map
+    ids: Ids  # (completions,)
     ends: npt.NDArray[np.int64]  # (completions,) row behind the last one of each completion
 
 
@@ -52,15 +54,22 @@ class TensorRows:
 
         Raises `InputError` where one is not stored, or stands in a damaged block.
         """
-        found, files, rows = self._index.locate(packed(ids))
+        wanted = packed(ids)
+        found, files, rows = self._index.locate(wanted)
         if not found.all():
             raise not_stored(f"nothing of completion {ids[int(found.argmin())]}", self.layer.folder)
-        return torch.cat(
-            [self._rows(file, row, column) for file, row in zip(files.tolist(), rows.tolist(), strict=True)]
-        )
+        places = zip(wanted, files.tolist(), rows.tolist(), strict=True)
+        return torch.cat([self._rows(completion, file, row, column) for completion, file, row in places])
 
-    def _rows(self, file: int, row: int, column: str) -> Tensor:
+    def _rows(self, completion: np.bytes_, file: int, row: int, column: str) -> Tensor:
         block = self._block(file)
+        if block.ids[row] != completion:
+            raise InputError(
+                "The index of the reference store does not fit its files.",
+                found=f"another completion than {completion.hex()} in row {row} of {self._index.files[file].name}",
+                where=str(self.layer.folder.parent / "index"),
+                fix="Delete that folder: the index is rebuilt.",
+            )
         start = int(block.ends[row - 1]) if row else 0
         rows: Tensor = block.handle.get_slice(column)[start : int(block.ends[row])]
         return rows
@@ -72,7 +81,8 @@ class TensorRows:
         path = self.layer.path_of(self._index.files[file])
         self.layer.require_sound(path)
         handle = safe_open(path, "pt").__enter__()
-        self._open[file] = _OpenBlock(handle, np.cumsum(handle.get_tensor("lengths").numpy()))
+        ids = np.frombuffer(handle.get_tensor("completion_ids").numpy().tobytes(), f"S{ID_BYTES}")
+        self._open[file] = _OpenBlock(handle, ids, np.cumsum(handle.get_tensor("lengths").numpy()))
         if len(self._open) > OPEN_BLOCKS:
             self._open.popitem(last=False)[1].handle.__exit__(None, None, None)
         return self._open[file]

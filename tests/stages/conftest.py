@@ -133,7 +133,12 @@ def messages_shown() -> Iterator[None]:
     verbose(False)
 
 
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests are remembered for this test alone."""
     monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
     return World(tmp_path)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,18 @@ def test_rows_come_back_by_id(store):
     assert rows.missing(ids(5, 6, 3, 8)) == 2
     with pytest.raises(InputError, match=f"nothing of completion {ids(6)[0]}"):
         rows.read(ids(5, 6), "hidden")
+
+
+def test_an_index_that_leads_to_another_completion_is_noticed(store):
+    """Two row numbers exchanged: 3 and 7 share a block, each is found where the other stands."""
+    rows = TensorRows(store.tensors("hidden"))
+    numbers = rows._index.rows.copy()
+    at = np.searchsorted(rows._index.ids, packed(ids(3, 7)))
+    numbers[at] = numbers[at[::-1]]
+    rows._index = replace(rows._index, rows=numbers)
+    with pytest.raises(InputError, match="does not fit its files"):
+        rows.read(ids(3), "hidden")
+    assert rows.read(ids(5), "hidden").tolist() == [[5, 0], [5, 1], [5, 2]]
 
 
 def test_few_blocks_are_open_at_a_time(store, monkeypatch):
