@@ -292,7 +292,7 @@ def measure_shape(
 
     def switch(variant: Variant) -> None:
         restore_attention(model, before)
-        probe.attend_for(model, variant.layout, compiled=variant.compiled)
+        probe.replace_attention_for(model, variant.layout, compiled=variant.compiled)
 
     sample, before = rows[profiles[0].name][:16], model.config._attn_implementation
     oracle, agreed = oracles(model, sample), found.setdefault("agreement", {})
