@@ -33,7 +33,7 @@ def environment() -> jinja2.Environment:
         "percent": text.percent,
         "signed": text.signed,
         "fixed": text.fixed,
-        "duration": text.duration,
+        "clock": text.clock,
     }
     return made
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import humanize
@@ -69,6 +70,11 @@ def duration(seconds: Any) -> str:
     smallest = "milliseconds" if seconds < 1 else "seconds" if seconds < 3600 else "minutes"
     digits = "%.1f" if 1 <= seconds < 10 else "%.0f"
     return humanize.precisedelta(seconds, minimum_unit=smallest, suppress=("days", "months", "years"), format=digits)
+
+
+def clock(seconds: Any) -> str:
+    """Seconds as `0:03:20`, hours first: for columns of a table."""
+    return str(timedelta(seconds=round(seconds))) if is_number(seconds) else NOTHING
 
 
 def size(count: int) -> str:

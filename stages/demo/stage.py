@@ -45,7 +45,7 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Size:
-    """Size of the demo; the defaults take about five minutes on two cores."""
+    """Size of the demo; the defaults take five to ten minutes on two cores, as fast as these are."""
 
     texts: int = 4000
     pairs: int = 2000

@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from scoreonce.pipeline.pages.numbers import duration, fixed, number, percent, points, shown, signed, size
+from scoreonce.pipeline.pages.numbers import clock, duration, fixed, number, percent, points, shown, signed, size
 from scoreonce.pipeline.pages.report.data import final_mean, metrics_table, step_bands
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine
 
@@ -85,6 +85,7 @@ def test_numbers_as_people_read_them():
     ]
     assert (percent(0.7125), percent(None), points(-0.012), signed(1.5)) == ("71.2%", "–", "−1.2", "+1.50")
     assert (fixed(-1.234), fixed(NAN)) == ("−1.23", "–")
+    assert [clock(s) for s in (0.4, 91, 7500, None)] == ["0:00:00", "0:01:31", "2:05:00", "–"]
     assert [duration(s) for s in (0.04, 3.21, 42, 200, 7500, 90_000, None)] == [
         "40 milliseconds",
         "3.2 seconds",

@@ -93,7 +93,7 @@ def test_page_holds_every_run_and_its_numbers():
     assert "90.0%" in page.text
     assert "80.0%" in page.text
     assert "82.6% to 94.5%" in page.text  # Wilson's interval of 90 in 100
-    assert "2 minutes" in page.text  # 40 steps of 3 seconds
+    assert "0:02:00" in page.text  # 40 steps of 3 seconds
     assert {"chart-loss", "chart-rewards_margins", "chart-margin-0", "chart-margin-1"} <= {
         a.get("id") for _, a in page.tags
     }
