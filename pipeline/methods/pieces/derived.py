@@ -10,6 +10,10 @@ from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, derived
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
 
+def _normalised(total: StepColumn, length: StepColumn, normalisation: Normalisation) -> StepColumn:
+    return total / length if normalisation == "average" else total
+
+
 @derived
 def chosen_logratios(policy_chosen_logps: StepColumn, ref_chosen_logps: StepColumn) -> StepColumn:
     """log pi(y_w) - log ref(y_w), summed over the completion."""
@@ -76,7 +80,7 @@ def normalised_policy_chosen_logps(
     policy_chosen_logps: StepColumn, chosen_len: StepColumn, *, normalisation: Normalisation = "average"
 ) -> StepColumn:
     """log pi(y_w), per token ("average") or summed ("sum")."""
-    return policy_chosen_logps / chosen_len if normalisation == "average" else policy_chosen_logps
+    return _normalised(policy_chosen_logps, chosen_len, normalisation)
 
 
 @derived
@@ -84,7 +88,7 @@ def normalised_policy_rejected_logps(
     policy_rejected_logps: StepColumn, rejected_len: StepColumn, *, normalisation: Normalisation = "average"
 ) -> StepColumn:
     """log pi(y_l), per token ("average") or summed ("sum")."""
-    return policy_rejected_logps / rejected_len if normalisation == "average" else policy_rejected_logps
+    return _normalised(policy_rejected_logps, rejected_len, normalisation)
 
 
 @derived
@@ -100,7 +104,7 @@ def normalised_chosen_logratios(
     linked_chosen_logratios: StepColumn, chosen_len: StepColumn, *, normalisation: Normalisation = "average"
 ) -> StepColumn:
     """Chosen log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
-    return linked_chosen_logratios / chosen_len if normalisation == "average" else linked_chosen_logratios
+    return _normalised(linked_chosen_logratios, chosen_len, normalisation)
 
 
 @derived
@@ -108,7 +112,7 @@ def normalised_rejected_logratios(
     linked_rejected_logratios: StepColumn, rejected_len: StepColumn, *, normalisation: Normalisation = "average"
 ) -> StepColumn:
     """Rejected log-ratio (f'(pi / ref) in general), per token ("average") or summed ("sum")."""
-    return linked_rejected_logratios / rejected_len if normalisation == "average" else linked_rejected_logratios
+    return _normalised(linked_rejected_logratios, rejected_len, normalisation)
 
 
 @derived
