@@ -10,7 +10,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.models import digests
+from scoreonce.stages.models import model_digests
 
 
 def read_reference(paths: RunPaths) -> ReferenceManifest:
@@ -62,5 +62,5 @@ def _wanted(reference: Reference) -> dict[str, str | None]:
         return {"dtype": reference.dtype, "model": reference.model}
     from scoreonce.stages.models import loading  # torch, which an audit does without
 
-    adapter = digests.adapter_digest(loading.folder_of(reference.adapter)) if reference.adapter else None
-    return {"dtype": reference.dtype, "weights": digests.model_digest(Path(reference.model)), "adapter": adapter}
+    adapter = model_digests.adapter_digest(loading.folder_of(reference.adapter)) if reference.adapter else None
+    return {"dtype": reference.dtype, "weights": model_digests.model_digest(Path(reference.model)), "adapter": adapter}

@@ -23,7 +23,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import digests, loading
+from scoreonce.stages.models import loading, model_digests
 
 # Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
@@ -145,8 +145,8 @@ def _policy(run: Run) -> PolicyStart:
     start = start_of(run)
     return PolicyStart(
         model=start.model,
-        weights=digests.model_digest(loading.folder_of(start.model, start.revision)),
-        adapter=digests.adapter_digest(loading.folder_of(start.adapter)) if start.adapter else None,
+        weights=model_digests.model_digest(loading.folder_of(start.model, start.revision)),
+        adapter=model_digests.adapter_digest(loading.folder_of(start.adapter)) if start.adapter else None,
     )
 
 

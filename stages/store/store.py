@@ -31,7 +31,7 @@ from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.models.digests import adapter_digest, model_digest
+from scoreonce.stages.models.model_digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity

@@ -12,7 +12,7 @@ import pytest
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests
-from scoreonce.stages.models import digests as weights
+from scoreonce.stages.models import model_digests
 
 
 @pytest.fixture(autouse=True)
@@ -47,28 +47,28 @@ def model(folder: Path, contents: bytes = b"weights", **config: object) -> Path:
 def test_provenance_and_path_leave_the_identity_alone(tmp_path):
     one = model(tmp_path / "a", transformers_version="4.1", dtype="float32", text_config={"torch_dtype": "x", "n": 1})
     two = model(tmp_path / "b", _name_or_path="me/b", torch_dtype="bfloat16", text_config={"dtype": "float16", "n": 1})
-    assert weights.model_digest(one) == weights.model_digest(two)
+    assert model_digests.model_digest(one) == model_digests.model_digest(two)
 
 
 @pytest.mark.parametrize("change", [{"contents": b"Weights"}, {"hidden_size": 17}, {"text_config": {"n": 2}}])
 def test_weights_and_architecture_change_the_identity(tmp_path, change):
     one = model(tmp_path / "a", text_config={"n": 1})
     two = model(tmp_path / "b", **({"text_config": {"n": 1}} | change))
-    assert weights.model_digest(one) != weights.model_digest(two)
+    assert model_digests.model_digest(one) != model_digests.model_digest(two)
 
 
 def test_a_file_is_read_once(tmp_path, reads):
     folder = model(tmp_path / "a")
-    first = weights.model_digest(folder)
-    assert weights.model_digest(folder) == first
+    first = model_digests.model_digest(folder)
+    assert model_digests.model_digest(folder) == first
     assert reads == [folder / "model.safetensors"]
 
 
 def test_a_changed_file_is_read_again(tmp_path, reads):
     folder = model(tmp_path / "a")
-    first = weights.model_digest(folder)
+    first = model_digests.model_digest(folder)
     (folder / "model.safetensors").write_bytes(b"wEights")  # same size, other modification time
-    assert weights.model_digest(folder) != first
+    assert model_digests.model_digest(folder) != first
     assert len(reads) == 2
 
 
@@ -77,32 +77,32 @@ def test_a_file_of_this_moment_is_not_remembered(tmp_path, reads):
     folder = model(tmp_path / "a")
     path = folder / "model.safetensors"
     path.touch()
-    first, stamp = weights.model_digest(folder), path.stat()
+    first, stamp = model_digests.model_digest(folder), path.stat()
     path.write_bytes(b"wEights")
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert weights.model_digest(folder) != first
+    assert model_digests.model_digest(folder) != first
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"x": 3}', "\x00\xff"])
 def test_a_damaged_memo_is_ignored_and_replaced(tmp_path, cache, reads, damage):
     folder = model(tmp_path / "a")
-    expected = weights.model_digest(folder)
+    expected = model_digests.model_digest(folder)
     digests.memo_path().write_text(damage, encoding="latin-1")
-    assert weights.model_digest(folder) == expected
-    assert weights.model_digest(folder) == expected
+    assert model_digests.model_digest(folder) == expected
+    assert model_digests.model_digest(folder) == expected
     assert len(reads) == 2
 
 
 def test_a_memo_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path / "file"))
-    assert len(weights.model_digest(model(tmp_path / "a"))) == 64
+    assert len(model_digests.model_digest(model(tmp_path / "a"))) == 64
 
 
 def test_many_writers_lose_nothing(tmp_path):
     folders = [model(tmp_path / str(i), contents=bytes([i])) for i in range(24)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(weights.model_digest, folders))
+        list(pool.map(model_digests.model_digest, folders))
     assert len(json.loads(digests.memo_path().read_text())) == 24
 
 
@@ -120,11 +120,11 @@ def test_a_hub_blob_is_known_by_its_name(tmp_path, reads):
     blob.parent.mkdir()
     blob.write_bytes(b"weights")
     snapshot = model(tmp_path / "snapshots" / "r1")
-    plain = weights.model_digest(snapshot)
+    plain = model_digests.model_digest(snapshot)
     (snapshot / "model.safetensors").unlink()
     (snapshot / "model.safetensors").symlink_to(blob)
     reads.clear()
-    assert weights.model_digest(snapshot) == plain
+    assert model_digests.model_digest(snapshot) == plain
     assert reads == []
 
 
@@ -133,7 +133,7 @@ def test_a_link_that_is_no_hub_blob_is_read(tmp_path, reads):
     other = model(tmp_path / "b", contents=b"other")
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors").symlink_to(other / "model.safetensors")
-    assert weights.model_digest(folder) == weights.model_digest(other)
+    assert model_digests.model_digest(folder) == model_digests.model_digest(other)
     assert len(reads) == 1  # known by its real path afterwards
 
 
@@ -144,12 +144,12 @@ def test_shards_follow_their_index(tmp_path):
     for name in names:
         (folder / name).write_bytes(name.encode())
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": names[0], "y": names[1]}}))
-    before = weights.model_digest(folder)
+    before = model_digests.model_digest(folder)
     (folder / "stray.safetensors").write_bytes(b"not of this model")
-    assert weights.model_digest(folder) == before
+    assert model_digests.model_digest(folder) == before
     (folder / names[1]).unlink()
     with pytest.raises(InputError, match=r"(?s)incomplete.*no model-00002"):
-        weights.model_digest(folder)
+        model_digests.model_digest(folder)
 
 
 def test_an_adapter_has_its_own_identity(tmp_path):
@@ -159,15 +159,15 @@ def test_an_adapter_has_its_own_identity(tmp_path):
         (tmp_path / name / "adapter_model.safetensors").write_bytes(contents)
         return tmp_path / name
 
-    one = weights.adapter_digest(adapter("a", b"x", base_model_name_or_path="there"))
-    assert one == weights.adapter_digest(adapter("b", b"x", base_model_name_or_path="here"))
-    assert one != weights.adapter_digest(adapter("c", b"y"))
-    assert one != weights.adapter_digest(adapter("d", b"x", r=8))
-    assert weights.adapter_digest(adapter("e", b"x", target_modules=["q", "v"])) == weights.adapter_digest(
+    one = model_digests.adapter_digest(adapter("a", b"x", base_model_name_or_path="there"))
+    assert one == model_digests.adapter_digest(adapter("b", b"x", base_model_name_or_path="here"))
+    assert one != model_digests.adapter_digest(adapter("c", b"y"))
+    assert one != model_digests.adapter_digest(adapter("d", b"x", r=8))
+    assert model_digests.adapter_digest(adapter("e", b"x", target_modules=["q", "v"])) == model_digests.adapter_digest(
         adapter("f", b"x", target_modules=["v", "q"])
     )
     with pytest.raises(InputError, match="adapter, not a whole model"):
-        weights.model_digest(tmp_path / "a")
+        model_digests.model_digest(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -177,9 +177,9 @@ def test_an_incomplete_folder_is_refused(tmp_path, removed, message):
     folder = model(tmp_path / "a")
     (folder / removed).unlink()
     with pytest.raises(InputError, match=message):
-        weights.model_digest(folder)
+        model_digests.model_digest(folder)
 
 
 def test_no_torch_is_needed():
-    code = "import sys; import scoreonce.stages.models.digests; sys.exit('torch' in sys.modules)"
+    code = "import sys; import scoreonce.stages.models.model_digests; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
