@@ -298,3 +298,12 @@ def test_the_documented_table_is_the_methods():
     page = (ROOT / "docs" / "methods-table.md").read_text(encoding="utf-8")
     _, _, after = page.partition("<!-- methods: made by `scoreonce methods --markdown` -->\n")
     assert after.partition("<!-- /methods -->")[0].strip() == listing.methods(None, "markdown").strip()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "stages.common.frames"])
+def test_names_of_files_are_no_patterns(module):
+    """polars takes `*` and `[` in a name as a pattern, unless told otherwise."""
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert "pl.scan_parquet" not in {ast.unparse(call.func) for call in calls}, "use scan_frame"
+    read = [call for call in calls if ast.unparse(call.func) == "pl.read_parquet"]
+    assert all("glob" in {keyword.arg for keyword in call.keywords} for call in read), "pass glob=False"

@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.pair_tables import joined_pairs
@@ -42,7 +43,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
     """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label."""
     found = {
         "pairs": joined_pairs(paths),
-        "quarantine": pl.scan_parquet(paths.quarantine) if paths.quarantine.is_file() else None,
+        "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
         "steps": _labelled(paths.out / "train", "steps.parquet"),
         "evaluation": _labelled(paths.out / "evaluate", "pairs.parquet"),
     }
@@ -51,7 +52,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
 
 def _labelled(folder: Path, name: str) -> pl.LazyFrame | None:
     found = sorted(folder.glob(f"*/{name}"))
-    frames = [pl.scan_parquet(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
+    frames = [scan_frame(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
     return pl.concat(frames, how="diagonal_relaxed") if frames else None
 
 
