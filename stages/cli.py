@@ -126,6 +126,9 @@ Trust = Annotated[
         help="Allow Python code that comes with a model to run.",
     ),
 ]
+AllowMethodFile = Annotated[
+    bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -224,6 +227,7 @@ def train(
     label: Label = None,
     restart: Restart = False,
     dry_run: DryRun = False,
+    allow_method_file: AllowMethodFile = False,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -234,9 +238,9 @@ def train(
     from scoreonce.stages.train import stage
 
     if dry_run:
-        stage.estimate(settings)
+        stage.estimate(settings, allow_method_file=allow_method_file)
     else:
-        stage.train(settings, restart=restart)
+        stage.train(settings, restart=restart, allow_method_file=allow_method_file)
 
 
 @app.command()
@@ -418,7 +422,7 @@ def run_command(arguments: list[str]) -> int:
         _print_error("error", str(error))
         return 2
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 0
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code != INTERRUPTED:
             return code
     except KeyboardInterrupt:

@@ -166,7 +166,9 @@ class Train(_Section):
     model_config = ConfigDict(extra="allow")
 
     method: str = "dpo"
-    method_file: Name | None = Field(None, description="a Python file that registers a method; its code is run")
+    method_file: Name | None = Field(
+        None, description="a Python file that registers a method; --allow-method-file runs it"
+    )
     objective: str | dict[str, float] | None = None
     calibration: str | None = None
     selection: str | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
@@ -21,14 +22,16 @@ TEXT_SHOWN = 80
 def answer(run: Run, query: str) -> str:
     """The answer as a table of at most `ROWS_SHOWN` rows.
 
-    Raises `InputError` where nothing is prepared or the query cannot be answered; it names the tables and columns.
+    Raises `InputError` where nothing is prepared, the query reads a file, or it cannot be answered; the last names the
+    tables and columns.
     """
+    refuse_files(query, "scoreonce sql")
     paths = RunPaths.of(run)
     read_pairs(paths)
     frames = tables(paths)
     try:
         found = pl.SQLContext(frames).execute(query).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         columns = (f"{name}: {', '.join(frame.collect_schema().names())}" for name, frame in frames.items())
         raise InputError(
             "The query cannot be answered.",
