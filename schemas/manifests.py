@@ -71,12 +71,21 @@ class HubInput(Record):
         return f"{self.rows:,} rows, revision {self.revision or self.fingerprint}"
 
 
+class SpecialTokens(Record):
+    """The control tokens of a tokenizer, which an audit looks for."""
+
+    bos: int | None
+    eos: int | None
+    every: list[int]
+
+
 class TokenizerRecord(Record):
     """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was."""
 
     name: str
     vocab_size: int
     digest: str
+    special: SpecialTokens | None = None  # unknown in manifests of 0.1
 
 
 class PairCounts(Record):
@@ -225,14 +234,6 @@ class EvaluationManifest(FilesManifest):
 
 
 # audit
-
-
-class SpecialTokens(Record):
-    """The control tokens that an audit looks for."""
-
-    bos: int | None
-    eos: int | None
-    every: list[int]
 
 
 class MeasuresManifest(FilesManifest):

@@ -126,6 +126,9 @@ Trust = Annotated[
         help="Allow Python code that comes with a model to run.",
     ),
 ]
+AllowMethodFile = Annotated[
+    bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -140,13 +143,11 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     """The run file with overrides. `--method` replaces the file's method together with its pieces and label."""
     from scoreonce.stages import config
 
-    sets = list(sets or [])
-    run = config.load(
-        path, [*sets, *([f'train.method="{method}"'] if method else []), *([f'train.label="{label}"'] if label else [])]
-    )
+    options = {"train.method": method, "train.label": label}
+    run = config.load(path, sets).replace({key: value for key, value in options.items() if value})
     if method is None:
         return run
-    given = {entry.split("=")[0].strip() for entry in sets} | ({"train.label"} if label else set())
+    given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label else set())
     reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
     return run.model_copy(update={"train": run.train.model_copy(update=reset)})
 
@@ -178,8 +179,7 @@ def audit(
     """
     settings = _load(run, sets)
     given = {"near_duplicates": near_duplicates, "contamination": contamination}
-    changed = {name: value for name, value in given.items() if value is not None}
-    settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=changed)})
+    settings = settings.replace({f"audit.{name}": value for name, value in given.items() if value is not None})
     from scoreonce.stages.audit import stage
 
     if stage.audit(settings, fail_on=fail_on).exceeded:
@@ -210,7 +210,7 @@ def score(
 
     Completions that the store already holds are not scored again.
     """
-    settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
+    settings = _load(run, sets).replace({"score.full_vocab": full_vocab} if full_vocab else {})
     from scoreonce.stages.score import stage
 
     if dry_run:
@@ -227,6 +227,7 @@ def train(
     label: Label = None,
     restart: Restart = False,
     dry_run: DryRun = False,
+    allow_method_file: AllowMethodFile = False,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -237,9 +238,9 @@ def train(
     from scoreonce.stages.train import stage
 
     if dry_run:
-        stage.estimate(settings)
+        stage.estimate(settings, allow_method_file=allow_method_file)
     else:
-        stage.train(settings, restart=restart)
+        stage.train(settings, restart=restart, allow_method_file=allow_method_file)
 
 
 @app.command()
@@ -421,7 +422,7 @@ def run_command(arguments: list[str]) -> int:
         _print_error("error", str(error))
         return 2
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 0
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code != INTERRUPTED:
             return code
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 REASONS: dict[str, str] = {
     "invalid_json": "the line is not a JSON object",
+    "line_too_long": "the line has more than 64 MiB",
     "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
     "missing_value": "a column that the format needs is missing or null",
     "wrong_type": "a value has the wrong type for the format",

@@ -28,6 +28,7 @@ from scoreonce.stages.audit.measures import Inputs, measures
 from scoreonce.stages.audit.method_pull import methods_layer
 from scoreonce.stages.audit.page import write_page
 from scoreonce.stages.common.files import atomic, sha256, write_json
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import AuditResult
 from scoreonce.stages.config import Audit, Run
@@ -48,7 +49,7 @@ def audit(run: Run, *, fail_on: str | None = None) -> AuditResult:
     paths = RunPaths.of(run)
     manifest = require_pairs(run)
     inputs = gather(run, manifest)
-    pairs = pl.scan_parquet(measures(paths, inputs))
+    pairs = scan_frame(measures(paths, inputs))
     layers = _layers(run, paths, pairs)
     found = _document(run, manifest, pairs, layers, inputs)
     write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **found})
@@ -87,10 +88,8 @@ def _document(
         "quarantined_by_reason": manifest.counts.by_reason,
     }
     votes = inputs.annotations.votes if inputs.annotations else None
-    judged_repeatedly = judgements(pl.scan_parquet(paths.audit_pairs), votes)
-    return document(
-        pl.scan_parquet(paths.audit_pairs), checks, layers, data, judged_repeatedly, _absent(run.audit, inputs)
-    )
+    judged_repeatedly = judgements(scan_frame(paths.audit_pairs), votes)
+    return document(scan_frame(paths.audit_pairs), checks, layers, data, judged_repeatedly, _absent(run.audit, inputs))
 
 
 def _layers(run: Run, paths: RunPaths, pairs: pl.LazyFrame) -> list[Layer]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
@@ -20,6 +22,26 @@ def _label(train: Train) -> str:
     return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
 
 
+def _folder(key: str, name: str) -> Path:
+    """A folder that is there or can be made: what of its path is there has to be folders."""
+    path = Path(name).expanduser()
+    there = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    if os.path.lexists(there) and not there.is_dir():
+        raise InputError(
+            f"{key} is not a folder.",
+            found=f"{there} is {_what_is(there)}",
+            where=f"{key} = {name!r}",
+            fix=f"Give {key} the name of a folder; it is made where there is none.",
+        )
+    return path
+
+
+def _what_is(path: Path) -> str:
+    if path.is_file():
+        return "a file"
+    return "a link that leads nowhere" if path.is_symlink() and not path.exists() else "a device or a pipe"
+
+
 @dataclass(frozen=True)
 class RunPaths:
     """The paths of one run file. `label` names one training run of several on the same pairs."""
@@ -30,9 +52,11 @@ class RunPaths:
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
-        """The paths of a run file."""
-        out = Path(run.out)
-        return cls(out, Path(run.score.store) if run.score.store else out / "store", _label(run.train))
+        """The paths of a run file. Raises `InputError` where `out` or `score.store` can be no folder."""
+        out = _folder("out", run.out)
+        return cls(
+            out, _folder("score.store", run.score.store) if run.score.store else out / "store", _label(run.train)
+        )
 
     def pairs(self, split: Split) -> Path:
         """Prepared pairs with their text, without token ids (Parquet)."""

@@ -51,7 +51,8 @@ def evaluate(run: Run, *, model: str | None = None, label: str | None = None) ->
     Raises `InputError` where there is no policy, no held-out pair, or no reference scores that belong to these pairs.
     """
     paths = RunPaths.of(run)
-    policy = policy_of(run, paths, model or run.evaluate.model)
+    named = run.replace({"evaluate.model": model}) if model else run
+    policy = policy_of(run, paths, named.evaluate.model)
     _require_held_out(require_pairs(run), paths)
     reference = require_reference(run)
     require_scores_of_pairs(reference, paths)

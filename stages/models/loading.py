@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import SpecialTokens
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -31,10 +32,14 @@ for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 trust_remote_code = False
 
 
-def folder_of(name: str, revision: str | None = None) -> Path:
+NOT_LOADED = ("*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a model or adapter: `name` itself, or the snapshot of a Hub repository, downloaded if needed.
 
-    Raises `InputError` if there is neither.
+    Without `weights` the download leaves them out. Raises `InputError` if there is neither.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -50,9 +55,7 @@ def folder_of(name: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                name, revision=revision, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-            )
+            snapshot_download(name, revision=revision, ignore_patterns=[*NOT_LOADED, *(() if weights else WEIGHTS)])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
@@ -200,7 +203,7 @@ def _disable_dropout(config: Any) -> None:
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub name. Raises `InputError` if there is none."""
-    folder = folder_of(name, revision)
+    folder = folder_of(name, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -210,6 +213,13 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
             where=str(folder),
             fix="Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
         ) from None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
+    """The ids of a tokenizer's control tokens."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    every = sorted({*tokenizer.all_special_ids, *added})
+    return SpecialTokens(bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, every=every)
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:

@@ -26,7 +26,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PrepareResult
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
-from scoreonce.stages.models.loading import load_tokenizer
+from scoreonce.stages.models.loading import load_tokenizer, special_tokens
 from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
@@ -46,7 +46,12 @@ def prepare(run: Run) -> PrepareResult:
     wanted: dict[str, Any] = {
         "config": data_settings(data),
         "inputs": {**train.inputs, **(test.inputs if test else {})},
-        "tokenizer": TokenizerRecord(name=tokenizer.name_or_path, vocab_size=len(tokenizer), digest=encoder.digest),
+        "tokenizer": TokenizerRecord(
+            name=tokenizer.name_or_path,
+            vocab_size=len(tokenizer),
+            digest=encoder.digest,
+            special=special_tokens(tokenizer),
+        ),
     }
     done = manifests.readable(PairsManifest, paths.pairs_manifest)
     changed = [] if done is None else _changes(done, paths, wanted)

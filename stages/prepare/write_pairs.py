@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
 from scoreonce.pipeline.text.held_out import is_held_out
 from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary
 from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow, prepare_rows
@@ -15,6 +13,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Data
@@ -35,7 +34,7 @@ def write_pairs(
             held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
             rows = _write_train(files, train, data, held_out)
         tables = (paths.pairs("train"), paths.pairs("test"), paths.quarantine)
-        summary = preparation_summary(*(pl.scan_parquet(growing[path]) for path in tables), raw=rows + test_rows)
+        summary = preparation_summary(*(scan_frame(growing[path]) for path in tables), raw=rows + test_rows)
         _require_pairs(summary, data, given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.

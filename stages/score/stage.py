@@ -124,7 +124,7 @@ def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
 
 
 def _ranking(paths: RunPaths, split: Split) -> str:
-    margins = pl.read_parquet(paths.reference(split), columns=["ref_margin"]).get_column("ref_margin")
+    margins = pl.read_parquet(paths.reference(split), columns=["ref_margin"], glob=False).get_column("ref_margin")
     judged = margins.drop_nulls()
     if judged.len() == 0:
         return f"{margins.len():,} pairs"

@@ -59,7 +59,7 @@ def _stored(run: Run, device: torch.device) -> Provider:
     form = "hidden" if run.train.full_vocab == "hidden" else f"{TOP_K}{run.score.topk}"
     store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
-    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"])
+    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
     ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
     missing = states.missing(ids.to_list())
     if missing:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedModel
 
+from scoreonce.pipeline.pages.model_card import card
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.models.loading import dropout_settings, load_tokenizer
@@ -36,36 +36,3 @@ def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, 
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def card(lineage: Lineage) -> str:
-    """A model card in Markdown: what was trained, from what, on what, how, and the lineage as JSON."""
-    method, data, start = lineage.method, lineage.data, lineage.policy.model
-    cited = f" ({method.paper})" if method.paper else ""
-    settings = "\n".join(
-        f"| {name} | {value} |"
-        for name, value in {**method.hyperparameters, **lineage.train}.items()
-        if value is not None
-    )
-    return f"""---
-library_name: transformers
-pipeline_tag: text-generation
-base_model: {json.dumps(start)}
-tags: [scoreonce, preference-optimisation, {method.name}]
----
-
-# {lineage.label}
-
-Trained with **{method.title}**{cited} from `{start}` on
-{data.pairs:,} pairs of `{data.source}`, by scoreonce {lineage.versions["scoreonce"]}.
-
-| setting | value |
-|---|---|
-{settings}
-
-## Lineage
-
-```json
-{json.dumps(lineage.model_dump(mode="json"), indent=2, ensure_ascii=False)}
-```
-"""

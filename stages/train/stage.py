@@ -27,7 +27,7 @@ from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common import files, manifests
-from scoreonce.stages.common.method_file import load_file
+from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
@@ -41,13 +41,14 @@ from scoreonce.stages.train.trainer import Trainer
 logger = logging.getLogger(__name__)
 
 
-def train(run: Run, *, restart: bool = False) -> TrainResult:
+def train(run: Run, *, restart: bool = False, allow_method_file: bool = False) -> TrainResult:
     """Train the policy that the run file asks for, or resume; do nothing where it is finished.
 
-    `restart` deletes what another run, or an unfinished one, left under the same label.
+    `restart` deletes what another run, or an unfinished one, left under the same label. `allow_method_file` lets the
+    code of `train.method_file` run.
     Raises `InputError` for anything that the user can put right, `SystemExit(143)` after SIGTERM.
     """
-    paths, method = RunPaths.of(run), _method(run)
+    paths, method = RunPaths.of(run), _method(run, allow_method_file)
     data, record = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
@@ -71,12 +72,12 @@ def train(run: Run, *, restart: bool = False) -> TrainResult:
     return TrainResult(paths, trainer.steps)
 
 
-def estimate(run: Run) -> TrainingEstimate:
+def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     """What `train` would take: time and memory, from a few steps. Writes nothing.
 
     Raises `InputError` as `train` does.
     """
-    method = _method(run)
+    method = _method(run, allow_method_file)
     data, _ = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
     left = estimate_training(Trainer.build(run, method, data, accelerator))
@@ -104,11 +105,10 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
 
 
-def _method(run: Run) -> Method:
+def _method(run: Run, allow_method_file: bool) -> Method:
     settings = run.train
     if settings.method_file:
-        logger.warning("running the code of %s", settings.method_file)
-        load_file(settings.method_file)
+        load_allowed(settings.method_file, allowed=allow_method_file)
     method = methods.resolve(
         settings.method,
         settings.hyperparameters,

@@ -115,7 +115,7 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     [
         (["train", "missing.toml"], ["no file missing.toml"]),
         (["train", "{run}", "--set", "train.learning_rate=-1"], ["learning_rate", "-1"]),
-        (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'source'?"]),
+        (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'data.source'?"]),
         (["path", "{run}", "raport"], ["raport", "Did you mean 'report'?"]),
     ],
 )
