@@ -15,12 +15,13 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from scoreonce.schemas.errors import InputError, did_you_mean
+from scoreonce.schemas.names import require_name
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Data(_Section):
@@ -146,7 +147,7 @@ class Score(_Section):
 class Train(BaseModel):
     """Stage two. Keys not listed here are hyperparameters of the method, e.g. beta = 0.1."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     method: str = "dpo"
     method_file: str | None = Field(None, description="a Python file that registers a method; its code is run")
@@ -159,7 +160,7 @@ class Train(BaseModel):
     model: str | None = Field(None, description="policy to start from; by default the reference")
     dtype: Dtype | None = Field(None, description="dtype of the policy; by default the reference's")
     optimizer: str = Field("adamw_torch", description="a value of transformers' `optim`")
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(1e-6, gt=0, le=1e30)  # Adam divides it by 1 - beta1, in float32
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -190,6 +191,11 @@ class Train(BaseModel):
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again and compare before the first step")
     log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
 
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "train.label, or --label")
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of the method."""
@@ -201,6 +207,11 @@ class Evaluate(_Section):
 
     model: str | None = Field(None, description="policy to evaluate; by default the one that `train` wrote")
     label: str | None = Field(None, description="folder name of the results; by default the training label")
+
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "evaluate.label, or --label")
 
 
 class Run(_Section):
