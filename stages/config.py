@@ -14,6 +14,7 @@ import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from scoreonce.schemas.hyperparameters import HYPERPARAMETERS, OTHER_NAMES
+from scoreonce.schemas.names import require_name
 from scoreonce.stages import run_file
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -178,7 +179,7 @@ class Train(_Section):
     model: Name | None = Field(None, description="policy to start from; by default the reference")
     dtype: Dtype | None = Field(None, description="dtype of the policy; by default the reference's")
     optimizer: str = Field("adamw_torch", description="a value of transformers' `optim`")
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(1e-6, gt=0, le=1e30)  # Adam divides it by 1 - beta1, in float32
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -209,6 +210,11 @@ class Train(_Section):
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again and compare before the first step")
     log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
 
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "train.label, or --label")
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of the method."""
@@ -220,6 +226,11 @@ class Evaluate(_Section):
 
     model: Name | None = Field(None, description="policy to evaluate; by default the one that `train` wrote")
     label: str | None = Field(None, description="folder name of the results; by default the training label")
+
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "evaluate.label, or --label")
 
 
 class Run(_Section):

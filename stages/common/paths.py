@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.names import name_of, require_name
 from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
@@ -19,7 +19,10 @@ def _label(train: Train) -> str:
     """The run's label; by default the method and the pieces that replace its own, as a folder name."""
     objective = "+".join(train.objective) if isinstance(train.objective, dict) else train.objective
     pieces = [piece for piece in (train.method, objective, train.calibration, train.selection) if piece]
-    return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
+    if train.label is not None:
+        return require_name(train.label, "train.label, or --label")
+    # Not cut to length: two compositions could become one name.
+    return require_name("+".join(map(name_of, pieces)), "train.label, by default made of the method and its pieces")
 
 
 def _folder(key: str, name: str) -> Path:
@@ -58,6 +61,10 @@ class RunPaths:
             out, _folder("score.store", run.score.store) if run.score.store else out / "store", _label(run.train)
         )
 
+    def lock(self, written: Path) -> Path:
+        """The lock file of a file or folder of this run, outside of it: a folder can be removed and made again."""
+        return self.out / ".locks" / f"{'-'.join(written.relative_to(self.out).parts)}.lock"
+
     def pairs(self, split: Split) -> Path:
         """Prepared pairs with their text, without token ids (Parquet)."""
         return self.out / "pairs" / f"{split}.parquet"
@@ -65,6 +72,11 @@ class RunPaths:
     def tokens(self, split: Split) -> Path:
         """Token ids of the same pairs, in the same order (Arrow, read by memory map)."""
         return self.out / "pairs" / f"{split}.tokens.arrow"
+
+    @property
+    def prepared(self) -> Path:
+        """Folder of the prepared pairs."""
+        return self.out / "pairs"
 
     @property
     def quarantine(self) -> Path:

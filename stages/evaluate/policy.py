@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
+from scoreonce.schemas.names import name_of
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
@@ -37,9 +38,9 @@ def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
 
 
 def label_of(paths: RunPaths, policy: Reference) -> str:
-    """The training label for a policy that `train` wrote in this run, otherwise the last part of the model's name."""
+    """The training label for a policy that `train` wrote in this run, otherwise made of the model's last name."""
     path = Path(policy.adapter or policy.model).resolve()
-    return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else path.name
+    return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else name_of(path.name)
 
 
 def lineage_of(policy: Reference) -> Lineage | None:

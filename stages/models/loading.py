@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import SpecialTokens
+from scoreonce.stages.models.loading_report import require_whole
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -90,14 +91,20 @@ def load_model(
     """A causal language model in evaluation mode on `device`, with its weights in `dtype` and an adapter if given.
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
-    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded.
+    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded, or is not
+    exactly what its files hold.
     """
     folder = folder_of(name, revision)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _disable_dropout(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise InputError(
@@ -106,6 +113,12 @@ def load_model(
             where=str(folder),
             fix="Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
+    require_whole(
+        str(folder),
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=report["mismatched_keys"],
+    )
     if adapter is not None:
         model = _with_adapter(model, adapter, merge)
     return model.eval().to(device)
@@ -115,7 +128,15 @@ def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrain
     peft = _peft("reference.adapter")
     try:
         with _deprecations_ignored():
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder_of(adapter)))
+            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+            folder = str(folder_of(adapter))
+            wrapped = peft.PeftModel.from_pretrained(model, folder)
+            report = wrapped.load_adapter(folder, "default")  # once more: only this call says what it did
+        # PEFT's own exceptions: one for all layers, and what is not kept in the file.
+        missing = [
+            key for key in report.missing_keys if "vblora_vector_bank" not in key and "prompt_encoder" not in key
+        ]
+        require_whole(folder, missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
         return wrapped.merge_and_unload() if merge else wrapped
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(

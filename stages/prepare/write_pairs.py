@@ -16,6 +16,7 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
+from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.raw_data import limited
 from scoreonce.stages.prepare.dataset import Dataset
@@ -38,7 +39,7 @@ def write_pairs(
         _require_pairs(summary, data, given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
-        paths.pairs_manifest.unlink(missing_ok=True)
+        remove(paths.pairs_manifest, inside=paths.out)
     manifest = PairsManifest(**wanted, **summary.manifest(), files=digests)
     manifests.write(paths.pairs_manifest, manifest)
     return summary, manifest

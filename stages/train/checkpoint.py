@@ -11,7 +11,6 @@ routed to; torch 2.13), and the float32 masters of a half-precision model are no
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
+from scoreonce.stages.common.removal import remove
 
 FORMAT = 1
 
@@ -45,11 +45,11 @@ class Training:
         return [known[parameter] for parameter in self.masters.parameters]
 
 
-def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int) -> Path:
-    """Write `<folder>/step-000010` and drop all but the last `keep` checkpoints."""
+def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int, inside: Path) -> Path:
+    """Write `<folder>/step-000010` and remove all but the last `keep` checkpoints, which lie in the folder `inside`."""
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary, inside=inside)
     temporary.mkdir(parents=True)
     try:
         tensors, plain = _optimizer_state(training)
@@ -72,12 +72,12 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
         for path in temporary.iterdir():
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final, inside=inside)
         temporary.rename(final)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary, inside=inside)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old, inside=inside)
     return final
 
 

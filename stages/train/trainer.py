@@ -6,9 +6,10 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training import sampling
+from scoreonce.pipeline.training.agreement import require_agreement
 from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
@@ -127,17 +129,22 @@ class Trainer:
         _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 
     def train(self, paths: RunPaths) -> None:
-        """Run the remaining steps. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
+        """Run the remaining steps.
+
+        Raises `SystemExit(143)` after SIGTERM and `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written;
+        `InputError` where the processes would go on from different steps, or the training diverges.
+        """
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.checkpoints(folder):
             done, state = checkpoint.restore(found[-1], self.training)
             _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
+        require_same_plan(self.accelerator, {"steps done": done})
         main = self.accelerator.is_main_process
-        log = StepLog(paths.training, done) if main else None
+        log = StepLog(paths.training, done, inside=paths.out) if main else None
         every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
         with (
-            _termination_requested() as requested,
+            _stop_requested(alone=self.accelerator.num_processes == 1) as requested,
             progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
         ):
             for step in range(done + 1, self.steps + 1):
@@ -149,14 +156,19 @@ class Trainer:
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
                 stop = self.anyone(bool(requested))
+                keeps = stop or step % every == 0 or step == self.steps
+                if keeps:
+                    self._require_finite_weights(step)
                 if log is not None:
                     log.add(metrics, rows)
-                    if stop or step % every == 0 or step == self.steps:
+                    if keeps:
                         log.flush(step)
-                        checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
+                        checkpoint.save(
+                            folder, self.training, step, state, keep=settings.keep_checkpoints, inside=paths.out
+                        )
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
-                    raise SystemExit(TERMINATED)
+                    raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
         if log is not None:
             log.finish()
 
@@ -166,7 +178,14 @@ class Trainer:
             start = lineage.start_of(self.run)
             origin = loading.folder_of(start.model, start.revision)
             tokenizer = self.run.data.tokenizer or str(origin)
-            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=made)
+            save_policy.save(
+                paths.policy,
+                self.training.model.model,
+                origin=origin,
+                tokenizer=tokenizer,
+                lineage=made,
+                inside=paths.out,
+            )
         self.accelerator.wait_for_everyone()
 
     def take(
@@ -218,12 +237,32 @@ class Trainer:
         training.masters.give_weights()
         return norm
 
+    def _require_finite_weights(self, step: int) -> None:
+        """Raise `InputError` where weights are not finite, before they are kept.
+
+        The loss of a step is that of the weights before it: those of the last step have no later loss to show it.
+        """
+        trained = zip(self.training.names, self.training.masters.parameters, strict=True)
+        counts = {name: int((~torch.isfinite(weights)).sum()) for name, weights in trained}
+        if broken := [name for name, count in counts.items() if count]:
+            raise InputError(
+                "Training diverged: weights are not finite.",
+                found=f"{sum(counts.values()):,} weights of {len(broken):,} tensors, {broken[0]} the first",
+                where=f"after step {step}; nothing of it was saved",
+                fix="Lower train.learning_rate or beta and start again with --restart.",
+            )
+
     def anyone(self, stop: bool) -> bool:
         """Whether `stop` is true on any process; every process gets the same answer."""
         if self.accelerator.num_processes == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def require_same_plan(accelerator: Accelerator, plan: Mapping[str, Any]) -> None:
+    """Raise `InputError` on every process where the facts of `plan` are not the same on all of them."""
+    require_agreement(plan, lambda table: accelerator.gather(table.to(accelerator.device)))
 
 
 def _say(accelerator: Accelerator, message: str) -> None:
@@ -261,11 +300,27 @@ def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> R
 
 
 @contextmanager
-def _termination_requested() -> Iterator[list[int]]:
-    """A list that is no longer empty after SIGTERM, which schedulers send some time before they kill."""
+def _stop_requested(*, alone: bool) -> Iterator[list[int]]:
+    """A list of the signals that came: SIGTERM, which schedulers send some time before they kill, or Ctrl-C's SIGINT.
+
+    A second Ctrl-C raises `KeyboardInterrupt` at once in a process that trains `alone`. A launcher of several passes
+    each one on, so that they come twice, and kills its processes itself.
+    """
     requested: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: requested.append(number))
+
+    def note(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in requested and alone:
+            raise KeyboardInterrupt
+        requested.append(number)
+        if number == signal.SIGINT and alone:
+            with suppress(RuntimeError):  # it came while something else was being printed
+                logger.warning("\nfinishing this step to write a checkpoint; Ctrl-C again stops at once")
+
+    # Ignored where a shell or nohup started this in the background: that stays so.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield requested
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -627,7 +627,9 @@ def test_parameters_without_a_gradient_so_far_are_resumed(tmp_path):
     before, after = built(), built()
     before.model["used"](torch.ones(1, 2)).sum().backward()
     before.optimizer.step()
-    step, state = checkpoint.restore(checkpoint.save(folder, before, 1, {"m": torch.tensor(0.5)}, keep=1), after)
+    step, state = checkpoint.restore(
+        checkpoint.save(folder, before, 1, {"m": torch.tensor(0.5)}, keep=1, inside=folder), after
+    )
     assert (step, float(state["m"])) == (1, 0.5)
     assert_equal(before.model.state_dict(), after.model.state_dict())
     kept = [after.optimizer.state[parameter] for parameter in after.model["used"].parameters()]
@@ -641,7 +643,7 @@ def test_a_step_log_without_a_newer_column_is_finished(prepared):
     part = next((paths.training / "steps").glob("*.parquet"))
     older = pl.read_parquet(part).drop("linked_margin")
     older.write_parquet(part)
-    StepLog(paths.training, 2).finish()
+    StepLog(paths.training, 2, inside=paths.out).finish()
     whole = pl.read_parquet(paths.training / "steps.parquet")
     assert whole.drop("linked_margin").equals(older)
     assert whole["linked_margin"].is_null().all()
