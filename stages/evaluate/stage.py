@@ -57,13 +57,12 @@ def evaluate(
     pairs.
     """
     paths = RunPaths.of(run)
-    named = run.replace({"evaluate.model": model}) if model else run
-    policy = policy_of(run, paths, named.evaluate.model)
+    policy = policy_of(run, paths, (run.replace({"evaluate.model": model}) if model else run).evaluate.model)
     _require_held_out(require_pairs(run), paths)
     reference = require_reference(run)
     require_scores_of_pairs(reference, paths)
-    named = label or run.evaluate.label or label_of(paths, policy)
-    results = replace(paths, label=require_name(named, "evaluate.label, or --label"))
+    name = label or run.evaluate.label or label_of(paths, policy)
+    results = replace(paths, label=require_name(name, "evaluate.label, or --label"))
     store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     scoring = score_completions(
