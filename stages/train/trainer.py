@@ -55,6 +55,7 @@ class Trainer:
     accelerator: Accelerator
     training: checkpoint.Training
     step: Step
+    rebuilt: rebuilt_logps.Comparison
     budget: int
     steps: int
 
@@ -99,6 +100,7 @@ class Trainer:
             backward=accelerator.backward,
             no_sync=lambda: accelerator.no_sync(prepared),
         )
+        rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
         return cls(
@@ -107,13 +109,14 @@ class Trainer:
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
             Step(
-                rebuilt_logps.checked(prepared, run),
+                rebuilt,
                 masters.parameters,
                 method,
                 processes,
                 reference,
                 split=batcher_for(found.layout),
             ),
+            rebuilt,
             budget,
             steps,
         )
@@ -184,6 +187,7 @@ class Trainer:
         else:
             outcome, everything = self.step(rows, tensors, state, self.budget)
         rate = float(self.training.scheduler.get_last_lr()[0])
+        self.rebuilt.require_agreement()
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
         metrics: Metrics = {

@@ -384,8 +384,8 @@ def test_two_processes_train_the_same_policy(prepared):
 
     By torchrun: `accelerate launch --cpu` starts a single process, whatever --num_processes says.
     """
-    score.score(prepared.run(score={"mismatched": True}))
-    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto")
+    score.score(prepared.run(score={"mismatched": True, "full_vocab": "hidden"}))
+    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "tdpo2")  # the last reads stored hidden states
     settings = {**FAST, "max_steps": 4}
     two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
     path = prepared.folder / "two.py"
