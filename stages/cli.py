@@ -243,6 +243,18 @@ def train(
 
 
 @app.command()
+def merge(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, trust: Trust = False) -> None:
+    """Merge a LoRA policy into its base model.
+
+    Writes a whole model beside the adapter, for tools that load no adapters.
+    """
+    settings = _load(run, sets, method=method, label=label)
+    from scoreonce.stages.train import merge
+
+    merge.merge(settings)
+
+
+@app.command()
 def evaluate(
     run: RunFile,
     sets: Sets = None,

@@ -33,7 +33,7 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog
@@ -64,17 +64,7 @@ class Trainer:
         """Load the policy, find the exact layout for it, and make optimizer and schedule."""
         settings, start = run.train, lineage.start_of(run)
         torch.manual_seed(settings.seed)
-        model = loading.load_model(
-            start.model,
-            dtype=lineage.dtype_of(run),
-            device=accelerator.device,
-            revision=start.revision,
-            adapter=start.adapter,
-            merge=True,
-        )
-        if settings.lora_rank:
-            alpha = settings.lora_alpha or 2.0 * settings.lora_rank
-            model = loading.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
+        model = policy.load(run, accelerator.device)
         loading.require_fit(
             model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence
         )
@@ -85,6 +75,7 @@ class Trainer:
         )
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
+            layout_probe.require_same_in_training(model, found.layout, multiple)
         scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
         reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
@@ -166,10 +157,8 @@ class Trainer:
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
         if self.accelerator.is_main_process:
-            start = lineage.start_of(self.run)
-            origin = loading.folder_of(start.model, start.revision)
-            tokenizer = self.run.data.tokenizer or str(origin)
-            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=made)
+            start, tokenizer = lineage.start_of(self.run), self.run.data.tokenizer
+            save_policy.save(paths.policy, self.training.model.model, start=start, tokenizer=tokenizer, lineage=made)
         self.accelerator.wait_for_everyone()
 
     def take(
