@@ -170,6 +170,7 @@ def audit(
     fail_on: FailOn = None,
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
+    trust: Trust = False,
 ) -> None:
     """Find flaws in the pairs.
 
