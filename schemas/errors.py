@@ -20,3 +20,8 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters, or its type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -171,6 +171,7 @@ def audit(
     fail_on: FailOn = None,
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
+    trust: Trust = False,
 ) -> None:
     """Find flaws in the pairs.
 
@@ -241,6 +242,18 @@ def train(
         stage.estimate(settings, allow_method_file=allow_method_file)
     else:
         stage.train(settings, restart=restart, allow_method_file=allow_method_file)
+
+
+@app.command()
+def merge(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, trust: Trust = False) -> None:
+    """Merge a LoRA policy into its base model.
+
+    Writes a whole model beside the adapter, for tools that load no adapters.
+    """
+    settings = _load(run, sets, method=method, label=label)
+    from scoreonce.stages.train import merge
+
+    merge.merge(settings)
 
 
 @app.command()

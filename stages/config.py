@@ -200,6 +200,7 @@ class Train(_Section):
     lora_rank: int | None = Field(None, ge=1, description="train LoRA matrices of this rank instead of all weights")
     lora_alpha: float | None = Field(None, gt=0, description="scale of the LoRA matrices; by default twice the rank")
     lora_targets: list[str] = Field(["all-linear"], description="names of the modules to adapt")
+    lora_continue: bool = Field(False, description="train the reference's adapter on, in place of new LoRA matrices")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; the last step always writes one"
     )

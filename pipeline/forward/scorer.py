@@ -88,7 +88,7 @@ class TokenScorer(nn.Module):
     def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Float[Tensor, "tokens hidden"]:
         """Hidden states after the last norm, at the positions that predict a completion token."""
         model = architecture.causal_lm(self.model)
-        body = model.base_model
+        body = architecture.body_of(model)
         if self.layout != "padded":
             mask = architecture.masks(model, prompt_rows, batch, self.layout)
             output = body(

@@ -13,8 +13,8 @@ from scoreonce.schemas.manifests import Lineage
 _ESCAPED = {**{mark: f"\\{mark}" for mark in "\\`*[]|!"}, "<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
-def card(lineage: Lineage) -> str:
-    """The card of a trained policy."""
+def card(lineage: Lineage, library: str = "transformers") -> str:
+    """The card of a trained policy, which `library` (transformers, peft) loads."""
     method, data = lineage.method, lineage.data
     cited = f" ({plain(method.paper)})" if method.paper else ""
     settings = "\n".join(
@@ -23,7 +23,7 @@ def card(lineage: Lineage) -> str:
         if value is not None
     )
     return f"""---
-library_name: transformers
+library_name: {library}
 pipeline_tag: text-generation
 base_model: {_json(lineage.policy.model)}
 tags: [scoreonce, preference-optimisation, {_json(method.name)}]

@@ -113,6 +113,11 @@ class RunPaths:
         return self.training / "model"
 
     @property
+    def merged(self) -> Path:
+        """The trained adapter merged into its base model by `scoreonce merge`, a Hugging Face folder."""
+        return self.training / "merged"
+
+    @property
     def evaluation(self) -> Path:
         """Folder of one policy's held-out results: pairs.parquet and summary.json."""
         return self.out / "evaluate" / self.label

@@ -74,6 +74,18 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
+class MergeResult:
+    """A LoRA policy as a whole model."""
+
+    paths: RunPaths
+
+    @property
+    def model(self) -> Path:
+        """Base model and adapter in one, a Hugging Face folder."""
+        return self.paths.merged
+
+
+@dataclass(frozen=True)
 class EvaluateResult:
     """A policy on held-out pairs. `summary` has the figures of `pipeline.evaluation.summary.evaluation_summary`."""
 

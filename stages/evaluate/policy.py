@@ -29,7 +29,7 @@ def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
     # The reference itself keeps its revision and adapter; any other model is what its own folder says.
     if name == run.reference.model:
         return run.reference
-    trained = Path(name).resolve() == paths.policy.resolve()
+    trained = Path(name).resolve() in (paths.policy.resolve(), paths.merged.resolve())
     dtype = (run.train.dtype if trained else None) or run.reference.dtype
     if not (Path(name) / "adapter_config.json").is_file():
         return Reference(model=name, dtype=dtype)

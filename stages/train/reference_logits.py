@@ -30,7 +30,8 @@ Provider = Callable[[Sequence[PromptRow]], ReferenceDistribution]
 def provider(run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer) -> Provider | None:
     """A function from a micro-batch to its reference logits, or None for a method that does not read them.
 
-    Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
+    Kept loaded, the reference is the policy without its adapter where a first LoRA is trained on it, else a second
+    model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
     """
     asked = PolicyColumns.of(method.reads)
@@ -47,7 +48,7 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     rounded = asked.reads("rounded")
     if run.train.full_vocab != "live":
         given = _stored(run, device)
-    elif run.train.lora_rank and lineage.starts_from_reference(run):
+    elif run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
         given = _live(policy, adapter_off=True)
     else:
         given = _live(_loaded(run, device, longest_row))

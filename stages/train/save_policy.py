@@ -5,34 +5,42 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from scoreonce.pipeline.pages.model_card import card
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
-from scoreonce.stages.models.loading import dropout_settings, load_tokenizer
+from scoreonce.stages.models import adapters, loading
+from scoreonce.stages.models.lineage import Start
 
 logger = logging.getLogger(__name__)
 
 
-def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, lineage: Lineage, inside: Path) -> None:
-    """Write weights (safetensors), config, tokenizer and card; the folder appears whole or not at all.
+def save(
+    folder: Path, model: PreTrainedModel, *, start: Start, tokenizer: str | None, lineage: Lineage, inside: Path
+) -> None:
+    """Write weights or adapter (safetensors), config, tokenizer and card; the folder appears whole or not at all.
 
-    Dropout was off in training; the saved config has `origin`'s own settings again. A folder of an earlier save is
-    removed, if it lies in the folder `inside`.
+    The tokenizer is that of `start` where none is named. Dropout was off in training; a saved config has the settings
+    of `start` again. A folder of an earlier save is removed, if it lies in the folder `inside`.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary, inside=inside)
+    origin = loading.folder_of(start.model, start.revision)
     try:
-        for key, value in dropout_settings(AutoConfig.from_pretrained(origin)).items():
-            setattr(model.config, key, value)
-        model.save_pretrained(temporary)
+        if isinstance(model, PreTrainedModel):
+            for key, value in loading.dropout_settings(loading.load_config(origin)).items():
+                setattr(model.config.get_text_config(), key, value)
+            model.save_pretrained(temporary)
+        else:
+            adapters.write(model, temporary, adapters.base_name(start.model), start.revision)
         try:
-            load_tokenizer(tokenizer).save_pretrained(temporary)
+            loading.load_tokenizer(tokenizer or str(origin)).save_pretrained(temporary)
         except InputError:
-            logger.info(f"note: no tokenizer at {tokenizer}; the model folder has none")
-        (temporary / "README.md").write_text(card(lineage), encoding="utf-8")
+            logger.info(f"note: no tokenizer at {tokenizer or origin}; the model folder has none")
+        library = "transformers" if isinstance(model, PreTrainedModel) else "peft"
+        (temporary / "README.md").write_text(card(lineage, library), encoding="utf-8")
         remove(folder, inside=inside)
         temporary.rename(folder)
     finally:

@@ -36,7 +36,7 @@ from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
-from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.train import checkpoint
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
@@ -122,13 +122,7 @@ def _method(run: Run, allow_method_file: bool) -> Method:
         calibration=settings.calibration,
         selection=settings.selection,
     )
-    if run.train.lora_rank and run.reference.adapter and not run.train.model:
-        raise InputError(
-            "LoRA would be trained on a reference that is an adapter itself.",
-            found=f"reference.adapter = {run.reference.adapter!r} and train.lora_rank",
-            where="the run file",
-            fix="Merge the adapter into a model folder of its own and name that as reference.model.",
-        )
+    policy.require_lora_settings(run)
     if settings.scope == "microbatch" and not method.batch_coupled:
         raise InputError(
             f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",

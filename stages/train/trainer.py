@@ -35,7 +35,7 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog
@@ -57,6 +57,7 @@ class Trainer:
     accelerator: Accelerator
     training: checkpoint.Training
     step: Step
+    rebuilt: rebuilt_logps.Comparison
     budget: int
     steps: int
 
@@ -65,17 +66,7 @@ class Trainer:
         """Load the policy, find the exact layout for it, and make optimizer and schedule."""
         settings, start = run.train, lineage.start_of(run)
         torch.manual_seed(settings.seed)
-        model = loading.load_model(
-            start.model,
-            dtype=lineage.dtype_of(run),
-            device=accelerator.device,
-            revision=start.revision,
-            adapter=start.adapter,
-            merge=True,
-        )
-        if settings.lora_rank:
-            alpha = settings.lora_alpha or 2.0 * settings.lora_rank
-            model = loading.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
+        model = policy.load(run, accelerator.device)
         loading.require_fit(
             model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence
         )
@@ -86,6 +77,7 @@ class Trainer:
         )
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
+            layout_probe.require_same_in_training(model, found.layout, multiple)
         scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
         reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
@@ -101,6 +93,7 @@ class Trainer:
             backward=accelerator.backward,
             no_sync=lambda: accelerator.no_sync(prepared),
         )
+        rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
         return cls(
@@ -109,13 +102,14 @@ class Trainer:
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
             Step(
-                rebuilt_logps.checked(prepared, run),
+                rebuilt,
                 masters.parameters,
                 method,
                 processes,
                 reference,
                 split=batcher_for(found.layout),
             ),
+            rebuilt,
             budget,
             steps,
         )
@@ -175,17 +169,9 @@ class Trainer:
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
         if self.accelerator.is_main_process:
-            start = lineage.start_of(self.run)
-            origin = loading.folder_of(start.model, start.revision)
-            tokenizer = self.run.data.tokenizer or str(origin)
-            save_policy.save(
-                paths.policy,
-                self.training.model.model,
-                origin=origin,
-                tokenizer=tokenizer,
-                lineage=made,
-                inside=paths.out,
-            )
+            start, tokenizer = lineage.start_of(self.run), self.run.data.tokenizer
+            trained = self.training.model.model
+            save_policy.save(paths.policy, trained, start=start, tokenizer=tokenizer, lineage=made, inside=paths.out)
         self.accelerator.wait_for_everyone()
 
     def take(
@@ -203,6 +189,7 @@ class Trainer:
         else:
             outcome, everything = self.step(rows, tensors, state, self.budget)
         rate = float(self.training.scheduler.get_last_lr()[0])
+        self.rebuilt.require_agreement()
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
         metrics: Metrics = {

@@ -341,9 +341,23 @@ def test_gradient_checkpointing_changes_nothing(prepared):
     )
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_torch_fused", "adafactor", "sgd", "rmsprop"])
-def test_other_optimizers_resume_exactly(prepared, optimizer, monkeypatch):
-    whole = training(prepared, "dpo", "whole", optimizer=optimizer, max_steps=4)
+@pytest.mark.parametrize(
+    ("optimizer", "package"),
+    [
+        ("adamw_torch_fused", "torch"),
+        ("adafactor", "torch"),
+        ("sgd", "torch"),
+        ("rmsprop", "torch"),
+        ("adamw_torch_8bit", "torchao"),
+        ("adamw_bnb_8bit", "bitsandbytes"),
+    ],
+)
+def test_other_optimizers_resume_exactly(prepared, optimizer, package, monkeypatch):
+    pytest.importorskip(package)
+    # 97 * 64 weights of the embedding: those of 8 bits leave tensors of fewer than 4,096 as they are
+    wide = str(prepared.model("wide", hidden_size=64))
+    settings = {"optimizer": optimizer, "max_steps": 4, "model": wide}
+    whole = training(prepared, "dpo", "whole", **settings)
     honest = train.Trainer.take
 
     def dies(self, step, *rest):
@@ -353,9 +367,9 @@ def test_other_optimizers_resume_exactly(prepared, optimizer, monkeypatch):
 
     monkeypatch.setattr(train.Trainer, "take", dies)
     with pytest.raises(Killed):
-        training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)
+        training(prepared, "dpo", "killed", **settings)
     monkeypatch.setattr(train.Trainer, "take", honest)
-    assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", optimizer=optimizer, max_steps=4)))
+    assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", **settings)))
 
 
 def test_shuffle_off_keeps_the_order(prepared):
@@ -384,8 +398,8 @@ def test_two_processes_train_the_same_policy(prepared):
 
     By torchrun: `accelerate launch --cpu` starts a single process, whatever --num_processes says.
     """
-    score.score(prepared.run(score={"mismatched": True}))
-    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto")
+    score.score(prepared.run(score={"mismatched": True, "full_vocab": "hidden"}))
+    methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "tdpo2")  # the last reads stored hidden states
     settings = {**FAST, "max_steps": 4}
     two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
     path = prepared.folder / "two.py"
