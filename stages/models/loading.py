@@ -99,7 +99,7 @@ def load_model(
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The model cannot be loaded.",
             found=_first_line(error),
@@ -117,7 +117,9 @@ def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrain
         with _deprecations_ignored():
             wrapped = peft.PeftModel.from_pretrained(model, str(folder_of(adapter)))
         return wrapped.merge_and_unload() if merge else wrapped
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # as for a model
         raise InputError(
             "The adapter cannot be loaded.",
             found=_first_line(error),
@@ -206,7 +208,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     folder = folder_of(name, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The tokenizer cannot be loaded.",
             found=_first_line(error),
@@ -238,7 +240,8 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    line = (str(error).strip().splitlines() or [""])[0][:300]
+    return line if line and isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {line}"
 
 
 def require_fit(model: PreTrainedModel, name: str, *, largest_token: int, longest_sequence: int) -> None:
