@@ -85,7 +85,8 @@ class TokenizerRecord(Record):
     name: str
     vocab_size: int
     digest: str
-    special: SpecialTokens | None = None  # unknown in manifests of 0.1
+    # Unknown in manifests of 0.1, which stay the same files, since reference scores name them by their digest.
+    special: SpecialTokens | None = Field(None, exclude_if=lambda special: special is None)
 
 
 class PairCounts(Record):

@@ -108,7 +108,7 @@ def override(tree: Tree, text: str) -> None:
     if not separator or not key.strip():
         raise InputError(
             "An override is not of the form section.key=value.",
-            found=f"{text:.{SHOWN}}",
+            found=f"{text!r:.{SHOWN}}",
             where="--set",
             fix="Write it as --set train.beta=0.05.",
         )

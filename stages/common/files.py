@@ -47,7 +47,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises `OSError` or `ValueError` if that fails."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) -> None:

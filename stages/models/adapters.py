@@ -123,7 +123,9 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
             )
             # Once more, because only this call says which weights it found.
             report = wrapped.load_adapter(str(adapter), name, is_trainable=trains)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # of any kind, as for a model
         raise InputError(
             "The adapter cannot be loaded.",
             found=first_line(error),

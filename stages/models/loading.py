@@ -111,7 +111,7 @@ def load_model(
             ignore_mismatched_sizes=True,  # they are refused below, with their names
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The model cannot be loaded.",
             found=first_line(error),
@@ -133,7 +133,7 @@ def load_config(folder: Path) -> PretrainedConfig:
     """The configuration of a model folder. Raises `InputError` where it cannot be loaded, or is untrusted code."""
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The model's configuration cannot be loaded.",
             found=first_line(error),
@@ -182,7 +182,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     folder = folder_of(name, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The tokenizer cannot be loaded.",
             found=first_line(error),

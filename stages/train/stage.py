@@ -64,13 +64,14 @@ def train(
         if _finished(paths, record):
             say("%s: up to date, %s", paths.label, paths.policy)
             return TrainResult(paths, 0)
+        trainer = Trainer.build(run, method, data, accelerator)
+        if run.train.verify_pairs and lineage.policy_is_reference(record):
+            trainer.check_against_cache()
+        # Whatever is refused is refused before this point, so that it leaves nothing under the label.
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _begin(run, paths, record)
         accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
-        trainer = Trainer.build(run, method, data, accelerator)
-        if run.train.verify_pairs and lineage.policy_is_reference(record):
-            trainer.check_against_cache()
         trainer.train(paths)
         trainer.save_policy(paths, record)
         accelerator.end_training()
