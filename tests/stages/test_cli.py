@@ -135,6 +135,11 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     [
         (["train", "missing.toml"], ["no file missing.toml"]),
         (["train", "{run}", "--set", "train.learning_rate=-1"], ["learning_rate", "-1"]),
+        (["prepare", "{run}", "--set", "train.learning_rate=inf"], ["train.learning_rate", "finite number"]),
+        (["prepare", "{run}", "--set", "train.weight_decay=nan"], ["train.weight_decay", "finite number"]),
+        (["train", "{run}", "--set", "train.learning_rate=1e31"], ["train.learning_rate", "1e+31"]),
+        (["prepare", "{run}", "--set", "evaluate.label=../x"], ["where: evaluate.label", "'../x'"]),
+        (["train", "{run}", "--method", "../x/../.."], ["no such method"]),
         (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'source'?"]),
         (["path", "{run}", "raport"], ["raport", "Did you mean 'report'?"]),
     ],
