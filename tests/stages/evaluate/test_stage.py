@@ -205,11 +205,12 @@ def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
 
 
 def test_scores_of_other_pairs_are_refused(scored, tmp_path):
-    """Prepared anew with another share, and the scores of the pairs before put back beside them."""
+    """Prepared anew with another share, and scores and policy of the pairs before put back beside them."""
     out = shutil.copytree(scored / "out", tmp_path / "out")
     run = make_run(scored, out=out, test_share=0.25)
     prepare.prepare(run, restart=True)
-    shutil.copytree(scored / "out" / "reference", out / "reference")
+    for made in ("reference", "train"):
+        shutil.copytree(scored / "out" / made, out / made, dirs_exist_ok=True)
     with pytest.raises(InputError, match=r"(?s)those of other pairs.*scoreonce score"):
         evaluate.evaluate(run)
     make_run(scored)
