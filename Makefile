@@ -9,6 +9,7 @@
 # Every stage is also a command, `scoreonce prepare configs/mine.toml` and so on; Make only adds the order. A stage runs
 # again when the run file, SET, its data or the stage before it changed, and does only what is not done yet: after an
 # interruption, run the same `make` again. Make keeps its stamps in .make/, everything else is in the run's `out`.
+# Where a change would take pairs away from results that were made of them, `prepare` stops and says which.
 
 RUN    ?= configs/demo.toml
 METHOD ?=

@@ -103,6 +103,23 @@ Query = Annotated[
     str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Replace the pairs of this run, and delete its reference scores, training runs and evaluations. The "
+        "reference store stays.",
+    ),
+]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--lock-timeout",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait for another command that writes the same files; without end by default.",
+    ),
+]
 Drop = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
@@ -144,24 +161,31 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     from scoreonce.stages import config
 
     options = {"train.method": method, "train.label": label}
-    run = config.load(path, sets).replace({key: value for key, value in options.items() if value})
+    run = config.load(path, sets).replace({key: value for key, value in options.items() if value is not None})
     if method is None:
         return run
-    given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label else set())
+    given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label is not None else set())
     reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
     return run.model_copy(update={"train": run.train.model_copy(update=reset)})
 
 
 @app.command()
-def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
+def prepare(
+    run: RunFile,
+    sets: Sets = None,
+    restart: Replace = False,
+    lock_timeout: LockTimeout = None,
+    trust: Trust = False,
+) -> None:
     """Turn a preference dataset into token pairs.
 
-    Rows that cannot be used are quarantined with the reason.
+    Rows that cannot be used are quarantined with the reason. Pairs of other data or settings are replaced only if no
+    other stage has used them, or with --restart.
     """
     settings = _load(run, sets)
     from scoreonce.stages.prepare import stage
 
-    stage.prepare(settings)
+    stage.prepare(settings, restart=restart, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -171,6 +195,7 @@ def audit(
     fail_on: FailOn = None,
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Find flaws in the pairs.
@@ -183,7 +208,7 @@ def audit(
     settings = settings.replace({f"audit.{name}": value for name, value in given.items() if value is not None})
     from scoreonce.stages.audit import stage
 
-    if stage.audit(settings, fail_on=fail_on).exceeded:
+    if stage.audit(settings, fail_on=fail_on, lock_timeout=lock_timeout).exceeded:
         raise typer.Exit(FINDINGS_EXCEEDED)
 
 
@@ -205,6 +230,7 @@ def score(
     sets: Sets = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Score the pairs with the reference model, once.
@@ -217,7 +243,7 @@ def score(
     if dry_run:
         stage.estimate(settings)
     else:
-        stage.score(settings)
+        stage.score(settings, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -229,6 +255,7 @@ def train(
     restart: Restart = False,
     dry_run: DryRun = False,
     allow_method_file: AllowMethodFile = False,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -241,7 +268,7 @@ def train(
     if dry_run:
         stage.estimate(settings, allow_method_file=allow_method_file)
     else:
-        stage.train(settings, restart=restart, allow_method_file=allow_method_file)
+        stage.train(settings, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -263,22 +290,23 @@ def evaluate(
     method: Method = None,
     label: Label = None,
     model: Model = None,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Evaluate a policy on the held-out pairs."""
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.evaluate import stage
 
-    stage.evaluate(settings, model=model, label=label)
+    stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
 
 
 @app.command()
-def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
+def report(run: RunFile, sets: Sets = None, labels: Labels = None, lock_timeout: LockTimeout = None) -> None:
     """Write one HTML page about the training runs."""
     settings = _load(run, sets)
     from scoreonce.stages.report import stage
 
-    stage.report(settings, labels=labels)
+    stage.report(settings, labels=labels, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -50,7 +50,7 @@ def audit(run: Run, *, fail_on: str | None = None, lock_timeout: float | None = 
     paths = RunPaths.of(run)
     manifest = require_pairs(run)
     inputs = gather(run, manifest)
-    with locked(paths, paths.audit, f"the audit in {paths.audit}", timeout=lock_timeout):
+    with locked(paths, paths.audit, f"the folder {paths.audit}", timeout=lock_timeout):
         pairs = scan_frame(measures(paths, inputs))
         layers = _layers(run, paths, pairs)
         found = _document(run, manifest, pairs, layers, inputs)

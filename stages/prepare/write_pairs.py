@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from scoreonce.pipeline.text.held_out import is_held_out
@@ -24,11 +25,17 @@ from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, unco
 
 
 def write_pairs(
-    paths: RunPaths, data: Data, wanted: dict[str, Any], train: Dataset, test: Dataset | None = None
+    paths: RunPaths,
+    data: Data,
+    wanted: dict[str, Any],
+    lost: Sequence[Path],
+    train: Dataset,
+    test: Dataset | None = None,
 ) -> tuple[PreparationSummary, PairsManifest]:
     """Write pairs, token ids and quarantine, which take the place of the old ones together, and then the manifest.
 
-    `wanted` has the fields of the manifest that decide the pairs. Raises `InputError` where no row can be used.
+    `wanted` has the fields of the manifest that decide the pairs; `lost` are the folders of what was made of the old
+    ones, removed with them. Raises `InputError` where no row can be used.
     """
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
@@ -38,6 +45,8 @@ def write_pairs(
         summary = preparation_summary(*(scan_frame(growing[path]) for path in tables), raw=rows + test_rows)
         _require_pairs(summary, data, given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
+        for folder in lost:
+            remove(folder, inside=paths.out)
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
         remove(paths.pairs_manifest, inside=paths.out)
     manifest = PairsManifest(**wanted, **summary.manifest(), files=digests)
