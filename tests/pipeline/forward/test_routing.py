@@ -65,10 +65,11 @@ def test_every_layout_gives_the_loss_of_plain_sequences(layout):
     assert float(found.loss().detach()) == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", EXPERTS)
-def test_the_router_of_an_architecture(name):
+def test_the_router_of_an_architecture(name, dtype):
     """Found in its config, after a comparison with its own loss."""
-    router = router_of(experts(name))
+    router = router_of(experts(name).to(dtype))
     config = EXPERTS[name]()
     assert (router.top_k, router.coefficient) == (config.num_experts_per_tok, config.router_aux_loss_coef)
 
