@@ -197,6 +197,10 @@ class Train(_Section):
     shuffle: bool = True
     seed: int = Field(0, ge=0)
     gradient_checkpointing: bool = False
+    router_aux_loss: bool = Field(
+        False,
+        description="add the auxiliary loss of a mixture of experts, with router_aux_loss_coef of the model's config",
+    )
     lora_rank: int | None = Field(None, ge=1, description="train LoRA matrices of this rank instead of all weights")
     lora_alpha: float | None = Field(None, gt=0, description="scale of the LoRA matrices; by default twice the rank")
     lora_targets: list[str] = Field(["all-linear"], description="names of the modules to adapt")

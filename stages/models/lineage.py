@@ -28,7 +28,7 @@ from scoreonce.stages.models import loading, model_digests
 # Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
 # Recorded only where they are on, so that a run of before is the same run without them.
-OPTIONAL = {"lora_continue"}
+OPTIONAL = {"lora_continue", "router_aux_loss"}
 # Recorded under `method`, in resolved form.
 METHOD = {"method", "method_file", "objective", "calibration", "selection"}
 

@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
-from scoreonce.pipeline.forward import layout_probe
+from scoreonce.pipeline.forward import architecture, layout_probe
+from scoreonce.pipeline.forward.routing import router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
@@ -78,7 +79,10 @@ class Trainer:
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
             layout_probe.require_same_in_training(model, found.layout, multiple)
-        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
+        router = router_of(model) if settings.router_aux_loss else None
+        scorer = TokenScorer(
+            model, found.layout, masking(method, model), multiple=multiple, top_k=router and router.top_k
+        )
         reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
@@ -96,6 +100,10 @@ class Trainer:
         rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        if router is None and architecture.settings(architecture.causal_lm(model)).get("output_router_logits"):
+            _say(
+                accelerator, "note: output_router_logits of the model's config has no effect; see train.router_aux_loss"
+            )
         return cls(
             run,
             data,
@@ -108,6 +116,7 @@ class Trainer:
                 processes,
                 reference,
                 split=batcher_for(found.layout),
+                router_loss=router.coefficient if router else 0.0,
             ),
             rebuilt,
             budget,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as tr
+from safetensors.torch import load_file
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward import layout_probe
@@ -93,3 +94,43 @@ def test_noise_in_training_mode_is_noticed(world):
         layout_probe.require_same_in_training(model, "padded")
     assert raised.value.where == "train.gradient_checkpointing"
     assert layer.training
+
+
+def test_the_auxiliary_loss_of_routers_is_an_option(world, capsys):
+    """Off it is said where the config asks for it; on it is logged and trains, with recomputed activations too."""
+    torch.manual_seed(0)
+    config = tr.MixtralConfig(**SHAPE, num_local_experts=4, router_aux_loss_coef=10.0, output_router_logits=True)
+    folder = world.folder / "mixtral"
+    tr.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    world.prepare(world.random_pairs(16))
+    score.score(world.run(reference={"model": str(folder)}))
+
+    def trained(label, **settings):
+        settings = {
+            "method": "dpo",
+            "learning_rate": 1e-3,
+            "batch_pairs": 8,
+            "max_steps": 4,
+            **settings,
+            "label": label,
+        }
+        run = world.run(reference={"model": str(folder)}, train=settings, compute={"tokens_per_microbatch": 128})
+        train.train(run)
+        lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines], load_file(RunPaths.of(run).policy / "model.safetensors")
+
+    off, _ = trained("off")
+    assert (
+        "output_router_logits of the model's config has no effect; see train.router_aux_loss" in capsys.readouterr().out
+    )
+    on, weights = trained("on", router_aux_loss=True)
+    assert "has no effect" not in capsys.readouterr().out
+    assert "aux_loss" not in off[0]
+    assert on[0]["loss"] == pytest.approx(off[0]["loss"], abs=1e-6)
+    assert on[-1]["aux_loss"] < on[0]["aux_loss"]
+    saving, others = trained("saving", router_aux_loss=True, gradient_checkpointing=True)
+    assert saving[0]["aux_loss"] == pytest.approx(on[0]["aux_loss"], rel=1e-5)
+    for name, weight in weights.items():
+        torch.testing.assert_close(others[name], weight, rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match="LlamaForCausalLM has no auxiliary loss for routers"):
+        train.train(world.run(train={"method": "simpo", "router_aux_loss": True}))

@@ -352,6 +352,7 @@ def test_gradient_checkpointing_changes_nothing(prepared):
         ("adamw_bnb_8bit", "bitsandbytes"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler that torchao's step goes through
 def test_other_optimizers_resume_exactly(prepared, optimizer, package, monkeypatch):
     pytest.importorskip(package)
     # 97 * 64 weights of the embedding: those of 8 bits leave tensors of fewer than 4,096 as they are
