@@ -72,11 +72,15 @@ class HubInput(Record):
 
 
 class TokenizerRecord(Record):
-    """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was."""
+    """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was.
+
+    `ends` are the ids of the tokens that end a completion.
+    """
 
     name: str
     vocab_size: int
     digest: str
+    ends: list[int] = []
 
 
 class PairCounts(Record):

@@ -110,6 +110,15 @@ Drop = Annotated[
 Prune = Annotated[
     bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
 ]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Only show the first N pairs as the model will see them, and write nothing. Without this option, the "
+        "first two are shown after the work; 0 shows none.",
+    ),
+]
 FullVocab = Annotated[
     str | None,
     typer.Option(metavar="FORM", help="Also store next-token distributions: none, hidden or topk (score.full_vocab)."),
@@ -152,15 +161,21 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
 
 
 @app.command()
-def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
+def prepare(run: RunFile, sets: Sets = None, preview: Preview = None, trust: Trust = False) -> None:
     """Turn a preference dataset into token pairs.
 
     Rows that cannot be used are quarantined with the reason.
     """
     settings = _load(run, sets)
+    from scoreonce.stages.commands import previews
     from scoreonce.stages.prepare import stage
 
-    stage.prepare(settings)
+    if preview:
+        lines = previews.of_dataset(stage.preview(settings, preview))
+    else:
+        lines = previews.of_pairs(stage.prepare(settings, preview=2 if preview is None else 0).preview)
+    for line in lines:
+        print(line)
 
 
 @app.command()

@@ -31,7 +31,7 @@ def gather(run: Run, manifest: PairsManifest) -> Inputs:
     texts = evaluation_prompts(run.audit.contamination)
     return Inputs(
         run.audit,
-        _special_ids(run),
+        _special_ids(run, manifest.tokenizer.ends),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
         dict(zip(run.audit.contamination, file_digests(_paths(run.audit.contamination)), strict=True)),
         raw_annotations(run.data, run.audit, manifest.inputs),
@@ -52,7 +52,7 @@ def _name(path: Path, paths: list[Path]) -> str:
     return str(path) if sum(other.name == path.name for other in paths) > 1 else path.name
 
 
-def _special_ids(run: Run) -> SpecialIds | None:
+def _special_ids(run: Run, ends: list[int]) -> SpecialIds | None:
     """The control tokens, None where the tokenizer is not at hand: an audit goes on without."""
     from scoreonce.stages.models.loading import load_tokenizer
 
@@ -66,8 +66,8 @@ def _special_ids(run: Run) -> SpecialIds | None:
     except InputError:
         return None
     added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
-    every = np.unique(np.array([*tokenizer.all_special_ids, *added], np.int64))
-    return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, every)
+    every = np.unique(np.array([*tokenizer.all_special_ids, *added, *ends], np.int64))
+    return SpecialIds(tokenizer.bos_token_id, tuple(ends or [tokenizer.eos_token_id]), every)
 
 
 def _prompts(path: Path) -> pl.Series:

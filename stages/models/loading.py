@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
 import warnings
@@ -210,6 +211,29 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
             where=str(folder),
             fix="Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
         ) from None
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The control tokens at which generation ends, by the generation_config.json beside the tokenizer.
+
+    Raises `InputError` if that file cannot be read.
+    """
+    file = Path(tokenizer.name_or_path) / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            "The generation config cannot be read.",
+            found=str(error),
+            where=str(file),
+            fix="Download the model again, or remove this file.",
+        ) from None
+    # A config of a tiny or converted model may name a token that is ordinary text.
+    return [
+        each for each in (stated if isinstance(stated, list) else [stated]) if each in tokenizer.added_tokens_decoder
+    ]
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
