@@ -72,10 +72,10 @@ class HubInput(Record):
 
 
 class SpecialTokens(Record):
-    """The control tokens of a tokenizer, which an audit looks for."""
+    """The control tokens of a tokenizer, which an audit looks for; `ends` are those that end a completion."""
 
     bos: int | None
-    eos: int | None
+    ends: list[int]
     every: list[int]
 
 

@@ -127,6 +127,15 @@ Drop = Annotated[
 Prune = Annotated[
     bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
 ]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Only show the first N pairs as the model will see them, and write nothing. Without this option, the "
+        "first two are shown after the work; 0 shows none.",
+    ),
+]
 FullVocab = Annotated[
     str | None,
     typer.Option(metavar="FORM", help="Also store next-token distributions: none, hidden or topk (score.full_vocab)."),
@@ -173,6 +182,7 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
 def prepare(
     run: RunFile,
     sets: Sets = None,
+    preview: Preview = None,
     restart: Replace = False,
     lock_timeout: LockTimeout = None,
     trust: Trust = False,
@@ -183,9 +193,18 @@ def prepare(
     other stage has used them, or with --restart.
     """
     settings = _load(run, sets)
+    from scoreonce.stages.commands import previews
     from scoreonce.stages.prepare import stage
 
-    stage.prepare(settings, restart=restart, lock_timeout=lock_timeout)
+    if preview:
+        lines = previews.of_dataset(stage.preview(settings, preview))
+    else:
+        shown = 2 if preview is None else 0
+        lines = previews.of_pairs(
+            stage.prepare(settings, preview=shown, restart=restart, lock_timeout=lock_timeout).preview
+        )
+    for line in lines:
+        print(line)
 
 
 @app.command()

@@ -72,6 +72,12 @@ class Data(_Section):
         None, gt=0, description="derive preference probabilities (sppo) from scores: sigmoid(this * score gap)"
     )
     tokenizer: Name | None = Field(None, description="tokenizer folder or Hub name; by default the reference model's")
+    chat_template: str | None = Field(
+        None, description="file of a Jinja template, or the template itself; by default the tokenizer's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the template, e.g. enable_thinking = false"
+    )
     max_length: int = Field(1024, ge=2, description="prompt and completion together, in tokens")
     max_prompt_length: int | None = Field(None, ge=1, description="cut the start of longer prompts")
     truncation: Literal["completion", "drop"] = Field(

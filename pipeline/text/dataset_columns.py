@@ -20,9 +20,12 @@ ALIASES = {
     # The names in SPPO's data.
     "chosen_preference": ("chosen_preference", "chosen_probs_win"),
     "rejected_preference": ("rejected_preference", "chosen_probs_lose"),
+    "system": ("system", "system_prompt"),
 }
 ROLES = (
     "prompt",
+    "system",
+    "tools",
     "chosen",
     "rejected",
     "completion",
@@ -97,7 +100,10 @@ def number_of(value: Any, name: str) -> float | None:
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
-    """The column of each role. Raises `InputError` for a role or a column that does not exist."""
+    """The column of each role; `renamed` gives a role another name, or "" for none.
+
+    Raises `InputError` for a role or a column that does not exist.
+    """
     for role, name in renamed.items():
         if role not in ROLES:
             raise InputError(
@@ -106,7 +112,7 @@ def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
                 where="data.columns",
                 fix=f"Use one of these on the left of the equals sign: {', '.join(ROLES)}.",
             )
-        if name not in found:
+        if name and name not in found:
             raise InputError(
                 f"The dataset has no column {name!r}.",
                 found=f"columns {', '.join(found)}.{did_you_mean(name, found)}",
@@ -114,4 +120,4 @@ def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
                 fix="Use one of the columns found.",
             )
     names = {role: next((name for name in ALIASES.get(role, (role,)) if name in found), None) for role in ROLES}
-    return Columns({role: name for role, name in {**names, **renamed}.items() if name is not None})
+    return Columns({role: name for role, name in {**names, **renamed}.items() if name})

@@ -58,7 +58,7 @@ def _special_ids(run: Run, manifest: PairsManifest) -> SpecialIds | None:
     An audit downloads nothing and needs no model.
     """
     found = manifest.tokenizer.special or _read_special(run.data.tokenizer or run.reference.model)
-    return None if found is None else SpecialIds(found.bos, found.eos, np.array(found.every, np.int64))
+    return None if found is None else SpecialIds(found.bos, tuple(found.ends), np.array(found.every, np.int64))
 
 
 def _read_special(name: str) -> SpecialTokens | None:

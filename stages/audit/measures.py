@@ -98,7 +98,7 @@ def _made_from(paths: RunPaths, inputs: Inputs) -> dict[str, Any]:
         "settings": inputs.settings.model_dump(
             include={"near_duplicates", "similarity", "ngram", "votes", "vote_first", "vote_second"}
         ),
-        "special": special and {"bos": special.bos, "eos": special.eos, "every": special.every.tolist()},
+        "special": special and {"bos": special.bos, "ends": list(special.ends), "every": special.every.tolist()},
         "contamination": inputs.evaluation_digests,
     }
 

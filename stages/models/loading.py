@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -191,11 +193,35 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         ) from None
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> SpecialTokens:
-    """The ids of a tokenizer's control tokens."""
+def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:
+    """The ids of a tokenizer's control tokens; `ends` are those that end a completion, EOS where none is given."""
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    every = sorted({*tokenizer.all_special_ids, *added})
-    return SpecialTokens(bos=tokenizer.bos_token_id, eos=tokenizer.eos_token_id, every=every)
+    last = sorted(ends) or [tokenizer.eos_token_id]
+    every = sorted({*tokenizer.all_special_ids, *added, *last})
+    return SpecialTokens(bos=tokenizer.bos_token_id, ends=last, every=every)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The control tokens at which generation ends, by the generation_config.json beside the tokenizer.
+
+    Raises `InputError` if that file cannot be read.
+    """
+    file = Path(tokenizer.name_or_path) / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            "The generation config cannot be read.",
+            found=str(error),
+            where=str(file),
+            fix="Download the model again, or remove this file.",
+        ) from None
+    # A config of a tiny or converted model may name a token that is ordinary text.
+    return [
+        each for each in (stated if isinstance(stated, list) else [stated]) if each in tokenizer.added_tokens_decoder
+    ]
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:

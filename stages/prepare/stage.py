@@ -2,8 +2,8 @@
 
 Reads a Hub dataset or local files, finds the format, tokenises every pair once, and writes under `<out>/pairs`:
 {train,test}.parquet, {train,test}.tokens.arrow, quarantine.parquet and, last, manifest.json. Does nothing where the
-manifest shows the same data, settings and tokenizer. Memory is bounded by a batch of rows (but for a `.json` file
-that holds one array). `data.limit` cuts the training data and the given test data alike.
+manifest shows the same data, settings, tokenizer and chat template. Memory is bounded by a batch of rows (but for a
+`.json` file that holds one array). `data.limit` cuts the training data and the given test data alike.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.text.formats import FORMATS
 from scoreonce.pipeline.text.preparation_summary import summary_lines
-from scoreonce.pipeline.text.tokenize import chat_renderer, text_encoder
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest, TokenizerRecord
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.common.results import PrepareResult
+from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.encoding import Encoding, encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer, special_tokens
 from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
+from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
+def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
-    Pairs of other data or settings are replaced if nothing was made of them, or with `restart`, which deletes the
-    reference scores, training runs and evaluations of this run's folder. Another process that writes there is waited
-    for, at most `lock_timeout` seconds. Raises `InputError` where the data cannot be read, no row can be used, or
-    results would be lost.
+    The result of making them has the first `preview` of them as text. Pairs of other data or settings are replaced if
+    nothing was made of them, or with `restart`, which deletes the reference scores, training runs and evaluations of
+    this run's folder. Another process that writes there is waited for, at most `lock_timeout` seconds. Raises
+    `InputError` where the data cannot be read, no row can be used, or results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
-    _require_room(data)
     tokenizer = _load_tokenizer(run)
-    encoder = text_encoder(tokenizer)
+    encoding = _encoding(tokenizer, data)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
         "config": data_settings(data),
-        "inputs": {**train.inputs, **(test.inputs if test else {})},
+        "inputs": {**train.inputs, **(test.inputs if test else {}), **template_inputs(data)},
         "tokenizer": TokenizerRecord(
             name=tokenizer.name_or_path,
             vocab_size=len(tokenizer),
-            digest=encoder.digest,
-            special=special_tokens(tokenizer),
+            digest=encoding.encoder.digest,
+            special=special_tokens(tokenizer, encoding.encoder.ends.values()),
         ),
     }
     with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
@@ -70,14 +70,26 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
         lost = MadeOfPairs.of(paths) if changed else MadeOfPairs([], [], [])
         if not restart:
             lost.require_restart(paths, changed)
-        render = chat_renderer(tokenizer)
-        datasets = [Dataset(raw, recipe_of(raw, data, encoder, render)) for raw in (train, test) if raw is not None]
+        datasets = [Dataset(raw, recipe_of(raw, data, encoding)) for raw in (train, test) if raw is not None]
         _log_plan([*changed, *damaged], datasets)
         with lost.unused(paths, lock_timeout):
             summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
     deleted = [f"Deleted {lost}"] if lost.folders else []
     logger.info("\n".join([*summary_lines(summary), *deleted, f"Written to {paths.prepared}"]))
-    return PrepareResult(paths, manifest)
+    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, preview))
+
+
+def preview(run: Run, count: int) -> PreviewResult:
+    """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
+    train = open_train(run.data)
+    recipe = recipe_of(train, run.data, _encoding(_load_tokenizer(run), run.data))
+    _log_plan([], [Dataset(train, recipe)])
+    return first_pairs(Dataset(train, recipe), run.data, count)
+
+
+def _encoding(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
+    _require_room(data)
+    return encoding_of(tokenizer, data)
 
 
 def _changes(done: PairsManifest, wanted: dict[str, Any]) -> list[Difference]:

@@ -35,7 +35,7 @@ def test_recorded_control_tokens_are_enough(world, data):
     manifest = manifests.read(PairsManifest, paths.pairs_manifest)
     run = world.run(reference={"model": "org/model"}, data=data)
     for eos, expected in [(2, 0), (3, 8)]:
-        special = SpecialTokens(bos=None, eos=eos, every=[eos])
+        special = SpecialTokens(bos=None, ends=[eos], every=[eos])
         tokenizer = manifest.tokenizer.model_copy(update={"special": special})
         manifests.write(paths.pairs_manifest, manifest.model_copy(update={"tokenizer": tokenizer}))
         audit.audit(run)
