@@ -44,7 +44,7 @@ def stage(monkeypatch):
         def called(self, name):
             def call(run, **options):
                 self.calls.append((name, run, options))
-                return SimpleNamespace(exceeded=())
+                return SimpleNamespace(exceeded=(), preview=())
 
             return call
 
@@ -81,7 +81,7 @@ def test_options_reach_their_stage(stage, run_file):
         ("estimate", {}),
         ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
         ("report", {"labels": ["a", "b"], "lock_timeout": None}),
-        ("prepare", {"restart": True, "lock_timeout": None}),
+        ("prepare", {"preview": 2, "restart": True, "lock_timeout": None}),
     ]
 
 
