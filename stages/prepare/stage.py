@@ -66,8 +66,10 @@ def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: 
             counts, where = done.counts, paths.prepared
             logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
             return PrepareResult(paths, done)
+        made = MadeOfPairs.of(paths)
+        changed = changed if done else made.differences(wanted["config"])
         # The same data and settings make the same pairs again, of which nothing is lost.
-        lost = MadeOfPairs.of(paths) if changed else MadeOfPairs([], [], [])
+        lost = made if changed else MadeOfPairs([], [], [])
         if not restart:
             lost.require_restart(paths, changed)
         datasets = [Dataset(raw, recipe_of(raw, data, encoding)) for raw in (train, test) if raw is not None]
