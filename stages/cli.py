@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, printable
 from scoreonce.stages.common.messages import verbose
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
     settings = _load(run, sets)
     from scoreonce.stages.commands import sql
 
-    print(sql.answer(settings, query))
+    print(printable(sql.answer(settings, query)))
 
 
 @app.command()

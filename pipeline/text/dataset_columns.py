@@ -57,7 +57,7 @@ class Columns:
         """The row's value. Raises `RowError` if it is missing."""
         value = self.value(row, role)
         if value is None:
-            raise RowError("missing_value", f"no {self.names[role]!r}")
+            raise RowError("missing_value", f"no {self.names.get(role, role)!r}")
         return value
 
     def text(self, row: Row, role: str) -> str:
@@ -85,7 +85,7 @@ class Columns:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # no JSON, or numbers or levels without end
                 value = str(value)
         if not isinstance(value, list):
             raise RowError("wrong_type", f"{self.names[role]!r} should be a list, is {kind_of(value)}")
@@ -96,7 +96,10 @@ def number_of(value: Any, name: str) -> float | None:
     """The value as a number, None for NaN. Raises `RowError` for any other type."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise RowError("wrong_type", f"{name} should be a number, is {kind_of(value)}")
-    return None if math.isnan(value) else float(value)
+    try:
+        return None if math.isnan(value) else float(value)
+    except (OverflowError, ValueError):  # a whole number of over 308 digits, a signalling NaN
+        raise RowError("wrong_type", f"{name} is a number that is too large") from None
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:

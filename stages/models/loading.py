@@ -50,6 +50,7 @@ def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -
     Without `weights` the download leaves them out. Raises `InputError` if there is neither.
     """
     if Path(name).is_dir():
+        _require_plain(Path(name))
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError(
@@ -72,6 +73,18 @@ def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -
             where="reference.model / train.model",
             fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
         ) from None
+
+
+def _require_plain(folder: Path) -> None:
+    """Raise `InputError` where a pipe or device stands among the files, which would be waited for."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(
+                "A model folder holds something that is no file.",
+                found=f"{path.name} is a pipe, a socket or a device",
+                where=str(folder),
+                fix="Remove it, or give another folder.",
+            )
 
 
 def keep_freed_memory() -> None:

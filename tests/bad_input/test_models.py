@@ -6,7 +6,6 @@ import os
 import pytest
 from bad_input import Case
 
-SCORE = "score RUN --set out={own}/out --set reference.model={own}/m"
 PREPARE = "prepare RUN --set out={own}/out --set reference.model={own}/m"
 TRAIN = "train RUN --label a --set train.method_file={own}/mine.py"
 CONFIG = {"model_type": "llama", "hidden_size": 16, "vocab_size": 34, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -30,7 +29,7 @@ CASES = [
     ),
     Case(
         PREPARE,
-        ("The tokenizer cannot be loaded.",),
+        ("tokenizer.json is a pipe",),
         {"m/config.json": "{}"},
         lambda own: os.mkfifo(own / "m" / "tokenizer.json"),
     ),
@@ -76,6 +75,12 @@ SCORING = [
     Case("train RUN --set train.model={own}/m", ("No such model.",)),
     Case("evaluate RUN --model {own}/m", ("No such model.",)),
     Case("evaluate RUN", ("There is no trained policy to evaluate.", "scoreonce train")),
+    Case(
+        "score RUN --set reference.model={own}/m",
+        ("config.json is a pipe",),
+        {"m/model.safetensors": ""},
+        lambda own: os.mkfifo(own / "m" / "config.json"),
+    ),
     # ---- methods ----
     Case("train RUN --method dppo", ("no such method", "Did you mean 'dpo'?")),
     Case("train RUN --set train.objective=nothing", ("nothing",)),
