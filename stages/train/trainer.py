@@ -127,7 +127,8 @@ class Trainer:
         """Score some pairs again. Raises `InputError` where the policy, being the reference, differs from the cache."""
         settings = self.run.train
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
-        cache_check.require_agreement(found, lineage.dtype_of(self.run))
+        experts = architecture.has_experts(architecture.causal_lm(self.training.model.model))
+        cache_check.require_agreement(found, lineage.dtype_of(self.run), experts=experts)
         agreement = f"policy equals the cached reference to {found.worst:.1e} nats per token"
         _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 

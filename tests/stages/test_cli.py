@@ -17,7 +17,7 @@ from scoreonce.stages.common.paths import RunPaths
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
-    *([name] for name in [*STAGES, "methods", "path"]),
+    *([name] for name in [*STAGES, "merge", "methods", "path"]),
     *(["store", name] for name in ("list", "verify", "gc", "compact")),
     *(["demo", name] for name in ("task", "pairs", "judge")),
 ]
@@ -101,6 +101,21 @@ def test_a_label_is_a_name_and_no_path(stage, run_file, command, label, capsys):
     assert "where: train.label, or --label" in said
     assert "Traceback" not in said
     assert not stage.calls
+
+
+def test_merge_gets_the_run(run_file, monkeypatch):
+    from scoreonce.stages.train import merge
+
+    merged = []
+    monkeypatch.setattr(merge, "merge", merged.append)
+    assert cli.run_command(["merge", run_file, "--label", "lora"]) == 0
+    assert [run.train.label for run in merged] == ["lora"]
+
+
+@pytest.mark.parametrize("command", ["prepare", "audit", "score", "train", "merge", "evaluate"])
+def test_whatever_loads_a_model_or_tokenizer_can_be_told_to_trust_its_code(command, capsys):
+    cli.run_command([command, "--help"])
+    assert "--trust-remote-code" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
