@@ -72,15 +72,11 @@ class HubInput(Record):
 
 
 class TokenizerRecord(Record):
-    """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was.
-
-    `ends` are the ids of the tokens that end a completion.
-    """
+    """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was."""
 
     name: str
     vocab_size: int
     digest: str
-    ends: list[int] = []
 
 
 class PairCounts(Record):
@@ -235,7 +231,7 @@ class SpecialTokens(Record):
     """The control tokens that an audit looks for."""
 
     bos: int | None
-    eos: int | None
+    ends: list[int]
     every: list[int]
 
 
@@ -246,7 +242,7 @@ class MeasuresManifest(FilesManifest):
     absent = "The pairs are not measured."
     stage = "audit"
 
-    format: Literal[4] = 4  # 4 vouches for measures.parquet
+    format: Literal[5] = 5  # 5 has every token that ends a completion
     pairs_manifest_sha256: Sha256
     settings: Settings
     special: SpecialTokens | None

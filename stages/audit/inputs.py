@@ -31,7 +31,7 @@ def gather(run: Run, manifest: PairsManifest) -> Inputs:
     texts = evaluation_prompts(run.audit.contamination)
     return Inputs(
         run.audit,
-        _special_ids(run, manifest.tokenizer.ends),
+        _special_ids(run),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
         dict(zip(run.audit.contamination, file_digests(_paths(run.audit.contamination)), strict=True)),
         raw_annotations(run.data, run.audit, manifest.inputs),
@@ -52,8 +52,9 @@ def _name(path: Path, paths: list[Path]) -> str:
     return str(path) if sum(other.name == path.name for other in paths) > 1 else path.name
 
 
-def _special_ids(run: Run, ends: list[int]) -> SpecialIds | None:
+def _special_ids(run: Run) -> SpecialIds | None:
     """The control tokens, None where the tokenizer is not at hand: an audit goes on without."""
+    from scoreonce.stages.data.encoding import encoding_of
     from scoreonce.stages.models.loading import load_tokenizer
 
     try:
@@ -63,11 +64,12 @@ def _special_ids(run: Run, ends: list[int]) -> SpecialIds | None:
             if name
             else load_tokenizer(run.reference.model, revision=run.reference.revision)
         )
+        ends = tuple(encoding_of(tokenizer, run.data).encoder.ends.values())
     except InputError:
         return None
     added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
     every = np.unique(np.array([*tokenizer.all_special_ids, *added, *ends], np.int64))
-    return SpecialIds(tokenizer.bos_token_id, tuple(ends or [tokenizer.eos_token_id]), every)
+    return SpecialIds(tokenizer.bos_token_id, ends, every)
 
 
 def _prompts(path: Path) -> pl.Series:

@@ -51,7 +51,6 @@ def prepare(run: Run, *, preview: int = 0) -> PrepareResult:
             name=tokenizer.name_or_path,
             vocab_size=len(tokenizer),
             digest=encoding.encoder.digest,
-            ends=sorted(encoding.encoder.ends.values()),
         ),
     }
     done = manifests.readable(PairsManifest, paths.pairs_manifest)
