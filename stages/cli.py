@@ -173,7 +173,8 @@ def prepare(run: RunFile, sets: Sets = None, preview: Preview = None, trust: Tru
     if preview:
         lines = previews.of_dataset(stage.preview(settings, preview))
     else:
-        lines = previews.of_pairs(stage.prepare(settings, preview=2 if preview is None else 0).preview)
+        made = stage.prepare(settings)
+        lines = previews.of_pairs(made.preview if preview is None else ())
     for line in lines:
         print(line)
 

@@ -64,7 +64,7 @@ def _special_ids(run: Run) -> SpecialIds | None:
             if name
             else load_tokenizer(run.reference.model, revision=run.reference.revision)
         )
-        ends = tuple(encoding_of(tokenizer, run.data).encoder.ends.values())
+        ends = tuple(encoding_of(tokenizer, run).encoder.ends.values())
     except InputError:
         return None
     added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]

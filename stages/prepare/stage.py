@@ -24,7 +24,7 @@ from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data.encoding import Encoding, encoding_of, template_inputs
+from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer
 from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
@@ -32,17 +32,18 @@ from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
+PREVIEWED = 2  # pairs that the result has as text
 
 
-def prepare(run: Run, *, preview: int = 0) -> PrepareResult:
+def prepare(run: Run) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
-    The result of making them has the first `preview` of them as text. Raises `InputError` where the data cannot be read
-    or no row can be used.
+    Raises `InputError` where the data cannot be read or no row can be used.
     """
     data, paths = run.data, RunPaths.of(run)
+    _require_room(data)
     tokenizer = _load_tokenizer(run)
-    encoding = _encoding(tokenizer, data)
+    encoding = encoding_of(tokenizer, run)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
         "config": data_settings(data),
@@ -63,20 +64,17 @@ def prepare(run: Run, *, preview: int = 0) -> PrepareResult:
     _log_plan(changed, datasets)
     summary, manifest = write_pairs(paths, data, wanted, *datasets)
     logger.info("\n".join([*summary_lines(summary), f"Written to {paths.out / 'pairs'}"]))
-    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, preview))
+    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, PREVIEWED))
 
 
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
-    train = open_train(run.data)
-    recipe = recipe_of(train, run.data, _encoding(_load_tokenizer(run), run.data))
-    _log_plan([], [Dataset(train, recipe)])
-    return first_pairs(Dataset(train, recipe), run.data, count)
-
-
-def _encoding(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
-    _require_room(data)
-    return encoding_of(tokenizer, data)
+    _require_room(run.data)
+    encoding = encoding_of(_load_tokenizer(run), run)
+    raw = open_train(run.data)
+    dataset = Dataset(raw, recipe_of(raw, run.data, encoding))
+    _log_plan([], [dataset])
+    return first_pairs(dataset, run.data, count)
 
 
 def _changes(done: PairsManifest, paths: RunPaths, wanted: dict[str, Any]) -> list[Difference]:

@@ -44,7 +44,7 @@ def stage(monkeypatch):
         def called(self, name):
             def call(run, **options):
                 self.calls.append((name, run, options))
-                return SimpleNamespace(exceeded=())
+                return SimpleNamespace(exceeded=(), preview=())
 
             return call
 

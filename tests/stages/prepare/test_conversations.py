@@ -92,6 +92,14 @@ def test_a_system_column_of_text_pairs_needs_a_chat_template(place):
     assert place.texts(columns={"system": ""}) == [("Hi", "Hello</s>", "Go</s>")]
 
 
+def test_columns_that_say_nothing_ask_for_no_template(place, caplog):
+    place.write(None, {"system": "", "tools": [], "prompt": "Hi", "chosen": "Hello", "rejected": "Go"})
+    with caplog.at_level("INFO", logger="scoreonce"):
+        assert place.texts() == [("Hi", "Hello</s>", "Go</s>")]
+    assert "system, tools of" in caplog.text
+    assert "empty in the first 1 rows, and not read" in caplog.text
+
+
 @pytest.mark.parametrize("form", ["pairs", "implicit"])
 def test_a_format_that_would_drop_a_column_is_refused(place, form):
     place.write(CHATML, {"system": "Be kind.", "prompt": "Hi", "chosen": "Hi a", "rejected": "Hi b"})
@@ -135,6 +143,10 @@ def test_an_end_of_the_generation_config_is_an_end_in_plain_text_too(place):
     number = chat_tokenizer(None).convert_tokens_to_ids("<|eot_id|>")
     place.write(None, row, generation={"eos_token_id": [number, 70]})
     assert place.texts() == [("Hi", "Hello<|eot_id|>", "Go</s>")]
+    place.tokenizer.save_pretrained(place.folder / "tokenizer")
+    place.data |= {"tokenizer": str(place.folder / "tokenizer")}
+    assert place.texts(seed=1) == [("Hi", "Hello<|eot_id|>", "Go</s>")]  # the reference model's
+    del place.data["tokenizer"]
     place.write(None, row, generation={"eos_token_id": None})
     assert place.texts() == [("Hi", "Hello<|eot_id|>\n</s>", "Go</s>")]
 
