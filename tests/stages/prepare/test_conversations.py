@@ -242,6 +242,23 @@ def test_the_command_shows_two_pairs_or_as_many_as_asked_for(place, capsys):
     assert "  chosen   |" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ("data.chat_template='no/such.jinja'", "chat template cannot be read"),
+        ("data.chat_template=''", "chat template cannot be read"),
+        ("data.chat_template='{% if %}'", "not valid Jinja"),
+        ("data.chat_template_kwargs={date = 2024-07-26}", "data.chat_template_kwargs"),
+        ("data.chat_template_kwargs={messages = []}", "no variable 'messages'"),
+    ],
+)
+def test_template_settings_that_cannot_be_used(place, capsys, setting, what):
+    place.write(CHATML, {**ROW, "prompt": ASKED})
+    assert run_command(["prepare", place_file(place), "--set", setting]) == 2
+    assert what in capsys.readouterr().err
+    assert not (place.folder / "out").exists() or not list((place.folder / "out" / "pairs").iterdir())
+
+
 def test_the_preview_names_the_rows_that_cannot_be_used(place, capsys):
     place.write(CHATML, {**ROW, "chosen": [{"role": "narrator", "content": "\x1b[2J"}]}, ROW, {**ROW, "chosen": ""})
     assert run_command(["prepare", place_file(place), "--preview", "1"]) == 0
