@@ -244,7 +244,7 @@ class MeasuresManifest(FilesManifest):
     absent = "The pairs are not measured."
     stage = "audit"
 
-    format: Literal[4] = 4  # 4 vouches for measures.parquet
+    format: Literal[5] = 5  # 5 has every token that ends a completion
     pairs_manifest_sha256: Sha256
     settings: Settings
     special: SpecialTokens | None

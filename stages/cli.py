@@ -199,10 +199,8 @@ def prepare(
     if preview:
         lines = previews.of_dataset(stage.preview(settings, preview))
     else:
-        shown = 2 if preview is None else 0
-        lines = previews.of_pairs(
-            stage.prepare(settings, preview=shown, restart=restart, lock_timeout=lock_timeout).preview
-        )
+        made = stage.prepare(settings, restart=restart, lock_timeout=lock_timeout)
+        lines = previews.of_pairs(made.preview if preview is None else ())
     for line in lines:
         print(line)
 

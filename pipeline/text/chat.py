@@ -178,10 +178,12 @@ def with_system(messages: list[Message], system: object) -> list[Message]:
 
     Raises `RowError` if it begins with another.
     """
-    if system is None or system == "":
+    if system is None:
         return messages
     if not isinstance(system, str):
         raise RowError("wrong_type", f"system should be text, is {kind_of(system)}")
+    if not system.strip():
+        return messages
     if not messages or messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages]
     if messages[0].get("content") != system:

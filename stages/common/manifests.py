@@ -29,6 +29,9 @@ class _Absent:
 ABSENT = _Absent()
 
 
+LONGEST_SHOWN = 200  # characters of a value, which may be a chat template
+
+
 @dataclass(frozen=True)
 class Difference:
     """One key that has another value now than when the work was done."""
@@ -64,7 +67,8 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
         return f"{value[:16]}…"
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def read(kind: type[ManifestT], path: Path) -> ManifestT:

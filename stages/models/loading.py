@@ -214,13 +214,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ())
     return SpecialTokens(bos=tokenizer.bos_token_id, ends=last, every=every)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The control tokens at which generation ends, by the generation_config.json beside the tokenizer.
+def end_ids(tokenizer: PreTrainedTokenizerBase, *folders: Path) -> list[int]:
+    """The control tokens at which generation ends, by the generation config of the first folder that has one.
 
-    Raises `InputError` if that file cannot be read.
+    Raises `InputError` if it cannot be read.
     """
-    file = Path(tokenizer.name_or_path) / "generation_config.json"
-    if not file.is_file():
+    file = next((file for folder in folders if (file := folder / "generation_config.json").is_file()), None)
+    if file is None:
         return []
     try:
         stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
@@ -231,9 +231,10 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             where=str(file),
             fix="Download the model again, or remove this file.",
         ) from None
-    # A config of a tiny or converted model may name a token that is ordinary text.
+    # The config of a tiny or converted model may name a token that is ordinary text.
+    known = tokenizer.added_tokens_decoder
     return [
-        each for each in (stated if isinstance(stated, list) else [stated]) if each in tokenizer.added_tokens_decoder
+        each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, int) and each in known
     ]
 
 

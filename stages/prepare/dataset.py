@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scoreonce.pipeline.text.dataset_columns import Columns, Row, match_columns
-from scoreonce.pipeline.text.formats import detect, require_columns
+from scoreonce.pipeline.text.formats import CONVERSATIONAL, detect, require_columns
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
 from scoreonce.pipeline.text.rows_to_pairs import COMPLETIONS, PLAIN, PreparationSettings, with_messages
@@ -69,6 +69,7 @@ def recipe_of(raw: RawData, data: Data, encoding: Encoding) -> PreparationSettin
         )
     columns = match_columns(found, data.columns)
     rows = [row for row in head if isinstance(row, dict)]
+    columns = _without_empty(columns, rows, raw.name)
     read: Sequence[Row] = rows if data.format in PLAIN else [with_messages(row, columns) for row in rows]
     name = detect(columns, found, read) if data.format == "auto" else data.format
     require_columns(name, columns, found)
@@ -84,6 +85,15 @@ def recipe_of(raw: RawData, data: Data, encoding: Encoding) -> PreparationSettin
         data.preference_from_scores,
         repeating,
     )
+
+
+def _without_empty(columns: Columns, rows: Sequence[Row], name: str) -> Columns:
+    """The columns without those of tools and system turns that say nothing, which would need a chat template."""
+    empty = [role for role in CONVERSATIONAL if not any(columns.value(row, role) for row in rows)]
+    unused = [columns.names[role] for role in empty if role in columns.names]
+    if unused:
+        logger.info(f"{', '.join(unused)} of {name}: empty in the first {len(rows):,} rows, and not read")
+    return replace(columns, names={role: column for role, column in columns.names.items() if role not in empty})
 
 
 def _spelled(columns: Columns, rows: Sequence[Row], read: Sequence[Row]) -> list[str]:

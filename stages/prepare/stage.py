@@ -25,7 +25,7 @@ from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data.encoding import Encoding, encoding_of, template_inputs
+from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer, special_tokens
 from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
@@ -34,19 +34,21 @@ from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
+PREVIEWED = 2  # pairs that the result has as text
 
 
-def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
+def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
-    The result of making them has the first `preview` of them as text. Pairs of other data or settings are replaced if
-    nothing was made of them, or with `restart`, which deletes the reference scores, training runs and evaluations of
-    this run's folder. Another process that writes there is waited for, at most `lock_timeout` seconds. Raises
-    `InputError` where the data cannot be read, no row can be used, or results would be lost.
+    Pairs of other data or settings are replaced if nothing was made of them, or with `restart`, which deletes the
+    reference scores, training runs and evaluations of this run's folder. Another process that writes there is waited
+    for, at most `lock_timeout` seconds. Raises `InputError` where the data cannot be read, no row can be used, or
+    results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
+    _require_room(data)
     tokenizer = _load_tokenizer(run)
-    encoding = _encoding(tokenizer, data)
+    encoding = encoding_of(tokenizer, run)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
         "config": data_settings(data),
@@ -78,20 +80,17 @@ def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: 
             summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
     deleted = [f"Deleted {lost}"] if lost.folders else []
     logger.info("\n".join([*summary_lines(summary), *deleted, f"Written to {paths.prepared}"]))
-    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, preview))
+    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, PREVIEWED))
 
 
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
-    train = open_train(run.data)
-    recipe = recipe_of(train, run.data, _encoding(_load_tokenizer(run), run.data))
-    _log_plan([], [Dataset(train, recipe)])
-    return first_pairs(Dataset(train, recipe), run.data, count)
-
-
-def _encoding(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
-    _require_room(data)
-    return encoding_of(tokenizer, data)
+    _require_room(run.data)
+    encoding = encoding_of(_load_tokenizer(run), run)
+    raw = open_train(run.data)
+    dataset = Dataset(raw, recipe_of(raw, run.data, encoding))
+    _log_plan([], [dataset])
+    return first_pairs(dataset, run.data, count)
 
 
 def _changes(done: PairsManifest, wanted: dict[str, Any]) -> list[Difference]:

@@ -81,7 +81,7 @@ def test_options_reach_their_stage(stage, run_file):
         ("estimate", {}),
         ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
         ("report", {"labels": ["a", "b"], "lock_timeout": None}),
-        ("prepare", {"preview": 2, "restart": True, "lock_timeout": None}),
+        ("prepare", {"restart": True, "lock_timeout": None}),
     ]
 
 

@@ -125,6 +125,22 @@ def test_completion_only_as_text_messages_or_one_conversation():
     assert read({"messages": [USER, FOUR]}) == expected
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+        {"prompt": "2 + 2?", "response_1": "5", "response_2": "4", "preference": 1},
+        {"prompt": [USER], "chosen": [FOUR], "rejected": [FIVE]},
+        {"chosen": [USER, FOUR], "rejected": [USER, FIVE]},
+        {"prompt": "2 + 2?", "completion": "4"},
+        {"messages": [USER, FOUR]},
+    ],
+)
+def test_a_system_column_is_the_first_turn_in_every_format_with_a_prompt(row):
+    found = read({"system": "Add.", **row})
+    assert (found.prompt, found.chosen, found.rendered) == ("<system>Add.|<user>2 + 2?|<assistant>", "4|", True)
+
+
 def test_keys_that_parquet_adds_as_null_are_left_out():
     seen = []
     row = {"prompt": [{**USER, "tool_calls": None}], "chosen": [FOUR], "rejected": [FIVE]}
