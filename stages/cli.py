@@ -61,6 +61,13 @@ def _trust_remote_code(wanted: bool) -> None:
         loading.trust_remote_code = True
 
 
+def _rehash(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages.common import digests
+
+        digests.rehash = True
+
+
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
 Sets = Annotated[
     list[str] | None,
@@ -126,6 +133,14 @@ Trust = Annotated[
         help="Allow Python code that comes with a model to run.",
     ),
 ]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        callback=_rehash,
+        help="Hash models and raw data again: do not trust that a file of the same size and date is the same.",
+    ),
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -152,7 +167,7 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
 
 
 @app.command()
-def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
+def prepare(run: RunFile, sets: Sets = None, rehash: Rehash = False, trust: Trust = False) -> None:
     """Turn a preference dataset into token pairs.
 
     Rows that cannot be used are quarantined with the reason.
@@ -204,6 +219,7 @@ def score(
     sets: Sets = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Score the pairs with the reference model, once.
@@ -227,6 +243,7 @@ def train(
     label: Label = None,
     restart: Restart = False,
     dry_run: DryRun = False,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -249,6 +266,7 @@ def evaluate(
     method: Method = None,
     label: Label = None,
     model: Model = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Evaluate a policy on the held-out pairs."""

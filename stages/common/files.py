@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tomli_w
+
+CHECKSUM = "checksum"  # key of a JSON object that holds the SHA-256 of the rest
+_TOML_CHECKSUM = f"# {CHECKSUM}: "
 
 
 @contextmanager
@@ -37,15 +42,50 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with sorted keys."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with sorted keys and a checksum of all the others."""
+    plain = json.loads(json.dumps(value))  # as it will be read: keys are strings, tuples are lists
+    text = json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=2, sort_keys=True, ensure_ascii=False)
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises `OSError` or `ValueError` if that fails."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """What `write_json` wrote, without the checksum.
+
+    Raises `OSError` or `ValueError` where the file cannot be read or its checksum is not that of its contents. A file
+    without one, as version 0.1 wrote, is read as it is.
+    """
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        return value
+    if value.pop(CHECKSUM) != _checksum(value):
+        raise ValueError("the contents do not have the checksum that was written")
+    return value
+
+
+def write_toml(path: Path, value: dict[str, Any]) -> None:
+    """Write TOML atomically, with a checksum in a comment at its end."""
+    text = tomli_w.dumps(value)
+    with atomic(path) as temporary:
+        temporary.write_text(f"{text}{_TOML_CHECKSUM}{_digest(text)}\n", encoding="utf-8")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What `write_toml` wrote. Raises `OSError` or `ValueError` as `read_json` does."""
+    whole = path.read_text(encoding="utf-8")
+    text, found, stated = whole.rpartition(_TOML_CHECKSUM)
+    if found and stated != f"{_digest(text)}\n":
+        raise ValueError("the contents do not have the checksum that was written")
+    return tomllib.loads(whole)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return _digest(json.dumps(value, sort_keys=True, separators=(",", ":")))
 
 
 def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) -> None:

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.models import policy_manifest
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -87,40 +88,56 @@ def load_model(
     """A causal language model in evaluation mode on `device`, with its weights in `dtype` and an adapter if given.
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
-    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded.
+    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded, has a weight
+    that is not finite, or is one that `train` wrote and has changed since.
     """
     folder = folder_of(name, revision)
+    policy_manifest.require_sound(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         _disable_dropout(config)
         model = AutoModelForCausalLM.from_pretrained(
             folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of any type: several packages read the config, another one a .bin file
         raise InputError(
             "The model cannot be loaded.",
             found=_first_line(error),
             where=str(folder),
             fix="Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
+    _require_finite(model, folder)
     if adapter is not None:
-        model = _with_adapter(model, adapter, merge)
+        model = _with_adapter(model, folder_of(adapter), merge)
     return model.eval().to(device)
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrainedModel:
+def _require_finite(model: PreTrainedModel, folder: Path) -> None:
+    bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise InputError(
+            "The model has weights that are NaN or infinite.",
+            found=f"{len(bad):,} tensors, the first {bad[0]}",
+            where=str(folder),
+            fix="Download or save the model again; if its training diverged, take an earlier checkpoint.",
+        )
+
+
+def _with_adapter(model: PreTrainedModel, folder: Path, merge: bool) -> PreTrainedModel:
     peft = _peft("reference.adapter")
+    policy_manifest.require_sound(folder)
     try:
         with _deprecations_ignored():
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder_of(adapter)))
-        return wrapped.merge_and_unload() if merge else wrapped
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+            wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # of any type, as above
         raise InputError(
             "The adapter cannot be loaded.",
             found=_first_line(error),
-            where=adapter,
+            where=str(folder),
             fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
         ) from None
+    _require_finite(wrapped, folder)
+    return wrapped.merge_and_unload() if merge else wrapped
 
 
 @contextmanager
@@ -203,7 +220,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     folder = folder_of(name, revision)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # the tokenizers package raises Exception itself
         raise InputError(
             "The tokenizer cannot be loaded.",
             found=_first_line(error),

@@ -35,7 +35,7 @@ from scoreonce.stages.models.model_digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
-from scoreonce.stages.store.index import packed, unpacked
+from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 
@@ -148,21 +148,29 @@ class ReferenceStore:
     def read(self, ids: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """`completion_id` and `columns` of the wanted completions that have scores, in no particular order.
 
-        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums.
-        Raises `InputError` at a damaged shard.
+        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums. An index
+        that does not fit the shards is made again. Raises `InputError` at a damaged shard.
         """
         wanted = ids.drop_nulls().unique()
+        try:
+            return self._located(self.scores.index(), wanted, columns)
+        except StaleIndexError:
+            return self._located(self.scores.rebuilt_index(), wanted, columns)
+
+    def _located(self, index: Index, wanted: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         names = ["completion_id", *columns]
-        index = self.scores.index()
         found, files, rows = index.locate(packed(wanted.to_list()))
-        by_shard = pl.DataFrame({"file": files[found], "row": rows[found]}).partition_by("file")
+        places = pl.DataFrame({"id": wanted.filter(pl.Series(found)), "file": files[found], "row": rows[found]})
 
         def part(places: pl.DataFrame) -> pl.DataFrame:
             shard = self.scores.path_of(index.files[places["file"][0]])
-            return frame_of(self.table(shard, names))[places["row"]]
+            rows = frame_of(self.table(shard, names))[places["row"]]
+            if not rows["completion_id"].equals(places["id"]):
+                raise StaleIndexError
+            return rows
 
         with ThreadPoolExecutor(THREADS) as pool:
-            parts = list(pool.map(part, by_shard))
+            parts = list(pool.map(part, places.partition_by("file")))
         return pl.concat(parts) if parts else CompletionScore.create_empty().select(names)
 
     def table(self, shard: Path, columns: list[str] | None = None) -> pa.Table:

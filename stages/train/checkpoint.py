@@ -1,5 +1,7 @@
 """Checkpoints without pickle: safetensors for tensors, JSON for the rest; a folder that appears whole or not at all.
 
+Its manifest.json, written last, has the digest of every file. A checkpoint that is damaged is passed over.
+
 A checkpoint holds what the next step depends on: the float32 weights, optimizer, schedule, method state, random state
 and the step number. The order of pairs is a function of seed and step, so nothing is kept of it.
 
@@ -10,8 +12,10 @@ routed to; torch 2.13), and the float32 masters of a half-precision model are no
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +28,15 @@ from torch import Tensor
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common import files
+from scoreonce.schemas.manifests import CheckpointManifest
+from scoreonce.stages.common import files, manifests
+from scoreonce.stages.common.digests import digests_now
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+READ_FORMATS = (1, 2)  # version 0.1 wrote format 1, without a manifest
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -69,27 +79,80 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
                 "scheduler": _plain(training.scheduler.state_dict()),
             },
         )
-        for path in temporary.iterdir():
+        written = sorted(temporary.iterdir())
+        for path in written:
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
+        digests = {path.name: digest for path, digest in zip(written, digests_now(written), strict=True)}
+        manifests.write(temporary / MANIFEST, CheckpointManifest(step=step, files=digests))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in checkpoints(folder)[:-keep]:
+    # Later ones are damaged, or training would have gone on from them.
+    past = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
+    for old in [*past[:-keep], *(checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) > step)]:
         shutil.rmtree(old)
     return final
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_sound(folder: Path, log_damage: Callable[[int], str | None]) -> Path | None:
+    """The newest checkpoint that is as it was written, and up to which the log is; None where there is no checkpoint.
+
+    `log_damage` says what is wrong with the log up to a step. Every byte is read; what is passed over is logged. Raises
+    `InputError` where none can be used.
+    """
+    there, found = checkpoints(folder)[::-1], ""
+    for checkpoint in there:
+        reason = _damage(checkpoint) or log_damage(step_of(checkpoint))
+        if reason is None:
+            return checkpoint
+        found = f"{checkpoint.name}: {reason}"
+        logger.warning("Passed over a checkpoint: %s", found)
+    if not there:
+        return None
+    raise InputError(
+        "No checkpoint of this run can be used.",
+        found=f"{len(there)} damaged; {found}",
+        where=str(folder),
+        fix="Restore the files from a copy, or start this run again: `scoreonce train` with --restart.",
+    )
+
+
+def _damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    manifest = checkpoint / MANIFEST
+    if not manifest.exists() and _format(checkpoint) == 1:
+        logger.warning("%s was written by an earlier version: nothing says what its bytes should be", checkpoint.name)
+        return None
+    try:
+        changed = manifests.file_changes(manifests.read(CheckpointManifest, manifest), checkpoint)
+    except InputError as error:
+        return f"{MANIFEST}: {error.found}"
+    return f"{changed[0].key} is not what was written" if changed else None
+
+
+def _format(checkpoint: Path) -> Any:
+    try:
+        return files.read_json(checkpoint / "state.json")["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor]]:
     """Put a checkpoint back into `training`; return its step and the method's state, float64.
 
-    Raises `InputError` where the checkpoint is damaged or of another format version.
+    Raises `InputError` where the checkpoint is of another format version, or of another model or optimizer.
     """
     try:
         stored = files.read_json(checkpoint / "state.json")
@@ -112,11 +175,11 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
     return stored["step"], {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["method"].items()}
 
 
-def _require_format(checkpoint: Path, found: int) -> None:
-    if found != FORMAT:
+def _require_format(checkpoint: Path, found: Any) -> None:
+    if found not in READ_FORMATS:
         raise InputError(
             "A checkpoint has a format that this version of scoreonce does not read.",
-            found=f"format {found}; this version reads format {FORMAT}",
+            found=f"format {found}; this version reads format {' and '.join(map(str, READ_FORMATS))}",
             where=str(checkpoint),
             fix="Go on with the version that wrote it, or start this run again: `scoreonce train ... --restart`.",
         )

@@ -1,4 +1,4 @@
-"""The trained model as a Hugging Face folder, with a model card that holds its lineage."""
+"""The trained model as a Hugging Face folder, with a model card that holds its lineage, and a manifest."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from transformers import AutoConfig, PreTrainedModel
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
+from scoreonce.stages.models import policy_manifest
 from scoreonce.stages.models.loading import dropout_settings, load_tokenizer
 
 logger = logging.getLogger(__name__)
 
 
 def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, lineage: Lineage) -> None:
-    """Write weights (safetensors), config, tokenizer and card; the folder appears whole or not at all.
+    """Write weights (safetensors), config, tokenizer, card and manifest; the folder appears whole or not at all.
 
     Dropout was off in training; the saved config has `origin`'s own settings again.
     """
@@ -32,6 +33,7 @@ def save(folder: Path, model: PreTrainedModel, *, origin: Path, tokenizer: str, 
         except InputError:
             logger.info(f"note: no tokenizer at {tokenizer}; the model folder has none")
         (temporary / "README.md").write_text(card(lineage), encoding="utf-8")
+        policy_manifest.write(temporary, lineage.identity)
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:

@@ -6,8 +6,10 @@ uninterrupted one.
 
 from __future__ import annotations
 
-import json
 import math
+import os
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.schemas.tables import StepPair, arrow_schema
-from scoreonce.stages.common import files
+from scoreonce.stages.common import files, manifests
+from scoreonce.stages.common.json_lines import append_line, checksums_of, read_lines, write_lines
 
 Rows = dict[str, Any]  # column -> values of one step
+MANIFEST = "log.json"
+WHOLE = ("metrics.jsonl", "metrics.parquet", "steps.parquet")  # what there is after the last step
 
 
 class StepLog:
@@ -30,24 +37,30 @@ class StepLog:
         self._first_pending = resumed + 1
         self._schema = arrow_schema(StepPair)
         self._parts.mkdir(parents=True, exist_ok=True)
-        kept = [metrics for metrics in self._logged_metrics() if metrics["step"] <= resumed]
-        with files.atomic(self._metrics) as temporary:
-            temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
-        for part in self._parts.glob("*.parquet"):
-            if int(part.stem.split("-")[0]) > resumed:
+        kept = list(islice(_logged(folder), resumed))
+        write_lines(self._metrics, kept)
+        parts = sorted(self._parts.glob("*.parquet"))
+        self._digests = {self._name(part): files.sha256(part) for part in parts if last_step(part) <= resumed}
+        self._write_manifest(resumed)
+        for part in parts:
+            if last_step(part) > resumed:
                 part.unlink()
 
     def add(self, metrics: dict[str, float | int], rows: Rows) -> None:
         """Log one step: metrics at once, rows at the next `flush`."""
-        with self._metrics.open("a", encoding="utf-8") as handle:
-            handle.write(_json_line(metrics))
+        append_line(self._metrics, _finite(metrics))
         self._pending.append(pa.table(rows, schema=self._schema))
 
     def flush(self, step: int) -> None:
         """Write the pending rows; called with every checkpoint, before it."""
+        for path in (self._metrics, checksums_of(self._metrics)):
+            with path.open("rb+") as handle:
+                os.fsync(handle.fileno())  # the checkpoint must not outlive a line before it
         if self._pending:
-            name = f"{self._first_pending:08d}-{step:08d}.parquet"
-            files.write_parquet(self._parts / name, pa.concat_tables(self._pending), rows_per_group=65_536)
+            part = self._parts / f"{self._first_pending:08d}-{step:08d}.parquet"
+            files.write_parquet(part, pa.concat_tables(self._pending), rows_per_group=65_536)
+            self._digests[self._name(part)] = files.sha256(part)
+            self._write_manifest(step)
         self._pending, self._first_pending = [], step + 1
 
     def finish(self) -> None:
@@ -58,8 +71,17 @@ class StepLog:
         ):
             for part in sorted(self._parts.glob("*.parquet")):
                 writer.write_table(self._completed(files.read_parquet(part)))
-        metrics = pl.DataFrame(self._logged_metrics(), infer_schema_length=None)
+        metrics = pl.DataFrame(list(_logged(self._folder)), infer_schema_length=None)
         files.write_parquet(self._folder / "metrics.parquet", metrics.to_arrow())
+        whole = {name: files.sha256(self._folder / name) for name in WHOLE}
+        self._write_manifest(self._first_pending - 1, whole)
+
+    def _write_manifest(self, step: int, whole: dict[str, str] | None = None) -> None:
+        log = TrainingLogManifest(step=step, finished=whole is not None, files=self._digests | (whole or {}))
+        manifests.write(self._folder / MANIFEST, log)
+
+    def _name(self, part: Path) -> str:
+        return part.relative_to(self._folder).as_posix()
 
     def _completed(self, part: pa.Table) -> pa.Table:
         """The rows of a part, null in columns that it was written without by an earlier version."""
@@ -71,17 +93,39 @@ class StepLog:
         ]
         return pa.Table.from_arrays(columns, schema=self._schema)
 
-    def _logged_metrics(self) -> list[dict[str, Any]]:
-        if not self._metrics.exists():
-            return []
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        # A killed run can leave half a line.
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+def last_step(part: Path) -> int:
+    """The last step in a part of the step log."""
+    return int(part.stem.split("-")[1])
 
 
-def _json_line(metrics: dict[str, Any]) -> str:
+def log_damage(folder: Path, step: int) -> str | None:
+    """What is wrong with what was logged up to a step, or None. Version 0.1 wrote nothing to compare it with."""
+    try:
+        steps = [metrics["step"] for metrics in islice(_logged(folder), step)]
+        if steps != list(range(1, step + 1)):
+            return f"metrics.jsonl has not every step up to {step:,}"
+        if not (folder / MANIFEST).exists():
+            return None
+        log = manifests.read(TrainingLogManifest, folder / MANIFEST)
+    except (OSError, ValueError) as error:
+        return f"metrics.jsonl: {error}"
+    except InputError as error:
+        return f"{MANIFEST}: {error.found}"
+    parts = [name for name in log.files if name not in WHOLE and last_step(Path(name)) <= step]
+    if step not in {last_step(Path(name)) for name in parts}:
+        return f"{MANIFEST} does not reach step {step:,}"
+    changed = manifests.file_changes(log, folder, parts)
+    return f"{changed[0].key} is not what was written" if changed else None
+
+
+def _logged(folder: Path) -> Iterator[dict[str, Any]]:
+    metrics = folder / "metrics.jsonl"
+    return read_lines(metrics) if metrics.exists() else iter(())
+
+
+def _finite(metrics: dict[str, float | int]) -> dict[str, float | int | None]:
     # JSON has no NaN and no infinity; other readers understand null.
-    finite = {
+    return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
     }
-    return json.dumps(finite) + "\n"

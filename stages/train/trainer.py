@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
-from scoreonce.stages.train.step_log import Rows, StepLog
+from scoreonce.stages.train.step_log import Rows, StepLog, log_damage
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +131,8 @@ class Trainer:
         """Run the remaining steps. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
-        if found := checkpoint.checkpoints(folder):
-            done, state = checkpoint.restore(found[-1], self.training)
+        if found := checkpoint.newest_sound(folder, partial(log_damage, paths.training)):
+            done, state = checkpoint.restore(found, self.training)
             _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
         main = self.accelerator.is_main_process
         log = StepLog(paths.training, done) if main else None
