@@ -187,14 +187,15 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
 def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage:
     """The lineage of the run that is there; where its file is damaged, the model itself may say that it is `wanted`."""
     try:
-        return manifests.read(Lineage, paths.lineage)
+        tree = manifests.load(Lineage, paths.lineage)
     except InputError as error:
         if policy_manifest.identity_of(paths.policy) != wanted.identity:
-            error.fix = "Restore the file from a copy, or replace this run with --restart."
+            error.fix = "Restore the file from a copy, or replace this run: `scoreonce train` with --restart."
             raise
         logger.warning("%s: %s (%s); written again", paths.label, error.what, error.where)
         manifests.write(paths.lineage, wanted)
         return wanted
+    return manifests.parse(Lineage, tree, paths.lineage)
 
 
 def _damaged(paths: RunPaths) -> bool:
