@@ -27,7 +27,7 @@ from tortured.judge import FAULTS, OUTCOMES, Damage, Judge, Verdict
 from tortured.kinds import KINDS, Kind
 
 RESULTS = Path(__file__).resolve().parent / "results" / "torture.md"
-MENDED = 2  # of each kind, flips and cuts each, for which the named command is run
+MENDED = 1  # of each kind, flips and cuts each, for which the named command is run
 
 
 def damages(kind: Kind, folder: Path, flips: int, cuts: int, seed: int) -> list[Damage]:

@@ -199,6 +199,7 @@ class CheckpointManifest(FilesManifest):
 
     format: Literal[1] = 1
     step: int
+    log: Files  # the parts of the step log up to this step, by path in train/<label>
 
 
 class TrainingLogManifest(FilesManifest):

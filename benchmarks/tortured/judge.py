@@ -9,15 +9,14 @@ import re
 import shutil
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-
-from tortured import readers, world
-from tortured.kinds import Kind
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests
 from scoreonce.stages.train.stage import train
+from tortured import readers, world
+from tortured.kinds import Kind
 
 # What a reader did, from the best to the worst.
 UNCHANGED = "same numbers"  # the damage is in no number, or was put right without a word being needed
@@ -61,14 +60,13 @@ class Damage:
 
 @dataclass
 class Verdict:
-    """What became of one damage: the worst outcome over the readers, and whether the command that was named mends it."""
+    """What became of one damage: the worst outcome over the readers, and whether the named command mends it."""
 
     damage: Damage
     outcome: str = UNCHANGED
     reader: str = ""
     detail: str = ""
     mended: bool | None = None
-    said: list[str] = field(default_factory=list)
 
     def add(self, outcome: str, reader: str, detail: str = "") -> None:
         if OUTCOMES.index(outcome) > OUTCOMES.index(self.outcome):
@@ -80,35 +78,49 @@ class Judge:
 
     def __init__(self, sound: Path, scratch: Path) -> None:
         self.sound, self.folder = sound, scratch / "copy"
-        self._expected: dict[str, dict[str, str]] = {}
+        self._expected: dict[tuple[str, bool], dict[str, str]] = {}
 
     def verdict(self, kind: Kind, damage: Damage, *, mend: bool) -> Verdict:
-        """Run the readers on a copy with the damage. With `mend`, do what the first error says, and read again."""
+        """Run the readers on a copy with the damage. With `mend`, do what the errors say, and read again."""
         expected = self.expected(kind)
         self._copy()
         damage.apply(self.folder)
-        found = Verdict(damage)
+        found, said = Verdict(damage), False
         errors: list[tuple[readers.Reader, InputError]] = []
         with world.working_in(self.folder):
             for reader in kind.readers:
                 outcome, detail, error = _read(reader, expected[reader.__name__], damage.path)
+                if outcome == SILENT and said and kind.own:
+                    outcome = SAID  # by the reader before it: the data or the model are others since
+                said = said or outcome in (SAID, NAMED)
                 found.add(outcome, reader.__name__, detail)
                 if error is not None:
                     errors.append((reader, error))
-            if mend and errors and not kind.own and found.outcome not in FAULTS:
-                found.mended = all(_mended(reader, error, expected[reader.__name__]) for reader, error in errors)
+        if mend and errors and not kind.own and found.outcome not in FAULTS:
+            after = self.expected(kind, resumed=True)
+            self._copy()
+            damage.apply(self.folder)
+            with world.working_in(self.folder):
+                for reader, error in errors:
+                    # A command that mends the unfinished run also goes on with it.
+                    wanted = {expected[reader.__name__], after[reader.__name__]}
+                    found.mended = found.mended is not False and _mended(reader, error, wanted)
         return found
 
-    def expected(self, kind: Kind) -> dict[str, str]:
-        """What the readers of a kind return of a sound copy."""
-        if kind.name not in self._expected:
+    def expected(self, kind: Kind, *, resumed: bool = False) -> dict[str, str]:
+        """What the readers of a kind return of a sound copy, or of one whose unfinished run has been resumed."""
+        key = kind.name, resumed
+        if key not in self._expected:
             self._copy()
             with world.working_in(self.folder):
-                self._expected[kind.name] = {}
+                _as_a_new_process()
+                if resumed:
+                    readers.resumed()
+                self._expected[key] = {}
                 for reader in kind.readers:
                     _as_a_new_process()
-                    self._expected[kind.name][reader.__name__] = reader()
-        return self._expected[kind.name]
+                    self._expected[key][reader.__name__] = reader()
+        return self._expected[key]
 
     def _copy(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,44 +138,46 @@ def _read(reader: readers.Reader, expected: str, damaged: Path) -> tuple[str, st
         except (Exception, SystemExit):
             return TRACEBACK, traceback.format_exc(), None
     if same:
-        return (MENDED if said else UNCHANGED), "", None
+        return (MENDED if said else UNCHANGED), "; ".join(said), None
     return (SAID if said else SILENT), "; ".join(said), None
 
 
-def _mended(reader: readers.Reader, error: InputError | None, expected: str) -> bool:
-    """Whether the commands that the errors name lead to a run whose reader returns what it should."""
-    for _ in range(6):
-        if error is not None and not _do(error.fix, reader):
+def _mended(reader: readers.Reader, error: InputError, wanted: set[str]) -> bool:
+    """Whether the commands that the errors name lead to a run of which the reader returns what it should."""
+    for _ in range(4):
+        if not _do(error.fix):
             return False
         _as_a_new_process()
         try:
-            return reader() == expected
+            return reader() in wanted
         except InputError as next_error:
             error = next_error
     return False
 
 
-def _do(fix: str, reader: readers.Reader) -> bool:
-    commands: dict[str, Callable[[], object]] = {
-        "prepare": readers.prepared,
-        "score": readers.scored,
-        "evaluate": readers.evaluated,
-        "audit": readers.audited,
-        "train": readers.finished,
+def _do(fix: str) -> bool:
+    """Do what the last part of an error says."""
+    commands: dict[str, tuple[Callable[[], object], ...]] = {
+        "prepare": (readers.prepared,),
+        "score": (readers.scored,),
+        "evaluate": (readers.evaluated,),
+        "audit": (readers.audited,),
+        "train": (readers.finished, readers.resumed),
+        "demo": (lambda: world.write_demo(),),
     }
     command = re.search(r"`scoreonce (\w+)", fix)
-    if command is None or command[1] not in commands:
+    if command is None:
         return False
-    _as_a_new_process()
-    labels = ["dpo", "half"]
-    try:
-        if command[1] == "train" and "--restart" in fix:
-            for label in labels if reader is not readers.resumed else ["half"]:
-                train(world.run_file(train__label=label), restart=True)
-        else:
-            commands[command[1]]()
-    except InputError as error:
-        return _do(error.fix, reader) if error.fix != fix else False
+    for position, action in enumerate(commands[command[1]]):
+        _as_a_new_process()
+        try:
+            if "--restart" in fix:
+                train(world.run_file(train__label=("dpo", "half")[position]), restart=True)
+            else:
+                action()
+        except InputError as error:
+            if error.fix == fix or not _do(error.fix):
+                return False
     return True
 
 

@@ -26,8 +26,8 @@ OF_PAIRS = (r.scored, r.trained, r.evaluated, r.queried)
 OF_STORE = (r.scored, r.trained_on_hidden, r.trained_on_top_k, r.verified)
 
 KINDS = (
-    Kind("raw data", ("pairs.jsonl",), (r.prepared, r.scored, r.trained), own=True),
-    Kind("reference model", ("model/*",), (r.prepared, r.scored, r.trained, r.evaluated), own=True),
+    Kind("raw data", ("pairs.jsonl",), (r.scored, r.trained, r.prepared), own=True),
+    Kind("reference model", ("model/*",), (r.trained, r.scored, r.evaluated, r.prepared), own=True),
     Kind("prepared pairs", ("out/pairs/t*.parquet",), (*OF_PAIRS, r.audited)),
     Kind("token ids", ("out/pairs/*.arrow",), (*OF_PAIRS, r.audited)),
     Kind("quarantine", ("out/pairs/quarantine.parquet",), OF_PAIRS),
@@ -45,7 +45,8 @@ KINDS = (
     Kind("checkpoint: weights", ("out/train/half/checkpoints/*/weights.safetensors",), (r.resumed,)),
     Kind("checkpoint: optimizer", ("out/train/half/checkpoints/*/optimizer.safetensors",), (r.resumed,)),
     Kind("checkpoint: the rest", ("out/train/half/checkpoints/*/[!wo]*",), (r.resumed,)),
-    Kind("metrics.jsonl", ("out/train/*/metrics.jsonl", "out/train/*/metrics.crc32"), (r.reported, r.finished, r.resumed)),
+    Kind("metrics.jsonl", ("out/train/*/metrics.jsonl", "out/train/*/metrics.crc32"),
+         (r.reported, r.finished, r.resumed)),
     Kind("step log", ("out/train/*/steps.parquet", "out/train/*/steps/*", "out/train/*/log.json"),
          (r.reported, r.queried, r.audited, r.finished, r.resumed)),
     Kind("metrics.parquet", ("out/train/dpo/metrics.parquet",), (r.finished,)),

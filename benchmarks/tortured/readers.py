@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tortured.world import run_file
-
 from scoreonce.stages.audit.stage import audit
 from scoreonce.stages.commands import sql
 from scoreonce.stages.common.files import read_json
@@ -22,6 +20,7 @@ from scoreonce.stages.report import stage as reporting
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.store import maintenance
 from scoreonce.stages.train.stage import train
+from tortured.world import run_file
 
 Reader = Callable[[], str]
 QUERIES = ("SELECT * FROM pairs", "SELECT * FROM quarantine", "SELECT * FROM steps", "SELECT * FROM evaluation")

@@ -59,12 +59,16 @@ def make(folder: Path) -> None:
         training.train(run)
         _train_half()
         evaluate(run)
-        entry = {"true_reward_mean": 1.5, "true_reward_low": 1.0, "true_reward_high": 2.0, "kl_mean": 0.5}
-        samples = [{"prompt": "p", "text": "t", "reward": 1.0}]
-        policies = [{"label": label, **entry, "samples": samples} for label in ("reference", "dpo")]
-        write_json(Path("out/demo.json"), {"policies": policies})
+        write_demo()
         audit(run)
         report(run)
+
+
+def write_demo() -> None:
+    """What `scoreonce demo judge` writes, in short."""
+    entry = {"true_reward_mean": 1.5, "true_reward_low": 1.0, "true_reward_high": 2.0, "kl_mean": 0.5}
+    samples = [{"prompt": "p", "text": "t", "reward": 1.0}]
+    write_json(Path("out/demo.json"), {"policies": [{"label": "dpo", **entry, "samples": samples}]})
 
 
 @contextlib.contextmanager
@@ -90,9 +94,7 @@ def _write_inputs() -> None:
     rows = [{"prompt": each.text, "chosen": card(each, draw), "rejected": card(each, draw)} for each in drawn]
     rows.append({"prompt": "p", "chosen": "the same", "rejected": "the same"})  # for the quarantine
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    demo_model.write(
-        Path("model"), [row["prompt"] + row["chosen"] for row in rows], hidden=16, layers=1, seed=0
-    )
+    demo_model.write(Path("model"), [row["prompt"] + row["chosen"] for row in rows], hidden=16, layers=1, seed=0)
 
 
 class _StoppedError(Exception):

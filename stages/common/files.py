@@ -65,19 +65,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_toml(path: Path, value: dict[str, Any]) -> None:
-    """Write TOML atomically, with a checksum in a comment at its end."""
+    """Write TOML atomically, with a checksum in a comment before it."""
     text = tomli_w.dumps(value)
     with atomic(path) as temporary:
-        temporary.write_text(f"{text}{_TOML_CHECKSUM}{_digest(text)}\n", encoding="utf-8")
+        temporary.write_text(f"{_TOML_CHECKSUM}{_digest(text)}\n{text}", encoding="utf-8")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """What `write_toml` wrote. Raises `OSError` or `ValueError` as `read_json` does."""
     whole = path.read_text(encoding="utf-8")
-    text, found, stated = whole.rpartition(_TOML_CHECKSUM)
-    if found and stated != f"{_digest(text)}\n":
+    first, _, text = whole.partition("\n")
+    value = tomllib.loads(whole)
+    if not value or (first.startswith(_TOML_CHECKSUM) and first != f"{_TOML_CHECKSUM}{_digest(text)}"):
         raise ValueError("the contents do not have the checksum that was written")
-    return tomllib.loads(whole)
+    return value
 
 
 def _digest(text: str) -> str:

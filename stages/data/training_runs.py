@@ -36,15 +36,18 @@ def metric_lines(paths: RunPaths) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
-        lines = list(read_lines(path))
-        if paths.training_log.exists():
-            _require_steps(lines, manifests.read(TrainingLogManifest, paths.training_log).step)
+        log = manifests.read(TrainingLogManifest, paths.training_log) if paths.training_log.exists() else None
+        if log is not None and log.finished:
+            manifests.require_files(log, paths.training, [path.name])
+        lines = list(read_lines(path, checked=log is None or not log.finished))
+        if log is not None:
+            _require_steps(lines, log.step)
     except ValueError as error:
         raise InputError(
             "The metrics of a training run cannot be read.",
             found=str(error),
             where=str(path),
-            fix=f"Run `scoreonce train` with label {paths.label}: it goes on from a checkpoint before the damage.",
+            fix="Run `scoreonce train` with this run file and label: it goes on from a checkpoint before the damage.",
         ) from None
     return lines
 

@@ -11,6 +11,7 @@ The key is a digest of what changes the values. Each file of a layer has a sidec
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -38,6 +39,8 @@ from scoreonce.stages.store.identity import FORMAT, StoreIdentity
 from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
+
+logger = logging.getLogger(__name__)
 
 SCORES, HIDDEN, POOLED, TOP_K = "shards", "hidden", "pooled", "topk-"
 
@@ -225,10 +228,21 @@ class ReferenceStore:
             layer.refresh()
         return damages
 
-    def _write_identity(self) -> None:
+    def is_nameless(self) -> bool:
+        """Whether there are shards and no sound identity.json, which the next writer writes again."""
+        return self.shards_folder.is_dir() and not self._is_named()
+
+    def _is_named(self) -> bool:
         try:
             ReferenceStore.at(self.folder)
         except InputError:
+            return False
+        return True
+
+    def _write_identity(self) -> None:
+        if not self._is_named():
+            if (self.folder / "identity.json").exists():
+                logger.warning("%s was damaged and is written again", self.folder / "identity.json")
             write_json(
                 self.folder / "identity.json",
                 {

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,19 @@ class Training:
         return [known[parameter] for parameter in self.masters.parameters]
 
 
-def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int) -> Path:
-    """Write `<folder>/step-000010` and drop all but the last `keep` checkpoints."""
+def save(
+    folder: Path,
+    training: Training,
+    step: int,
+    state: dict[str, Tensor],
+    *,
+    keep: int,
+    log: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `<folder>/step-000010` and drop all but the last `keep` checkpoints.
+
+    `log` has the digests of the step log's parts so far, without which training cannot go on from here.
+    """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -84,7 +95,7 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
         digests = {path.name: digest for path, digest in zip(written, digests_now(written), strict=True)}
-        manifests.write(temporary / MANIFEST, CheckpointManifest(step=step, files=digests))
+        manifests.write(temporary / MANIFEST, CheckpointManifest(step=step, files=digests, log=dict(log or {})))
         shutil.rmtree(final, ignore_errors=True)
         temporary.rename(final)
     finally:
@@ -106,15 +117,15 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def newest_sound(folder: Path, log_damage: Callable[[int], str | None]) -> Path | None:
+def newest_sound(folder: Path, log_damage: Callable[[int, Mapping[str, str]], str | None]) -> Path | None:
     """The newest checkpoint that is as it was written, and up to which the log is; None where there is no checkpoint.
 
-    `log_damage` says what is wrong with the log up to a step. Every byte is read; what is passed over is logged. Raises
-    `InputError` where none can be used.
+    `log_damage` says what is wrong with the log up to a step, given the digests of its parts. Every byte is read; what
+    is passed over is logged. Raises `InputError` where none can be used.
     """
     there, found = checkpoints(folder)[::-1], ""
     for checkpoint in there:
-        reason = _damage(checkpoint) or log_damage(step_of(checkpoint))
+        reason = _damage(checkpoint, log_damage)
         if reason is None:
             return checkpoint
         found = f"{checkpoint.name}: {reason}"
@@ -129,17 +140,18 @@ def newest_sound(folder: Path, log_damage: Callable[[int], str | None]) -> Path 
     )
 
 
-def _damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    manifest = checkpoint / MANIFEST
-    if not manifest.exists() and _format(checkpoint) == 1:
+def _damage(checkpoint: Path, log_damage: Callable[[int, Mapping[str, str]], str | None]) -> str | None:
+    """What is wrong with a checkpoint or the log up to it, or None."""
+    path = checkpoint / MANIFEST
+    if not path.exists() and _format(checkpoint) == 1:
         logger.warning("%s was written by an earlier version: nothing says what its bytes should be", checkpoint.name)
-        return None
+        return log_damage(step_of(checkpoint), {})
     try:
-        changed = manifests.file_changes(manifests.read(CheckpointManifest, manifest), checkpoint)
+        manifest = manifests.read(CheckpointManifest, path)
+        changed = manifests.file_changes(manifest, checkpoint)
     except InputError as error:
         return f"{MANIFEST}: {error.found}"
-    return f"{changed[0].key} is not what was written" if changed else None
+    return f"{changed[0].key} is not what was written" if changed else log_damage(manifest.step, manifest.log)
 
 
 def _format(checkpoint: Path) -> Any:

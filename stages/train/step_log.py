@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files, manifests
+from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.json_lines import append_line, checksums_of, read_lines, write_lines
 
 Rows = dict[str, Any]  # column -> values of one step
 MANIFEST = "log.json"
-WHOLE = ("metrics.jsonl", "metrics.parquet", "steps.parquet")  # what there is after the last step
+WHOLE = ("metrics.jsonl", "metrics.crc32", "metrics.parquet", "steps.parquet")  # what there is after the last step
 
 
 class StepLog:
@@ -40,7 +40,8 @@ class StepLog:
         kept = list(islice(_logged(folder), resumed))
         write_lines(self._metrics, kept)
         parts = sorted(self._parts.glob("*.parquet"))
-        self._digests = {self._name(part): files.sha256(part) for part in parts if last_step(part) <= resumed}
+        # Digests of the parts of the step log, by path in the folder.
+        self.parts = {self._name(part): files.sha256(part) for part in parts if last_step(part) <= resumed}
         self._write_manifest(resumed)
         for part in parts:
             if last_step(part) > resumed:
@@ -59,7 +60,7 @@ class StepLog:
         if self._pending:
             part = self._parts / f"{self._first_pending:08d}-{step:08d}.parquet"
             files.write_parquet(part, pa.concat_tables(self._pending), rows_per_group=65_536)
-            self._digests[self._name(part)] = files.sha256(part)
+            self.parts[self._name(part)] = files.sha256(part)
             self._write_manifest(step)
         self._pending, self._first_pending = [], step + 1
 
@@ -77,7 +78,7 @@ class StepLog:
         self._write_manifest(self._first_pending - 1, whole)
 
     def _write_manifest(self, step: int, whole: dict[str, str] | None = None) -> None:
-        log = TrainingLogManifest(step=step, finished=whole is not None, files=self._digests | (whole or {}))
+        log = TrainingLogManifest(step=step, finished=whole is not None, files=self.parts | (whole or {}))
         manifests.write(self._folder / MANIFEST, log)
 
     def _name(self, part: Path) -> str:
@@ -99,29 +100,31 @@ def last_step(part: Path) -> int:
     return int(part.stem.split("-")[1])
 
 
-def log_damage(folder: Path, step: int) -> str | None:
-    """What is wrong with what was logged up to a step, or None. Version 0.1 wrote nothing to compare it with."""
+def log_damage(folder: Path, step: int, parts: Mapping[str, str]) -> str | None:
+    """What is wrong with what was logged up to a step, or None. `parts`: the digests that a checkpoint has of it."""
     try:
         steps = [metrics["step"] for metrics in islice(_logged(folder), step)]
-        if steps != list(range(1, step + 1)):
-            return f"metrics.jsonl has not every step up to {step:,}"
-        if not (folder / MANIFEST).exists():
-            return None
-        log = manifests.read(TrainingLogManifest, folder / MANIFEST)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"metrics.jsonl: {error}"
-    except InputError as error:
-        return f"{MANIFEST}: {error.found}"
-    parts = [name for name in log.files if name not in WHOLE and last_step(Path(name)) <= step]
-    if step not in {last_step(Path(name)) for name in parts}:
-        return f"{MANIFEST} does not reach step {step:,}"
-    changed = manifests.file_changes(log, folder, parts)
-    return f"{changed[0].key} is not what was written" if changed else None
+    if steps != list(range(1, step + 1)):
+        return f"metrics.jsonl has not every step up to {step:,}"
+    there = {name: folder / name for name in parts if (folder / name).is_file()}
+    found = dict(zip(there, digests_now(list(there.values())), strict=True))
+    changed = next((name for name, digest in parts.items() if found.get(name) != digest), None)
+    return changed and f"{changed} is not what was written"
 
 
 def _logged(folder: Path) -> Iterator[dict[str, Any]]:
     metrics = folder / "metrics.jsonl"
-    return read_lines(metrics) if metrics.exists() else iter(())
+    if not metrics.exists():
+        return iter(())
+    return read_lines(metrics, checked=not _whole_log(folder))
+
+
+def _whole_log(folder: Path) -> bool:
+    """Whether the metrics are those of a finished run, by the digest of the whole file."""
+    log = manifests.readable(TrainingLogManifest, folder / MANIFEST)
+    return log is not None and log.finished and not manifests.file_changes(log, folder, ["metrics.jsonl"])
 
 
 def _finite(metrics: dict[str, float | int]) -> dict[str, float | int | None]:

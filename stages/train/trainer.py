@@ -154,7 +154,8 @@ class Trainer:
                     log.add(metrics, rows)
                     if stop or step % every == 0 or step == self.steps:
                         log.flush(step)
-                        checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
+                        keep, parts = settings.keep_checkpoints, log.parts
+                        checkpoint.save(folder, self.training, step, state, keep=keep, log=parts)
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise SystemExit(TERMINATED)

@@ -69,7 +69,7 @@ def test_rows_come_back_by_id(store):
 
 @pytest.mark.parametrize("wrong", [lambda numbers: numbers[::-1], lambda numbers: numbers + 999])
 def test_an_index_that_leads_to_another_completion_is_made_again(store, wrong, caplog):
-    """Two row numbers exchanged: 3 and 7 share a block, each is found where the other stands. Or beyond the last row."""
+    """Two row numbers exchanged: 3 and 7 share a block, each is where the other stands. Or beyond the last row."""
     rows = TensorRows(store.tensors("hidden"))
     numbers = rows._index.rows.copy()
     at = np.searchsorted(rows._index.ids, packed(ids(3, 7)))

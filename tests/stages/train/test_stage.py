@@ -668,7 +668,9 @@ def flip(path, at=-1):
 def test_a_damaged_checkpoint_is_passed_over(prepared, damaged, said, capsys):
     """The policy is lost with it: step 5 and 6 are taken again, from the checkpoint of step 4, to the same weights."""
     paths = training(prepared, "dpo")
-    before, logged = weights(paths), pl.read_parquet(paths.training / "steps.parquet")
+    # Copies: tensors are read by memory map, and the file is about to change.
+    before = {name: tensor.clone() for name, tensor in weights(paths).items()}
+    logged = pl.read_parquet(paths.training / "steps.parquet")
     flip(paths.training / damaged, -9)
     flip(paths.policy / "model.safetensors")
     training(prepared, "dpo")
@@ -689,6 +691,7 @@ def test_a_damaged_line_of_metrics_is_not_carried_on(prepared, capsys):
     assert "step-000006: metrics.jsonl: line 6 does not have the checksum" in capsys.readouterr().err
     assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [1, 2, 3, 4, 5, 6]
     flip(metrics, 9)
+    flip(paths.training / "metrics.crc32", 9)
     with pytest.raises(InputError, match="No checkpoint of this run can be used") as raised:
         training(prepared, "dpo")
     assert "line 1 does not have the checksum" in raised.value.found
