@@ -64,8 +64,11 @@ def estimate(run: Run) -> ScoringEstimate:
 def _write_pairs(job: ScoringJob) -> None:
     """Write the pair tables, and the manifest last; nothing where they are already these."""
     paths, path, wanted = job.paths, job.paths.reference_manifest, _settings(job)
-    if not manifests.changes(ReferenceManifest, path, wanted):
+    changed = manifests.changes(ReferenceManifest, path, wanted)
+    if not changed:
         return
+    if path.exists():
+        logger.info("\n  ".join(["Writing the pair tables again:", *(each.text("scored") for each in changed)]))
     counts = {}
     for split in SPLITS:
         pairs = reference_view(job, split)
