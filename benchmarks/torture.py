@@ -19,6 +19,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import machine
@@ -43,7 +44,7 @@ def shares(total: int) -> list[int]:
     return [total // len(KINDS) + (number < total % len(KINDS)) for number in range(len(KINDS))]
 
 
-def run(flips: int, cuts: int, seed: int, only: str | None = None) -> dict[str, list[Verdict]]:
+def run(flips: int, cuts: int, seed: int, only: Sequence[str] = ()) -> dict[str, list[Verdict]]:
     """The verdicts by kind."""
     found: dict[str, list[Verdict]] = {}
     with tempfile.TemporaryDirectory(prefix="torture-") as scratch:
@@ -51,7 +52,7 @@ def run(flips: int, cuts: int, seed: int, only: str | None = None) -> dict[str, 
         world.make(sound)
         judge = Judge(sound, Path(scratch))
         for kind, of_flips, of_cuts in zip(KINDS, shares(flips), shares(cuts), strict=True):
-            if only is not None and kind.name != only:
+            if only and kind.name not in only:
                 continue
             started, verdicts = time.perf_counter(), []
             for number, damage in enumerate(damages(kind, sound, of_flips, of_cuts, seed)):
@@ -90,7 +91,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--truncations", type=int, default=200)
-    parser.add_argument("--only", help="one kind of file, as in the table")
+    parser.add_argument("--only", nargs="+", default=[], help="kinds of file, as in the table")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -98,7 +99,7 @@ def main() -> int:
     faults = sum(verdict.outcome in FAULTS or verdict.mended is False for all_ in found.values() for verdict in all_)
     lines = table(found)
     print("\n".join(lines))
-    if given.only is None:
+    if not given.only:
         command = f"python benchmarks/torture.py --flips {given.flips} --truncations {given.truncations}"
         head = f"# Flipped bits and cut files\n\n`{command} --seed {given.seed}`. {machine.line(machine.described())}\n"
         RESULTS.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
