@@ -61,6 +61,13 @@ def _trust_remote_code(wanted: bool) -> None:
         loading.trust_remote_code = True
 
 
+def _rehash(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages.common import digests
+
+        digests.rehash = True
+
+
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
 Sets = Annotated[
     list[str] | None,
@@ -155,6 +162,14 @@ Trust = Annotated[
 AllowMethodFile = Annotated[
     bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
 ]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        callback=_rehash,
+        help="Hash models and raw data again: do not trust that a file of the same size and date is the same.",
+    ),
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -185,6 +200,7 @@ def prepare(
     preview: Preview = None,
     restart: Replace = False,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Turn a preference dataset into token pairs.
@@ -248,6 +264,7 @@ def score(
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Score the pairs with the reference model, once.
@@ -273,6 +290,7 @@ def train(
     dry_run: DryRun = False,
     allow_method_file: AllowMethodFile = False,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -308,6 +326,7 @@ def evaluate(
     label: Label = None,
     model: Model = None,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Evaluate a policy on the held-out pairs."""

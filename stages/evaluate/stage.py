@@ -98,7 +98,7 @@ def _write(
     reference: ReferenceManifest,
 ) -> EvaluationManifest:
     """Write the table, and the summary last; returns the summary."""
-    table, lineage = results.evaluation / "pairs.parquet", lineage_of(policy)
+    table, lineage = results.evaluation_pairs, lineage_of(policy)
     write_parquet(table, pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
     summary = EvaluationManifest(
         label=results.label,

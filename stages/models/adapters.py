@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.models import policy_manifest
+from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
 if TYPE_CHECKING:
@@ -115,6 +117,7 @@ def deprecations_ignored() -> Iterator[None]:
 
 def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = False) -> PeftModel:
     peft = _peft("reference.adapter")
+    policy_manifest.require_sound(adapter)
     try:
         with deprecations_ignored():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
@@ -142,6 +145,7 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
         )
     missing = [key for key in report.missing_keys if "vblora_vector_bank" not in key]  # one for all layers
     require_whole(str(adapter), missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
+    require_finite(wrapped, adapter)
     return wrapped
 
 

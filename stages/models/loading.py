@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.schemas.manifests import SpecialTokens
-from scoreonce.stages.models import adapters
+from scoreonce.stages.models import adapters, policy_manifest
+from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
 disable_progress_bar()  # a stage shows only its own bar
@@ -112,9 +113,11 @@ def load_model(
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
     weights, which then train as those of a model without one. Raises `InputError` if the model or adapter cannot be
-    loaded, or is not exactly what its files hold.
+    loaded, is not exactly what its files hold, has a weight that is not finite, or is one that `train` wrote and has
+    changed since.
     """
     folder = folder_of(name, revision)
+    policy_manifest.require_sound(folder)
     config = load_config(folder)
     _disable_dropout(config)
     try:
@@ -139,6 +142,7 @@ def load_model(
         unexpected=report["unexpected_keys"],
         mismatched=report["mismatched_keys"],
     )
+    require_finite(model, folder)
     if adapter is not None:
         model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
