@@ -46,7 +46,7 @@ def label_of(paths: RunPaths, policy: Reference) -> str:
 def require_own_label(results: RunPaths, policy: Reference) -> None:
     """Raise `InputError` where results would stand under the label of a training run that did not make the policy."""
     folder = Path(policy.adapter or policy.model).resolve()
-    if results.training.is_dir() and folder != results.policy.resolve():
+    if results.training.is_dir() and folder not in (results.policy.resolve(), results.merged.resolve()):
         raise InputError(
             "A training run has this label, and did not make the model that is to be evaluated.",
             found=f"label {results.label}, model {policy.adapter or policy.model}",

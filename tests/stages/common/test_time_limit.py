@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from scoreonce.stages.common.time_limit import time_limit
+from scoreonce.stages.data.time_limit import time_limit
 
 
 def forever() -> None:
