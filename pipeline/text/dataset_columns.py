@@ -20,9 +20,12 @@ ALIASES = {
     # The names in SPPO's data.
     "chosen_preference": ("chosen_preference", "chosen_probs_win"),
     "rejected_preference": ("rejected_preference", "chosen_probs_lose"),
+    "system": ("system", "system_prompt"),
 }
 ROLES = (
     "prompt",
+    "system",
+    "tools",
     "chosen",
     "rejected",
     "completion",
@@ -54,7 +57,7 @@ class Columns:
         """The row's value. Raises `RowError` if it is missing."""
         value = self.value(row, role)
         if value is None:
-            raise RowError("missing_value", f"no {self.names[role]!r}")
+            raise RowError("missing_value", f"no {self.names.get(role, role)!r}")
         return value
 
     def text(self, row: Row, role: str) -> str:
@@ -82,7 +85,7 @@ class Columns:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):  # no JSON, or numbers or levels without end
                 value = str(value)
         if not isinstance(value, list):
             raise RowError("wrong_type", f"{self.names[role]!r} should be a list, is {kind_of(value)}")
@@ -93,11 +96,17 @@ def number_of(value: Any, name: str) -> float | None:
     """The value as a number, None for NaN. Raises `RowError` for any other type."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise RowError("wrong_type", f"{name} should be a number, is {kind_of(value)}")
-    return None if math.isnan(value) else float(value)
+    try:
+        return None if math.isnan(value) else float(value)
+    except (OverflowError, ValueError):  # a whole number of over 308 digits, a signalling NaN
+        raise RowError("wrong_type", f"{name} is a number that is too large") from None
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
-    """The column of each role. Raises `InputError` for a role or a column that does not exist."""
+    """The column of each role; `renamed` gives a role another name, or "" for none.
+
+    Raises `InputError` for a role or a column that does not exist.
+    """
     for role, name in renamed.items():
         if role not in ROLES:
             raise InputError(
@@ -106,7 +115,7 @@ def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
                 where="data.columns",
                 fix=f"Use one of these on the left of the equals sign: {', '.join(ROLES)}.",
             )
-        if name not in found:
+        if name and name not in found:
             raise InputError(
                 f"The dataset has no column {name!r}.",
                 found=f"columns {', '.join(found)}.{did_you_mean(name, found)}",
@@ -114,4 +123,4 @@ def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
                 fix="Use one of the columns found.",
             )
     names = {role: next((name for name in ALIASES.get(role, (role,)) if name in found), None) for role in ROLES}
-    return Columns({role: name for role, name in {**names, **renamed}.items() if name is not None})
+    return Columns({role: name for role, name in {**names, **renamed}.items() if name})

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from scoreonce.pipeline.text.chat import (
     Message,
     Render,
+    RenderWithTools,
     completion_messages,
     is_blank,
     messages_of,
@@ -23,6 +24,9 @@ from scoreonce.pipeline.text.chat import (
     render_completion,
     render_prompt,
     shared_messages,
+    tools_of,
+    with_system,
+    with_tools,
 )
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.quarantine import RowError
@@ -32,7 +36,10 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Example:
-    """A preference as text. `rendered`: written by a chat template, so that no special tokens are added."""
+    """A preference as text. `rendered`: written by a chat template, so that no special tokens are added.
+
+    `ends` are the ids of the tokens that ended the two completions; None where a text had none.
+    """
 
     prompt: str
     chosen: str
@@ -43,8 +50,11 @@ class Example:
     rendered: bool = False
     chosen_preference: float | None = None
     rejected_preference: float | None = None
+    ends: tuple[int | None, int | None] = (None, None)
 
 
+# Columns that a chat template alone can make part of the prompt.
+CONVERSATIONAL = ("system", "tools")
 Read = Callable[[Row, Columns, Render], Example]
 
 
@@ -53,10 +63,14 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     has = columns.names.keys()
     if {"chosen", "rejected"} <= has:
         if any(
-            isinstance(columns.value(row, role), list) for row in sample for role in ("prompt", "chosen", "rejected")
+            isinstance(columns.value(row, role), list | dict)
+            for row in sample
+            for role in ("prompt", "chosen", "rejected")
         ):
             return "messages"
-        return "pairs" if "prompt" in has else "implicit"
+        if "prompt" not in has:
+            return "implicit"
+        return "messages" if conversational(columns) else "pairs"
     if {"prompt", "response_1", "response_2", "preference"} <= has:
         return "labelled"
     if {"prompt", "responses", "scores"} <= has:
@@ -66,9 +80,23 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
 
 
+def conversational(columns: Columns) -> bool:
+    """Whether a column belongs to the prompt that only a chat template can write, so that text is read as messages."""
+    return not columns.names.keys().isdisjoint(CONVERSATIONAL)
+
+
 def require_columns(name: str, columns: Columns, found: list[str]) -> None:
-    """Raise `InputError` if the dataset lacks a column that the format needs."""
+    """Raise `InputError` if the dataset lacks a column that the format needs, or has one that it would drop."""
     has = columns.names.keys()
+    dropped = [role for role in CONVERSATIONAL if role in has and name in ("pairs", "implicit")]
+    if dropped:
+        raise InputError(
+            f"The format {name} has no place for a column: {', '.join(columns.names[role] for role in dropped)}.",
+            found=f"columns {', '.join(found)}",
+            where="data.format, and the columns of data.source",
+            fix='Set data.format = "messages", which writes it with the chat template, or leave it out with '
+            f'data.columns = {{ {", ".join(f"""{role} = "" """.strip() for role in dropped)} }}.',
+        )
     if name == "completion" and "messages" in has:
         return
     needs = FORMATS[name].needs
@@ -88,9 +116,9 @@ def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collectio
     )
 
 
-def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
+def read_row(name: str, row: Row, columns: Columns, render: RenderWithTools) -> Example:
     """One row, of any format but `graded`, as text. Raises `RowError` with the first reason that applies."""
-    return usable(_READERS[name](row, columns, render))
+    return usable(_READERS[name](row, columns, with_tools(render, tools_of(columns.value(row, "tools")))))
 
 
 def usable(example: Example) -> Example:
@@ -165,6 +193,9 @@ def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
             f"{columns.names['preference']!r} is {preference:g}; below 0.5 prefers the first, above 0.5 the second",
         )
     chosen, rejected = (first, second) if preference < 0.5 else (second, first)
+    if conversational(columns):
+        sides = (completion_messages(side, "response") for side in (chosen, rejected))
+        return _rendered(row, columns, render, prompt_messages(columns.required(row, "prompt")), *sides)
     return _example(row, columns, columns.text(row, "prompt"), chosen, rejected)
 
 
@@ -202,17 +233,18 @@ def _rendered(
     chosen: list[Message],
     rejected: list[Message] | None,
 ) -> Example:
+    prompt = with_system(prompt, columns.value(row, "system"))
     text = render_prompt(prompt, render)
     sides = [None if side is None else render_completion(prompt, text, side, render) for side in (chosen, rejected)]
     return _example(row, columns, text, sides[0] or "", sides[1], rendered=True)
 
 
 def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
-    if "completion" not in columns.names:
+    if not {"prompt", "completion"} <= columns.names.keys():
         conversation = messages_of(columns.required(row, "messages"), "messages")
         return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
     prompt, completion = columns.required(row, "prompt"), columns.required(row, "completion")
-    if isinstance(prompt, list) or isinstance(completion, list):
+    if conversational(columns) or not (isinstance(prompt, str) and isinstance(completion, str)):
         return _rendered_completion(
             row, columns, render, prompt_messages(prompt), completion_messages(completion, "completion")
         )

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 REASONS: dict[str, str] = {
     "invalid_json": "the line is not a JSON object",
+    "line_too_long": "the line has more than 64 MiB",
     "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
     "missing_value": "a column that the format needs is missing or null",
     "wrong_type": "a value has the wrong type for the format",
     "no_preference": "no response is preferred, or no two scores are far enough apart",
     "no_shared_prompt": "the two transcripts have no common beginning to use as the prompt",
-    "template_refuses": "the chat template raises an error for these messages",
+    "unknown_role": "the role of a message is not known",
+    "not_only_text": "the row has an image, audio or video, and only text is read",
+    "two_systems": "the system column differs from the conversation's own system turn",
+    "template_refuses": "the chat template raises an error for these messages, or does not end",
+    "template_omits": "the chat template leaves out the tools, the tool calls or the system turn",
     "template_rewrites_prompt": "the chat template renders the prompt differently once a completion follows",
     "not_a_probability": "a preference is not between 0 and 1",
     "lists_differ_in_length": "the lists of responses and of scores differ in length",

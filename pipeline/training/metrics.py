@@ -14,7 +14,8 @@ from scoreonce.pipeline.methods import Outcome
 def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, float]:
     """Means over the pairs of a step; `rewards/*` and `logps/*` over all pairs, filtered ones included.
 
-    There is no entry for what the method does not have (SFT has no beta).
+    There is no entry for what the method does not have (SFT has no beta). `aux_loss`, of routers, is without its
+    coefficient, and not part of `loss`.
     """
     margins = outcome.chosen_rewards - outcome.rejected_rewards
     values = {
@@ -27,6 +28,7 @@ def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, f
             for side in ("chosen", "rejected")
             if (name := f"policy_{side}_logps") in columns
         },
+        **({"aux_loss": columns["router_aux_loss"]} if "router_aux_loss" in columns else {}),
         "beta/mean": outcome.beta.mean(),
         "beta/min": outcome.beta.min(),
         "beta/max": outcome.beta.max(),

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 
 import polars as pl
 
+from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data import training_runs
@@ -21,14 +23,16 @@ TEXT_SHOWN = 80
 def answer(run: Run, query: str) -> str:
     """The answer as a table of at most `ROWS_SHOWN` rows.
 
-    Raises `InputError` where nothing is prepared or the query cannot be answered; it names the tables and columns.
+    Raises `InputError` where nothing is prepared, the query reads a file, or it cannot be answered; the last names the
+    tables and columns.
     """
+    refuse_files(query, "scoreonce sql")
     paths = RunPaths.of(run)
     read_pairs(paths)
     frames = tables(paths)
     try:
         found = pl.SQLContext(frames).execute(query).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         columns = (f"{name}: {', '.join(frame.collect_schema().names())}" for name, frame in frames.items())
         raise InputError(
             "The query cannot be answered.",
@@ -46,7 +50,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
     """
     found = {
         "pairs": joined_pairs(paths),
-        "quarantine": pl.scan_parquet(paths.quarantine) if paths.quarantine.is_file() else None,
+        "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
         "steps": _labelled(training_runs.trained(paths), _steps),
         "evaluation": _labelled(training_runs.evaluated(paths), _evaluation),
     }
@@ -59,12 +63,12 @@ def _labelled(runs: Mapping[str, RunPaths], scan: Callable[[RunPaths], pl.LazyFr
 
 
 def _steps(run: RunPaths) -> pl.LazyFrame:
-    return pl.scan_parquet(training_runs.step_tables(run))
+    return scan_frame(training_runs.step_tables(run))
 
 
 def _evaluation(run: RunPaths) -> pl.LazyFrame:
     training_runs.read_evaluation(run)
-    return pl.scan_parquet(run.evaluation_pairs)
+    return scan_frame(run.evaluation_pairs)
 
 
 def shown(table: pl.DataFrame) -> str:

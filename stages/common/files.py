@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tomli_w
 
+from scoreonce.stages.common.removal import remove
+
 CHECKSUM = "checksum"  # key of a JSON object that holds the SHA-256 of the rest
 _TOML_CHECKSUM = f"# {CHECKSUM}: "
 
@@ -31,7 +33,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary, inside=path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,12 +58,20 @@ def read_json(path: Path) -> Any:
     Raises `OSError` or `ValueError` where the file cannot be read or its checksum is not that of its contents. A file
     without one, as version 0.1 wrote, is read as it is.
     """
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
     if value.pop(CHECKSUM) != _checksum(value):
         raise ValueError("the contents do not have the checksum that was written")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` where it has none, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def write_toml(path: Path, value: dict[str, Any]) -> None:

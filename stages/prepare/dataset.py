@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreonce.pipeline.text.chat import Render
-from scoreonce.pipeline.text.dataset_columns import match_columns
+from scoreonce.pipeline.text.dataset_columns import Columns, Row, match_columns
 from scoreonce.pipeline.text.formats import detect, require_columns
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
-from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings
-from scoreonce.pipeline.text.tokenize import Limits, TextEncoder
+from scoreonce.pipeline.text.rows_to_pairs import COMPLETIONS, PLAIN, PreparationSettings, with_messages
+from scoreonce.pipeline.text.tokenize import Limits
+from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
+from scoreonce.stages.data.encoding import Encoding
 from scoreonce.stages.data.raw_data import RawData, columns_of, open_data
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ def open_test(data: Data) -> RawData | None:
     return open_data(data.source, subset=data.subset, split=data.test_split)
 
 
-def recipe_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> PreparationSettings:
+def recipe_of(raw: RawData, data: Data, encoding: Encoding) -> PreparationSettings:
     """How to read a dataset, found out from its first rows. Raises `InputError` where no row can be read."""
     head = next(raw.batches(None), [])
     found = columns_of(head)
@@ -63,13 +68,47 @@ def recipe_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) ->
             fix="Give a dataset with rows, one JSON object a line if it is JSON.",
         )
     columns = match_columns(found, data.columns)
-    if data.format == "auto":
-        name = detect(columns, found, [row for row in head if isinstance(row, dict)])
-    else:
-        name = data.format
-        require_columns(name, columns, found)
-    limits = Limits(data.max_length, data.max_prompt_length, data.truncation)
-    return PreparationSettings(name, columns, render, encoder, limits, _pairing(data), data.preference_from_scores)
+    rows = [row for row in head if isinstance(row, dict)]
+    read: Sequence[Row] = rows if data.format in PLAIN else [with_messages(row, columns) for row in rows]
+    name = detect(columns, found, read) if data.format == "auto" else data.format
+    require_columns(name, columns, found)
+    repeating = _repeating(columns, rows)
+    _log_changes(raw.name, columns, [] if name in PLAIN else _spelled(columns, rows, read), repeating)
+    return PreparationSettings(
+        name,
+        columns,
+        encoding.render,
+        encoding.encoder,
+        Limits(data.max_length, data.max_prompt_length, data.truncation),
+        _pairing(data),
+        data.preference_from_scores,
+        repeating,
+    )
+
+
+def _spelled(columns: Columns, rows: Sequence[Row], read: Sequence[Row]) -> list[str]:
+    """The columns that hold messages as text."""
+    pairs = [(row, other) for row, other in zip(rows, read, strict=True) if row is not other]
+    return [name for name in columns.names.values() if any(row.get(name) != other.get(name) for row, other in pairs)]
+
+
+def _repeating(columns: Columns, rows: Sequence[Row]) -> frozenset[str]:
+    """The roles whose texts begin with the prompt in most rows."""
+
+    def texts(role: str) -> list[tuple[str, str]]:
+        prompts = [(columns.value(row, "prompt"), columns.value(row, role)) for row in rows]
+        sides = [(prompt, text) for prompt, side in prompts for text in (side if isinstance(side, list) else [side])]
+        return [(prompt, side) for prompt, side in sides if isinstance(prompt, str) and isinstance(side, str)]
+
+    return frozenset(role for role in COMPLETIONS if role in columns.names and repeats_prompt(texts(role)))
+
+
+def _log_changes(name: str, columns: Columns, spelled: Sequence[str], repeating: frozenset[str]) -> None:
+    if spelled:
+        logger.info(f"Text in {', '.join(spelled)} of {name} is the source of messages, and read as messages")
+    if repeating:
+        repeated = ", ".join(columns.names[role] for role in COMPLETIONS if role in repeating)
+        logger.info(f"The prompt is repeated at the start of {repeated} of {name}, and cut off there")
 
 
 def _pairing(data: Data) -> Pairing:

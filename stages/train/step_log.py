@@ -21,7 +21,8 @@ from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
-from scoreonce.stages.common.json_lines import append_line, checksums_of, read_lines, write_lines
+from scoreonce.stages.common.removal import remove
+from scoreonce.stages.data.json_lines import append_line, checksums_of, read_lines, write_lines
 
 Rows = dict[str, Any]  # column -> values of one step
 MANIFEST = "log.json"
@@ -29,9 +30,9 @@ WHOLE = ("metrics.jsonl", "metrics.crc32", "metrics.parquet", "steps.parquet")  
 
 
 class StepLog:
-    """The metrics and step log of one run, from step `resumed` on."""
+    """The metrics and step log of one run, from step `resumed` on. Nothing outside the folder `inside` is removed."""
 
-    def __init__(self, folder: Path, resumed: int) -> None:
+    def __init__(self, folder: Path, resumed: int, *, inside: Path) -> None:
         self._metrics, self._parts, self._folder = folder / "metrics.jsonl", folder / "steps", folder
         self._pending: list[pa.Table] = []
         self._first_pending = resumed + 1
@@ -45,7 +46,7 @@ class StepLog:
         self._write_manifest(resumed)
         for part in parts:
             if last_step(part) > resumed:
-                part.unlink()
+                remove(part, inside=inside)
 
     def add(self, metrics: dict[str, float | int], rows: Rows) -> None:
         """Log one step: metrics at once, rows at the next `flush`."""

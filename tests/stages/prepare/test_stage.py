@@ -122,6 +122,7 @@ def test_manifest_says_what_was_read_and_made(workplace):
     }
     assert manifest["files"] == digests(paths)
     assert manifest["tokenizer"]["vocab_size"] == len(WORDS)
+    assert manifest["tokenizer"]["special"] == {"bos": None, "ends": [EOS], "every": [0, EOS]}
     assert len(TokenFile(paths.tokens("test"))) == 0
 
 
