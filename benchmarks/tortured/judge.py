@@ -20,7 +20,7 @@ from tortured.kinds import Kind
 
 # What a reader did, from the best to the worst.
 UNCHANGED = "same numbers"  # the damage is in no number, or was put right without a word being needed
-MENDED = "mended, said"
+MENDED = "same numbers, said"
 NAMED = "named"
 SAID = "other numbers, said"  # as after the user changed the model: said what changed
 MISNAMED = "error without the file"

@@ -63,12 +63,12 @@ def _labelled(runs: Mapping[str, RunPaths], scan: Callable[[RunPaths], pl.LazyFr
 
 
 def _steps(run: RunPaths) -> pl.LazyFrame:
-    return pl.scan_parquet(training_runs.step_tables(run))
+    return scan_frame(training_runs.step_tables(run))
 
 
 def _evaluation(run: RunPaths) -> pl.LazyFrame:
     training_runs.read_evaluation(run)
-    return pl.scan_parquet(run.evaluation_pairs)
+    return scan_frame(run.evaluation_pairs)
 
 
 def shown(table: pl.DataFrame) -> str:

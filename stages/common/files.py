@@ -58,15 +58,20 @@ def read_json(path: Path) -> Any:
     Raises `OSError` or `ValueError` where the file cannot be read or its checksum is not that of its contents. A file
     without one, as version 0.1 wrote, is read as it is.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise ValueError("lists or objects are nested too deeply") from None
+    value = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
     if value.pop(CHECKSUM) != _checksum(value):
         raise ValueError("the contents do not have the checksum that was written")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` where it has none, or is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def write_toml(path: Path, value: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import EvaluationManifest, TrainingLogManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.json_lines import read_lines
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.data.json_lines import read_lines
 
 
 def step_tables(paths: RunPaths) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.digests import file_digests
+from scoreonce.stages.common.files import parse_json
 from scoreonce.stages.models import policy_manifest
 from scoreonce.stages.models.safetensors_header import require_whole
 
@@ -72,7 +73,7 @@ def _digest(config: Any, files: list[Path]) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config = _without_provenance(json.loads(path.read_text(encoding="utf-8")))
+        config = _without_provenance(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
             "The model folder has no configuration.",
@@ -115,7 +116,7 @@ def _weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     if first.suffix != ".json":
         return [first]
     try:
-        files = sorted({folder / name for name in json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()})
+        files = sorted({folder / name for name in parse_json(first.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             "The index of the model's shards cannot be read.",

@@ -21,8 +21,8 @@ from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
-from scoreonce.stages.common.json_lines import append_line, checksums_of, read_lines, write_lines
 from scoreonce.stages.common.removal import remove
+from scoreonce.stages.data.json_lines import append_line, checksums_of, read_lines, write_lines
 
 Rows = dict[str, Any]  # column -> values of one step
 MANIFEST = "log.json"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from scoreonce.stages.common.files import read_json, read_toml, write_json, write_toml
-from scoreonce.stages.common.json_lines import append_line, checksums_of, read_lines, write_lines
+from scoreonce.stages.data.json_lines import append_line, checksums_of, read_lines, write_lines
 
 JSON = {"step": 3, "loss": 0.5, "name": "β-DPO", "layers": {"10": [1, 2], "9": None}, "lines": (1, 2)}
 LINES = [{"step": 1, "loss": 0.69}, {"step": 2, "loss": None}]

@@ -6,8 +6,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
-from scoreonce.stages.common.json_lines import write_lines
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.data.json_lines import write_lines
 from scoreonce.stages.data.training_runs import metric_lines, step_tables
 
 PARTS = ("steps/00000001-00000002.parquet", "steps/00000003-00000004.parquet")
