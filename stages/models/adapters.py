@@ -78,15 +78,17 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
 
 def write(model: PeftModel, folder: Path, base: str, revision: str | None) -> None:
     """Write the trained adapter as PEFT reads it, on the model that `base` and `revision` name."""
+    folder.mkdir(parents=True)
     if REFERENCE in model.peft_config:
         config, tensors = _as_one(model)
-        config.base_model_name_or_path, config.revision = base, revision
-        config.save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-        return
-    config = model.peft_config[TRAINED]
-    config.base_model_name_or_path, config.revision = base, revision
-    model.save_pretrained(str(folder))
+    else:
+        config = model.peft_config[TRAINED]
+        # PEFT looks the base model up to see whether its vocabulary grew: in its folder, not on the Hub.
+        config.base_model_name_or_path = model.get_base_model().name_or_path
+        model.save_pretrained(str(folder))
+    config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
+    config.save_pretrained(str(folder))
 
 
 def base_name(model: str) -> str:
