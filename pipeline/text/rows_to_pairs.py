@@ -86,9 +86,9 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
     """The pairs of a row, and an error for each unusable part."""
     if isinstance(raw, RowError):
         return [raw]
-    raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
-    raw = _without_prompts(raw, recipe)
     try:
+        raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
+        raw = _without_prompts(raw, recipe)
         if recipe.format == "graded":
             found = read_list(raw, recipe.columns, recipe.render, recipe.pairing, recipe.preference_scale)
             return [_finished(example, recipe) for example in found]
