@@ -6,6 +6,7 @@ import pytest
 from chat_tokenizers import CHATML, chat_tokenizer
 
 from scoreonce.pipeline.templates.renderer import chat_renderer
+from scoreonce.pipeline.templates.turn_end import find_turn_end
 from scoreonce.pipeline.text.dataset_columns import match_columns
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, prepare_rows, with_messages
 from scoreonce.pipeline.text.tokenize import Limits, text_encoder
@@ -33,6 +34,7 @@ def test_messages_written_as_text_in_a_list_of_responses():
     [
         ("pairs", {"chosen": "Name a fruit. Apple", "rejected": "No"}, (" Apple", "No")),
         ("completion", {"completion": "Name a fruit. Apple"}, (" Apple", None)),
+        ("messages", {"system": "Be kind.", "chosen": "Name a fruit. Apple", "rejected": "No"}, ("Apple", "No")),
         ("labelled", {"response_1": "Name a fruit. No", "response_2": "Apple", "preference": 1}, ("Apple", " No")),
         ("graded", {"responses": ["Name a fruit. No", "Name a fruit. Apple"], "scores": [0, 1]}, (" Apple", " No")),
     ],
@@ -44,8 +46,8 @@ def test_the_prompt_is_cut_off_in_the_columns_that_repeat_it(form, row, sides):
     recipe = PreparationSettings(
         form,
         match_columns(list(row), {}),
-        chat_renderer(tokenizer),
-        text_encoder(tokenizer),
+        render := chat_renderer(tokenizer),
+        text_encoder(tokenizer, turn_end=find_turn_end(tokenizer, render)),
         Limits(100),
         repeating=frozenset(roles),
     )
