@@ -14,8 +14,8 @@ from scoreonce.pipeline.text.tokenize import TextEncoder, text_encoder
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import LocalInput
 from scoreonce.stages.common.digests import file_digests
-from scoreonce.stages.data.time_limit import time_limit
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.time_limit import time_limit
 from scoreonce.stages.models.loading import end_ids
 
 if TYPE_CHECKING:

@@ -77,11 +77,17 @@ def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["evaluate", run_file, "--model", "m", "--label", "other"])
     cli.run_command(["report", run_file, "--label", "a", "--label", "b"])
     cli.run_command(["prepare", run_file, "--restart"])
+    cli.run_command(["train", run_file])
+    cli.run_command(["train", run_file, "--restart", "--allow-method-file"])
+    cli.run_command(["train", run_file, "--dry-run", "--allow-method-file"])
     assert [(name, options) for name, _, options in stage.calls] == [
         ("estimate", {}),
         ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
         ("report", {"labels": ["a", "b"], "lock_timeout": None}),
         ("prepare", {"restart": True, "lock_timeout": None}),
+        ("train", {"restart": False, "allow_method_file": False, "lock_timeout": None}),
+        ("train", {"restart": True, "allow_method_file": True, "lock_timeout": None}),
+        ("estimate", {"allow_method_file": True}),
     ]
 
 
@@ -188,6 +194,8 @@ def test_unknown_command_and_option_exit_2(run_file, capsys):
             ["error: The disk is full"],
         ),
         (OSError(errno.EACCES, "Permission denied", "runs/x"), 2, ["error: A file or folder may not", "runs/x", "do:"]),
+        (SystemExit("text"), 1, []),
+        (SystemExit(143), 143, []),
         (OSError(errno.EIO, "Input/output error"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
         (ZeroDivisionError("ours"), 1, ["Traceback", "ZeroDivisionError: ours", "fault: "]),
     ],
