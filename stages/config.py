@@ -39,7 +39,14 @@ class Data(_Section):
     format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion"] = Field(
         "auto", description="data format, see docs/formats.md"
     )
-    columns: dict[str, str] = Field({}, description="scoreonce's name = the dataset's name, e.g. prompt = 'question'")
+    columns: dict[str, str] = Field(
+        {}, description="scoreonce's name = the dataset's name, e.g. prompt = 'question'; '' leaves a column out"
+    )
+    preference: Literal["0/1", "1/0", "1/2", "A/B", "signed", "winners"] | None = Field(
+        None,
+        description="labelled data: the value for the first response / for the second, the sign of a number, or a "
+        "column of the winner for each; by default as the values and the column's name say",
+    )
     pairing: Literal["best_worst", "all_pairs", "random", "rso", "best_of_n"] = Field(
         "best_worst", description="which pairs a graded list gives; never two equal scores"
     )

@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "schemas": set(),
     "pipeline": set(),
     "pipeline.text": set(),
+    "pipeline.detection": {"pipeline.text"},
     "pipeline.batches": set(),
     "pipeline.attention": {"pipeline.batches"},
     "pipeline.forward": {"pipeline.batches", "pipeline.attention"},

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from scoreonce.pipeline.text.chat import Render
-from scoreonce.pipeline.text.formats import Columns, Example, Row, read_row
+from scoreonce.pipeline.text.formats import Columns, Example, Row, read_row, require_shared_turn
 from scoreonce.pipeline.text.graded import read_list
 from scoreonce.pipeline.text.pairing import Pairing, preferences
 from scoreonce.pipeline.text.quarantine import RowError
@@ -25,6 +25,7 @@ class PreparationSettings:
     limits: Limits
     pairing: Pairing = field(default_factory=Pairing)
     preference_scale: float | None = None  # Bradley-Terry, if preferences are computed from scores
+    turns_only: bool = False  # implicit: refuse a row whose common beginning ends at no turn
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
     if isinstance(raw, RowError):
         return [raw]
     try:
+        recipe.columns.require_only_text(raw)
+        if recipe.turns_only:
+            require_shared_turn(raw, recipe.columns)
         if recipe.format == "graded":
             found = read_list(raw, recipe.columns, recipe.render, recipe.pairing, recipe.preference_scale)
             return [_finished(example, recipe) for example in found]

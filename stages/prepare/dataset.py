@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from scoreonce.pipeline.detection.roles import Recognised, recognise
 from scoreonce.pipeline.text.chat import Render
-from scoreonce.pipeline.text.dataset_columns import match_columns
-from scoreonce.pipeline.text.formats import detect, require_columns
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings
@@ -20,10 +19,11 @@ from scoreonce.stages.data.raw_data import RawData, columns_of, open_data
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to prepare, and how."""
+    """Rows to prepare, and how; `notes` are decisions about its columns, to log."""
 
     raw: RawData
     recipe: PreparationSettings
+    notes: tuple[str, ...] = ()
 
 
 def open_train(data: Data) -> RawData:
@@ -50,8 +50,8 @@ def open_test(data: Data) -> RawData | None:
     return open_data(data.source, subset=data.subset, split=data.test_split)
 
 
-def recipe_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> PreparationSettings:
-    """How to read a dataset, found out from its first rows. Raises `InputError` where no row can be read."""
+def dataset_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> Dataset:
+    """The dataset and how to read it, found out from its first rows. Raises `InputError` where that cannot be told."""
     head = next(raw.batches(None), [])
     found = columns_of(head)
     if not found:
@@ -62,14 +62,40 @@ def recipe_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) ->
             where=raw.name,
             fix="Give a dataset with rows, one JSON object a line if it is JSON.",
         )
-    columns = match_columns(found, data.columns)
-    if data.format == "auto":
-        name = detect(columns, found, [row for row in head if isinstance(row, dict)])
-    else:
-        name = data.format
-        require_columns(name, columns, found)
-    limits = Limits(data.max_length, data.max_prompt_length, data.truncation)
-    return PreparationSettings(name, columns, render, encoder, limits, _pairing(data), data.preference_from_scores)
+    recognised = recognise(
+        found,
+        [row for row in head if isinstance(row, dict)],
+        data.columns,
+        format=None if data.format == "auto" else data.format,
+        coding=data.preference,
+    )
+    if recognised.has_system:
+        _require_system_turns(recognised, render)
+    recipe = PreparationSettings(
+        recognised.format,
+        recognised.columns,
+        render,
+        encoder,
+        Limits(data.max_length, data.max_prompt_length, data.truncation),
+        _pairing(data),
+        data.preference_from_scores,
+        recognised.turns_only,
+    )
+    return Dataset(raw, recipe, recognised.notes)
+
+
+def _require_system_turns(recognised: Recognised, render: Render) -> None:
+    """Raise `InputError` where there is no chat template that takes the system turn of the data."""
+    try:
+        render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], True)
+    except (InputError, RowError) as error:
+        raise InputError(
+            "The data have a system prompt, and the tokenizer has no chat template that takes one.",
+            found=error.found if isinstance(error, InputError) else error.detail,
+            where=f"the column of the prompt, {recognised.columns.names.get('prompt', 'chosen')}",
+            fix="Set data.tokenizer to that of a model with system turns, or leave the system prompt out: "
+            'data.columns = { system = "" }.',
+        ) from None
 
 
 def _pairing(data: Data) -> Pairing:

@@ -27,7 +27,7 @@ from scoreonce.stages.common.results import PrepareResult
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer
-from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
+from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def prepare(run: Run) -> PrepareResult:
         logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
         return PrepareResult(paths, done)
     render = chat_renderer(tokenizer)
-    datasets = [Dataset(raw, recipe_of(raw, data, encoder, render)) for raw in (train, test) if raw is not None]
+    datasets = [dataset_of(raw, data, encoder, render) for raw in (train, test) if raw is not None]
     _log_plan(changed, datasets)
     summary, manifest = write_pairs(paths, data, wanted, *datasets)
     logger.info("\n".join([*summary_lines(summary), f"Written to {paths.out / 'pairs'}"]))
@@ -99,4 +99,5 @@ def _log_plan(changed: Sequence[Difference], datasets: Sequence[Dataset]) -> Non
         names = recipe.columns.names.items()
         used = ", ".join(role if role == column else f"{role} = {column}" for role, column in names)
         meaning = FORMATS[recipe.format].meaning
-        logger.info(f"Format of {dataset.raw.name}: {recipe.format} ({meaning}), from columns {used}")
+        said = [f"Format of {dataset.raw.name}: {recipe.format} ({meaning}), from columns {used}", *dataset.notes]
+        logger.info("\n  ".join(said))

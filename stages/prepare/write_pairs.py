@@ -91,7 +91,7 @@ def _prepared(
     raw, recipe = dataset.raw, dataset.recipe
     first_row = 0
     with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
-        for rows in limited(raw.batches(list(recipe.columns.names.values())), data.limit):
+        for rows in limited(raw.batches(recipe.columns.read), data.limit):
             pairs, refused = prepare_rows(rows, first_row, recipe)
             first_row += len(rows)
             yield first_row, pairs, refused
