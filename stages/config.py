@@ -27,7 +27,8 @@ class Data(_Section):
     """The dataset, and how it is tokenised."""
 
     source: str = Field(
-        description="dataset name on the Hub, or a local .jsonl[.gz], .json, .parquet or .arrow file or folder of them"
+        description="dataset name on the Hub, or a local .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a "
+        "folder of them"
     )
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
     split: str = Field("train", description="split to read")

@@ -36,8 +36,7 @@ def find_completion(finding: Finding, format: str | None) -> None:
         or not finding.values("label")
         or not (finding.has("completion") or finding.has("messages"))
     ):
-        finding.names.pop("label", None)
-        finding.made.pop("label", None)
+        finding.leave_out("label")
         return
     _read_label(finding)
 

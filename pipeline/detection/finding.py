@@ -52,6 +52,12 @@ class Finding:
         """Give a role a value made of columns; messages call it `name`."""
         self.names[role], self.made[role] = name, made
 
+    def leave_out(self, *roles: str) -> None:
+        """Use no column for these roles."""
+        for role in roles:
+            self.names.pop(role, None)
+            self.made.pop(role, None)
+
     def maker(self, role: str) -> Made:
         """How a role's value is got so far."""
         name = self.names[role]

@@ -52,8 +52,7 @@ def find_list(finding: Finding) -> None:
         name = finding.names["ranks"]
         finding.make("scores", f"-{name}", _negated(finding.maker("ranks"), name))
         finding.notes.append(f"of {name!r} the lowest is the best")
-    finding.names.pop("ranks", None)
-    finding.made.pop("ranks", None)
+    finding.leave_out("ranks")
 
 
 def _take_list(finding: Finding, column: str, text: str, grade: str) -> None:
@@ -111,7 +110,7 @@ def _find_preference(finding: Finding) -> str | None:
         if name is not None:
             finding.take("preference", name)
             return PREFERENCES[name]
-    if not finding.has("preference") and finding.free("winner_1", "winner_2", "winner_tie"):
+    if not finding.has("preference") and finding.free("winner_1", "winner_2"):
         for role, column in zip(("winner_1", "winner_2", "winner_tie"), WINNERS, strict=True):
             if column in finding.found:
                 finding.take(role, column)
@@ -120,7 +119,8 @@ def _find_preference(finding: Finding) -> str | None:
 
 def _read_winners(finding: Finding) -> None:
     roles = [role for role in ("winner_1", "winner_2", "winner_tie") if finding.has(role)]
-    columns = [finding.names.pop(role) for role in roles]
+    columns = [finding.names[role] for role in roles]
+    finding.leave_out(*roles)
 
     def value(row: Row) -> float:
         return winner([row.get(column) for column in columns], columns)

@@ -51,7 +51,9 @@ def recognise(
     finding = Finding.of(found, sample, dict(renamed))
     _require_text_only(finding)
     if finding.has("chosen", "rejected"):
-        finding.names.pop("messages", None)  # the conversation of the chosen side once more
+        finding.leave_out("messages")  # the conversation of the chosen side once more
+    if format in ("labelled", "graded", "completion"):
+        finding.leave_out("chosen", "rejected")
     if format in (None, "graded"):
         find_list(finding)
     if format in (None, "labelled"):

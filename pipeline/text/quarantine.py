@@ -4,6 +4,7 @@ from __future__ import annotations
 
 REASONS: dict[str, str] = {
     "invalid_json": "the line is not a JSON object",
+    "invalid_csv": "the row has another number of fields than the first line, or cannot be parsed",
     "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
     "missing_value": "a column that the format needs is missing or null",
     "wrong_type": "a value has the wrong type for the format",

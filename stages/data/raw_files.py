@@ -1,12 +1,12 @@
-"""Read one local data file in batches of rows: JSON lines or one JSON array, Parquet, Arrow.
+"""Read one local data file in batches of rows: JSON lines or one JSON array, CSV, TSV, Parquet, Arrow.
 
 A row that cannot be read is replaced by a `RowError`; a file that cannot be read raises `InputError`.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.data.compression import is_compressed, open_bytes, uncompressed_name
+from scoreonce.stages.data.delimited import delimited_rows
 
 RawRow = dict[str, Any] | RowError
 Names = Sequence[str] | None
@@ -26,6 +28,8 @@ KINDS = {
     ".jsonl": "JSON",
     ".ndjson": "JSON",
     ".json": "JSON",
+    ".csv": "CSV",
+    ".tsv": "CSV",
     ".parquet": "Parquet",
     ".arrow": "Arrow",
     ".feather": "Arrow",
@@ -33,8 +37,9 @@ KINDS = {
 
 
 def kind_of_file(file: Path) -> str | None:
-    """The type of a file by its name: "JSON", "Parquet", "Arrow", or None."""
-    return KINDS.get(Path(file.name.removesuffix(".gz")).suffix)
+    """The type of a file by its name: "JSON", "CSV", "Parquet", "Arrow", or None."""
+    kind = KINDS.get(uncompressed_name(file).suffix)
+    return None if is_compressed(file) and kind in ("Parquet", "Arrow") else kind
 
 
 @contextmanager
@@ -42,7 +47,15 @@ def readable(file: Path) -> Iterator[None]:
     """Turn errors of reading `file` into an `InputError`."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, zlib.error, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+    ) as error:
         raise InputError(
             "A data file cannot be read.",
             found=f"{type(error).__name__}: {str(error)[:200]}",
@@ -52,12 +65,12 @@ def readable(file: Path) -> Iterator[None]:
 
 
 def rows_of(file: Path) -> int:
-    """Number of rows of a file, 0 if that would take decompressing or parsing it (compressed JSON, Arrow)."""
+    """Number of rows of a file, about that for CSV; 0 if it would take decompressing or parsing it."""
     kind = kind_of_file(file)
     with readable(file):
         if kind == "Parquet":
             return int(pq.read_metadata(file).num_rows)
-        if kind == "JSON" and file.suffix != ".gz":
+        if kind in ("JSON", "CSV") and not is_compressed(file):
             with file.open("rb") as handle:
                 return sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
         return 0
@@ -66,7 +79,8 @@ def rows_of(file: Path) -> int:
 def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
     """The rows of a file with at least these columns, in batches. Raises `InputError` if the file is damaged."""
     readers: dict[str, Callable[[], Iterator[list[RawRow]]]] = {
-        "JSON": lambda: _json_batches(file, batch_rows),
+        "JSON": lambda: _text_batches(file, batch_rows, _json_rows),
+        "CSV": lambda: _text_batches(file, batch_rows, delimited_rows),
         "Parquet": lambda: _parquet_batches(file, columns, batch_rows),
         "Arrow": lambda: _arrow_batches(file, columns, batch_rows),
     }
@@ -74,18 +88,19 @@ def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[Raw
         yield from readers[kind_of_file(file) or ""]()
 
 
-def _json_batches(file: Path, batch_rows: int) -> Iterator[list[RawRow]]:
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rb") as handle:
-        rows = _json_rows(handle, file.name, may_be_array=".json" in file.suffixes)
+def _text_batches(
+    file: Path, batch_rows: int, reader: Callable[[BinaryIO, str], Iterator[RawRow]]
+) -> Iterator[list[RawRow]]:
+    with open_bytes(file) as handle:
+        rows = reader(handle, file.name)
         while batch := list(islice(rows, batch_rows)):
             yield batch
 
 
-def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: bool) -> Iterator[RawRow]:
+def _json_rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
     start = handle.read(3)
     first = handle.readline() if start == b"\xef\xbb\xbf" else start + handle.readline()  # skip a byte-order mark
-    if may_be_array and first.lstrip().startswith(b"["):
+    if first.lstrip().startswith(b"[") and (".json" in Path(name).suffixes or _begins_an_array(first)):
         # One array over the whole file cannot be parsed in pieces.
         for index, item in enumerate(json.loads(first + handle.read())):
             yield _object(item, f"item {index} of {name}")
@@ -93,6 +108,12 @@ def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: boo
     for number, line in enumerate(chain([first], handle), 1):
         if line.strip():
             yield _json_row(line, f"line {number} of {name}")
+
+
+def _begins_an_array(line: bytes) -> bool:
+    """Whether the first line of what should be JSON lines begins an array of objects instead."""
+    inside = line.strip()[1:].lstrip()
+    return not inside or inside.startswith(b"{")
 
 
 def _json_row(line: bytes, where: str) -> RawRow:

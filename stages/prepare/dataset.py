@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from scoreonce.pipeline.detection.roles import Recognised, recognise
 from scoreonce.pipeline.text.chat import Render
 from scoreonce.pipeline.text.pairing import Pairing
-from scoreonce.pipeline.text.quarantine import REASONS, RowError
+from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings
 from scoreonce.pipeline.text.tokenize import Limits, TextEncoder
 from scoreonce.schemas.errors import InputError
@@ -55,10 +54,10 @@ def dataset_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -
     head = next(raw.batches(None), [])
     found = columns_of(head)
     if not found:
-        reasons = Counter(row.reason for row in head if isinstance(row, RowError))
+        refused = [row for row in head if isinstance(row, RowError)]
         raise InputError(
             "The dataset has no row to read.",
-            found=", ".join(f"{reason}: {REASONS[reason]}" for reason in reasons) or "it is empty",
+            found="; ".join(f"{row.reason}, {row.detail}" for row in refused[:3]) or "it is empty",
             where=raw.name,
             fix="Give a dataset with rows, one JSON object a line if it is JSON.",
         )
@@ -68,6 +67,7 @@ def dataset_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -
         data.columns,
         format=None if data.format == "auto" else data.format,
         coding=data.preference,
+        untyped=raw.untyped,
     )
     if recognised.has_system:
         _require_system_turns(recognised, render)

@@ -89,3 +89,11 @@ def test_a_column_of_votes_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no column 'vote'") as error:
         read(tmp_path, ROWS, Audit(votes="vote"))
     assert "Did you mean 'votes'" in str(error.value)
+
+
+def test_positions_follow_the_coding_of_the_preference(tmp_path):
+    """SHP: 1 means that the first is better, so that the chosen response came first where it is 1."""
+    rows = [{"history": "a", "human_ref_A": "x", "human_ref_B": "y", "labels": label} for label in (1, 0)]
+    assert read(tmp_path, rows).by_row["chosen_position"].to_list()[:2] == [1, 2]
+    strengths = [{"prompt": "a", "response_1": "x", "response_2": "y", "preference_strength": n} for n in (-2, 3, 0)]
+    assert read(tmp_path, strengths).by_row["chosen_position"].to_list()[:2] == [1, 2]
