@@ -37,7 +37,7 @@ class Data(_Section):
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
     test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts held out")
-    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion"] = Field(
+    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion", "unpaired"] = Field(
         "auto", description="data format, see docs/formats.md"
     )
     columns: dict[str, str] = Field(

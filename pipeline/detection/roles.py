@@ -52,7 +52,7 @@ def recognise(
     _require_text_only(finding)
     if finding.has("chosen", "rejected"):
         finding.leave_out("messages")  # the conversation of the chosen side once more
-    if format in ("labelled", "graded", "completion"):
+    if format in ("labelled", "graded", "completion", "unpaired"):
         finding.leave_out("chosen", "rejected")
     if format in (None, "graded"):
         find_list(finding)

@@ -5,13 +5,14 @@ pairs       prompt, chosen, rejected as text
 implicit    chosen, rejected as two whole transcripts that share the prompt
 messages    chosen, rejected (and perhaps prompt) as lists of messages
 completion  prompt, completion as text or messages, or one list of messages: for sft
+unpaired    the same with a label, whether the completion is good: for kto and bco
 graded      prompt, responses, scores: K completions and a score of each, paired by `graded.py`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scoreonce.pipeline.text.chat import (
     Message,
@@ -32,7 +33,10 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class Example:
-    """A preference as text. `rendered`: written by a chat template, so that no special tokens are added."""
+    """A preference as text. `rendered`: written by a chat template, so that no special tokens are added.
+
+    In unpaired data `chosen` is the only completion, and `label` says whether it is a good one.
+    """
 
     prompt: str
     chosen: str
@@ -43,6 +47,7 @@ class Example:
     rendered: bool = False
     chosen_preference: float | None = None
     rejected_preference: float | None = None
+    label: bool | None = None
 
 
 Read = Callable[[Row, Columns, Render], Example]
@@ -67,7 +72,7 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     if {"prompt", "responses", "scores"} <= has:
         return "graded"
     if {"prompt", "completion"} <= has or "messages" in has:
-        return "completion"
+        return "unpaired" if "label" in has else "completion"
     raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
 
 
@@ -81,9 +86,9 @@ def _has_messages(row: Row, columns: Columns) -> bool:
 def require_columns(name: str, columns: Columns, found: list[str]) -> None:
     """Raise `InputError` if the dataset lacks a column that the format needs."""
     has = columns.names.keys()
-    if name == "completion" and "messages" in has:
-        return
     needs = FORMATS[name].needs
+    if "messages" in has and "completion" in needs:
+        needs = tuple(role for role in needs if role not in ("prompt", "completion"))
     if not set(needs) <= has:
         raise _missing(found, ", ".join(needs), list(needs), has)
 
@@ -258,6 +263,11 @@ def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
     return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "completion"), None)
 
 
+def _read_unpaired(row: Row, columns: Columns, render: Render) -> Example:
+    label = columns.required(row, "label")
+    return replace(_read_completion(row, columns, render), label=label)
+
+
 def _rendered_completion(
     row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]
 ) -> Example:
@@ -283,6 +293,7 @@ FORMATS: dict[str, Format] = {
     "labelled": Format("two responses and which one is better", ("response_1", "response_2", "preference")),
     "graded": Format("lists of responses with scores", ("prompt", "responses", "scores")),
     "completion": Format("one completion per prompt, for sft", ("prompt", "completion")),
+    "unpaired": Format("single completions, good or bad, for kto and bco", ("prompt", "completion", "label")),
 }
 _READERS: dict[str, Read] = {
     "pairs": _read_pairs,
@@ -290,4 +301,5 @@ _READERS: dict[str, Read] = {
     "messages": _read_messages,
     "labelled": _read_labelled,
     "completion": _read_completion,
+    "unpaired": _read_unpaired,
 }

@@ -46,8 +46,8 @@ def read_list(
     source = source_of(row, columns)
     sides = ((responses[chosen], responses[rejected], won[chosen], won[rejected]) for chosen, rejected in pairs)
     examples = [
-        Example(prompt, better.text, worse.text, better.score, worse.score, source, rendered, *probabilities)
-        for better, worse, *probabilities in sides
+        Example(prompt, better.text, worse.text, better.score, worse.score, source, rendered, won_better, won_worse)
+        for better, worse, won_better, won_worse in sides
     ]
     return [*refused, *map(_checked, examples)]
 

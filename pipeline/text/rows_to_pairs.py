@@ -30,13 +30,17 @@ class PreparationSettings:
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """One pair, by its raw row, as text, as tokens and by its identities."""
+    """One pair, by its raw row, as text, as tokens and by its identities.
+
+    A good completion of unpaired data is a pair without a rejected side, a bad one a pair without a chosen side; the
+    text of such a chosen side is empty, and there are no tokens of it.
+    """
 
     row: int
     text: Example
     tokens: EncodedPair
     prompt_id: str
-    chosen_id: str
+    chosen_id: str | None
     rejected_id: str | None
     pair_id: str
 
@@ -119,10 +123,24 @@ def _fitted(tokens: EncodedPair | RowError, recipe: PreparationSettings) -> Enco
 
 
 def _identified(row: int, text: Example, tokens: EncodedPair) -> PreparedPair:
-    chosen = identity.completion_id(tokens.prompt_ids, tokens.chosen_ids)
-    rejected = None if text.rejected is None else identity.completion_id(tokens.prompt_ids, tokens.rejected_ids)
-    return PreparedPair(
-        row, text, tokens, identity.prompt_id(tokens.prompt_ids), chosen, rejected, identity.pair_id(chosen, rejected)
+    first = identity.completion_id(tokens.prompt_ids, tokens.chosen_ids)
+    prompt = identity.prompt_id(tokens.prompt_ids)
+    if text.label is False:
+        text, tokens = _as_rejected(text, tokens)
+        return PreparedPair(row, text, tokens, prompt, None, first, identity.pair_id(None, first))
+    second = None if text.rejected is None else identity.completion_id(tokens.prompt_ids, tokens.rejected_ids)
+    return PreparedPair(row, text, tokens, prompt, first, second, identity.pair_id(first, second))
+
+
+def _as_rejected(text: Example, tokens: EncodedPair) -> tuple[Example, EncodedPair]:
+    """A bad completion of unpaired data, moved from the chosen side to the rejected one."""
+    moved = replace(text, chosen="", rejected=text.chosen, chosen_score=None, rejected_score=text.chosen_score)
+    return moved, replace(
+        tokens,
+        chosen_ids=tokens.rejected_ids,  # none
+        rejected_ids=tokens.chosen_ids,
+        chosen_truncated=False,
+        rejected_truncated=tokens.chosen_truncated,
     )
 
 

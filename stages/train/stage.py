@@ -37,6 +37,7 @@ from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.trainer import Trainer
+from scoreonce.stages.train.unpaired import balance
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,11 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     """The training pairs with the cached columns that the method reads, and the lineage of what they lead to."""
     pairs = require_pairs(run)
     reference = require_reference(run) if lineage.reads_reference(method) else None
-    data = load_training_data(RunPaths.of(run), method.reads, run.train.where, run.train.drop)
+    data = load_training_data(
+        RunPaths.of(run), method.reads, run.train.where, run.train.drop, takes_unpaired=method.takes_unpaired
+    )
+    if "has_chosen" in data.columns and (said := balance(data.columns, method.hyperparameters)):
+        logger.info(said)
     _require_calibrated(method, data)
     return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
 
