@@ -17,9 +17,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.methods.inputs import checked
-from scoreonce.pipeline.methods.pieces.derived import PRESENCE, bases, derivation, takes_unpaired
+from scoreonce.pipeline.methods.pieces.derived import PRESENCE, bases, derivation
 from scoreonce.pipeline.methods.pieces.reductions import weighted_mean
 from scoreonce.pipeline.methods.pieces.registry import Piece, state_names
+from scoreonce.pipeline.methods.pieces.standard import takes_unpaired
 from scoreonce.schemas.columns import COLUMNS
 
 DRAWS = "exponential_draws"

@@ -48,7 +48,7 @@ def mismatched_completions(paths: RunPaths, split: Split) -> pl.DataFrame:
         column=_following("column", first),
         kl_len=pl.min_horizontal(_following("length", first), room),
     ).pipe(_with_ids, TokenFile(paths.tokens(split)))
-    by_pair = distinct.join(matches, on="run", how="left").select("pair_id", "kl_id", "kl_len", "donor", "column")
+    by_pair = distinct.select("pair_id", "run").join(matches, on="run", how="left").drop("run")
     return pairs.select("pair_id").join(by_pair, on="pair_id", how="left", maintain_order="left").drop("pair_id")
 
 

@@ -8,10 +8,9 @@ from scoreonce.pipeline.methods.pieces.divergences import link
 from scoreonce.pipeline.methods.pieces.hyperparameters import Divergence, DivergenceAlpha, Normalisation
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, derived
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
-from scoreonce.schemas.columns import COLUMNS, HAS_CHOSEN, HAS_REJECTED
+from scoreonce.schemas.columns import HAS_CHOSEN, HAS_REJECTED
 
 PRESENCE = {HAS_CHOSEN.name, HAS_REJECTED.name}
-SIDED = {name for name in COLUMNS if "chosen" in name or "rejected" in name} - PRESENCE
 
 
 def _normalised(total: StepColumn, length: StepColumn, normalisation: Normalisation) -> StepColumn:
@@ -141,10 +140,3 @@ def bases(names: Iterable[str]) -> frozenset[str]:
     names = tuple(names)
     needed = {*names, *(column for piece in derivation(names) for column in piece.columns)}
     return frozenset(needed - set(PIECES["derived"]))
-
-
-def takes_unpaired(piece: Piece) -> bool:
-    """Whether a piece can be given rows of one completion: it reads no side of a pair, or is told which is there."""
-    if piece.parts:
-        return all(takes_unpaired(part) for part in piece.parts)
-    return not SIDED & bases(piece.columns) or set(piece.columns) >= PRESENCE
