@@ -122,7 +122,7 @@ def language_mix(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     """
     sides = ("prompt", "chosen", "rejected")
     counts = [
-        pairs.filter(pl.col("rejected_len") > 0 if side == "rejected" else True)
+        pairs.filter(pl.col(f"{side}_len") > 0)
         .group_by(pl.col(f"{side}_language").cast(pl.String).alias("language"))
         .agg(pl.len().alias(side))
         for side in sides

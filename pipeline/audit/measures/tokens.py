@@ -79,11 +79,13 @@ def _special(
     if special is None:
         return [pl.lit(None, pl.Boolean).alias(name) for name in names]
     bos, eos = (-2 if token is None else token for token in (special.bos, special.eos))
-    has_rejected = rejected.lengths > 0
     leads = prompt.at(0) == bos
     twice = leads & (prompt.at(1) == bos)
     double = twice | (bos != eos) & ((chosen.at(0) == bos) | (rejected.at(0) == bos))
-    ends = {"chosen": chosen.at(-1) == eos, "rejected": (rejected.at(-1) == eos) | ~has_rejected}
+    # A side that a row does not have lacks no EOS.
+    ends = {
+        name: (side.at(-1) == eos) | (side.lengths == 0) for name, side in (("chosen", chosen), ("rejected", rejected))
+    }
     inside = sum(side.count(special.every) - (side.at(-1) == eos) for side in (chosen, rejected))
     values = (double, ends["chosen"], ends["rejected"], inside > 0, prompt.count(special.every) - leads - twice > 0)
     return [pl.Series(name, value) for name, value in zip(names, values, strict=True)]

@@ -56,12 +56,12 @@ def shortcuts(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     """One record per trait and source (source None: all pairs): auc, low, high, pairs, decided, wins.
 
     `decided`: pairs whose sides differ in the trait; `wins`: share of these whose chosen side has more of it. Pairs
-    without a rejected side are left out, and so are traits whose columns are missing.
+    without both sides are left out, and so are traits whose columns are missing.
     """
     columns = pairs.collect_schema().names()
     known = [trait for trait in TRAITS if set(trait.difference.meta.root_names()) <= set(columns)]
     table = (
-        pairs.filter(pl.col("rejected_id").is_not_null())
+        pairs.filter(pl.col("chosen_id").is_not_null() & pl.col("rejected_id").is_not_null())
         .select(
             "source",
             pl.col("prompt_id").hash().alias("prompt"),
