@@ -59,9 +59,10 @@ def shortcuts(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     without both sides are left out, and so are traits whose columns are missing.
     """
     columns = pairs.collect_schema().names()
+    sides = [name for name in ("chosen_id", "rejected_id") if name in columns]
     known = [trait for trait in TRAITS if set(trait.difference.meta.root_names()) <= set(columns)]
     table = (
-        pairs.filter(pl.col("chosen_id").is_not_null() & pl.col("rejected_id").is_not_null())
+        pairs.filter(pl.all_horizontal(pl.col(sides).is_not_null()))
         .select(
             "source",
             pl.col("prompt_id").hash().alias("prompt"),
