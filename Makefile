@@ -9,6 +9,7 @@
 # Every stage is also a command, `scoreonce prepare configs/mine.toml` and so on; Make only adds the order. A stage runs
 # again when the run file, SET, its data or the stage before it changed, and does only what is not done yet: after an
 # interruption, run the same `make` again. Make keeps its stamps in .make/, everything else is in the run's `out`.
+# Where a change would take pairs away from results that were made of them, `prepare` stops and says which.
 
 RUN    ?= configs/demo.toml
 METHOD ?=
@@ -37,7 +38,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast fuzz check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -125,6 +126,12 @@ test: check ## lint, format, types and every test
 
 test-fast: check ## the same without the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
+
+# Each target for SECONDS, from what earlier runs found; stops at the first fault and names the input that causes it.
+SECONDS ?= 60
+fuzz: $(READY) ## coverage-guided fuzzing of what reads data and run files; SECONDS=60 for each
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	set -e; for target in jsonl hh chat run_file; do $(BIN)/python tests/fuzz/run.py $$target --seconds $(SECONDS); done
 
 check: $(READY) ## lint, format and types
 	$(BIN)/ruff check .

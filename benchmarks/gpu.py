@@ -9,20 +9,20 @@ bare machine, with the tests that need a GPU (and pytest), from the root of the 
     PYTHONPATH=.types:benchmarks/stand_ins python3 -m pytest -W default -p no:cacheprovider \\
         --noconftest tests/pipeline/forward/test_cuda.py
 
-benchmarks/stand_ins has what stands for jaxtyping, whose shapes mean nothing to a run, where it is not installed.
+benchmarks/stand_ins replaces jaxtyping where it is not installed; its shapes have no effect on a run.
 
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
 the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
-such passes; the head by chunk and with its reductions compiled or not; where a training step's time goes. Ours is
+such passes; the head by chunk size, with its reductions compiled and not; the phases of a training step. scoreonce runs
 packed rows with block masks, plain and with compiled blocks, or with variable-length flash attention, under several
-token budgets, and prompt rows with SDPA's dense masks; the other side is benchmarks/gpu_padded.py, under two budgets.
+token budgets, and prompt rows with SDPA's dense masks; the padded loop, benchmarks/gpu_padded.py, under two budgets.
 
 MFU counts what each side's own layout needs: 2 operations per weight and position, attention by the pairs of positions
-that see each other, the head for completion tokens alone, times 3 for training; padding and recomputation count
-nothing. Rows are drawn until they fill the lines of a step, so the rounding up of a step's last line is not measured.
+that attend to each other, the head only for completion tokens, times 3 for training; padding and recomputation do not
+count. Rows are drawn until they fill the sequences of a step, so that no sequence is partly empty.
 
-No new measurement starts after --seconds; what was left out is said. gpu.json and gpu.md, in benchmarks/results or the
-folder given, are written after each. --smoke runs everything tiny, on any device, and proves nothing but that it runs.
+No new measurement starts after --seconds; the output lists what was left out. gpu.json and gpu.md, in
+benchmarks/results or the folder given, are written after each. --smoke runs tiny shapes on any device, as a test.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def _make_importable() -> None:
-    """Let `import scoreonce` mean this checkout, whatever is installed."""
+    """Make `import scoreonce` import this checkout, even if another one is installed."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (Path(folder) / "scoreonce").symlink_to(ROOT)
@@ -93,7 +93,7 @@ class Variant:
         return f"{self.layout}, {self.budget:,} tokens{', blocks compiled' if self.compiled else ''}"
 
 
-# What is most wanted first.
+# The most important first: the time may run out.
 VARIANTS = (
     Variant("flex", 16_384),
     Variant("flash", 16_384),
@@ -102,7 +102,7 @@ VARIANTS = (
     Variant("flash", 32_768),
 )
 PADDED = (16_384, 32_768)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
-LINES = 4  # of ours in a step
+SEQUENCES = 4  # of scoreonce in a step
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def timed(self, work: Callable[[], object], repeats: int = 2) -> float:
-        """Median seconds of `work`, the queue included, after one run that compiles and allocates."""
+        """Median seconds of `work`, synchronised, after one warm-up run."""
         work()
         seconds = []
         for _ in range(1 if self.smoke else repeats):
@@ -134,13 +134,13 @@ class Bench:
         return statistics.median(seconds)
 
     def attempt(self, what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-        """What `work` measures; None, and said, where time is up or memory or a compiler fails."""
+        """What `work` measures; None, and listed as left out, if time is up or the measurement fails."""
         if time.perf_counter() - self.started > self.seconds:
             self.figures["left out"].append(f"{what}: out of time")
             return None
         try:
             found = work()
-        except Exception as error:  # whatever it is, the other measurements are still wanted
+        except Exception as error:  # the other measurements are still wanted
             traceback.print_exc()
             reason = (str(error).splitlines() or [""])[0][:160]
             self.figures["left out"].append(f"{what}: {type(error).__name__}, {reason}")
@@ -152,7 +152,7 @@ class Bench:
         return found
 
     def save(self) -> None:
-        """Write down what there is so far."""
+        """Write the figures so far to gpu.json and gpu.md."""
         self.figures["measured"]["seconds"] = time.perf_counter() - self.started
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "gpu.json").write_text(json.dumps(self.figures, indent=2) + "\n")
@@ -160,7 +160,7 @@ class Bench:
 
     @contextmanager
     def peak(self, found: dict[str, Any]) -> Iterator[None]:
-        """Note the most memory that was allocated inside."""
+        """Record the peak of allocated memory in this block."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         yield
@@ -277,13 +277,13 @@ def gemm_rate(bench: Bench) -> float:
 def measure_shape(
     bench: Bench, shape: Shape, profiles: Sequence[Profile], variants: Sequence[Variant], found: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fill `found` with both sides on one model, what is most wanted first."""
+    """Measure both sides on one model into `found`, the most important first."""
     torch._dynamo.reset()
     torch.manual_seed(0)
     with bench.device:
         model = transformers.AutoModelForCausalLM.from_config(shape.config, dtype=bench.dtype).eval()
     trained, vocabulary = Trained.of(model, bench.device), shape.config.vocab_size
-    smallest, lines = min(variant.budget for variant in variants), 2 if bench.smoke else LINES
+    smallest, lines = min(variant.budget for variant in variants), 2 if bench.smoke else SEQUENCES
     rows = {profile.name: rows_that_fill(profile, vocabulary, smallest, lines) for profile in profiles}
     found["parameters"] = sum(parameter.numel() for parameter in model.parameters())
 
@@ -304,7 +304,7 @@ def measure_shape(
                 lambda variant=variant: agreement(model, sample, variant.layout, smallest, oracle),
             )
         for profile in profiles:
-            # A larger budget takes more pairs per step, in as many lines.
+            # A larger budget takes more pairs per step, in as many sequences.
             own = rows_that_fill(profile, vocabulary, variant.budget, lines)
             made = measured(
                 f"{profile.name}, ours, {variant.name}",
@@ -413,7 +413,7 @@ def _line(profile: str, side: str, setting: str, made: dict[str, Any], base: dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="tiny, on any device, nothing but a proof that it runs")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes on any device, as a test")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="folder of gpu.json and gpu.md")
     parser.add_argument("--seconds", type=float, default=420, help="no measurement starts later than this")
     options = parser.parse_args()

@@ -71,7 +71,7 @@ def measure(shared: Path, folder: Path, pairs: int, steps: int, methods: Sequenc
     for name, count in (("score", pairs), ("score again", pairs), (f"score with {more:,} rows more", pairs + more)):
         if count > pairs:
             write_pairs(data, source, count)
-            command("prepare", str(run))
+            command("prepare", str(run), "--restart")  # the tables of the fewer rows go, the store stays
         output, figures[f"{name}, s"] = command("score", str(run))
         figures[name] = found(r"scored +(.*)", output)
         print(output)

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import difflib
 
+LONGEST = 1500  # characters of what was found, in a message that a person reads
+
 
 class InputError(Exception):
     """Something the user gave cannot be used: what is wrong, what was found, where, what to do. Exit code 2."""
 
     def __init__(self, what: str, *, found: str, where: str, fix: str) -> None:
         super().__init__(what)
-        self.what, self.found, self.where, self.fix = what, found, where, fix
+        self.what, self.found, self.where, self.fix = what, _shortened(found), _shortened(where), fix
 
     def __str__(self) -> str:
-        return f"{self.what}\n  found: {self.found}\n  where: {self.where}\n  do:    {self.fix}"
+        return printable(f"{self.what}\n  found: {self.found}\n  where: {self.where}\n  do:    {self.fix}")
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, which data may hold, are written as `\\x1b` and do nothing."""
+    return "".join(
+        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
+        for character in text
+    )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters, after its type where that is needed to read it."""
+    line = (str(error).strip().splitlines() or [""])[0][:300]
+    return line if line and isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {line}"

@@ -71,12 +71,22 @@ class HubInput(Record):
         return f"{self.rows:,} rows, revision {self.revision or self.fingerprint}"
 
 
+class SpecialTokens(Record):
+    """The control tokens of a tokenizer, which an audit looks for; `ends` are those that end a completion."""
+
+    bos: int | None
+    ends: list[int]
+    every: list[int]
+
+
 class TokenizerRecord(Record):
     """The tokenizer of the pairs. `digest` covers everything that decides the ids; `name` is only where it was."""
 
     name: str
     vocab_size: int
     digest: str
+    # Unknown in manifests of 0.1, which stay the same files, since reference scores name them by their digest.
+    special: SpecialTokens | None = Field(None, exclude_if=lambda special: special is None)
 
 
 class PairCounts(Record):
@@ -225,14 +235,6 @@ class EvaluationManifest(FilesManifest):
 
 
 # audit
-
-
-class SpecialTokens(Record):
-    """The control tokens that an audit looks for."""
-
-    bos: int | None
-    eos: int | None
-    every: list[int]
 
 
 class MeasuresManifest(FilesManifest):

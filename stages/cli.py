@@ -103,12 +103,38 @@ Query = Annotated[
     str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Replace the pairs of this run, and delete its reference scores, training runs and evaluations. The "
+        "reference store stays.",
+    ),
+]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--lock-timeout",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait for another command that writes the same files; without end by default.",
+    ),
+]
 Drop = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
 ]
 Prune = Annotated[
     bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
+]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Only show the first N pairs as the model will see them, and write nothing. Without this option, the "
+        "first two are shown after the work; 0 shows none.",
+    ),
 ]
 FullVocab = Annotated[
     str | None,
@@ -126,6 +152,9 @@ Trust = Annotated[
         help="Allow Python code that comes with a model to run.",
     ),
 ]
+AllowMethodFile = Annotated[
+    bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -140,27 +169,42 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     """The run file with overrides. `--method` replaces the file's method together with its pieces and label."""
     from scoreonce.stages import config
 
-    sets = list(sets or [])
-    run = config.load(
-        path, [*sets, *([f'train.method="{method}"'] if method else []), *([f'train.label="{label}"'] if label else [])]
-    )
+    options = {"train.method": method, "train.label": label}
+    run = config.load(path, sets).replace({key: value for key, value in options.items() if value is not None})
     if method is None:
         return run
-    given = {entry.split("=")[0].strip() for entry in sets} | ({"train.label"} if label else set())
+    given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label is not None else set())
     reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
     return run.model_copy(update={"train": run.train.model_copy(update=reset)})
 
 
 @app.command()
-def prepare(run: RunFile, sets: Sets = None, trust: Trust = False) -> None:
+def prepare(
+    run: RunFile,
+    sets: Sets = None,
+    preview: Preview = None,
+    restart: Replace = False,
+    lock_timeout: LockTimeout = None,
+    trust: Trust = False,
+) -> None:
     """Turn a preference dataset into token pairs.
 
-    Rows that cannot be used are quarantined with the reason.
+    Rows that cannot be used are quarantined with the reason. Pairs of other data or settings are replaced only if no
+    other stage has used them, or with --restart.
     """
     settings = _load(run, sets)
+    from scoreonce.stages.commands import previews
     from scoreonce.stages.prepare import stage
 
-    stage.prepare(settings)
+    if preview:
+        lines = previews.of_dataset(stage.preview(settings, preview))
+    else:
+        shown = 2 if preview is None else 0
+        lines = previews.of_pairs(
+            stage.prepare(settings, preview=shown, restart=restart, lock_timeout=lock_timeout).preview
+        )
+    for line in lines:
+        print(line)
 
 
 @app.command()
@@ -170,6 +214,8 @@ def audit(
     fail_on: FailOn = None,
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
+    lock_timeout: LockTimeout = None,
+    trust: Trust = False,
 ) -> None:
     """Find flaws in the pairs.
 
@@ -178,11 +224,10 @@ def audit(
     """
     settings = _load(run, sets)
     given = {"near_duplicates": near_duplicates, "contamination": contamination}
-    changed = {name: value for name, value in given.items() if value is not None}
-    settings = settings.model_copy(update={"audit": settings.audit.model_copy(update=changed)})
+    settings = settings.replace({f"audit.{name}": value for name, value in given.items() if value is not None})
     from scoreonce.stages.audit import stage
 
-    if stage.audit(settings, fail_on=fail_on).exceeded:
+    if stage.audit(settings, fail_on=fail_on, lock_timeout=lock_timeout).exceeded:
         raise typer.Exit(FINDINGS_EXCEEDED)
 
 
@@ -204,19 +249,20 @@ def score(
     sets: Sets = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Score the pairs with the reference model, once.
 
     Completions that the store already holds are not scored again.
     """
-    settings = _load(run, [*(sets or []), *([f'score.full_vocab="{full_vocab}"'] if full_vocab else [])])
+    settings = _load(run, sets).replace({"score.full_vocab": full_vocab} if full_vocab else {})
     from scoreonce.stages.score import stage
 
     if dry_run:
         stage.estimate(settings)
     else:
-        stage.score(settings)
+        stage.score(settings, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -227,6 +273,8 @@ def train(
     label: Label = None,
     restart: Restart = False,
     dry_run: DryRun = False,
+    allow_method_file: AllowMethodFile = False,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -237,9 +285,21 @@ def train(
     from scoreonce.stages.train import stage
 
     if dry_run:
-        stage.estimate(settings)
+        stage.estimate(settings, allow_method_file=allow_method_file)
     else:
-        stage.train(settings, restart=restart)
+        stage.train(settings, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
+
+
+@app.command()
+def merge(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, trust: Trust = False) -> None:
+    """Merge a LoRA policy into its base model.
+
+    Writes a whole model beside the adapter, for tools that load no adapters.
+    """
+    settings = _load(run, sets, method=method, label=label)
+    from scoreonce.stages.train import merge
+
+    merge.merge(settings)
 
 
 @app.command()
@@ -249,22 +309,23 @@ def evaluate(
     method: Method = None,
     label: Label = None,
     model: Model = None,
+    lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
     """Evaluate a policy on the held-out pairs."""
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.evaluate import stage
 
-    stage.evaluate(settings, model=model, label=label)
+    stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
 
 
 @app.command()
-def report(run: RunFile, sets: Sets = None, labels: Labels = None) -> None:
+def report(run: RunFile, sets: Sets = None, labels: Labels = None, lock_timeout: LockTimeout = None) -> None:
     """Write one HTML page about the training runs."""
     settings = _load(run, sets)
     from scoreonce.stages.report import stage
 
-    stage.report(settings, labels=labels)
+    stage.report(settings, labels=labels, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -421,7 +482,7 @@ def run_command(arguments: list[str]) -> int:
         _print_error("error", str(error))
         return 2
     except SystemExit as leaving:
-        code = leaving.code if isinstance(leaving.code, int) else 0
+        code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
         if code != INTERRUPTED:
             return code
     except KeyboardInterrupt:

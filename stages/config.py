@@ -1,38 +1,56 @@
 """The run file: one TOML file per run, validated as a whole before anything is read or written.
 
-`load("configs/x.toml", ["train.beta=0.05"])` returns a `Run`. A misspelt key or a value out of range is an
-`InputError`; so is an unknown hyperparameter, once `train` resolves the method.
+`load("configs/x.toml", ["train.beta=0.05"])` returns a `Run`. A misspelt key or hyperparameter and a value out of range
+are an `InputError` in every command; whether the method has that hyperparameter is seen when `train` resolves it.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
-from scoreonce.schemas.errors import InputError, did_you_mean
+from scoreonce.schemas.hyperparameters import HYPERPARAMETERS, OTHER_NAMES
+from scoreonce.schemas.names import require_name
+from scoreonce.stages import run_file
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Name = Annotated[str, AfterValidator(run_file.name)]  # of a file, folder or Hub repository to read
+Folder = Annotated[str, AfterValidator(run_file.folder)]  # to write
+LARGEST = 2**32 - 1  # of whole numbers: what every library takes as a seed, and more than any count needs
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """What is true of every value: numbers are finite and of bounded size, text can be written to a file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _usable(cls, value: Any) -> Any:
+        for each in (
+            value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+        ):
+            if isinstance(each, str):
+                run_file.text(each)
+            elif isinstance(each, int) and each > LARGEST:
+                raise ValueError(f"it is over {LARGEST:,}")
+        return value
 
 
 class Data(_Section):
     """The dataset, and how it is tokenised."""
 
-    source: str = Field(
+    source: Name = Field(
         description="dataset name on the Hub, or a local .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a "
         "folder of them"
     )
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
     split: str = Field("train", description="split to read")
-    test_source: str | None = Field(
+    test_source: Name | None = Field(
         None, description="held-out pairs from another source; by default test_share is split off"
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
@@ -61,7 +79,13 @@ class Data(_Section):
     preference_from_scores: float | None = Field(
         None, gt=0, description="derive preference probabilities (sppo) from scores: sigmoid(this * score gap)"
     )
-    tokenizer: str | None = Field(None, description="tokenizer folder or Hub name; by default the reference model's")
+    tokenizer: Name | None = Field(None, description="tokenizer folder or Hub name; by default the reference model's")
+    chat_template: str | None = Field(
+        None, description="file of a Jinja template, or the template itself; by default the tokenizer's"
+    )
+    chat_template_kwargs: dict[str, Any] = Field(
+        {}, description="variables of the template, e.g. enable_thinking = false"
+    )
     max_length: int = Field(1024, ge=2, description="prompt and completion together, in tokens")
     max_prompt_length: int | None = Field(None, ge=1, description="cut the start of longer prompts")
     truncation: Literal["completion", "drop"] = Field(
@@ -75,9 +99,9 @@ class Data(_Section):
 class Reference(_Section):
     """The reference model."""
 
-    model: str = Field(description="folder or Hub name")
+    model: Name = Field(description="folder or Hub name")
     revision: str | None = None
-    adapter: str | None = Field(None, description="PEFT adapter of the reference, folder or Hub name")
+    adapter: Name | None = Field(None, description="PEFT adapter of the reference, folder or Hub name")
     dtype: Dtype = "float32"
 
 
@@ -112,7 +136,7 @@ class Audit(_Section):
     similarity: float = Field(
         0.8, gt=0, le=1, description="Jaccard index of 3-word shingles from which two texts are near-duplicates"
     )
-    contamination: list[str] = Field([], description="files of evaluation prompts that no pair may overlap with")
+    contamination: list[Name] = Field([], description="files of evaluation prompts that no pair may overlap with")
     ngram: int = Field(8, ge=2, le=64, description="consecutive words that count as an overlap")
     crowded_prompt: int = Field(8, ge=1, description="report prompts with more pairs than this")
     repetition: float = Field(
@@ -131,7 +155,7 @@ class Audit(_Section):
 class Score(_Section):
     """Stage one: what to compute with the reference, and where to keep it."""
 
-    store: str | None = Field(
+    store: Folder | None = Field(
         None, description="folder of the reference store, which runs may share; by default <out>/store"
     )
     full_vocab: Literal["none", "hidden", "topk"] = Field(
@@ -151,23 +175,25 @@ class Score(_Section):
         return {"none": None, "hidden": "hidden", "topk": f"topk-{self.topk}"}[self.full_vocab]
 
 
-class Train(BaseModel):
+class Train(_Section):
     """Stage two. Keys not listed here are hyperparameters of the method, e.g. beta = 0.1."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     method: str = "dpo"
-    method_file: str | None = Field(None, description="a Python file that registers a method; its code is run")
+    method_file: Name | None = Field(
+        None, description="a Python file that registers a method; --allow-method-file runs it"
+    )
     objective: str | dict[str, float] | None = None
     calibration: str | None = None
     selection: str | None = None
     drop: list[str] = Field([], description="leave out pairs with these findings of `scoreonce audit`")
     where: str | None = Field(None, description="train only on pairs for which this SQL condition is true")
     label: str | None = Field(None, description="folder name of this run's outputs; by default the method")
-    model: str | None = Field(None, description="policy to start from; by default the reference")
+    model: Name | None = Field(None, description="policy to start from; by default the reference")
     dtype: Dtype | None = Field(None, description="dtype of the policy; by default the reference's")
     optimizer: str = Field("adamw_torch", description="a value of transformers' `optim`")
-    learning_rate: float = Field(1e-6, gt=0)
+    learning_rate: float = Field(1e-6, gt=0, le=1e30)  # Adam divides it by 1 - beta1, in float32
     weight_decay: float = Field(0.0, ge=0)
     adam_beta1: float = Field(0.9, ge=0, lt=1)
     adam_beta2: float = Field(0.999, ge=0, lt=1)
@@ -185,9 +211,14 @@ class Train(BaseModel):
     shuffle: bool = True
     seed: int = Field(0, ge=0)
     gradient_checkpointing: bool = False
+    router_aux_loss: bool = Field(
+        False,
+        description="add the auxiliary loss of a mixture of experts, with router_aux_loss_coef of the model's config",
+    )
     lora_rank: int | None = Field(None, ge=1, description="train LoRA matrices of this rank instead of all weights")
     lora_alpha: float | None = Field(None, gt=0, description="scale of the LoRA matrices; by default twice the rank")
     lora_targets: list[str] = Field(["all-linear"], description="names of the modules to adapt")
+    lora_continue: bool = Field(False, description="train the reference's adapter on, in place of new LoRA matrices")
     checkpoint_every: int | None = Field(
         None, ge=1, description="steps between checkpoints; the last step always writes one"
     )
@@ -198,6 +229,11 @@ class Train(BaseModel):
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again and compare before the first step")
     log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
 
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "train.label, or --label")
+
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of the method."""
@@ -207,14 +243,19 @@ class Train(BaseModel):
 class Evaluate(_Section):
     """The held-out evaluation."""
 
-    model: str | None = Field(None, description="policy to evaluate; by default the one that `train` wrote")
+    model: Name | None = Field(None, description="policy to evaluate; by default the one that `train` wrote")
     label: str | None = Field(None, description="folder name of the results; by default the training label")
+
+    @pydantic.field_validator("label")
+    @classmethod
+    def _names_a_folder(cls, label: str | None) -> str | None:
+        return None if label is None else require_name(label, "evaluate.label, or --label")
 
 
 class Run(_Section):
     """A run file."""
 
-    out: str = Field(description="folder for everything that this run writes")
+    out: Folder = Field(description="folder for everything that this run writes")
     data: Data
     reference: Reference
     compute: Compute = Compute()
@@ -238,15 +279,8 @@ class Run(_Section):
         """
         tree = self.model_dump(exclude_unset=True)
         for key, value in settings.items():
-            *sections, last = key.split(".")
-            section = tree
-            for name in sections:
-                section = section.setdefault(name, {})
-            section[last] = value
-        try:
-            return type(self).model_validate(tree)
-        except pydantic.ValidationError as error:
-            raise _input_error(error, "the settings given") from None
+            run_file.put(tree, key, value, "the settings given")
+        return _checked(tree, "the settings given")
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Run:
@@ -256,76 +290,24 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     invalid TOML, unknown keys and values out of range.
     """
     path = Path(path)
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        nearby = sorted(str(p) for p in path.parent.glob("*.toml")) if path.parent.is_dir() else []
-        raise InputError(
-            "The run file does not exist.",
-            found=f"no file {path}",
-            where="the command's argument RUN.toml",
-            fix=f"Give one of: {', '.join(nearby)}." if nearby else "Copy one from configs/.",
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            "The run file is not valid TOML.",
-            found=str(error),
-            where=str(path),
-            fix="Correct the line named above. Strings need quotes, numbers do not.",
-        ) from None
+    tree = run_file.read(path)
     for override in overrides or []:
-        _apply_override(tree, override)
+        run_file.override(tree, override)
+    return _checked(tree, str(path))
+
+
+def _checked(tree: dict[str, Any], where: str) -> Run:
     try:
-        return Run.model_validate(tree)
+        run = Run.model_validate(tree)
     except pydantic.ValidationError as error:
-        raise _input_error(error, str(path)) from None
+        raise run_file.unusable(error, Run, where) from None
+    _require_known(run.train, where)
+    return run
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise InputError(
-            "An override is not of the form section.key=value.",
-            found=override,
-            where="--set",
-            fix="Write it as --set train.beta=0.05.",
-        )
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        tree = tree.setdefault(section, {})
-        if not isinstance(tree, dict):
-            raise InputError(
-                "An override names a key inside a value that is not a section.",
-                found=override,
-                where="--set",
-                fix="Write it as --set section.key=value.",
-            )
-    try:
-        tree[last] = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        tree[last] = text  # a string without quotes: the shell removed them
-
-
-def _input_error(error: pydantic.ValidationError, where: str) -> InputError:
-    first = error.errors()[0]
-    location = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        section: type[BaseModel] = Run
-        for part in first["loc"][:-1]:
-            annotation = section.model_fields[str(part)].annotation
-            assert isinstance(annotation, type)
-            section = annotation
-        known = list(section.model_fields)
-        return InputError(
-            f"The run file has an unknown key: {location}.",
-            found=f"{location} = {first['input']!r}.{did_you_mean(str(first['loc'][-1]), known)}",
-            where=where,
-            fix=f"Known keys: {', '.join(known)}.",
-        )
-    found = "nothing" if first["type"] == "missing" else repr(first["input"])
-    return InputError(
-        f"The run file's {location} cannot be used: {first['msg']}.",
-        found=found,
-        where=f"{where}, or --set",
-        fix="Give a value of the type named above.",
-    )
+def _require_known(train: Train, where: str) -> None:
+    """Every further key of [train] has to be a hyperparameter of some method, or of the method file."""
+    own = run_file.file_hyperparameters(train.method_file) if train.method_file else frozenset[str]()
+    for name, value in train.hyperparameters.items():
+        if own is not None and name not in (*HYPERPARAMETERS, *OTHER_NAMES, *own):
+            raise run_file.unknown_key(f"train.{name}", value, Run, where, also=own)

@@ -23,6 +23,7 @@ ARROWS: dict[str, set[str]] = {
     "pipeline": set(),
     "pipeline.text": set(),
     "pipeline.detection": {"pipeline.text"},
+    "pipeline.templates": {"pipeline.text"},
     "pipeline.batches": set(),
     "pipeline.attention": {"pipeline.batches"},
     "pipeline.forward": {"pipeline.batches", "pipeline.attention"},
@@ -45,7 +46,8 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.pages.audit": {"pipeline.pages", "pipeline.text"},
     "pipeline.demo": {"pipeline.evaluation"},
     "stages": set(),
-    "stages.config": set(),
+    "stages.run_file": set(),
+    "stages.config": {"stages.run_file"},
     "stages.common": {"stages.config", "pipeline"},
     "stages.models": {"stages.config", "stages.common", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.models", "pipeline"},
@@ -180,7 +182,10 @@ def test_the_arrows_have_no_circle():
     assert drawn == set(ARROWS), f"in a circle: {sorted(set(ARROWS) - drawn)}"
 
 
-@pytest.mark.parametrize("room", [room for room in ARROWS if room not in ("stages.cli", "stages.config")])
+MODULES_ALONE = ("stages.cli", "stages.config", "stages.run_file")
+
+
+@pytest.mark.parametrize("room", [room for room in ARROWS if room not in MODULES_ALONE])
 def test_a_room_has_a_few_files_and_says_what_goes_through(room):
     """Three to twelve files; one file per paper is as many as there are papers."""
     folder = ROOT.joinpath(*room.split("."))
@@ -295,3 +300,12 @@ def test_the_documented_table_is_the_methods():
     page = (ROOT / "docs" / "methods-table.md").read_text(encoding="utf-8")
     _, _, after = page.partition("<!-- methods: made by `scoreonce methods --markdown` -->\n")
     assert after.partition("<!-- /methods -->")[0].strip() == listing.methods(None, "markdown").strip()
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "stages.common.frames"])
+def test_names_of_files_are_no_patterns(module):
+    """polars takes `*` and `[` in a name as a pattern, unless told otherwise."""
+    calls = [node for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert "pl.scan_parquet" not in {ast.unparse(call.func) for call in calls}, "use scan_frame"
+    read = [call for call in calls if ast.unparse(call.func) == "pl.read_parquet"]
+    assert all("glob" in {keyword.arg for keyword in call.keywords} for call in read), "pass glob=False"

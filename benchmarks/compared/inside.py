@@ -123,7 +123,7 @@ class Watch:
 def phases(parts: Parts, batches: Sequence[Sequence[int]]) -> dict[str, float]:
     """Seconds of each phase, summed over steps."""
     watch, scorer = Watch(), parts.scorer
-    with watch.over(architecture.causal_lm(scorer.model).base_model):
+    with watch.over(architecture.body_of(architecture.causal_lm(scorer.model))):
         for pairs in batches:
             watch.last = now()
             shown = parts.rows(pairs)

@@ -1,8 +1,8 @@
-"""Matrix products on a CPU by the faster of the two libraries that torch is built with.
+"""Matrix products on a CPU, by the faster of the two libraries that torch is built with: MKL or oneDNN.
 
-torch sends float32 products to MKL, which on processors of other makers than Intel stays below AVX-512: on a Zen 5
-oneDNN is 1.7 to 2.4 times as fast for the shapes of a language model. Which one is used depends on the processor alone,
-so that an interrupted run goes on with the same numbers.
+torch uses MKL for float32 products. On processors not made by Intel, MKL does not use AVX-512: on a Zen 5, oneDNN is
+1.7 to 2.4 times as fast for the shapes of a language model. The choice depends on the processor alone, so that a
+resumed run has the same numbers.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
 
 @contextmanager
 def fast_batches() -> Iterator[None]:
-    """Inside, let batched float32 products (`torch.bmm`) on a CPU be oneDNN's, where that loses nothing."""
+    """In this block, compute batched float32 products (`torch.bmm`) on a CPU with oneDNN, if that is exact."""
     kept = _BATCHES.fp32_precision
     if batches_stay_exact():
         _BATCHES.fp32_precision = "bf16"
@@ -52,9 +52,10 @@ def fast_batches() -> Iterator[None]:
 
 @cache
 def batches_stay_exact() -> bool:
-    """Whether oneDNN multiplies batches in float32 although it may do so in bfloat16: found out by running it.
+    """Whether oneDNN computes batched products in float32 even when it is allowed bfloat16; determined by running one.
 
-    torch hands them over only with that permission, which oneDNN uses on processors with matrix units (AMX) alone.
+    torch passes batched products to oneDNN only with that permission, which oneDNN uses only on processors with matrix
+    units (AMX).
     """
     if not onednn_is_faster():
         return False
@@ -71,19 +72,19 @@ def batches_stay_exact() -> bool:
 
 
 def use_fast_linears(model: nn.Module) -> None:
-    """Let the float32 linear layers of `model` on a CPU multiply by `matmul`; parameters and outputs stay the same."""
+    """Make the float32 linear layers of `model` on a CPU use oneDNN if it is faster; parameters do not change."""
     for module in model.modules():
         if type(module) in (nn.Linear, Conv1D) and module.weight.device.type == "cpu" and onednn_is_faster():
             module.forward = MethodType(_forward, module)
 
 
 def lay_out_for_forward(model: PreTrainedModel) -> None:
-    """Store the linear layers' weights as the product of a forward pass reads them fastest; values and shapes stay.
+    """Store the weights of linear layers in the memory order that is fastest for a forward pass; values do not change.
 
-    For a model that is not trained: the gradient's product would read them slower. Measured on two cores of Zen 5, a
-    scoring pass is 4 to 10 % faster, with the same bits.
+    Only for a model that is not trained: backward passes become slower. Measured on two cores of a Zen 5: scoring is 4
+    to 10 % faster, bit for bit the same.
     """
-    others = [model.get_input_embeddings(), model.get_output_embeddings()]  # looked up by row, or as fast either way
+    others = [model.get_input_embeddings(), model.get_output_embeddings()]  # looked up by row; no faster
     kept = {id(module.weight) for module in others if module is not None}
     for module in model.modules():
         if type(module) is nn.Linear and id(module.weight) not in kept:
@@ -94,7 +95,7 @@ def lay_out_for_forward(model: PreTrainedModel) -> None:
 
 def _forward(module: nn.Linear | Conv1D, x: Tensor) -> Tensor:
     weight = module.weight if isinstance(module, nn.Linear) else module.weight.t()
-    # A compiler makes products of its own.
+    # A compiler chooses its own products.
     if x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu" and not torch.compiler.is_compiling():
         return _Linear.apply(x, weight, module.bias)
     return nn.functional.linear(x, weight, module.bias)
@@ -119,7 +120,7 @@ class _Linear(torch.autograd.Function):
 
 
 def _cross(left: Tensor, right: Tensor) -> Tensor:
-    """`left.T @ right`. The left side of a product is copied where it is transposed: let that be the narrower one."""
+    """`left.T @ right`. oneDNN copies a transposed left factor, so the narrower one goes to the left."""
     if left.shape[1] <= right.shape[1]:
         return _onednn(left.t(), right.t(), None)
     return _onednn(right.t(), left.t(), None).t()

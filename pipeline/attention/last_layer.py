@@ -62,9 +62,17 @@ def skip_unused_output(model: PreTrainedModel) -> None:
     last.register_forward_pre_hook(skip, with_kwargs=True)
 
 
+def compute_all_output(model: PreTrainedModel) -> None:
+    """Undo `skip_unused_output`, for what is made of every position: how routers share them among experts."""
+    for hook in next(reversed(blocks(model)))._forward_pre_hooks.values():
+        if isinstance(hook, _SkipUnused):
+            hook.skips = False
+
+
 class _SkipUnused:
     """The hooks of one block; each call of the block sets them up again."""
 
+    skips = True
     mask: RowMask | None = None  # None: the block computes every position
     length = 0
 
@@ -72,7 +80,7 @@ class _SkipUnused:
         mask, self.mask = next((x for x in (*args, *kwargs.values()) if isinstance(x, RowMask)), None), None
         # Under gradient checkpointing the block is recomputed, perhaps without this hook, and would see the mask of
         # another batch.
-        if mask is None or (getattr(block, "gradient_checkpointing", False) and block.training):
+        if not self.skips or mask is None or (getattr(block, "gradient_checkpointing", False) and block.training):
             return None
         used = mask.for_used()
         if len(used.used) > LARGEST_SHARE * mask.shape[-1]:

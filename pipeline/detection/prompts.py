@@ -1,4 +1,4 @@
-"""Which column is the prompt, and which one a system prompt, where the names are not those of the roles."""
+"""Which column is the prompt, where its name is not that of the role."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from scoreonce.pipeline.detection.finding import Finding, mostly
+from scoreonce.pipeline.text.chat import ROLE_KEYS, ROLE_OF
 from scoreonce.pipeline.text.dataset_columns import Made, Row, json_value
 from scoreonce.schemas.errors import InputError
 
@@ -29,7 +30,6 @@ WORDS = {
     *("message", "messages", "turns", "questions", "instructions", "inputs"),
 }
 ATTRIBUTES = {"id", "ids", "type", "source", "model", "length", "len", "tokens", "hash", "language", "category", "name"}
-SYSTEM = ("system", "system_prompt")
 
 
 def find_prompt(finding: Finding) -> None:
@@ -52,25 +52,12 @@ def find_prompt(finding: Finding) -> None:
         raise _unknown(finding, candidates)
 
 
-def find_system(finding: Finding) -> bool:
-    """Put the text of a system column before the prompt, as the system turn. Returns whether there is such text."""
-    column = finding.names.pop("system", None)
-    if column is None and finding.renamed.get("system") is None:
-        column = next((name for name in SYSTEM if name in finding.found), None)
-    if column is None or not any(isinstance(value, str) and value.strip() for value in finding.column(column)):
-        return False
-    for role in ["prompt"] if finding.has("prompt") else ["chosen", "rejected", "messages"]:
-        if finding.has(role):
-            finding.make(role, f"{column} + {finding.names[role]}", _after_system(finding.maker(role), column))
-    finding.notes.append(f'{column!r} is the system turn; data.columns.system = "" leaves it out')
-    return True
-
-
 def _holds_whole_conversations(finding: Finding) -> bool:
     """Whether the chosen conversations begin with a turn that is not an assistant's, so that they hold the prompt."""
     conversations = [json_value(value) for value in finding.values("chosen") or finding.values("response_1")]
     begins = [value[0] for value in conversations if isinstance(value, list) and value and isinstance(value[0], dict)]
-    whole = [turn for turn in begins if turn.get("role", turn.get("from")) not in ("assistant", "gpt")]
+    roles = [next((turn[key] for key in ROLE_KEYS if key in turn), None) for turn in begins]
+    whole = [role for role in roles if ROLE_OF.get(str(role).strip().lower()) != "assistant"]
     return 2 * len(whole) >= len(conversations) > 0
 
 
@@ -80,7 +67,7 @@ def _is_text(finding: Finding, name: str) -> bool:
 
 def _sounds_like_a_prompt(finding: Finding, name: str) -> bool:
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
-    taken = name in finding.columns.read or name in SYSTEM
+    taken = name in finding.columns.read
     return not taken and bool(WORDS & set(words)) and words[-1] not in ATTRIBUTES and _is_text(finding, name)
 
 
@@ -93,22 +80,6 @@ def _join(finding: Finding, instruction: str, given: str) -> None:
         return "\n".join(texts) if texts else None
 
     finding.make("prompt", f"{instruction} + {given}", Made((instruction, given), value))
-
-
-def _after_system(made: Made, column: str) -> Made:
-    def value(row: Row) -> Any:
-        system, rest = row.get(column), made.value(row)
-        if isinstance(rest, str):
-            turns = json_value(rest)
-            is_turns = isinstance(turns, list) and any(isinstance(turn, dict) for turn in turns)
-            rest = turns if is_turns else [{"role": "user", "content": rest}]
-        if not isinstance(rest, list) or not isinstance(system, str) or not system.strip():
-            return rest
-        if any(isinstance(turn, dict) and "system" in (turn.get("role"), turn.get("from")) for turn in rest):
-            return rest
-        return [{"role": "system", "content": system}, *rest]
-
-    return Made((*made.reads, column), value)
 
 
 def _unknown(finding: Finding, candidates: list[str]) -> InputError:

@@ -8,12 +8,12 @@ from typing import Any
 
 from scoreonce.pipeline.detection.completions import find_completion
 from scoreonce.pipeline.detection.finding import Finding
-from scoreonce.pipeline.detection.prompts import find_prompt, find_system
+from scoreonce.pipeline.detection.prompts import find_prompt
 from scoreonce.pipeline.detection.responses import find_list, find_two_responses, read_turns
-from scoreonce.pipeline.detection.turns import wrap_turns
 from scoreonce.pipeline.text.dataset_columns import Columns, Made, Row
 from scoreonce.pipeline.text.formats import detect, require_columns
 from scoreonce.pipeline.text.quarantine import RowError
+from scoreonce.pipeline.text.rows_to_pairs import with_messages
 from scoreonce.pipeline.text.transcripts import shares_a_turn
 from scoreonce.schemas.errors import InputError
 
@@ -23,14 +23,13 @@ MEDIA = ("images", "image", "videos", "video", "audio", "audios", "pixel_values"
 
 @dataclass(frozen=True)
 class Recognised:
-    """How to read a dataset. `has_system`: its prompts begin with system turns. `notes`: decisions to log.
+    """How to read a dataset. `notes`: decisions to log.
 
     `turns_only`: of the format `implicit`, a row whose common beginning ends at no turn is refused.
     """
 
     format: str
     columns: Columns
-    has_system: bool = False
     turns_only: bool = False
     notes: tuple[str, ...] = ()
 
@@ -65,20 +64,15 @@ def recognise(
         find_prompt(finding)
     if untyped:
         _read_numbers(finding)
-    wrap_turns(finding)
     read_turns(finding)
-    has_system = find_system(finding)
-    if format is None:
-        name = detect(finding.columns, found, sample)
-    else:
-        name = format
-        require_columns(name, finding.columns, found)
     columns = replace(finding.columns, media=tuple(column for column in MEDIA if column in found))
+    name = format or detect(columns, found, [with_messages(row, columns) for row in sample])
+    require_columns(name, columns, found)
     _say_what_is_not_used(finding, columns)
     guessed = format is None and name == "implicit"
     if guessed:
         _require_turns(columns, sample)
-    return Recognised(name, columns, has_system, guessed, tuple(finding.notes))
+    return Recognised(name, columns, guessed, tuple(finding.notes))
 
 
 def _require_text_only(finding: Finding) -> None:

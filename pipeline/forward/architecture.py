@@ -14,6 +14,7 @@ from scoreonce.pipeline.attention import flex, varlen
 from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, attention_mask
 from scoreonce.pipeline.forward.head import Head
+from scoreonce.schemas.errors import InputError
 
 
 def causal_lm(model: nn.Module) -> PreTrainedModel:
@@ -22,6 +23,26 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
         return model
     base: PreTrainedModel = model.get_base_model()  # type: ignore[operator]
     return base
+
+
+def body_of(model: PreTrainedModel) -> nn.Module:
+    """The model without its output head, which returns hidden states after the last norm.
+
+    transformers' `base_model` is the model itself where the name in `base_model_prefix` is not that of the body, as in
+    Llama 4. Raises `InputError` where there is no such part.
+    """
+    body: nn.Module = model.base_model
+    if body is not model:
+        return body
+    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    if len(inner) != 1:
+        raise InputError(
+            f"{type(model).__name__} cannot be run without its output head, as scoreonce does.",
+            found=f"{len(inner)} models inside it, and one is its body",
+            where="the model's class",
+            fix="Report this architecture.",
+        )
+    return inner[0]
 
 
 def settings(model: PreTrainedModel) -> dict[str, Any]:

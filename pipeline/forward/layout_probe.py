@@ -96,6 +96,33 @@ def choose_layout(
     return Probe("padded", head_deviation, "; ".join(reasons))
 
 
+def require_same_in_training(model: torch.nn.Module, layout: RowLayout, multiple: int = FLEX_BLOCK) -> None:
+    """Raise `InputError` where the modules of `model` in training mode give other log-probs than in evaluation mode.
+
+    The reference is scored in evaluation mode. Gradient checkpointing needs training mode, in which a model may add
+    noise of its own.
+    """
+    training = [module for module in model.modules() if module.training]
+    if not training:
+        return
+    lm = architecture.causal_lm(model)
+    rows = _random_rows(lm)
+    found = _token_logps(model, layout, rows, multiple)
+    for module in training:
+        module.training = False
+    expected = _token_logps(model, layout, rows, multiple)
+    for module in training:
+        module.training = True
+    deviation = _deviation(found, expected, rows)
+    if not deviation <= LAYOUT_TOLERANCE[lm.dtype]:
+        raise InputError(
+            f"{type(lm).__name__} computes other log-probs with gradient checkpointing than the scored ones.",
+            found=f"{deviation:.1e} nats per token apart, more than {LAYOUT_TOLERANCE[lm.dtype]:.0e}",
+            where="train.gradient_checkpointing",
+            fix="Set train.gradient_checkpointing = false.",
+        )
+
+
 def _candidates(model: PreTrainedModel, longest_row: int, *, compiled: bool) -> tuple[tuple[RowLayout, ...], ...]:
     """Groups of layouts, fastest first; within a group they are timed."""
     if model.device.type == "cuda":

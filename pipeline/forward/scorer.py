@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
-from scoreonce.pipeline.attention.last_layer import skip_unused_output
+from scoreonce.pipeline.attention.last_layer import compute_all_output, skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, token_columns
+from scoreonce.pipeline.forward.routing import position_weights, routing_of
 from scoreonce.pipeline.forward.token_masks import Masking
 from scoreonce.pipeline.forward.token_scores import TokenMasks, TokenScores
 
@@ -32,7 +34,13 @@ class TokenScorer(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, layout: RowLayout, masking: Masking | None = None, *, multiple: int = FLEX_BLOCK
+        self,
+        model: nn.Module,
+        layout: RowLayout,
+        masking: Masking | None = None,
+        *,
+        multiple: int = FLEX_BLOCK,
+        top_k: int | None = None,
     ) -> None:
         super().__init__()
         use_fast_linears(model)
@@ -40,6 +48,9 @@ class TokenScorer(nn.Module):
         self.model = model
         self.layout = layout
         self.multiple = multiple  # to which the layout "flex" pads its sequence
+        self.top_k = top_k  # experts of a position, where their routing is asked for
+        if top_k is not None:
+            compute_all_output(architecture.causal_lm(model))
         self.masking = masking  # SparsePO and MAPO: token masks from the reference's hidden states
 
     def forward(
@@ -58,7 +69,8 @@ class TokenScorer(nn.Module):
         """
         model = architecture.causal_lm(self.model)
         batch = self._batch(prompt_rows, model.device)
-        hidden, head = self._hidden(prompt_rows, batch), architecture.head_of(model)
+        output, head = self._body_output(prompt_rows, batch), architecture.head_of(model)
+        hidden = _predicting(output, batch)
         columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
         return TokenScores(
             columns.logps,
@@ -69,13 +81,15 @@ class TokenScorer(nn.Module):
             columns.perturbed,
             self._masks(reference, batch.lengths),
             hidden.detach() if keep_hidden else None,
+            None if self.top_k is None else routing_of(output.router_logits, position_weights(batch), self.top_k),
         )
 
     @torch.no_grad()
     def hidden(self, prompt_rows: Sequence[PromptRow]) -> Float[Tensor, "tokens hidden"]:
         """Hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
-        return self._hidden(prompt_rows, self._batch(prompt_rows, model.device))
+        batch = self._batch(prompt_rows, model.device)
+        return _predicting(self._body_output(prompt_rows, batch), batch)
 
     def _batch(self, prompt_rows: Sequence[PromptRow], device: torch.device) -> Batch:
         return collate(prompt_rows, self.layout, self.multiple).to(device)
@@ -85,16 +99,23 @@ class TokenScorer(nn.Module):
             return None
         return self.masking(reference.hidden, lengths)
 
-    def _hidden(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> Float[Tensor, "tokens hidden"]:
-        """Hidden states after the last norm, at the positions that predict a completion token."""
+    def _body_output(self, prompt_rows: Sequence[PromptRow], batch: Batch) -> ModelOutput:
+        """What the model without its head returns: hidden states after the last norm, and routers' logits if asked."""
         model = architecture.causal_lm(self.model)
-        body = model.base_model
+        body, options = architecture.body_of(model), {"use_cache": False}
+        if self.top_k is not None:
+            options["output_router_logits"] = True
         if self.layout != "padded":
             mask = architecture.masks(model, prompt_rows, batch, self.layout)
-            output = body(
-                input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
-            )
+            made = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, **options)
         else:
             # Without position ids and with a plain padding mask, as any transformers model takes it.
-            output = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), use_cache=False)
-        return output.last_hidden_state.flatten(0, 1).index_select(0, batch.predicts)
+            made = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), **options)
+        output: ModelOutput = made
+        return output
+
+
+def _predicting(output: ModelOutput, batch: Batch) -> Float[Tensor, "tokens hidden"]:
+    """The hidden states at the positions that predict a completion token."""
+    states: Tensor = output.last_hidden_state
+    return states.flatten(0, 1).index_select(0, batch.predicts)

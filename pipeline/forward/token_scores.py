@@ -39,6 +39,18 @@ class TokenMasks(NamedTuple):
     kl: Float[Tensor, "tokens"]  # float32, at least 0
 
 
+class Routing(NamedTuple):
+    """How routers share positions among experts: sums over positions and layers. See `routing`."""
+
+    counts: Float64[Tensor, "experts"]  # choices of each expert; no gradient
+    probabilities: Float64[Tensor, "experts"]  # gradients flow
+    positions: Float64[Tensor, ""]
+
+    def loss(self) -> Float64[Tensor, ""]:
+        """The auxiliary loss of these positions; gradients flow into the probabilities."""
+        return len(self.counts) * (self.counts * self.probabilities).sum() / self.positions**2
+
+
 class TokenScores(NamedTuple):
     """All completions of all rows of a micro-batch. What was not asked for is None."""
 
@@ -52,6 +64,7 @@ class TokenScores(NamedTuple):
     hidden: Float[Tensor, "tokens hidden"] | None = (
         None  # the states that predict each token, model's dtype; no gradient
     )
+    routing: Routing | None = None  # of a mixture of experts
 
     def sums(self) -> Float64[Tensor, "completions"]:
         """Log-probs, summed over each completion's tokens; gradients flow."""

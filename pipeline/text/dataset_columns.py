@@ -20,10 +20,12 @@ ALIASES = {
     # The names in SPPO's data.
     "chosen_preference": ("chosen_preference", "chosen_probs_win"),
     "rejected_preference": ("rejected_preference", "chosen_probs_lose"),
+    "system": ("system", "system_prompt"),
 }
 ROLES = (
     "prompt",
     "system",
+    "tools",
     "chosen",
     "rejected",
     "completion",
@@ -141,8 +143,9 @@ def _digits(value: Any) -> int:
 
 
 def match_columns(found: list[str], renamed: Mapping[str, str]) -> Columns:
-    """The column of each role. A name such as `answers.rank` is a field of the objects in a column.
+    """The column of each role; `renamed` gives a role another name, or "" for none.
 
+    A name such as `answers.rank` is a field of the objects in a column.
     Raises `InputError` for a role or a column that does not exist.
     """
     for role, name in renamed.items():

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from scoreonce.pipeline.text.chat import (
     Message,
     Render,
+    RenderWithTools,
     completion_messages,
     is_blank,
     messages_of,
@@ -24,6 +25,9 @@ from scoreonce.pipeline.text.chat import (
     render_completion,
     render_prompt,
     shared_messages,
+    tools_of,
+    with_system,
+    with_tools,
 )
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.quarantine import RowError
@@ -35,7 +39,8 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 class Example:
     """A preference as text. `rendered`: written by a chat template, so that no special tokens are added.
 
-    In unpaired data `chosen` is the only completion, and `label` says whether it is a good one.
+    In unpaired data `chosen` is the only completion, and `label` says whether it is a good one. `ends` are the ids of
+    the tokens that ended the two completions; None where a text had none.
     """
 
     prompt: str
@@ -48,8 +53,11 @@ class Example:
     chosen_preference: float | None = None
     rejected_preference: float | None = None
     label: bool | None = None
+    ends: tuple[int | None, int | None] = (None, None)
 
 
+# Columns that a chat template alone can make part of the prompt.
+CONVERSATIONAL = ("system", "tools")
 Read = Callable[[Row, Columns, Render], Example]
 # Words in the names of columns that are likely to have a role, for the mapping that a message proposes.
 LIKELY = {
@@ -66,7 +74,9 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     if {"chosen", "rejected"} <= has:
         if 2 * sum(_has_messages(row, columns) for row in sample) >= max(1, len(sample)):
             return "messages"
-        return "pairs" if "prompt" in has else "implicit"
+        if "prompt" not in has:
+            return "implicit"
+        return "messages" if conversational(columns) else "pairs"
     if {"response_1", "response_2", "preference"} <= has:
         return "labelled"
     if {"prompt", "responses", "scores"} <= has:
@@ -78,14 +88,28 @@ def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
 
 def _has_messages(row: Row, columns: Columns) -> bool:
     try:
-        return any(isinstance(columns.value(row, role), list) for role in ("prompt", "chosen", "rejected"))
+        return any(isinstance(columns.value(row, role), list | dict) for role in ("prompt", "chosen", "rejected"))
     except RowError:
         return False
 
 
+def conversational(columns: Columns) -> bool:
+    """Whether a column belongs to the prompt that only a chat template can write, so that text is read as messages."""
+    return not columns.names.keys().isdisjoint(CONVERSATIONAL)
+
+
 def require_columns(name: str, columns: Columns, found: list[str]) -> None:
-    """Raise `InputError` if the dataset lacks a column that the format needs."""
+    """Raise `InputError` if the dataset lacks a column that the format needs, or has one that it would drop."""
     has = columns.names.keys()
+    dropped = [role for role in CONVERSATIONAL if role in has and name in ("pairs", "implicit")]
+    if dropped:
+        raise InputError(
+            f"The format {name} has no place for a column: {', '.join(columns.names[role] for role in dropped)}.",
+            found=f"columns {', '.join(found)}",
+            where="data.format, and the columns of data.source",
+            fix='Set data.format = "messages", which writes it with the chat template, or leave it out with '
+            f'data.columns = {{ {", ".join(f"""{role} = "" """.strip() for role in dropped)} }}.',
+        )
     needs = FORMATS[name].needs
     if "messages" in has and "completion" in needs:
         needs = tuple(role for role in needs if role not in ("prompt", "completion"))
@@ -112,9 +136,9 @@ def _likely(role: str, names: Sequence[str]) -> str:
     return matches[0] if matches else "…"
 
 
-def read_row(name: str, row: Row, columns: Columns, render: Render) -> Example:
+def read_row(name: str, row: Row, columns: Columns, render: RenderWithTools) -> Example:
     """One row, of any format but `graded`, as text. Raises `RowError` with the first reason that applies."""
-    return usable(_READERS[name](row, columns, render))
+    return usable(_READERS[name](row, columns, with_tools(render, tools_of(columns.value(row, "tools")))))
 
 
 def usable(example: Example) -> Example:
@@ -199,7 +223,7 @@ def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
         )
     chosen, rejected = (first, second) if preference < 0.5 else (second, first)
     prompt = columns.value(row, "prompt")
-    if any(isinstance(value, list) for value in (prompt, first, second)):
+    if conversational(columns) or any(isinstance(value, list | dict) for value in (prompt, first, second)):
         return _read_conversations(row, columns, render, prompt, chosen, rejected)
     for role in ("response_1", "response_2"):
         columns.text(row, role)
@@ -246,6 +270,7 @@ def _rendered(
     chosen: list[Message],
     rejected: list[Message] | None,
 ) -> Example:
+    prompt = with_system(prompt, columns.value(row, "system"))
     text = render_prompt(prompt, render)
     sides = [None if side is None else render_completion(prompt, text, side, render) for side in (chosen, rejected)]
     return _example(row, columns, text, sides[0] or "", sides[1], rendered=True)
@@ -256,7 +281,7 @@ def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
         conversation = messages_of(columns.required(row, "messages"), "messages")
         return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
     prompt, completion = columns.required(row, "prompt"), columns.required(row, "completion")
-    if isinstance(prompt, list) or isinstance(completion, list):
+    if conversational(columns) or not (isinstance(prompt, str) and isinstance(completion, str)):
         return _rendered_completion(
             row, columns, render, prompt_messages(prompt), completion_messages(completion, "completion")
         )

@@ -10,14 +10,18 @@ from dataclasses import dataclass
 
 from scoreonce.pipeline.text.chat import (
     Render,
+    RenderWithTools,
     completion_messages,
     is_blank,
     prompt_messages,
     render_completion,
     render_prompt,
+    tools_of,
+    with_system,
+    with_tools,
 )
 from scoreonce.pipeline.text.dataset_columns import Columns, Row, number_of
-from scoreonce.pipeline.text.formats import Example, check_unicode, source_of, usable
+from scoreonce.pipeline.text.formats import Example, check_unicode, conversational, source_of, usable
 from scoreonce.pipeline.text.pairing import Pairing, pairs_of, preferences
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 
@@ -29,13 +33,13 @@ class _Response:
 
 
 def read_list(
-    row: Row, columns: Columns, render: Render, pairing: Pairing, preference_scale: float | None
+    row: Row, columns: Columns, render: RenderWithTools, pairing: Pairing, preference_scale: float | None
 ) -> list[Example | RowError]:
     """The pairs of a row, and an error for each unusable response. Raises `RowError` if the row makes no pair.
 
     With `preference_scale`, the pairs have the probabilities of `pairing.preferences`, over all usable responses.
     """
-    prompt, texts, rendered = _texts(row, columns, render)
+    prompt, texts, rendered = _texts(row, columns, with_tools(render, tools_of(columns.value(row, "tools"))))
     check_unicode(prompt)
     responses, refused = _usable(texts, columns.items(row, "scores"))
     scores = [response.score for response in responses]
@@ -46,8 +50,8 @@ def read_list(
     source = source_of(row, columns)
     sides = ((responses[chosen], responses[rejected], won[chosen], won[rejected]) for chosen, rejected in pairs)
     examples = [
-        Example(prompt, better.text, worse.text, better.score, worse.score, source, rendered, won_better, won_worse)
-        for better, worse, won_better, won_worse in sides
+        Example(prompt, better.text, worse.text, better.score, worse.score, source, rendered, better_won, worse_won)
+        for better, worse, better_won, worse_won in sides
     ]
     return [*refused, *map(_checked, examples)]
 
@@ -62,8 +66,12 @@ def _checked(example: Example) -> Example | RowError:
 def _texts(row: Row, columns: Columns, render: Render) -> tuple[str, list[str], bool]:
     """Prompt and responses as text, and whether a chat template wrote them."""
     prompt, responses = columns.required(row, "prompt"), columns.items(row, "responses")
-    if isinstance(prompt, list) or any(isinstance(response, list) for response in responses):
-        messages = prompt_messages(prompt)
+    if (
+        conversational(columns)
+        or isinstance(prompt, list)
+        or any(isinstance(response, list | dict) for response in responses)
+    ):
+        messages = with_system(prompt_messages(prompt), columns.value(row, "system"))
         text = render_prompt(messages, render)
         sides = [completion_messages(response, f"response {place}") for place, response in enumerate(responses, 1)]
         return text, ["" if is_blank(side) else render_completion(messages, text, side, render) for side in sides], True

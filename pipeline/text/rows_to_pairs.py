@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from scoreonce.pipeline.text.chat import Render
+from scoreonce.pipeline.text.chat import RenderWithTools, conversation_of
 from scoreonce.pipeline.text.formats import Columns, Example, Row, read_row, require_shared_turn
 from scoreonce.pipeline.text.graded import read_list
 from scoreonce.pipeline.text.pairing import Pairing, preferences
 from scoreonce.pipeline.text.quarantine import RowError
-from scoreonce.pipeline.text.tokenize import EncodedPair, Limits, TextEncoder, encode_pairs, fit, strip_eos
+from scoreonce.pipeline.text.tokenize import EncodedPair, Limits, TextEncoder, encode_pairs, fit, strip_ends
+from scoreonce.pipeline.text.transcripts import after_prompt
 from scoreonce.schemas import identity
+
+COMPLETIONS = ("chosen", "rejected", "completion", "response_1", "response_2", "responses")
+CONVERSATIONS = ("prompt", "messages", *COMPLETIONS)
+PLAIN = ("pairs", "implicit")  # the formats of texts that are never messages
 
 
 @dataclass(frozen=True)
@@ -20,12 +25,13 @@ class PreparationSettings:
 
     format: str
     columns: Columns
-    render: Render
+    render: RenderWithTools
     encoder: TextEncoder
     limits: Limits
     pairing: Pairing = field(default_factory=Pairing)
     preference_scale: float | None = None  # Bradley-Terry, if preferences are computed from scores
     turns_only: bool = False  # implicit: refuse a row whose common beginning ends at no turn
+    repeating: frozenset[str] = frozenset()  # roles whose texts begin with the prompt, which is cut off
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
     """The pairs of a row, and an error for each unusable part."""
     if isinstance(raw, RowError):
         return [raw]
+    raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
     try:
+        raw = _without_prompts(raw, recipe)
         recipe.columns.require_only_text(raw)
         if recipe.turns_only:
             require_shared_turn(raw, recipe.columns)
@@ -97,12 +105,44 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
         return [problem]
 
 
+def with_messages(row: Row, columns: Columns) -> Row:
+    """The row with messages where it has their source as text, as in CSV; the same object where it has none."""
+    names = [columns.names[role] for role in CONVERSATIONS if role in columns.names]
+    read = {name: _messages(row[name]) for name in names if name in row}
+    found = {name: value for name, value in read.items() if value is not row[name]}
+    return {**row, **found} if found else row
+
+
+def _messages(value: object) -> object:
+    if isinstance(value, str):
+        return conversation_of(value) or value
+    if isinstance(value, list) and any(isinstance(item, str) and conversation_of(item) for item in value):
+        return [_messages(item) for item in value]
+    return value
+
+
+def _without_prompts(row: Row, recipe: PreparationSettings) -> Row:
+    """The row with its completions as they go on after the prompt, where their columns repeat it."""
+    prompt = recipe.columns.value(row, "prompt") if recipe.repeating else None
+    if not isinstance(prompt, str):
+        return row
+    cut = {name: row.get(name) for name in (recipe.columns.names[role] for role in recipe.repeating)}
+    return {**row, **{name: _cut(prompt, value) for name, value in cut.items()}}
+
+
+def _cut(prompt: str, value: object) -> object:
+    if isinstance(value, list):
+        return [_cut(prompt, item) for item in value]
+    rest = after_prompt(prompt, value) if isinstance(value, str) else None
+    return value if rest is None else rest
+
+
 def _finished(example: Example | RowError, recipe: PreparationSettings) -> Example | RowError:
-    """The example as it is tokenized, without EOS and with its preferences, or why it is unusable."""
+    """The example as it is tokenized, without end tokens and with its preferences, or why it is unusable."""
     if isinstance(example, RowError):
         return example
     try:
-        return _with_preferences(strip_eos(example, recipe.encoder), recipe.preference_scale)
+        return _with_preferences(strip_ends(example, recipe.encoder), recipe.preference_scale)
     except RowError as problem:
         return problem
 
@@ -134,7 +174,14 @@ def _identified(row: int, text: Example, tokens: EncodedPair) -> PreparedPair:
 
 def _as_rejected(text: Example, tokens: EncodedPair) -> tuple[Example, EncodedPair]:
     """A bad completion of unpaired data, moved from the chosen side to the rejected one."""
-    moved = replace(text, chosen="", rejected=text.chosen, chosen_score=None, rejected_score=text.chosen_score)
+    moved = replace(
+        text,
+        chosen="",
+        rejected=text.chosen,
+        chosen_score=None,
+        rejected_score=text.chosen_score,
+        ends=text.ends[::-1],
+    )
     return moved, replace(
         tokens,
         chosen_ids=tokens.rejected_ids,  # none

@@ -4,26 +4,28 @@ The prompt's ids are those of the prompt tokenized alone, with BOS if the tokeni
 anything that it would append. The completion's ids are the rest of the ids of prompt and completion tokenized
 together. If one token spans the end of the prompt, the model could never have produced it; then the completion is
 encoded as a continuation: by the same tokenizer, but without the space that SentencePiece-style tokenizers put
-before a text. Every completion ends in exactly one EOS, unless `fit` truncates it.
+before a text.
 
-Text rendered by a chat template already has its special tokens, so none are added, as in
-`apply_chat_template`. White space that a template writes after the EOS of a turn is removed: generation stops there.
+Every completion ends in exactly one end token, unless `fit` truncates it: the one that its text ends in, if it is EOS,
+another end token of the model (`generation_config.eos_token_id`) or the token by which the chat template ends a turn;
+otherwise that of the template for what it rendered, and EOS for plain text. What follows the end token is removed:
+generation stops there.
+
+Text rendered by a chat template already has its special tokens, so none are added, as in `apply_chat_template`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 
-from scoreonce.pipeline.text.chat import Message, Render
 from scoreonce.pipeline.text.formats import Example
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError
@@ -39,6 +41,14 @@ NO_DUMMY_PREFIX: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class TurnEnd:
+    """How the chat template ends an assistant's turn: a token, and the text that it writes after it."""
+
+    token_id: int
+    after: str = ""
+
+
+@dataclass(frozen=True)
 class TextEncoder:
     """What encoding needs of a tokenizer."""
 
@@ -47,7 +57,8 @@ class TextEncoder:
     prefix: tuple[int, ...]  # what the tokenizer puts before a text: BOS, or nothing
     bos_id: int | None
     eos_id: int
-    eos_text: str
+    ends: Mapping[str, int]  # the tokens that end a completion, by their text, EOS among them
+    turn_end: TurnEnd | None  # None: the template, if there is one, ends a turn with no token
     digest: str  # of everything that determines the ids
 
 
@@ -73,8 +84,18 @@ class Limits:
     truncation: Literal["completion", "drop"] = "completion"
 
 
-def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
-    """The encoder of a tokenizer. Raises `InputError` for one without EOS, or without a `tokenizers` backend."""
+def text_encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    turn_end: TurnEnd | None = None,
+    end_ids: Sequence[int] = (),
+    template: object = None,
+) -> TextEncoder:
+    """The encoder of a tokenizer. `end_ids` are the model's end tokens besides EOS.
+
+    `template` is what decides the text of conversations besides the tokenizer, for the digest. Raises `InputError` for
+    a tokenizer without EOS, or without a `tokenizers` backend.
+    """
     where = f"data.tokenizer, {tokenizer.name_or_path}"
     if not tokenizer.is_fast:
         raise InputError(
@@ -93,36 +114,26 @@ def text_encoder(tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state |= {"truncation": None, "padding": None}
     prefix = _special_prefix(tokenizer)
+    ends = {tokenizer.eos_token_id, *end_ids, *([] if turn_end is None else [turn_end.token_id])}
     decides = [state, prefix, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
+    # What most tokenizers do not have is left out, so that it changes no digest of theirs.
+    decides += [part for part in (template, sorted(ends - {tokenizer.eos_token_id})) if part]
     return TextEncoder(
         whole=Tokenizer.from_str(json.dumps(state)),
         continuation=Tokenizer.from_str(json.dumps(_without_dummy_prefix(state))),
         prefix=prefix,
         bos_id=tokenizer.bos_token_id,
         eos_id=tokenizer.eos_token_id,
-        eos_text=str(tokenizer.eos_token),
+        ends=_texts_of(tokenizer, ends),
+        turn_end=turn_end,
         digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
     )
 
 
-def chat_renderer(tokenizer: PreTrainedTokenizerBase) -> Render:
-    """Renders messages with the tokenizer's chat template. The first call raises `InputError` if it has none."""
-
-    def render(messages: list[Message], add_generation_prompt: bool) -> str:
-        if tokenizer.chat_template is None:
-            raise InputError(
-                "The data are messages, but the tokenizer has no chat template.",
-                found="chat_template is not set",
-                where=f"data.tokenizer, {tokenizer.name_or_path}",
-                fix="Set data.tokenizer to that of an instruction-tuned model, or provide the data as text.",
-            )
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        except (TemplateError, TypeError) as error:
-            raise RowError("template_refuses", str(error)) from None
-        return str(text)
-
-    return render
+def _texts_of(tokenizer: PreTrainedTokenizerBase, ids: Collection[int]) -> dict[str, int]:
+    """The text of each token, the longest first, so that none is taken for the end of another."""
+    texts = {str(tokenizer.convert_ids_to_tokens(number)): number for number in ids if number < len(tokenizer)}
+    return dict(sorted(texts.items(), key=lambda item: (-len(item[0]), item)))
 
 
 def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -161,28 +172,41 @@ def _ids(tokenizer: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
     return [ids[text] for text in texts]
 
 
-def without_eos(text: str, eos_text: str) -> str:
-    """A completion without its final EOS tokens, and without white space after the first of them."""
-    bare = text.rstrip()
-    while bare.endswith(eos_text):
-        text = bare.removesuffix(eos_text)
+def split_end(text: str, ends: Mapping[str, int]) -> tuple[str, int | None]:
+    """A completion without the end tokens that it ends in and the white space after them, and the id of the first.
+
+    The id is None where it ends in none.
+    """
+    end, bare = None, text.rstrip()
+    while found := next((token for token in ends if bare.endswith(token)), None):
+        text, end = bare.removesuffix(found), ends[found]
         bare = text.rstrip()
-    return text
+    return text, end
 
 
-def strip_eos(example: Example, encoder: TextEncoder) -> Example:
-    """The example with `without_eos` completions. Raises `RowError` if one is blank then."""
-    chosen = without_eos(example.chosen, encoder.eos_text)
-    rejected = None if example.rejected is None else without_eos(example.rejected, encoder.eos_text)
+def strip_ends(example: Example, encoder: TextEncoder) -> Example:
+    """The example with completions without end tokens, and their ids. Raises `RowError` if a side is blank then."""
+    (chosen, chosen_end), (rejected, rejected_end) = (
+        ("", None) if side is None else _without_end(side, example.rendered, encoder)
+        for side in (example.chosen, example.rejected)
+    )
     if not chosen.strip():
         raise RowError("chosen_is_blank", repr(example.chosen))
-    if rejected is not None and not rejected.strip():
+    if example.rejected is None:
+        return replace(example, chosen=chosen, ends=(chosen_end, None))
+    if not rejected.strip():
         raise RowError("rejected_is_blank", repr(example.rejected))
-    return replace(example, chosen=chosen, rejected=rejected)
+    return replace(example, chosen=chosen, rejected=rejected, ends=(chosen_end, rejected_end))
+
+
+def _without_end(text: str, rendered: bool, encoder: TextEncoder) -> tuple[str, int | None]:
+    turn = encoder.turn_end if rendered else None
+    bare, end = split_end(text.removesuffix(turn.after) if turn else text, encoder.ends)
+    return bare, end if end is not None or turn is None else turn.token_id
 
 
 def encode_pairs(encoder: TextEncoder, examples: Sequence[Example]) -> list[EncodedPair | RowError]:
-    """Token ids of each example, untruncated, every completion ending in EOS; `RowError` if it cannot be split."""
+    """Token ids of each example, untruncated, every completion with its end token; `RowError` if it cannot be split."""
     prompts = _ids(encoder.whole, [example.prompt for example in examples])
     chosen = [(index, example.chosen) for index, example in enumerate(examples)]
     rejected = [(index, example.rejected) for index, example in enumerate(examples) if example.rejected is not None]
@@ -203,7 +227,7 @@ class _Completion:
 def _completions(
     encoder: TextEncoder, examples: Sequence[Example], prompts: list[list[int]], sides: list[tuple[int, str]]
 ) -> list[_Completion]:
-    """The ids, without EOS, of completions, each given with the index of its prompt."""
+    """The ids, without end token, of completions, each given with the index of its prompt."""
     wholes = _ids(encoder.whole, [examples[index].prompt + side for index, side in sides])
     found: dict[int, _Completion] = {}
     for at, (whole, (index, _)) in enumerate(zip(wholes, sides, strict=True)):
@@ -232,17 +256,18 @@ def _assemble(
     rejected_ids = [] if rejected is None else rejected.ids
     if chosen.ids is None or rejected_ids is None:
         return RowError("boundary_cannot_be_split", f"the prompt ends in {example.prompt[-20:]!r}")
+    chosen_end, rejected_end = (encoder.eos_id if end is None else end for end in example.ends)
     has_prefix = example.rendered or tuple(prompt[: len(encoder.prefix)]) == encoder.prefix
     return EncodedPair(
         np.array(prompt if has_prefix else [*encoder.prefix, *prompt], np.int32),
-        np.array([*chosen.ids, encoder.eos_id], np.int32),
-        np.array([] if rejected is None else [*rejected_ids, encoder.eos_id], np.int32),
+        np.array([*chosen.ids, chosen_end], np.int32),
+        np.array([] if rejected is None else [*rejected_ids, rejected_end], np.int32),
         boundary_merged=chosen.merged or (rejected is not None and rejected.merged),
     )
 
 
 def fit(pair: EncodedPair, limits: Limits, encoder: TextEncoder) -> EncodedPair:
-    """The pair truncated to the limits: the prompt loses its start except BOS, a completion its end, EOS included.
+    """The pair truncated to the limits: the prompt loses its start except BOS, a completion its end.
 
     Raises `RowError` if no completion token would be left, if the sides become the same, and for anything too long
     under `truncation = "drop"`.

@@ -1,7 +1,7 @@
-"""Implicit prompts: where two whole transcripts of the same conversation stop sharing a prompt.
+"""Completions that have the prompt in them: transcripts with an implicit prompt, and prompts that are repeated.
 
-The prompt is the longest common prefix, cut back to a boundary, so that no completion starts inside a word that both
-happen to begin with:
+The implicit prompt of two transcripts is their longest common prefix, cut back to a boundary, so that no completion
+starts inside a word that both happen to begin with:
 
 - after the last shared marker that opens an assistant's turn (HH's "\\n\\nAssistant:", the usual templates), if any;
 - otherwise after the last white space. A single space goes to the completions, as tokenizers join it to the word.
@@ -10,6 +10,7 @@ happen to begin with:
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 ASSISTANT_TURN = re.compile(
     r"(?:^|\n)(?:Assistant|ASSISTANT|AI|A):"  # HH-RLHF, Vicuna, plain transcripts
@@ -54,3 +55,22 @@ def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Prompt, chosen and rejected completion of two whole transcripts; the prompt is empty if nothing is shared."""
     end = prompt_end(chosen, rejected)
     return chosen[:end], chosen[end:], rejected[end:]
+
+
+def after_prompt(prompt: str, completion: str) -> str | None:
+    """The completion without the prompt that it begins with; None if it begins otherwise, or is the prompt alone.
+
+    A prompt of one word is no repetition, because a completion may well begin with that word.
+    """
+    text, repeated = completion.lstrip(), prompt.strip()
+    rest = completion.removeprefix(prompt) if completion.startswith(prompt) else text.removeprefix(repeated)
+    if len(repeated.split()) < 2 or not text.startswith(repeated) or not rest.strip():
+        return None
+    # "a red" is not repeated in "a reddish apple".
+    return None if repeated[-1].isalnum() and rest[0].isalnum() else rest
+
+
+def repeats_prompt(rows: Iterable[tuple[str, str]]) -> bool:
+    """Whether most of these completions, each given with its prompt, begin with the prompt."""
+    found = [after_prompt(prompt, completion) is not None for prompt, completion in rows]
+    return 2 * sum(found) > len(found)

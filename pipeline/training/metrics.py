@@ -15,7 +15,8 @@ def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, f
     """Means over the pairs of a step; `rewards/*` and `logps/*` over all pairs, filtered ones included.
 
     There is no entry for what the method does not have (SFT has no beta). In unpaired data each side's means are over
-    the rows that have it, and `rewards/margins` is their difference.
+    the rows that have it, and `rewards/margins` is their difference. `aux_loss`, of routers, is without its
+    coefficient, and not part of `loss`.
     """
     margins = outcome.chosen_rewards - outcome.rejected_rewards
     sides = {side: columns.get(f"has_{side}") for side in ("chosen", "rejected")}
@@ -34,6 +35,7 @@ def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, f
             for side, present in sides.items()
             if (name := f"policy_{side}_logps") in columns
         },
+        **({"aux_loss": columns["router_aux_loss"]} if "router_aux_loss" in columns else {}),
         "beta/mean": outcome.beta.mean(),
         "beta/min": outcome.beta.min(),
         "beta/max": outcome.beta.max(),

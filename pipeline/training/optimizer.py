@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -165,7 +166,10 @@ def make_scheduler(
         )
     warmup = math.ceil(steps * warmup_ratio)
     try:
-        return get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        made = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+        if "metrics" in inspect.signature(made.step).parameters:
+            raise ValueError(f"{name} follows a loss on held-out data, which training does not compute")
+        return made
     except (TypeError, ValueError) as error:
         raise InputError(
             "The schedule cannot be made.",

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -22,7 +23,7 @@ from scoreonce.pipeline.batches.device_transfer import index_tensor
 from scoreonce.pipeline.batches.microbatches import Batcher, microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.head import ReferenceDistribution
-from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.forward.token_scores import Routing, TokenScores
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
@@ -53,6 +54,13 @@ class MicrobatchPlan:
         ]
         most = max(len(own) for own in batches)
         return cls(tuple(tuple(tuple(batch) for batch in own + [[]] * (most - len(own))) for own in batches))
+
+
+class Forwarded(NamedTuple):
+    """What a micro-batch's forward pass gives."""
+
+    columns: dict[str, Float64[Tensor, "pairs"]]  # of the micro-batch's pairs; gradients flow
+    routing: Routing | None  # where an auxiliary loss of routers is asked for; gradients flow
 
 
 @dataclass(frozen=True)
@@ -99,18 +107,21 @@ class Step:
     reference: Callable[[Sequence[PromptRow]], ReferenceDistribution] | None = None
     share: float = 1.0  # of these pairs' loss in what the optimizer minimises
     split: Batcher = microbatches  # how the layout's rows are grouped
+    router_loss: float = 0.0  # coefficient of the auxiliary loss of routers, whose routing the scorer then gives
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
     ) -> tuple[Outcome, dict[str, Tensor]]:
         """Leave d loss / d parameter in `.grad`; return the method's outcome on the whole step, and its columns.
 
-        loss = sum(weight * losses) / sum(weight) over the step, however it is split.
+        loss = sum(weight * losses) / sum(weight) over the step, however it is split; the auxiliary loss of routers, if
+        any, is of all positions of the step, and added to it.
         """
         plan = MicrobatchPlan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
         own = plan.microbatches[self.processes.index]
         # One micro-batch needs no second forward pass either way, and this way its weights are exact from the start.
-        run = self._columns_first if len(own) == 1 or self.method.batch_coupled else self._pair_by_pair
+        coupled = self.method.batch_coupled or self.router_loss > 0
+        run = self._columns_first if len(own) == 1 or coupled else self._pair_by_pair
         return run(rows, own, columns, state)
 
     def _columns_first(
@@ -130,15 +141,18 @@ class Step:
             kept = self._forward(rows, first, asked)
         with torch.no_grad():
             made = [kept, *(self._forward(rows, pairs, asked) for pairs in others)]
-        everything = {**columns, **self._gathered(len(rows), own, made)}
+        everything = {**columns, **self._gathered(len(rows), own, [forward.columns for forward in made])}
         outcome, gradients = column_gradients(self.method, everything, state)
-        total = outcome.weight.sum()
+        total, routing = outcome.weight.sum(), self._whole_routing(own, made)
+        if routing is not None:
+            everything["router_aux_loss"] = routing.loss()
+        # The mismatched completion has no gradient, and its column is known by now; its routing has one.
+        again = asked if routing else asked.without_mismatched()
         with self._sync(last=not others):
-            self._backward(kept, first, gradients, total)
+            self._backward(kept, first, gradients, total, routing)
         for number, pairs in enumerate(others, start=1):
             with self._sync(last=number == len(others)):
-                # The mismatched completion has no gradient, and its column is known by now.
-                self._backward(self._forward(rows, pairs, asked.without_mismatched()), pairs, gradients, total)
+                self._backward(self._forward(rows, pairs, again), pairs, gradients, total, routing)
         return outcome, everything
 
     def _pair_by_pair(
@@ -155,7 +169,7 @@ class Step:
         for number, pairs in enumerate(own, start=1):
             with self._sync(last=number == len(own)):
                 forward = self._forward(rows, pairs, asked)
-                made.append({name: column.detach() for name, column in forward.items()})
+                made.append({name: column.detach() for name, column in forward.columns.items()})
                 gradients: dict[str, Tensor] = {}
                 if pairs:
                     gradients = column_gradients(self.method, {**_select(columns, pairs), **made[-1]}, state)[1]
@@ -168,9 +182,7 @@ class Step:
             torch._foreach_mul_([p.grad for p in self.parameters if p.grad is not None], len(rows) / total)
         return outcome, everything
 
-    def _forward(
-        self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns
-    ) -> dict[str, Float64[Tensor, "pairs"]]:
+    def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> Forwarded:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
         # A process without pairs left forwards the shortest pair, with a gradient of zero.
         chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
@@ -178,10 +190,11 @@ class Step:
         present = [row.present() for row in chosen]
         reference = self.reference(present) if self.reference else None
         scored = self.scorer(present, statistics=asked.reads("statistics"), reference=reference)
+        routing = scored.routing if self.router_loss else None
         lengths = [len(completion) for row in chosen for completion in row.completions]
         if 0 in lengths:  # the sum of a completion that is not there is 0
             scored = scored._replace(lengths=torch.tensor(lengths, device=scored.lengths.device))
-        return asked.from_scores(scored)
+        return Forwarded(asked.from_scores(scored), routing)
 
     def _gathered(
         self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]
@@ -195,16 +208,40 @@ class Step:
                 whole.index_copy_(1, index_tensor(pairs, whole.device), made)
         return dict(zip(names, self.processes.gather(whole), strict=True))
 
+    def _whole_routing(self, own: Sequence[Sequence[int]], forwards: Sequence[Forwarded]) -> Routing | None:
+        """How routers shared all positions of the step, from every process's micro-batches, without gradient."""
+        # A process without pairs left forwards one all the same; that one does not count.
+        flat = [
+            torch.cat([forward.routing.counts, forward.routing.probabilities.detach(), forward.routing.positions[None]])
+            * bool(pairs)
+            for pairs, forward in zip(own, forwards, strict=True)
+            if forward.routing is not None
+        ]
+        if not flat:
+            return None
+        whole = self.processes.gather(torch.stack(flat).sum(0))
+        counts, probabilities, positions = whole.tensor_split((len(whole) // 2, -1))
+        return Routing(counts, probabilities, positions[0])
+
     def _backward(
-        self, forward: Mapping[str, Tensor], pairs: Sequence[int], gradients: Mapping[str, Tensor], normaliser: Tensor
+        self,
+        forward: Forwarded,
+        pairs: Sequence[int],
+        gradients: Mapping[str, Tensor],
+        normaliser: Tensor,
+        routing: Routing | None = None,
     ) -> None:
         scale = self.share * self.processes.count / normaliser.clamp(min=torch.finfo(torch.float64).tiny)
         own = _select(gradients, pairs)
         terms = [
             (own[name] * scale * column).sum() if pairs else (0 * column).sum()
-            for name, column in forward.items()
+            for name, column in forward.columns.items()
             if name in self.method.differentiable
         ]
+        if routing is not None and forward.routing is not None:
+            # Of the sums of the step, those of this micro-batch have a gradient.
+            balance = routing._replace(probabilities=forward.routing.probabilities).loss()
+            terms.append(self.router_loss * self.share * self.processes.count * balance * bool(pairs))
         self.processes.backward(torch.stack(terms).sum())
 
     def _sync(self, *, last: bool) -> AbstractContextManager[None]:
@@ -242,7 +279,10 @@ def in_parts(
         state = outcome.state
         outcomes.append(outcome)
         made.append(everything)
-    return _joined(outcomes), _concatenated(made)
+    columns = _concatenated(made)
+    if "router_aux_loss" in columns:
+        columns["router_aux_loss"] = torch.stack([part["router_aux_loss"] for part in made]).mean()
+    return _joined(outcomes), columns
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:

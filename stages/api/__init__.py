@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scoreonce.stages.report.stage import report
     from scoreonce.stages.score.stage import score
     from scoreonce.stages.store.store import ReferenceStore
+    from scoreonce.stages.train.merge import merge
     from scoreonce.stages.train.stage import train
 
     __version__: str
@@ -40,6 +41,7 @@ __all__ = [
     "__version__",
     "audit",
     "evaluate",
+    "merge",
     "methods",
     "prepare",
     "report",
@@ -53,6 +55,7 @@ _MODULES = {
     "InputError": "schemas.errors",
     "ReferenceStore": "stages.store.store",
     "Run": "stages.config",
+    "merge": "stages.train.merge",
     "verbose": "stages.common.messages",
     **{stage: f"stages.{stage}.stage" for stage in ("audit", "evaluate", "prepare", "report", "score", "train")},
 }

@@ -12,7 +12,7 @@ import polars as pl
 from scoreonce.pipeline.audit.measures.contamination import evaluation_grams
 from scoreonce.pipeline.audit.measures.tokens import SpecialIds
 from scoreonce.schemas.errors import InputError
-from scoreonce.schemas.manifests import PairsManifest
+from scoreonce.schemas.manifests import PairsManifest, SpecialTokens
 from scoreonce.stages.audit.annotations import raw_annotations
 from scoreonce.stages.audit.measures import Inputs
 from scoreonce.stages.common.digests import file_digests
@@ -31,7 +31,7 @@ def gather(run: Run, manifest: PairsManifest) -> Inputs:
     texts = evaluation_prompts(run.audit.contamination)
     return Inputs(
         run.audit,
-        _special_ids(run),
+        _special_ids(run, manifest),
         evaluation_grams(texts, run.audit.ngram) if texts else None,
         dict(zip(run.audit.contamination, file_digests(_paths(run.audit.contamination)), strict=True)),
         raw_annotations(run.data, run.audit, manifest.inputs),
@@ -52,22 +52,24 @@ def _name(path: Path, paths: list[Path]) -> str:
     return str(path) if sum(other.name == path.name for other in paths) > 1 else path.name
 
 
-def _special_ids(run: Run) -> SpecialIds | None:
-    """The control tokens, None where the tokenizer is not at hand: an audit goes on without."""
-    from scoreonce.stages.models.loading import load_tokenizer
+def _special_ids(run: Run, manifest: PairsManifest) -> SpecialIds | None:
+    """The control tokens that `prepare` recorded; None where neither they nor a folder with the tokenizer is at hand.
+
+    An audit downloads nothing and needs no model.
+    """
+    found = manifest.tokenizer.special or _read_special(run.data.tokenizer or run.reference.model)
+    return None if found is None else SpecialIds(found.bos, tuple(found.ends), np.array(found.every, np.int64))
+
+
+def _read_special(name: str) -> SpecialTokens | None:
+    if not (Path(name) / "tokenizer_config.json").is_file():
+        return None
+    from scoreonce.stages.models.loading import load_tokenizer, special_tokens  # torch
 
     try:
-        name, revision = run.data.tokenizer, None
-        tokenizer = (
-            load_tokenizer(name, revision=revision)
-            if name
-            else load_tokenizer(run.reference.model, revision=run.reference.revision)
-        )
+        return special_tokens(load_tokenizer(name))
     except InputError:
         return None
-    added = [number for number, token in tokenizer.added_tokens_decoder.items() if token.special]
-    every = np.unique(np.array([*tokenizer.all_special_ids, *added], np.int64))
-    return SpecialIds(tokenizer.bos_token_id, tokenizer.eos_token_id, every)
 
 
 def _prompts(path: Path) -> pl.Series:

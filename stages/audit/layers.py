@@ -11,6 +11,7 @@ import polars as pl
 from scoreonce.pipeline.audit.checks import reference_checks, training_dynamics
 from scoreonce.pipeline.audit.checks.layer import Layer
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.data.reference_scores import read_reference
 
@@ -64,7 +65,7 @@ def _same_ids(left: pl.LazyFrame, right: pl.LazyFrame) -> bool:
 def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:
     path = paths.reference(split)
     try:
-        frame = pl.scan_parquet(path)
+        frame = scan_frame(path)
         have = frame.collect_schema().names()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(
@@ -128,7 +129,7 @@ def _by_label(folder: Path, name: str) -> dict[str, pl.LazyFrame]:
 
 def _readable(path: Path) -> pl.LazyFrame:
     try:
-        frame = pl.scan_parquet(path)
+        frame = scan_frame(path)
         frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError) as error:
         raise InputError(

@@ -32,6 +32,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.progress import progress
+from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Audit
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def measures(paths: RunPaths, inputs: Inputs) -> Path:
     """The file of measures, remade where the pairs or settings that it was made from have changed."""
     path, wanted = paths.measures, _made_from(paths, inputs)
     if manifests.changes(MeasuresManifest, paths.measures_manifest, wanted):
-        paths.measures_manifest.unlink(missing_ok=True)
+        remove(paths.measures_manifest, inside=paths.out)
         frame = _measure(paths, inputs)
         write_parquet(path, frame.to_arrow(compat_level=pl.CompatLevel.oldest()), rows_per_group=65_536)
         manifests.write(paths.measures_manifest, MeasuresManifest(**wanted, files={path.name: sha256(path)}))
@@ -97,7 +98,7 @@ def _made_from(paths: RunPaths, inputs: Inputs) -> dict[str, Any]:
         "settings": inputs.settings.model_dump(
             include={"near_duplicates", "similarity", "ngram", "votes", "vote_first", "vote_second"}
         ),
-        "special": special and {"bos": special.bos, "eos": special.eos, "every": special.every.tolist()},
+        "special": special and {"bos": special.bos, "ends": list(special.ends), "every": special.every.tolist()},
         "contamination": inputs.evaluation_digests,
     }
 

@@ -14,6 +14,7 @@ from scoreonce.pipeline.pages.audit.page import AuditPage, render
 from scoreonce.pipeline.pages.audit.pairs import Texts
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import atomic
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.data.pair_tables import read_audit
 
@@ -50,7 +51,7 @@ def _texts(paths: RunPaths, pair_ids: Sequence[str]) -> Iterator[Texts]:
     for split in SPLITS:
         path = paths.pairs(split)
         with _readable(path):
-            table = pl.scan_parquet(path).filter(pl.col("pair_id").is_in(pair_ids))
+            table = scan_frame(path).filter(pl.col("pair_id").is_in(pair_ids))
             found = table.select("pair_id", "row", "prompt", "chosen", "rejected").collect(engine="streaming")
         yield from (Texts(split=split, **row) for row in found.iter_rows(named=True))
 
@@ -63,7 +64,7 @@ def _affected(path: Path, findings: Sequence[Mapping[str, Any]]) -> dict[str, in
             columns.setdefault(finding["severity"], []).append(finding["column"])
     counts = [pl.any_horizontal(pl.col(names)).sum().alias(severity) for severity, names in columns.items()]
     with _readable(path):
-        found = pl.scan_parquet(path).select(counts).collect(engine="streaming") if counts else pl.DataFrame()
+        found = scan_frame(path).select(counts).collect(engine="streaming") if counts else pl.DataFrame()
     return found.row(0, named=True) if counts else {}
 
 

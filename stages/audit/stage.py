@@ -28,6 +28,8 @@ from scoreonce.stages.audit.measures import Inputs, measures
 from scoreonce.stages.audit.method_pull import methods_layer
 from scoreonce.stages.audit.page import write_page
 from scoreonce.stages.common.files import atomic, sha256, write_json
+from scoreonce.stages.common.frames import scan_frame
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import AuditResult
 from scoreonce.stages.config import Audit, Run
@@ -37,22 +39,23 @@ from scoreonce.stages.data.prepared_pairs import require_pairs
 logger = logging.getLogger(__name__)
 
 
-def audit(run: Run, *, fail_on: str | None = None) -> AuditResult:
+def audit(run: Run, *, fail_on: str | None = None, lock_timeout: float | None = None) -> AuditResult:
     """Audit the pairs of a run; `exceeded` of the result has what `fail_on` names and was found.
 
     `fail_on`: names of findings, each perhaps with what it must exceed: "duplicate_pair,contradictory_pair>0.01".
-    Raises `InputError` where the pairs are not prepared as the run file says, a file that it names cannot be read, or a
-    name is unknown.
+    Another audit of this run is waited for, at most `lock_timeout` seconds. Raises `InputError` where the pairs are not
+    prepared as the run file says, a file that it names cannot be read, or a name is unknown.
     """
     thresholds = parse(fail_on or "")
     paths = RunPaths.of(run)
     manifest = require_pairs(run)
     inputs = gather(run, manifest)
-    pairs = pl.scan_parquet(measures(paths, inputs))
-    layers = _layers(run, paths, pairs)
-    found = _document(run, manifest, pairs, layers, inputs)
-    write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **found})
-    page = write_page(paths)
+    with locked(paths, paths.audit, f"the folder {paths.audit}", timeout=lock_timeout):
+        pairs = scan_frame(measures(paths, inputs))
+        layers = _layers(run, paths, pairs)
+        found = _document(run, manifest, pairs, layers, inputs)
+        write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **found})
+        page = write_page(paths)
     exceeded = met(thresholds, found["findings"])
     logger.info("\n".join([*audit_lines(found), f"Written to {paths.audit}; open {page}"]))
     if exceeded:
@@ -87,10 +90,8 @@ def _document(
         "quarantined_by_reason": manifest.counts.by_reason,
     }
     votes = inputs.annotations.votes if inputs.annotations else None
-    judged_repeatedly = judgements(pl.scan_parquet(paths.audit_pairs), votes)
-    return document(
-        pl.scan_parquet(paths.audit_pairs), checks, layers, data, judged_repeatedly, _absent(run.audit, inputs)
-    )
+    judged_repeatedly = judgements(scan_frame(paths.audit_pairs), votes)
+    return document(scan_frame(paths.audit_pairs), checks, layers, data, judged_repeatedly, _absent(run.audit, inputs))
 
 
 def _layers(run: Run, paths: RunPaths, pairs: pl.LazyFrame) -> list[Layer]:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import polars as pl
 
+from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.pair_tables import joined_pairs
@@ -20,14 +22,16 @@ TEXT_SHOWN = 80
 def answer(run: Run, query: str) -> str:
     """The answer as a table of at most `ROWS_SHOWN` rows.
 
-    Raises `InputError` where nothing is prepared or the query cannot be answered; it names the tables and columns.
+    Raises `InputError` where nothing is prepared, the query reads a file, or it cannot be answered; the last names the
+    tables and columns.
     """
+    refuse_files(query, "scoreonce sql")
     paths = RunPaths.of(run)
     read_pairs(paths)
     frames = tables(paths)
     try:
         found = pl.SQLContext(frames).execute(query).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         columns = (f"{name}: {', '.join(frame.collect_schema().names())}" for name, frame in frames.items())
         raise InputError(
             "The query cannot be answered.",
@@ -42,7 +46,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
     """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label."""
     found = {
         "pairs": joined_pairs(paths),
-        "quarantine": pl.scan_parquet(paths.quarantine) if paths.quarantine.is_file() else None,
+        "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
         "steps": _labelled(paths.out / "train", "steps.parquet"),
         "evaluation": _labelled(paths.out / "evaluate", "pairs.parquet"),
     }
@@ -51,7 +55,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
 
 def _labelled(folder: Path, name: str) -> pl.LazyFrame | None:
     found = sorted(folder.glob(f"*/{name}"))
-    frames = [pl.scan_parquet(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
+    frames = [scan_frame(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
     return pl.concat(frames, how="diagonal_relaxed") if frames else None
 
 

@@ -13,6 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from scoreonce.stages.common.removal import remove
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
@@ -26,7 +28,7 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary, inside=path.parent)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -45,7 +47,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises `OSError` or `ValueError` if that fails."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("lists or objects are nested too deeply") from None
 
 
 def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) -> None:

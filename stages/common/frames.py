@@ -17,6 +17,11 @@ def frame_of(table: pa.Table) -> pl.DataFrame:
     return frame
 
 
+def scan_frame(path: Path | list[Path]) -> pl.LazyFrame:
+    """One or several Parquet files, read only as far as they are used. `*` and `[` in a name are no patterns."""
+    return pl.scan_parquet(path, glob=False)
+
+
 def read_frame(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     """Some or all columns of a Parquet file, with page checksums verified, as polars' own reader does not.
 

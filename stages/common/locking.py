@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import read_json, write_json
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.removal import remove, require_inside
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +40,26 @@ def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterato
         yield
     finally:
         with suppress(OSError):  # a full or missing disk must not hide the error that ended the block
-            holder.unlink(missing_ok=True)
+            remove(holder, inside=path.parent)
         lock.release()
+
+
+@contextmanager
+def locked(
+    paths: RunPaths, written: Path, what: str, *, timeout: float | None = None, restart: bool = False
+) -> Iterator[None]:
+    """Be the only process that writes the file or folder `written` of a run in this block.
+
+    `restart` removes what is there. Waits and raises as `exclusive` does, and raises `InputError` where `written` leads
+    out of the run's folder.
+    """
+    path = paths.lock(written)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path, what, timeout=timeout):
+        if restart:
+            remove(written, inside=paths.out)
+        require_inside(written, paths.out)
+        yield
 
 
 def _wait(lock: FileLock, holder: Path, what: str, timeout: float | None) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,7 +16,25 @@ from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, ROWS
 from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.schemas.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 _LOADED: dict[str, list[str]] = {}  # module name -> methods that its file registered
+
+
+def load_allowed(path: str, *, allowed: bool) -> list[str]:
+    """`load_file` for a file that a run file names, which may come from someone else.
+
+    Raises `InputError` where the caller has not allowed its code to run, and as `load_file` does.
+    """
+    if not allowed:
+        raise InputError(
+            "The run file names a Python file whose code would be run.",
+            found=f"train.method_file = {path!r}",
+            where="the run file, or --set",
+            fix="Read that file. If you trust it: --allow-method-file, in Python train(run, allow_method_file=True).",
+        )
+    logger.warning("running the code of %s", path)
+    return load_file(path)
 
 
 def load_file(path: str) -> list[str]:
@@ -48,8 +68,10 @@ def _source(name: str, path: str) -> bytes:
             "The method file is not a Python file.", found=path, where="method_file", fix="Give the path of a .py file."
         )
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise OSError("it is no file")
         return SourceFileLoader(name, path).get_data(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InputError(
             "The method file cannot be read.",
             found=str(error),
@@ -64,9 +86,9 @@ def _execute(name: str, path: str, source: bytes) -> None:
     sys.modules[name] = module
     try:
         exec(compile(source, path, "exec"), module.__dict__)  # an import would leave bytecode beside the file
-    except InputError:
+    except (InputError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # sys.exit() too: a command that ends there would look finished
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
         line = error.lineno if isinstance(error, SyntaxError) and not lines else lines[-1] if lines else "unknown"
         raise InputError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.names import name_of, require_name
 from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
@@ -17,7 +19,30 @@ def _label(train: Train) -> str:
     """The run's label; by default the method and the pieces that replace its own, as a folder name."""
     objective = "+".join(train.objective) if isinstance(train.objective, dict) else train.objective
     pieces = [piece for piece in (train.method, objective, train.calibration, train.selection) if piece]
-    return train.label or re.sub(r"[^\w.+-]+", "-", "+".join(pieces))
+    if train.label is not None:
+        return require_name(train.label, "train.label, or --label")
+    # Not cut to length: two compositions could become one name.
+    return require_name("+".join(map(name_of, pieces)), "train.label, by default made of the method and its pieces")
+
+
+def _folder(key: str, name: str) -> Path:
+    """A folder that is there or can be made: what of its path is there has to be folders."""
+    path = Path(name).expanduser()
+    there = next((each for each in (path, *path.parents) if os.path.lexists(each)), path)
+    if os.path.lexists(there) and not there.is_dir():
+        raise InputError(
+            f"{key} is not a folder.",
+            found=f"{there} is {_what_is(there)}",
+            where=f"{key} = {name!r}",
+            fix=f"Give {key} the name of a folder; it is made where there is none.",
+        )
+    return path
+
+
+def _what_is(path: Path) -> str:
+    if path.is_file():
+        return "a file"
+    return "a link that leads nowhere" if path.is_symlink() and not path.exists() else "a device or a pipe"
 
 
 @dataclass(frozen=True)
@@ -30,9 +55,15 @@ class RunPaths:
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
-        """The paths of a run file."""
-        out = Path(run.out)
-        return cls(out, Path(run.score.store) if run.score.store else out / "store", _label(run.train))
+        """The paths of a run file. Raises `InputError` where `out` or `score.store` can be no folder."""
+        out = _folder("out", run.out)
+        return cls(
+            out, _folder("score.store", run.score.store) if run.score.store else out / "store", _label(run.train)
+        )
+
+    def lock(self, written: Path) -> Path:
+        """The lock file of a file or folder of this run, outside of it: a folder can be removed and made again."""
+        return self.out / ".locks" / f"{'-'.join(written.relative_to(self.out).parts)}.lock"
 
     def pairs(self, split: Split) -> Path:
         """Prepared pairs with their text, without token ids (Parquet)."""
@@ -41,6 +72,11 @@ class RunPaths:
     def tokens(self, split: Split) -> Path:
         """Token ids of the same pairs, in the same order (Arrow, read by memory map)."""
         return self.out / "pairs" / f"{split}.tokens.arrow"
+
+    @property
+    def prepared(self) -> Path:
+        """Folder of the prepared pairs."""
+        return self.out / "pairs"
 
     @property
     def quarantine(self) -> Path:
@@ -80,6 +116,11 @@ class RunPaths:
     def policy(self) -> Path:
         """The trained model, a Hugging Face folder."""
         return self.training / "model"
+
+    @property
+    def merged(self) -> Path:
+        """The trained adapter merged into its base model by `scoreonce merge`, a Hugging Face folder."""
+        return self.training / "merged"
 
     @property
     def evaluation(self) -> Path:

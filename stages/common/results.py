@@ -12,15 +12,18 @@ from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 
 if TYPE_CHECKING:
+    from scoreonce.pipeline.templates.preview import PairText
+    from scoreonce.pipeline.text.rows_to_pairs import QuarantinedRow
     from scoreonce.schemas.manifests import PairCounts, PairsManifest
 
 
 @dataclass(frozen=True)
 class PrepareResult:
-    """What `prepare` made, or found up to date."""
+    """What `prepare` made, or found up to date. `preview` has the first pairs as text, if it made them."""
 
     paths: RunPaths
     manifest: PairsManifest
+    preview: tuple[PairText, ...] = field(default=(), repr=False)
 
     @property
     def counts(self) -> PairCounts:
@@ -34,6 +37,14 @@ class PrepareResult:
     def quarantine(self) -> pl.DataFrame:
         """The rows that cannot be used, each with its reason: rows of `schemas.tables.Quarantine`."""
         return read_frame(self.paths.quarantine)
+
+
+@dataclass(frozen=True)
+class PreviewResult:
+    """The first pairs that `prepare` would make, as text, and the unusable rows before the last of them."""
+
+    pairs: tuple[PairText, ...]
+    refused: tuple[QuarantinedRow, ...]
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,18 @@ class TrainResult:
     def steps(self) -> pl.DataFrame:
         """One row per pair and step: rows of `schemas.tables.StepPair`."""
         return read_frame(self.paths.training / "steps.parquet")
+
+
+@dataclass(frozen=True)
+class MergeResult:
+    """A LoRA policy as a whole model."""
+
+    paths: RunPaths
+
+    @property
+    def model(self) -> Path:
+        """Base model and adapter in one, a Hugging Face folder."""
+        return self.paths.merged
 
 
 @dataclass(frozen=True)

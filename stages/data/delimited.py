@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import codecs
 import csv
-import sys
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from scoreonce.pipeline.text.quarantine import RowError
 
+LONGEST = 64 << 20  # bytes of a line that is read at once, and characters of a field
 DELIMITERS = (",", ";", "\t")
 
 
 def delimited_rows(handle: BinaryIO, name: str) -> Iterator[dict[str, Any] | RowError]:
     """The rows, every value as text; a `RowError` for one that is not UTF-8 or has another number of fields."""
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a long answer is longer than the default of 128 KiB
-    lines = codecs.iterdecode(handle, "utf-8-sig", errors="surrogateescape")
+    csv.field_size_limit(LONGEST)  # a long answer is longer than the default of 128 KiB
+    bounded = iter(lambda: handle.readline(LONGEST), b"")
+    lines = codecs.iterdecode(bounded, "utf-8-sig", errors="surrogateescape")
     header = next(lines, "")
     delimiter = "\t" if ".tsv" in name else max(DELIMITERS, key=header.count)
     columns = next(csv.reader([header], delimiter=delimiter), [])

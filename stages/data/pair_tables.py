@@ -11,6 +11,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import AuditManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.data.reference_scores import read_reference
 
@@ -21,13 +22,11 @@ def joined_pairs(paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFr
     Reference columns are null for pairs that were not scored since, and audit columns are there only where the audit
     is of these very pairs. Raises `InputError` where the reference scores are damaged.
     """
-    pairs = pl.concat(
-        [pl.scan_parquet(paths.pairs(split)).with_columns(split=pl.lit(split, pl.String)) for split in splits]
-    )
+    pairs = pl.concat([scan_frame(paths.pairs(split)).with_columns(split=pl.lit(split, pl.String)) for split in splits])
     audit = current_audit(paths)
     if audit is None:
         return _with_reference(pairs, paths)
-    audited = pl.scan_parquet(paths.audit_pairs).filter(pl.col("split").is_in(list(splits)))
+    audited = scan_frame(paths.audit_pairs).filter(pl.col("split").is_in(list(splits)))
     if audit.reference_manifest_sha256 == reference_digest(paths):
         return _with_reference(_beside(pairs, audited), paths)
     # The audit holds the columns of another scoring: those that are there now come first.
@@ -67,7 +66,7 @@ def _with_reference(pairs: pl.LazyFrame, paths: RunPaths) -> pl.LazyFrame:
     if not paths.reference_manifest.is_file():
         return pairs
     read_reference(paths)
-    reference = pl.concat([pl.scan_parquet(paths.reference(split)) for split in SPLITS]).unique("pair_id")
+    reference = pl.concat([scan_frame(paths.reference(split)) for split in SPLITS]).unique("pair_id")
     have = pairs.collect_schema().names()
     more = [name for name in reference.collect_schema().names() if name not in have]
     if not more:

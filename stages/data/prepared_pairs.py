@@ -14,7 +14,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.raw_data import local_inputs
 
 Inputs = Mapping[str, LocalInput | HubInput]
-WHICH_DATA = {"source", "subset", "split", "test_source", "test_split"}
+WHICH_DATA = {"source", "subset", "split", "test_source", "test_split", "chat_template"}
 
 
 def data_settings(data: Data) -> Settings:
@@ -76,12 +76,20 @@ def _inputs_now(manifest: PairsManifest, data: Data) -> Inputs:
         if inputs is not None:
             found |= inputs
             here.append(Path(source).expanduser())
+    if data.chat_template is not None:
+        found |= _template_now(data)
     elsewhere = {
         name: each
         for name, each in manifest.inputs.items()
         if not any(Path(name).is_relative_to(path) for path in here)
     }
     return {**elsewhere, **found}
+
+
+def _template_now(data: Data) -> dict[str, LocalInput]:
+    from scoreonce.stages.data.encoding import template_inputs
+
+    return template_inputs(data)
 
 
 def _sources(data: Data) -> list[tuple[str, str | None]]:
@@ -100,9 +108,9 @@ def _tokenizer_differences(manifest: PairsManifest, run: Run) -> list[Difference
     )
     if name == manifest.tokenizer.name or not (Path(name) / "tokenizer_config.json").is_file():
         return []
-    from scoreonce.pipeline.text.tokenize import text_encoder
+    from scoreonce.stages.data.encoding import encoding_of
     from scoreonce.stages.models.loading import load_tokenizer
 
-    same = text_encoder(load_tokenizer(name)).digest == manifest.tokenizer.digest
+    same = encoding_of(load_tokenizer(name), run.data).encoder.digest == manifest.tokenizer.digest
     key = "data.tokenizer" if run.data.tokenizer else "reference.model, whose tokenizer is used"
     return [] if same else [Difference(key, manifest.tokenizer.name, name)]

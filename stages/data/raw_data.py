@@ -53,8 +53,15 @@ def open_data(source: str, *, subset: str | None, split: str | None, batch_rows:
     dataset or split.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if path.is_file() or path.is_dir():
         return _local(path, split, batch_rows)
+    if path.exists():
+        raise InputError(
+            "The dataset is neither a file nor a folder.",
+            found=f"{path} is a pipe, a socket or a device, and data are read more than once",
+            where="data.source",
+            fix="Write the data to a file, and give that.",
+        )
     if path.suffix in {*KINDS, *SUFFIXES, ".txt"} or source.startswith((".", "/", "~")) or source.count("/") > 1:
         nearby = sorted(str(p) for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise InputError(

@@ -5,12 +5,14 @@ A row that cannot be read is replaced by a `RowError`; a file that cannot be rea
 
 from __future__ import annotations
 
+import codecs
 import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +24,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.data.compression import is_compressed, open_bytes, uncompressed_name
 from scoreonce.stages.data.delimited import delimited_rows
 
+LONGEST_LINE = 64 << 20  # bytes of one row of JSON: a compressed file of megabytes may hold a line of gigabytes
+LARGEST_ARRAY = 4 << 30  # bytes of one JSON array, which is parsed as a whole
 RawRow = dict[str, Any] | RowError
 Names = Sequence[str] | None
 KINDS = {
@@ -47,15 +51,7 @@ def readable(file: Path) -> Iterator[None]:
     """Turn errors of reading `file` into an `InputError`."""
     try:
         yield
-    except (
-        pa.ArrowException,
-        OSError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-    ) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
         raise InputError(
             "A data file cannot be read.",
             found=f"{type(error).__name__}: {str(error)[:200]}",
@@ -98,14 +94,13 @@ def _text_batches(
 
 
 def _json_rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
-    start = handle.read(3)
-    first = handle.readline() if start == b"\xef\xbb\xbf" else start + handle.readline()  # skip a byte-order mark
+    first = handle.readline(LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
     if first.lstrip().startswith(b"[") and (".json" in Path(name).suffixes or _begins_an_array(first)):
         # One array over the whole file cannot be parsed in pieces.
-        for index, item in enumerate(json.loads(first + handle.read())):
+        for index, item in enumerate(json.loads(first + _rest(handle))):
             yield _object(item, f"item {index} of {name}")
         return
-    for number, line in enumerate(chain([first], handle), 1):
+    for number, line in enumerate(_lines(handle, first), 1):
         if line.strip():
             yield _json_row(line, f"line {number} of {name}")
 
@@ -116,12 +111,31 @@ def _begins_an_array(line: bytes) -> bool:
     return not inside or inside.startswith(b"{")
 
 
+def _rest(handle: BinaryIO) -> bytes:
+    rest = handle.read(LARGEST_ARRAY)
+    if len(rest) == LARGEST_ARRAY:
+        raise ValueError(f"one JSON array of over {LARGEST_ARRAY:,} bytes; write one object a line (jq -c '.[]')")
+    return rest
+
+
+def _lines(handle: BinaryIO, first: bytes) -> Iterator[bytes]:
+    """The lines of a file in bounded memory: of one over `LONGEST_LINE`, its first bytes, without the line's end."""
+    line = first
+    while line:
+        yield line
+        while line and not line.endswith(b"\n"):  # the rest of a long line
+            line = handle.readline(LONGEST_LINE)
+        line = handle.readline(LONGEST_LINE)
+
+
 def _json_row(line: bytes, where: str) -> RawRow:
+    if len(line) >= LONGEST_LINE and not line.endswith(b"\n"):
+        return RowError("line_too_long", f"{where}: over {LONGEST_LINE:,} bytes")
     try:
         return _object(json.loads(line.decode("utf-8")), where)
     except UnicodeDecodeError as error:
         return RowError("invalid_utf8", f"{where}: byte {line[error.start]:#04x} at {error.start}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of over 4,300 digits is a `ValueError` alone
         return RowError("invalid_json", f"{where}: {error}")
 
 
@@ -146,23 +160,42 @@ def _arrow_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list
         except pa.ArrowInvalid:  # datasets writes the stream format
             batches = iter(pa.ipc.open_stream(source))
         for batch in batches:
-            names = [name for name in batch.schema.names if columns is None or name in columns]
+            wanted = [place for place, name in enumerate(batch.schema.names) if columns is None or name in columns]
             for start in range(0, batch.num_rows, batch_rows):
-                yield python_rows(batch.select(names).slice(start, batch_rows))
+                yield python_rows(batch.select(wanted).slice(start, batch_rows))
 
 
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
-    """The rows of an Arrow batch; a `RowError` for a row with text that is not UTF-8."""
+    """The rows of an Arrow batch; a `RowError` for a row with text that is not UTF-8.
+
+    A value that Python cannot hold, such as a date in the year 30000, is an `Unreadable`. Raises `ValueError` where two
+    columns have one name.
+    """
+    names = batch.schema.names
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"two columns have the name {twice[0]!r}")
     try:
         rows: list[RawRow] = batch.to_pylist()
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         return [_python_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
     return rows
 
 
+@dataclass(frozen=True)
+class Unreadable:
+    """Stands for a value that Python cannot hold. No format takes it, so that only a row that needs it is refused."""
+
+    reason: str
+
+
 def _python_row(batch: pa.RecordBatch | pa.Table) -> RawRow:
-    try:
-        row: dict[str, Any] = batch.to_pylist()[0]
-    except UnicodeDecodeError as error:
-        return RowError("invalid_utf8", str(error))
+    row: dict[str, Any] = {}
+    for name in batch.schema.names:
+        try:
+            row[name] = batch.column(name).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            return RowError("invalid_utf8", str(error))
+        except (ValueError, OverflowError) as error:
+            row[name] = Unreadable(str(error))
     return row

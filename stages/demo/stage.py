@@ -60,6 +60,7 @@ class Size:
 def task(run: Run, size: Size = Size()) -> None:
     """Write the task's texts as completion-only data, and a tokenizer and an untrained model for them."""
     prompts, draw = _prompts(run, size).texts, random.Random(run.data.seed)
+    _require_own(run, prompts, [Path(run.data.source), Path(run.reference.model)])
     texts = [card(prompt, draw) for prompt in prompts]
     _write_jsonl(
         Path(run.data.source),
@@ -79,6 +80,7 @@ def task(run: Run, size: Size = Size()) -> None:
 def pairs(run: Run, size: Size = Size()) -> None:
     """Sample two completions per prompt from the reference; the true reward labels them, with noise."""
     prompts, draw = _prompts(run, size).pairs, random.Random(run.data.seed)
+    _require_own(run, prompts, [Path(run.data.source)])
     tokenizer = loading.load_tokenizer(run.reference.model)
     model = loading.load_model(
         run.reference.model, dtype=run.reference.dtype, device=loading.resolve_device(run.compute.device)
@@ -125,6 +127,30 @@ def judge(run: Run, size: Size = Size()) -> None:
 
 def _prompts(run: Run, size: Size) -> Prompts:
     return draw_prompts(run.data.seed, texts=size.texts, pairs=size.pairs, judged=size.judged)
+
+
+def _require_own(run: Run, prompts: Sequence[Prompt], written: Sequence[Path]) -> None:
+    """Raise `InputError` where data or a model would be replaced that the demo has not written.
+
+    Its data begin with its first prompt, which `data.seed` determines; its model stands beside such data.
+    """
+    there = [path for path in written if path.exists()]
+    if there and _first_prompt(Path(run.data.source)) != prompts[0].text:
+        raise InputError(
+            "The demo would replace files that it has not written.",
+            found=f"{' and '.join(map(str, there))}; the data do not begin with the demo's first prompt",
+            where="data.source and reference.model of the run file",
+            fix="Use configs/demo_sft.toml and configs/demo.toml. If these files are of a demo with another "
+            "data.seed, delete them.",
+        )
+
+
+def _first_prompt(path: Path) -> Any:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return json.loads(lines.readline())["prompt"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _load(model: Reference, run: Run) -> ModelScorer:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
+from scoreonce.schemas.names import name_of
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
@@ -28,7 +29,7 @@ def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
     # The reference itself keeps its revision and adapter; any other model is what its own folder says.
     if name == run.reference.model:
         return run.reference
-    trained = Path(name).resolve() == paths.policy.resolve()
+    trained = Path(name).resolve() in (paths.policy.resolve(), paths.merged.resolve())
     dtype = (run.train.dtype if trained else None) or run.reference.dtype
     if not (Path(name) / "adapter_config.json").is_file():
         return Reference(model=name, dtype=dtype)
@@ -37,9 +38,9 @@ def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
 
 
 def label_of(paths: RunPaths, policy: Reference) -> str:
-    """The training label for a policy that `train` wrote in this run, otherwise the last part of the model's name."""
+    """The training label for a policy that `train` wrote in this run, otherwise made of the model's last name."""
     path = Path(policy.adapter or policy.model).resolve()
-    return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else path.name
+    return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else name_of(path.name)
 
 
 def lineage_of(policy: Reference) -> Lineage | None:

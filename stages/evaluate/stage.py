@@ -20,8 +20,10 @@ from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.numbers import percent, shown, signed
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import EvaluatedReference, EvaluationManifest, PairsManifest, ReferenceManifest
+from scoreonce.schemas.names import require_name
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
@@ -44,25 +46,33 @@ _PRINTED = {
 }
 
 
-def evaluate(run: Run, *, model: str | None = None, label: str | None = None) -> EvaluateResult:
+def evaluate(
+    run: Run, *, model: str | None = None, label: str | None = None, lock_timeout: float | None = None
+) -> EvaluateResult:
     """Score the policy on the held-out pairs and write the results.
 
     `model` is a folder or Hub name, by default `evaluate.model` or what `train` wrote; `label` names the results.
-    Raises `InputError` where there is no policy, no held-out pair, or no reference scores that belong to these pairs.
+    Another process that scores the same model, or writes results of that label, is waited for, at most `lock_timeout`
+    seconds. Raises `InputError` where there is no policy, no held-out pair, or no reference scores that belong to these
+    pairs.
     """
     paths = RunPaths.of(run)
-    policy = policy_of(run, paths, model or run.evaluate.model)
+    policy = policy_of(run, paths, (run.replace({"evaluate.model": model}) if model else run).evaluate.model)
     _require_held_out(require_pairs(run), paths)
     reference = require_reference(run)
     require_scores_of_pairs(reference, paths)
-    results = replace(paths, label=label or run.evaluate.label or label_of(paths, policy))
+    name = label or run.evaluate.label or label_of(paths, policy)
+    results = replace(paths, label=require_name(name, "evaluate.label, or --label"))
     store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
-    scoring = score_completions(ScoringJob(paths, ("test",), policy, store, run.compute, bare))
+    scoring = score_completions(
+        ScoringJob(paths, ("test",), policy, store, run.compute, bare), lock_timeout=lock_timeout
+    )
     pairs = evaluation_pairs(paths, store)
     figures = evaluation_summary(pairs)
     if scoring.main:
-        summary = _write(pairs, figures, results, policy, store, reference)
+        with locked(paths, results.evaluation, f"the evaluation {results.label}", timeout=lock_timeout):
+            summary = _write(pairs, figures, results, policy, store, reference)
         logger.info("\n".join(_lines(summary, scoring, results)))
     return EvaluateResult(results, figures)
 

@@ -27,6 +27,8 @@ from scoreonce.stages.models import loading, model_digests
 
 # Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
+# Recorded only where they are on, so that a run of before is the same run without them.
+OPTIONAL = {"lora_continue", "router_aux_loss"}
 # Recorded under `method`, in resolved form.
 METHOD = {"method", "method_file", "objective", "calibration", "selection"}
 
@@ -74,9 +76,10 @@ def describe(
     None where the method reads none.
     """
     packages = ("scoreonce", "torch", "transformers", "accelerate", "polars", "pyarrow")
+    off = {name for name in OPTIONAL if not getattr(run.train, name)}
     parts = {
         "method": _method(method),
-        "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD)
+        "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD - off)
         | {"dtype": dtype_of(run)},
         "policy": _policy(run),
         "reference": reference and _reference(reference),

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.schemas.manifests import SpecialTokens
+from scoreonce.stages.models import adapters
+from scoreonce.stages.models.loading_report import require_whole
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -31,10 +40,14 @@ for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 trust_remote_code = False
 
 
-def folder_of(name: str, revision: str | None = None) -> Path:
+NOT_LOADED = ("*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
+
+def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The local folder of a model or adapter: `name` itself, or the snapshot of a Hub repository, downloaded if needed.
 
-    Raises `InputError` if there is neither.
+    Without `weights` the download leaves them out. Raises `InputError` if there is neither.
     """
     if Path(name).is_dir():
         return Path(name)
@@ -50,14 +63,12 @@ def folder_of(name: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(
-                name, revision=revision, ignore_patterns=["*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*"]
-            )
+            snapshot_download(name, revision=revision, ignore_patterns=[*NOT_LOADED, *(() if weights else WEIGHTS)])
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             "No such model.",
-            found=f"no folder {name}, and the Hub says: {_first_line(error)}",
+            found=f"no folder {name}, and the Hub says: {first_line(error)}",
             where="reference.model / train.model",
             fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
         ) from None
@@ -87,129 +98,130 @@ def load_model(
     """A causal language model in evaluation mode on `device`, with its weights in `dtype` and an adapter if given.
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
-    weights, which rounds in half precision. Raises `InputError` if the model or adapter cannot be loaded.
+    weights, which then train as those of a model without one. Raises `InputError` if the model or adapter cannot be
+    loaded, or is not exactly what its files hold.
     """
     folder = folder_of(name, revision)
+    config = load_config(folder)
+    _disable_dropout(config)
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        _disable_dropout(config)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # they are refused below, with their names
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The model cannot be loaded.",
-            found=_first_line(error),
+            found=first_line(error),
             where=str(folder),
             fix="Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
+    require_whole(
+        str(folder),
+        missing=report["missing_keys"],
+        unexpected=report["unexpected_keys"],
+        mismatched=report["mismatched_keys"],
+    )
     if adapter is not None:
-        model = _with_adapter(model, adapter, merge)
+        model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
 
 
-def _with_adapter(model: PreTrainedModel, adapter: str, merge: bool) -> PreTrainedModel:
-    peft = _peft("reference.adapter")
+def load_config(folder: Path) -> PretrainedConfig:
+    """The configuration of a model folder. Raises `InputError` where it cannot be loaded, or is untrusted code."""
     try:
-        with _deprecations_ignored():
-            wrapped = peft.PeftModel.from_pretrained(model, str(folder_of(adapter)))
-        return wrapped.merge_and_unload() if merge else wrapped
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
-            "The adapter cannot be loaded.",
-            found=_first_line(error),
-            where=adapter,
-            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
+            "The model's configuration cannot be loaded.",
+            found=first_line(error),
+            where=str(folder),
+            fix=_code_fix(error)
+            or "Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
+    return config
 
 
-@contextmanager
-def _deprecations_ignored() -> Iterator[None]:
-    """For names that exist in every release 5 of transformers and are deprecated in later ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+def _code_fix(error: BaseException) -> str | None:
+    """What to do where transformers refuses to run the Python code of a model folder; None for other errors."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return "The folder has Python code of its own. Read it, and if you trust it, add --trust-remote-code."
 
 
 def recompute_activations(model: PreTrainedModel) -> None:
-    """Enable gradient checkpointing, and training mode, which transformers requires for it. Dropout stays 0."""
-    with _deprecations_ignored():
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
+    """Enable gradient checkpointing.
 
-
-def _peft(where: str) -> Any:
-    try:
-        import peft
-    except ImportError:
-        raise InputError(
-            "An adapter needs the peft package.",
-            found="peft is not installed",
-            where=where,
-            fix="pip install 'scoreonce[peft]'.",
-        ) from None
-    return peft
-
-
-def with_new_adapter(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PreTrainedModel:
-    """The model with new LoRA matrices as its only trained weights. Its outputs are unchanged at first.
-
-    Raises `InputError` if no module matches `targets`, or if one is the output head: log-probs are computed from the
-    head's own weight (`architecture.head_of`), without an adapter.
+    transformers recomputes a module only in training mode, so those modules are in it and no others: `model.train()`
+    would also add the noise by which routers of experts explore.
     """
-    peft = _peft("train.lora_rank")
-    head = model.get_output_embeddings()
-    named = next((name for name, module in model.named_modules() if module is head), "")
-    if any(named == target or named.endswith(f".{target}") for target in targets):
-        raise InputError(
-            "LoRA cannot adapt the output head.",
-            found=f"{named} in lora_targets",
-            where="train.lora_targets",
-            fix='Leave it out, or use ["all-linear"], which excludes it.',
-        )
-    modules = "all-linear" if targets == ["all-linear"] else targets
-    try:
-        settings = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
-        with _deprecations_ignored():
-            return peft.get_peft_model(model, settings)
-    except ValueError as error:
-        names = sorted(
-            {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-        )
-        raise InputError(
-            "LoRA finds nothing to adapt.",
-            found=_first_line(error),
-            where="train.lora_targets",
-            fix=f'Use ["all-linear"], or some of {", ".join(names)}.',
-        ) from None
+    with adapters.deprecations_ignored():
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in model.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
 
 
-def dropout_settings(config: Any) -> dict[str, float]:
-    """The dropout probabilities in a model's config, by key."""
+def dropout_settings(config: PretrainedConfig) -> dict[str, float]:
+    """The dropout probabilities in the config of a model's text part, by key."""
     return {
         key: value
-        for key, value in config.to_dict().items()
-        if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate")) and isinstance(value, float)
+        for key, value in config.get_text_config().to_dict().items()
+        if key.endswith(("dropout", "pdrop", "dropout_prob", "dropout_rate", "layerdrop")) and isinstance(value, float)
     }
 
 
-def _disable_dropout(config: Any) -> None:
+def _disable_dropout(config: PretrainedConfig) -> None:
     for key in dropout_settings(config):
-        setattr(config, key, 0.0)
+        setattr(config.get_text_config(), key, 0.0)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or Hub name. Raises `InputError` if there is none."""
-    folder = folder_of(name, revision)
+    folder = folder_of(name, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The tokenizer cannot be loaded.",
-            found=_first_line(error),
+            found=first_line(error),
             where=str(folder),
-            fix="Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
+            fix=_code_fix(error) or "Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
         ) from None
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:
+    """The ids of a tokenizer's control tokens; `ends` are those that end a completion, EOS where none is given."""
+    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    last = sorted(ends) or [tokenizer.eos_token_id]
+    every = sorted({*tokenizer.all_special_ids, *added, *last})
+    return SpecialTokens(bos=tokenizer.bos_token_id, ends=last, every=every)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The control tokens at which generation ends, by the generation_config.json beside the tokenizer.
+
+    Raises `InputError` if that file cannot be read.
+    """
+    file = Path(tokenizer.name_or_path) / "generation_config.json"
+    if not file.is_file():
+        return []
+    try:
+        stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            "The generation config cannot be read.",
+            found=str(error),
+            where=str(file),
+            fix="Download the model again, or remove this file.",
+        ) from None
+    # A config of a tiny or converted model may name a token that is ordinary text.
+    return [
+        each for each in (stated if isinstance(stated, list) else [stated]) if each in tokenizer.added_tokens_decoder
+    ]
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -225,10 +237,6 @@ def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(requested)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def require_fit(model: PreTrainedModel, name: str, *, largest_token: int, longest_sequence: int) -> None:

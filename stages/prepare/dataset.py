@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreonce.pipeline.detection.roles import Recognised, recognise
-from scoreonce.pipeline.text.chat import Render
+from scoreonce.pipeline.detection.roles import recognise
+from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.quarantine import RowError
-from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings
-from scoreonce.pipeline.text.tokenize import Limits, TextEncoder
+from scoreonce.pipeline.text.rows_to_pairs import COMPLETIONS, PLAIN, PreparationSettings, with_messages
+from scoreonce.pipeline.text.tokenize import Limits
+from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
+from scoreonce.stages.data.encoding import Encoding
 from scoreonce.stages.data.raw_data import RawData, columns_of, open_data
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ def open_test(data: Data) -> RawData | None:
     return open_data(data.source, subset=data.subset, split=data.test_split)
 
 
-def dataset_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -> Dataset:
+def dataset_of(raw: RawData, data: Data, encoding: Encoding) -> Dataset:
     """The dataset and how to read it, found out from its first rows. Raises `InputError` where that cannot be told."""
     head = next(raw.batches(None), [])
     found = columns_of(head)
@@ -61,41 +67,62 @@ def dataset_of(raw: RawData, data: Data, encoder: TextEncoder, render: Render) -
             where=raw.name,
             fix="Give a dataset with rows, one JSON object a line if it is JSON.",
         )
+    rows = [row for row in head if isinstance(row, dict)]
     recognised = recognise(
         found,
-        [row for row in head if isinstance(row, dict)],
+        rows,
         data.columns,
         format=None if data.format == "auto" else data.format,
         coding=data.preference,
         untyped=raw.untyped,
     )
-    if recognised.has_system:
-        _require_system_turns(recognised, render)
+    columns, repeating = recognised.columns, _repeating(recognised.columns, rows)
+    read = rows if recognised.format in PLAIN else [with_messages(row, columns) for row in rows]
+    _log_changes(raw.name, columns, _spelled(columns, rows, read), repeating)
     recipe = PreparationSettings(
         recognised.format,
-        recognised.columns,
-        render,
-        encoder,
+        columns,
+        encoding.render,
+        encoding.encoder,
         Limits(data.max_length, data.max_prompt_length, data.truncation),
         _pairing(data),
         data.preference_from_scores,
         recognised.turns_only,
+        repeating,
     )
     return Dataset(raw, recipe, recognised.notes)
 
 
-def _require_system_turns(recognised: Recognised, render: Render) -> None:
-    """Raise `InputError` where there is no chat template that takes the system turn of the data."""
-    try:
-        render([{"role": "system", "content": "a"}, {"role": "user", "content": "b"}], True)
-    except (InputError, RowError) as error:
-        raise InputError(
-            "The data have a system prompt, and the tokenizer has no chat template that takes one.",
-            found=error.found if isinstance(error, InputError) else error.detail,
-            where=f"the column of the prompt, {recognised.columns.names.get('prompt', 'chosen')}",
-            fix="Set data.tokenizer to that of a model with system turns, or leave the system prompt out: "
-            'data.columns = { system = "" }.',
-        ) from None
+def _spelled(columns: Columns, rows: Sequence[Row], read: Sequence[Row]) -> list[str]:
+    """The columns that hold messages as text."""
+    pairs = [(row, other) for row, other in zip(rows, read, strict=True) if row is not other]
+    return [name for name in columns.names.values() if any(row.get(name) != other.get(name) for row, other in pairs)]
+
+
+def _repeating(columns: Columns, rows: Sequence[Row]) -> frozenset[str]:
+    """The roles whose texts begin with the prompt in most rows."""
+
+    def value(row: Row, role: str) -> object:
+        try:
+            return columns.value(row, role)
+        except RowError:
+            return None
+
+    def texts(role: str) -> list[tuple[str, str]]:
+        prompts = [(value(row, "prompt"), value(row, role)) for row in rows]
+        sides = [(prompt, text) for prompt, side in prompts for text in (side if isinstance(side, list) else [side])]
+        return [(prompt, side) for prompt, side in sides if isinstance(prompt, str) and isinstance(side, str)]
+
+    own = [role for role in COMPLETIONS if role in columns.names and role not in columns.made]
+    return frozenset(role for role in own if repeats_prompt(texts(role)))
+
+
+def _log_changes(name: str, columns: Columns, spelled: Sequence[str], repeating: frozenset[str]) -> None:
+    if spelled:
+        logger.info(f"Text in {', '.join(spelled)} of {name} is the source of messages, and read as messages")
+    if repeating:
+        repeated = ", ".join(columns.names[role] for role in COMPLETIONS if role in repeating)
+        logger.info(f"The prompt is repeated at the start of {repeated} of {name}, and cut off there")
 
 
 def _pairing(data: Data) -> Pairing:

@@ -2,8 +2,8 @@
 
 Reads a Hub dataset or local files, finds the format, tokenises every pair once, and writes under `<out>/pairs`:
 {train,test}.parquet, {train,test}.tokens.arrow, quarantine.parquet and, last, manifest.json. Does nothing where the
-manifest shows the same data, settings and tokenizer. Memory is bounded by a batch of rows (but for a `.json` file
-that holds one array). `data.limit` cuts the training data and the given test data alike.
+manifest shows the same data, settings, tokenizer and chat template. Memory is bounded by a batch of rows (but for a
+`.json` file that holds one array). `data.limit` cuts the training data and the given test data alike.
 """
 
 from __future__ import annotations
@@ -17,58 +17,86 @@ from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.text.formats import FORMATS
 from scoreonce.pipeline.text.preparation_summary import summary_lines
-from scoreonce.pipeline.text.tokenize import chat_renderer, text_encoder
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest, TokenizerRecord
 from scoreonce.stages.common import manifests
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.common.results import PrepareResult
+from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.encoding import Encoding, encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
-from scoreonce.stages.models.loading import load_tokenizer
+from scoreonce.stages.models.loading import load_tokenizer, special_tokens
 from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train
+from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
+from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
 
 
-def prepare(run: Run) -> PrepareResult:
+def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
-    Raises `InputError` where the data cannot be read or no row can be used.
+    The result of making them has the first `preview` of them as text. Pairs of other data or settings are replaced if
+    nothing was made of them, or with `restart`, which deletes the reference scores, training runs and evaluations of
+    this run's folder. Another process that writes there is waited for, at most `lock_timeout` seconds. Raises
+    `InputError` where the data cannot be read, no row can be used, or results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
-    _require_room(data)
     tokenizer = _load_tokenizer(run)
-    encoder = text_encoder(tokenizer)
+    encoding = _encoding(tokenizer, data)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
         "config": data_settings(data),
-        "inputs": {**train.inputs, **(test.inputs if test else {})},
-        "tokenizer": TokenizerRecord(name=tokenizer.name_or_path, vocab_size=len(tokenizer), digest=encoder.digest),
+        "inputs": {**train.inputs, **(test.inputs if test else {}), **template_inputs(data)},
+        "tokenizer": TokenizerRecord(
+            name=tokenizer.name_or_path,
+            vocab_size=len(tokenizer),
+            digest=encoding.encoder.digest,
+            special=special_tokens(tokenizer, encoding.encoder.ends.values()),
+        ),
     }
-    done = manifests.readable(PairsManifest, paths.pairs_manifest)
-    changed = [] if done is None else _changes(done, paths, wanted)
-    if done is not None and not changed:
-        counts, where = done.counts, paths.out / "pairs"
-        logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
-        return PrepareResult(paths, done)
-    render = chat_renderer(tokenizer)
-    datasets = [dataset_of(raw, data, encoder, render) for raw in (train, test) if raw is not None]
-    _log_plan(changed, datasets)
-    summary, manifest = write_pairs(paths, data, wanted, *datasets)
-    logger.info("\n".join([*summary_lines(summary), f"Written to {paths.out / 'pairs'}"]))
-    return PrepareResult(paths, manifest)
+    with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
+        done = manifests.readable(PairsManifest, paths.pairs_manifest)
+        changed = [] if done is None else _changes(done, wanted)
+        damaged = [] if done is None else manifests.file_changes(done, paths.prepared)
+        if done is not None and not changed and not damaged:
+            counts, where = done.counts, paths.prepared
+            logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
+            return PrepareResult(paths, done)
+        # The same data and settings make the same pairs again, of which nothing is lost.
+        lost = MadeOfPairs.of(paths) if changed else MadeOfPairs([], [], [])
+        if not restart:
+            lost.require_restart(paths, changed)
+        datasets = [dataset_of(raw, data, encoding) for raw in (train, test) if raw is not None]
+        _log_plan([*changed, *damaged], datasets)
+        with lost.unused(paths, lock_timeout):
+            summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
+    deleted = [f"Deleted {lost}"] if lost.folders else []
+    logger.info("\n".join([*summary_lines(summary), *deleted, f"Written to {paths.prepared}"]))
+    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, preview))
 
 
-def _changes(done: PairsManifest, paths: RunPaths, wanted: dict[str, Any]) -> list[Difference]:
-    """What differs from the pairs that are wanted. A file that was only touched is the same file."""
+def preview(run: Run, count: int) -> PreviewResult:
+    """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
+    train = dataset_of(open_train(run.data), run.data, _encoding(_load_tokenizer(run), run.data))
+    _log_plan([], [train])
+    return first_pairs(train, run.data, count)
+
+
+def _encoding(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
+    _require_room(data)
+    return encoding_of(tokenizer, data)
+
+
+def _changes(done: PairsManifest, wanted: dict[str, Any]) -> list[Difference]:
+    """What differs from the pairs that are wanted. A data file that was only touched is the same file."""
     then, now = done.tokenizer.digest, wanted["tokenizer"].digest
     return [
         *pairs_differences(done, wanted["config"], wanted["inputs"]),
         *([] if then == now else [Difference("tokenizer", then, now)]),
-        *manifests.file_changes(done, paths.pairs_manifest.parent),
     ]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import polars as pl
 
 from scoreonce.pipeline.text.held_out import is_held_out
 from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary
@@ -16,8 +14,10 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
+from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.raw_data import limited
 from scoreonce.stages.prepare.dataset import Dataset
@@ -27,24 +27,31 @@ FIRST_REASONS = 3  # rows that the message shows where none can be used
 
 
 def write_pairs(
-    paths: RunPaths, data: Data, wanted: dict[str, Any], train: Dataset, test: Dataset | None = None
+    paths: RunPaths,
+    data: Data,
+    wanted: dict[str, Any],
+    lost: Sequence[Path],
+    train: Dataset,
+    test: Dataset | None = None,
 ) -> tuple[PreparationSummary, PairsManifest]:
     """Write pairs, token ids and quarantine, which take the place of the old ones together, and then the manifest.
 
-    `wanted` has the fields of the manifest that decide the pairs. Raises `InputError` where no row can be used;
-    then the quarantine alone is written.
+    `wanted` has the fields of the manifest that decide the pairs; `lost` are the folders of what was made of the old
+    ones, removed with them. Raises `InputError` where no row can be used; then the quarantine alone is written.
     """
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
             held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
             rows = _write_train(files, train, data, held_out)
         tables = (paths.pairs("train"), paths.pairs("test"), paths.quarantine)
-        summary = preparation_summary(*(pl.scan_parquet(growing[path]) for path in tables), raw=rows + test_rows)
+        summary = preparation_summary(*(scan_frame(growing[path]) for path in tables), raw=rows + test_rows)
         if not summary.train or (test is not None and not summary.test):
             raise _no_pairs(summary, data, paths, growing[paths.quarantine], given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
+        for folder in lost:
+            remove(folder, inside=paths.out)
         # From here to the new manifest there is none, so that no stage takes half of the new files for the old.
-        paths.pairs_manifest.unlink(missing_ok=True)
+        remove(paths.pairs_manifest, inside=paths.out)
     manifest = PairsManifest(**wanted, **summary.manifest(), files=digests)
     manifests.write(paths.pairs_manifest, manifest)
     return summary, manifest
@@ -110,7 +117,7 @@ def _no_pairs(
     reasons = [f"{reason}: {rows:,}" for reason, rows in summary.by_reason.items()]
     if summary.test and not given_test:
         reasons.append(f"held out by test_share = {data.test_share}: {summary.test:,}")
-    first = pl.read_parquet(quarantine, n_rows=FIRST_REASONS)
+    first = scan_frame(quarantine).head(FIRST_REASONS).collect()
     shown = [f"row {row}: {reason}, {detail}" for row, reason, detail, _ in first.iter_rows()]
     fix = "Correct the rows or settings that the reasons name; data.columns and data.format say how to read them."
     if shown:

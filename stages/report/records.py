@@ -16,6 +16,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import EvaluationManifest, Lineage, Manifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 
 
@@ -72,14 +73,14 @@ def _bands(training: Path) -> pl.DataFrame:
     if not parts:
         return pl.DataFrame()
     try:
-        return step_bands(pl.scan_parquet(parts), MAX_POINTS).collect(engine="streaming")
+        return step_bands(scan_frame(parts), MAX_POINTS).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _damaged(parts[0], error, "train") from None
 
 
 def _table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _damaged(path, error, "evaluate") from None
 

@@ -19,6 +19,7 @@ from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import PairsManifest, ReferenceManifest
 from scoreonce.stages.common.files import atomic
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
@@ -27,25 +28,31 @@ from scoreonce.stages.report.records import demo_entries, manifest_fields, run_r
 logger = logging.getLogger(__name__)
 
 
-def report(run: Run, *, labels: Sequence[str] | None = None) -> ReportResult:
+def report(run: Run, *, labels: Sequence[str] | None = None, lock_timeout: float | None = None) -> ReportResult:
     """Write one HTML page about all training runs, or those named.
 
-    Raises `InputError` where there is no run at all, an unknown label, or a file that is damaged or of another version.
+    Another report on this run is waited for, at most `lock_timeout` seconds. Raises `InputError` where there is no run
+    at all, an unknown label, or a file that is damaged or of another version.
     """
     paths = RunPaths.of(run)
     chosen = _choose(paths, labels)
-    data = ReportData(
-        runs=tuple(run_record(replace(paths, label=label)) for label in chosen),
+    with locked(paths, paths.report, f"the report {paths.report}", timeout=lock_timeout):
+        data = _collect(paths, chosen)
+        with atomic(paths.report) as temporary:
+            temporary.write_text(render(data), encoding="utf-8")
+    _log(data, paths)
+    return ReportResult(paths.report, tuple(chosen))
+
+
+def _collect(paths: RunPaths, labels: Sequence[str]) -> ReportData:
+    return ReportData(
+        runs=tuple(run_record(replace(paths, label=label)) for label in labels),
         pairs_manifest=manifest_fields(PairsManifest, paths.pairs_manifest),
         reference_manifest=manifest_fields(ReferenceManifest, paths.reference_manifest),
-        demo=demo_entries(paths.out / "demo.json", chosen),
+        demo=demo_entries(paths.out / "demo.json", labels),
         title=f"{paths.out.name}: scoreonce report",
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )
-    with atomic(paths.report) as temporary:
-        temporary.write_text(render(data), encoding="utf-8")
-    _log(data, paths)
-    return ReportResult(paths.report, tuple(chosen))
 
 
 def _choose(paths: RunPaths, labels: Sequence[str] | None) -> list[str]:

@@ -34,7 +34,7 @@ def reference_view(job: ScoringJob, split: Split) -> pl.DataFrame:
 
 
 def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
-    pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"])
+    pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"], glob=False)
     met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor", "column")
     scores = store.read(met.get_column("kl_id"), ["logps"]).rename({"completion_id": "kl_id", "logps": "ref_kl_logps"})
     scored = met.join(scores, on="kl_id")

@@ -18,7 +18,9 @@ from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.common.removal import require_inside
 from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
@@ -47,7 +49,7 @@ def score(run: Run, *, lock_timeout: float | None = None) -> ScoreResult:
         logger.warning("\n%s; what is missing is scored next time.", kept)
         raise
     if scoring.main:
-        _write_pairs(job)
+        _write_pairs(job, lock_timeout)
         logger.info("\n".join(_summary(job, scoring)))
     return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds)
 
@@ -61,18 +63,21 @@ def estimate(run: Run) -> ScoringEstimate:
     return found
 
 
-def _write_pairs(job: ScoringJob) -> None:
+def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     """Write the pair tables, and the manifest last; nothing where they are already these."""
-    paths, path, wanted = job.paths, job.paths.reference_manifest, _settings(job)
-    if not manifests.changes(ReferenceManifest, path, wanted):
+    paths, path = job.paths, job.paths.reference_manifest
+    if not manifests.changes(ReferenceManifest, path, _settings(job)):
         return
-    counts = {}
-    for split in SPLITS:
-        pairs = reference_view(job, split)
-        counts[split] = pairs.height
-        write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
-    manifests.write(path, ReferenceManifest(**wanted, pairs=counts, files=files))
+    require_inside(path.parent, paths.out)
+    # `prepare` takes the same lock, so that the tables are of one set of pairs.
+    with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
+        counts = {}
+        for split in SPLITS:
+            pairs = reference_view(job, split)
+            counts[split] = pairs.height
+            write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+        files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
+        manifests.write(path, ReferenceManifest(**_settings(job), pairs=counts, files=files))
 
 
 def _settings(job: ScoringJob) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
 
 
 def _ranking(paths: RunPaths, split: Split) -> str:
-    margins = pl.read_parquet(paths.reference(split), columns=["ref_margin"]).get_column("ref_margin")
+    margins = pl.read_parquet(paths.reference(split), columns=["ref_margin"], glob=False).get_column("ref_margin")
     judged = margins.drop_nulls()
     if judged.len() == 0:
         return f"{margins.len():,} pairs"

@@ -84,7 +84,8 @@ class StoredHead:
         for damage in self.damage():
             raise damage.error()
         try:
-            tensors = load_file(self.path, device=str(device))
+            # By way of the CPU: safetensors knows no "cpu:0", which is where processes under DDP run.
+            tensors = {name: tensor.to(device) for name, tensor in load_file(self.path).items()}
             with safe_open(self.path, "pt") as handle:
                 stated = {name: json.loads(text) for name, text in handle.metadata().items()}
             return Head(tensors["weight"], tensors.get("bias"), stated["scale"], stated["softcap"])

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.common.files import read_json, sha256, write_json
-from scoreonce.stages.store.sidecar import Stamp
+from scoreonce.stages.common.removal import remove
+from scoreonce.stages.store.sidecar import Stamp, root_of
 
 FORMAT = 1
 ID_BYTES, ROW_BYTES = 16, 4
@@ -200,7 +201,7 @@ class IndexFile:
             write_json(self.path, stated | {"files": [list(file) for file in index.files]})
             for other in self._tables():
                 if other != table:
-                    other.unlink(missing_ok=True)
+                    remove(other, inside=root_of(other))
 
     def leftovers(self) -> list[Path]:
         """Files that a killed process left. A process that was using them survives: it rebuilds the index."""
@@ -223,7 +224,7 @@ def _reserve(path: Path, size: int) -> None:
             for start in range(0, size, len(zeros)):
                 handle.write(zeros[: size - start])
     except OSError:
-        path.unlink(missing_ok=True)
+        remove(path, inside=root_of(path))
         raise
 
 

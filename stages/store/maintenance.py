@@ -8,7 +8,6 @@ to drop.
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from scoreonce.schemas.columns import KL_ID
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.frames import read_frame
+from scoreonce.stages.common.removal import remove
 from scoreonce.stages.store.index import Ids, Index, packed
 from scoreonce.stages.store.layer import Layer
 from scoreonce.stages.store.sidecar import read_sidecar
@@ -101,9 +101,9 @@ def gc(root: Path, *, keep: Sequence[Path] = (), drop: Sequence[str] = ()) -> in
     for key, folder in folders.items():
         store = ReferenceStore.at(folder)
         with store.writing(timeout=0):  # which removes unfinished files
-            shutil.rmtree(folder / "damaged", ignore_errors=True)
+            remove(folder / "damaged", inside=root)
             if key in drop:
-                shutil.rmtree(folder)
+                remove(folder, inside=root)
             elif wanted is not None:
                 for layer in store.layers():
                     _keep_only(layer, wanted)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import removal
 from scoreonce.stages.common.files import atomic, read_json, sha256, write_json
 from scoreonce.stages.store.identity import FORMAT
 
@@ -114,8 +115,13 @@ def record(path: Path, *, rows: int, tokens: int, provenance: dict[str, Any]) ->
 
 def remove(path: Path) -> None:
     """Remove a file, or what there is of it. For a writer."""
-    sidecar_of(path).unlink(missing_ok=True)  # first: without it the file no longer exists
-    path.unlink(missing_ok=True)
+    for part in (sidecar_of(path), path):  # the sidecar first: without it the file no longer exists
+        removal.remove(part, inside=root_of(path))
+
+
+def root_of(path: Path) -> Path:
+    """The folder of all stores that a file belongs to: <root>/<key>/<layer>/<file>."""
+    return path.parents[2]
 
 
 def move_aside(path: Path, folder: Path, *, prefix: str = "") -> None:

@@ -30,6 +30,7 @@ from scoreonce.stages.common.files import read_json, write_json
 from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.removal import remove, require_inside
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.models.model_digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
@@ -191,11 +192,12 @@ class ReferenceStore:
         name = f"the reference store of {self.model or self.identity.key}"
         with ExitStack() as held:
             with writable(self.folder):
+                require_inside(self.folder, self.folder.parent)
                 self.shards_folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(exclusive(self.folder / "write.lock", name, timeout=timeout))
                 self._write_identity()
                 for path in self.leftovers():
-                    path.unlink(missing_ok=True)
+                    remove(path, inside=self.folder.parent)
             for head in self.heads_without_digest():
                 head.record_digest()
             yield

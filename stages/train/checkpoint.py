@@ -11,10 +11,8 @@ routed to; torch 2.13), and the float32 masters of a half-precision model are no
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,8 +21,10 @@ from torch import Tensor
 
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.training.optimizer import Masters
+from scoreonce.pipeline.training.optimizer_state import plain, put_together, taken_apart
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
+from scoreonce.stages.common.removal import remove
 
 FORMAT = 1
 
@@ -45,14 +45,14 @@ class Training:
         return [known[parameter] for parameter in self.masters.parameters]
 
 
-def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int) -> Path:
-    """Write `<folder>/step-000010` and drop all but the last `keep` checkpoints."""
+def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int, inside: Path) -> Path:
+    """Write `<folder>/step-000010` and remove all but the last `keep` checkpoints, which lie in the folder `inside`."""
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove(temporary, inside=inside)
     temporary.mkdir(parents=True)
     try:
-        tensors, plain = _optimizer_state(training)
+        tensors, rest = taken_apart(training.optimizer, _parameter_names(training))
         weights = dict(zip(training.names, training.masters.masters, strict=True))
         save_file(
             {name: tensor.detach().contiguous() for name, tensor in weights.items()}, temporary / "weights.safetensors"
@@ -65,19 +65,19 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
                 "format": FORMAT,
                 "step": step,
                 "method": {name: float(value) for name, value in state.items()},
-                "optimizer": plain,
-                "scheduler": _plain(training.scheduler.state_dict()),
+                "optimizer": rest,
+                "scheduler": plain(training.scheduler.state_dict()),
             },
         )
         for path in temporary.iterdir():
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
-        shutil.rmtree(final, ignore_errors=True)
+        remove(final, inside=inside)
         temporary.rename(final)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove(temporary, inside=inside)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove(old, inside=inside)
     return final
 
 
@@ -94,13 +94,15 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
     try:
         stored = files.read_json(checkpoint / "state.json")
         _require_format(checkpoint, stored["format"])
+        optimizer, names = load_file(checkpoint / "optimizer.safetensors"), _parameter_names(training)
+        put_together(training.optimizer, names, optimizer, stored["optimizer"])
         weights = load_file(checkpoint / "weights.safetensors")
         with torch.no_grad():
             for name, master in zip(training.names, training.masters.masters, strict=True):
                 master.copy_(weights[name])
         training.masters.give_weights()
-        _restore_optimizer(training, load_file(checkpoint / "optimizer.safetensors"), stored["optimizer"])
-        training.scheduler.load_state_dict(stored["scheduler"])
+        # Its base rates are those of the run file, which are tensors for some optimizers.
+        training.scheduler.load_state_dict({key: v for key, v in stored["scheduler"].items() if key != "base_lrs"})
         _restore_random_state(load_file(checkpoint / "random.safetensors"))
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
@@ -126,36 +128,6 @@ def _parameter_names(training: Training) -> list[str]:
     """Parameter names in the order by which the optimizer's state dict numbers them."""
     names = dict(zip(training.masters.masters, training.names, strict=True))
     return [names[parameter] for group in training.optimizer.param_groups for parameter in group["params"]]
-
-
-def _optimizer_state(training: Training) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    state, names = training.optimizer.state_dict(), _parameter_names(training)
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for number, entries in state["state"].items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{names[number]}/{key}"] = value.contiguous()
-            else:
-                plain.setdefault(names[number], {})[key] = value
-    groups = [_plain(group) for group in state["param_groups"]]
-    return tensors, {"state": plain, "groups": groups}
-
-
-def _restore_optimizer(training: Training, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    numbers = {name: number for number, name in enumerate(_parameter_names(training))}
-    state: dict[int, dict[str, Any]] = {numbers[name]: dict(entries) for name, entries in plain["state"].items()}
-    for path, tensor in tensors.items():
-        name, key = path.rsplit("/", 1)
-        state.setdefault(numbers[name], {})[key] = tensor
-    training.optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
-
-
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a state dict that JSON can hold; functions, as of a schedule, are made again from the run file."""
-    return {
-        key: value for key, value in state.items() if isinstance(value, bool | int | float | str | list | tuple | None)
-    }
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -24,9 +24,9 @@ from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.reference_scores import read_reference
 from scoreonce.stages.data.token_file import TokenColumn, TokenFile
+from scoreonce.stages.data.unpaired import good_completions
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
-from scoreonce.stages.train.unpaired import good_completions
 
 SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "rejected_ids"}
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from torch import Tensor
 
+from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.token_scores import TokenScores, sum_per_completion
 from scoreonce.schemas.errors import InputError
@@ -45,38 +47,61 @@ class CachedLogps:
         whole = pl.concat(parts).unique("id").sort("id")  # hex digits sort as the bytes do
         return cls(packed(whole["id"].to_list()), whole["logps"].to_numpy(), CACHE_TOLERANCE[run.reference.dtype])
 
-    def require_agreement(self, rows: Sequence[PromptRow], scored: TokenScores) -> None:
-        """Raise `InputError` where the rebuilt log-probs of a micro-batch are not the cached ones, within rounding."""
-        assert scored.reference_logps is not None
-        names = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
-        ids = packed(names)
+    def require_agreement(
+        self, completions: Sequence[str], rebuilt: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64]
+    ) -> None:
+        """Raise `InputError` where the rebuilt log-probs of some completions are not the cached ones, within rounding.
+
+        `completions` are their ids, `rebuilt` (completions,) the sums of their log-probs in nats, `lengths` their
+        tokens. A completion that is not cached is passed over.
+        """
+        ids = packed(completions)
         at = np.minimum(np.searchsorted(self.ids, ids), len(self.ids) - 1)
-        rebuilt = sum_per_completion(scored.reference_logps, scored.lengths).cpu().numpy()
-        apart = np.abs(rebuilt - self.logps[at]) / scored.lengths.cpu().numpy()
+        apart = np.abs(rebuilt - self.logps[at]) / lengths
         wrong = (self.ids[at] == ids) & ~(apart <= self.tolerance)  # NaN disagrees too
         if wrong.any():
             worst = int(np.where(wrong, np.nan_to_num(apart, nan=np.inf), -1).argmax())
             raise InputError(
                 "The reference log-probs rebuilt from hidden states are not the cached ones.",
                 found=f"{apart[worst]:.1e} nats per token apart; {self.tolerance:.0e} is rounding",
-                where=f"completion {names[worst]} of the training pairs",
+                where=f"completion {completions[worst]} of the training pairs",
                 fix="The stored hidden states or the stored head are not those of the reference. Remove the folder "
                 'hidden of the store and run `scoreonce score` with score.full_vocab = "hidden" again.',
             )
 
 
-def checked(scorer: Scorer, run: Run) -> Scorer:
-    """The scorer, with a comparison after each forward that rebuilds the reference from stored hidden states."""
-    if run.train.full_vocab != "hidden":
-        return scorer
-    cached: list[CachedLogps] = []  # read at the first forward that needs it
+class Comparison:
+    """A scorer that keeps what it rebuilt of the reference, for a comparison once per step.
 
-    def score(rows: Sequence[PromptRow], **options: object) -> TokenScores:
-        scored = scorer(rows, **options)
-        if scored.reference_logps is not None:
-            if not cached:
-                cached.append(CachedLogps.of(run))
-            cached[0].require_agreement(rows, scored)
+    Comparing after each forward would make a GPU wait for every micro-batch.
+    """
+
+    def __init__(self, scorer: Scorer, run: Run) -> None:
+        self._scorer, self._run = scorer, run
+        self._compares = run.train.full_vocab == "hidden"
+        self._pending: list[tuple[Sequence[PromptRow], Callable[[], list[Tensor]]]] = []
+        self._cached: CachedLogps | None = None  # read at the first comparison
+
+    def __call__(self, rows: Sequence[PromptRow], **options: object) -> TokenScores:
+        """The scores of the wrapped scorer; the rebuilt log-probs, if any, are compared later."""
+        scored = self._scorer(rows, **options)
+        if self._compares and scored.reference_logps is not None:
+            rebuilt = sum_per_completion(scored.reference_logps, scored.lengths)
+            self._pending.append((rows, read_later([rebuilt])))
         return scored
 
-    return score
+    def require_agreement(self) -> None:
+        """Raise `InputError` where a micro-batch since the last call gave other log-probs than the cached ones."""
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        if self._cached is None:
+            self._cached = CachedLogps.of(self._run)
+        completions = [
+            (row.prompt, completion) for rows, _ in pending for row in rows for completion in row.completions
+        ]
+        self._cached.require_agreement(
+            [completion_id(prompt, completion) for prompt, completion in completions],
+            np.concatenate([read()[0].numpy() for _, read in pending]),
+            np.array([len(completion) for _, completion in completions]),
+        )

@@ -30,7 +30,8 @@ Provider = Callable[[Sequence[PromptRow]], ReferenceDistribution]
 def provider(run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer) -> Provider | None:
     """A function from a micro-batch to its reference logits, or None for a method that does not read them.
 
-    Kept loaded, the reference is the policy without its adapter where LoRA is trained on it, else a second model.
+    Kept loaded, the reference is the policy without its adapter where a first LoRA is trained on it, else a second
+    model.
     Raises `InputError` where hidden states are missing, or the reference cannot be loaded.
     """
     asked = PolicyColumns.of(method.reads)
@@ -47,7 +48,7 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     rounded = asked.reads("rounded")
     if run.train.full_vocab != "live":
         given = _stored(run, device)
-    elif run.train.lora_rank and lineage.starts_from_reference(run):
+    elif run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
         given = _live(policy, adapter_off=True)
     else:
         given = _live(_loaded(run, device, longest_row))
@@ -59,7 +60,7 @@ def _stored(run: Run, device: torch.device) -> Provider:
     form = "hidden" if run.train.full_vocab == "hidden" else f"{TOP_K}{run.score.topk}"
     store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
-    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"])
+    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
     ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
     missing = states.missing(ids.to_list())
     if missing:

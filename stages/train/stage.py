@@ -13,7 +13,9 @@ Left out: FSDP and DeepSpeed; any number of processes under DDP works.
 from __future__ import annotations
 
 import logging
-import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import tomli_w
 import torch
@@ -27,57 +29,63 @@ from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common import files, manifests
-from scoreonce.stages.common.method_file import load_file
+from scoreonce.stages.common.locking import locked
+from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
-from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.data.unpaired import balance
+from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.train import checkpoint
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
-from scoreonce.stages.train.trainer import Trainer
-from scoreonce.stages.train.unpaired import balance
+from scoreonce.stages.train.trainer import Trainer, require_same_plan
 
 logger = logging.getLogger(__name__)
 
 
-def train(run: Run, *, restart: bool = False) -> TrainResult:
+def train(
+    run: Run, *, restart: bool = False, allow_method_file: bool = False, lock_timeout: float | None = None
+) -> TrainResult:
     """Train the policy that the run file asks for, or resume; do nothing where it is finished.
 
-    `restart` deletes what another run, or an unfinished one, left under the same label.
-    Raises `InputError` for anything that the user can put right, `SystemExit(143)` after SIGTERM.
+    `restart` deletes what another run, or an unfinished one, left under the same label. `allow_method_file` lets the
+    code of `train.method_file` run. Another process that trains under this label is waited for, at most `lock_timeout`
+    seconds. Raises `InputError` for anything that the user can put right, `SystemExit(143)` after SIGTERM and
+    `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written.
     """
-    paths, method = RunPaths.of(run), _method(run)
+    paths, method = RunPaths.of(run), _method(run, allow_method_file)
     data, record = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
-    if restart and accelerator.is_main_process:
-        shutil.rmtree(paths.training, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    if _finished(paths, record):
-        say("%s: up to date, %s", paths.label, paths.policy)
-        return TrainResult(paths, 0)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        _begin(run, paths, record)
-    accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
-    trainer = Trainer.build(run, method, data, accelerator)
-    if run.train.verify_pairs and lineage.policy_is_reference(record):
-        trainer.check_against_cache()
-    trainer.train(paths)
-    trainer.save_policy(paths, record)
-    accelerator.end_training()
+    with _only_run(accelerator, paths, restart, lock_timeout):
+        require_same_plan(accelerator, _plan(run, paths, record))
+        if _finished(paths, record):
+            say("%s: up to date, %s", paths.label, paths.policy)
+            return TrainResult(paths, 0)
+        trainer = Trainer.build(run, method, data, accelerator)
+        if run.train.verify_pairs and lineage.policy_is_reference(record):
+            trainer.check_against_cache()
+        # Whatever is refused is refused before this point, so that it leaves nothing under the label.
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _begin(run, paths, record)
+        accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
+        trainer.train(paths)
+        trainer.save_policy(paths, record)
+        accelerator.end_training()
     say("%s: %s steps done, model in %s", paths.label, f"{trainer.steps:,}", paths.policy)
     return TrainResult(paths, trainer.steps)
 
 
-def estimate(run: Run) -> TrainingEstimate:
+def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     """What `train` would take: time and memory, from a few steps. Writes nothing.
 
     Raises `InputError` as `train` does.
     """
-    method = _method(run)
+    method = _method(run, allow_method_file)
     data, _ = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
     left = estimate_training(Trainer.build(run, method, data, accelerator))
@@ -109,11 +117,10 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
 
 
-def _method(run: Run) -> Method:
+def _method(run: Run, allow_method_file: bool) -> Method:
     settings = run.train
     if settings.method_file:
-        logger.warning("running the code of %s", settings.method_file)
-        load_file(settings.method_file)
+        load_allowed(settings.method_file, allowed=allow_method_file)
     method = methods.resolve(
         settings.method,
         settings.hyperparameters,
@@ -121,13 +128,7 @@ def _method(run: Run) -> Method:
         calibration=settings.calibration,
         selection=settings.selection,
     )
-    if run.train.lora_rank and run.reference.adapter and not run.train.model:
-        raise InputError(
-            "LoRA would be trained on a reference that is an adapter itself.",
-            found=f"reference.adapter = {run.reference.adapter!r} and train.lora_rank",
-            where="the run file",
-            fix="Merge the adapter into a model folder of its own and name that as reference.model.",
-        )
+    policy.require_lora_settings(run)
     if settings.scope == "microbatch" and not method.batch_coupled:
         raise InputError(
             f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",
@@ -172,6 +173,35 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
             fix="Choose multi-GPU or multi-CPU without FSDP and DeepSpeed in `accelerate config`.",
         )
     return accelerator
+
+
+@contextmanager
+def _only_run(accelerator: Accelerator, paths: RunPaths, restart: bool, timeout: float | None) -> Iterator[None]:
+    """The main process holds the lock of this label; the others begin when it has it."""
+    with ExitStack() as held:
+        if accelerator.is_main_process:
+            what = f"the training run {paths.label}"
+            held.enter_context(locked(paths, paths.training, what, timeout=timeout, restart=restart))
+        accelerator.wait_for_everyone()
+        yield
+
+
+def _plan(run: Run, paths: RunPaths, record: Lineage) -> dict[str, Any]:
+    """What this process is about to do, as facts that have to be the same on all of them."""
+    facts, there = record.model_dump(mode="json"), manifests.readable(Lineage, paths.lineage)
+    found = checkpoint.checkpoints(paths.training / "checkpoints")
+    return {
+        "the settings of [train]": [
+            facts["method"],
+            run.train.model_dump(mode="json", exclude={"model", "method_file"}),
+        ],
+        "the pairs": facts["data"],
+        "the weights to start from": [facts["policy"]["weights"], facts["policy"]["adapter"]],
+        "the reference scores": facts["reference"] and facts["reference"]["files"],
+        "the run that is there": there and there.identity,
+        "the last checkpoint": found[-1].name if found else None,
+        "whether it is finished": paths.policy.is_dir(),
+    }
 
 
 def _finished(paths: RunPaths, wanted: Lineage) -> bool:

@@ -17,14 +17,15 @@ import pyarrow.parquet as pq
 
 from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files
+from scoreonce.stages.common.removal import remove
 
 Rows = dict[str, Any]  # column -> values of one step
 
 
 class StepLog:
-    """The metrics and step log of one run, from step `resumed` on."""
+    """The metrics and step log of one run, from step `resumed` on. Nothing outside the folder `inside` is removed."""
 
-    def __init__(self, folder: Path, resumed: int) -> None:
+    def __init__(self, folder: Path, resumed: int, *, inside: Path) -> None:
         self._metrics, self._parts, self._folder = folder / "metrics.jsonl", folder / "steps", folder
         self._pending: list[pa.Table] = []
         self._first_pending = resumed + 1
@@ -35,7 +36,7 @@ class StepLog:
             temporary.write_text("".join(map(_json_line, kept)), encoding="utf-8")
         for part in self._parts.glob("*.parquet"):
             if int(part.stem.split("-")[0]) > resumed:
-                part.unlink()
+                remove(part, inside=inside)
 
     def add(self, metrics: dict[str, float | int], rows: Rows) -> None:
         """Log one step: metrics at once, rows at the next `flush`."""

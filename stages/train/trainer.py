@@ -6,9 +6,10 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +20,13 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
-from scoreonce.pipeline.forward import layout_probe
+from scoreonce.pipeline.forward import architecture, layout_probe
+from scoreonce.pipeline.forward.routing import router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training import sampling
+from scoreonce.pipeline.training.agreement import require_agreement
 from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
@@ -33,7 +36,7 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog
@@ -55,6 +58,7 @@ class Trainer:
     accelerator: Accelerator
     training: checkpoint.Training
     step: Step
+    rebuilt: rebuilt_logps.Comparison
     budget: int
     steps: int
 
@@ -63,17 +67,7 @@ class Trainer:
         """Load the policy, find the exact layout for it, and make optimizer and schedule."""
         settings, start = run.train, lineage.start_of(run)
         torch.manual_seed(settings.seed)
-        model = loading.load_model(
-            start.model,
-            dtype=lineage.dtype_of(run),
-            device=accelerator.device,
-            revision=start.revision,
-            adapter=start.adapter,
-            merge=True,
-        )
-        if settings.lora_rank:
-            alpha = settings.lora_alpha or 2.0 * settings.lora_rank
-            model = loading.with_new_adapter(model, settings.lora_rank, alpha, settings.lora_targets)
+        model = policy.load(run, accelerator.device)
         loading.require_fit(
             model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence
         )
@@ -84,7 +78,11 @@ class Trainer:
         )
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
-        scorer = TokenScorer(model, found.layout, masking(method, model), multiple=multiple)
+            layout_probe.require_same_in_training(model, found.layout, multiple)
+        router = router_of(model) if settings.router_aux_loss else None
+        scorer = TokenScorer(
+            model, found.layout, masking(method, model), multiple=multiple, top_k=router and router.top_k
+        )
         reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
@@ -99,21 +97,28 @@ class Trainer:
             backward=accelerator.backward,
             no_sync=lambda: accelerator.no_sync(prepared),
         )
+        rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        if router is None and architecture.settings(architecture.causal_lm(model)).get("output_router_logits"):
+            _say(
+                accelerator, "note: output_router_logits of the model's config has no effect; see train.router_aux_loss"
+            )
         return cls(
             run,
             data,
             accelerator,
             checkpoint.Training(scorer, masters, optimizer, scheduler),
             Step(
-                rebuilt_logps.checked(prepared, run),
+                rebuilt,
                 masters.parameters,
                 method,
                 processes,
                 reference,
                 split=batcher_for(found.layout),
+                router_loss=router.coefficient if router else 0.0,
             ),
+            rebuilt,
             budget,
             steps,
         )
@@ -127,17 +132,22 @@ class Trainer:
         _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 
     def train(self, paths: RunPaths) -> None:
-        """Run the remaining steps. Raises `SystemExit(143)` after SIGTERM, with a checkpoint written."""
+        """Run the remaining steps.
+
+        Raises `SystemExit(143)` after SIGTERM and `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written;
+        `InputError` where the processes would go on from different steps, or the training diverges.
+        """
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.checkpoints(folder):
             done, state = checkpoint.restore(found[-1], self.training)
             _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
+        require_same_plan(self.accelerator, {"steps done": done})
         main = self.accelerator.is_main_process
-        log = StepLog(paths.training, done) if main else None
+        log = StepLog(paths.training, done, inside=paths.out) if main else None
         every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
         with (
-            _termination_requested() as requested,
+            _stop_requested(alone=self.accelerator.num_processes == 1) as requested,
             progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
         ):
             for step in range(done + 1, self.steps + 1):
@@ -149,24 +159,28 @@ class Trainer:
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
                 stop = self.anyone(bool(requested))
+                keeps = stop or step % every == 0 or step == self.steps
+                if keeps:
+                    self._require_finite_weights(step)
                 if log is not None:
                     log.add(metrics, rows)
-                    if stop or step % every == 0 or step == self.steps:
+                    if keeps:
                         log.flush(step)
-                        checkpoint.save(folder, self.training, step, state, keep=settings.keep_checkpoints)
+                        checkpoint.save(
+                            folder, self.training, step, state, keep=settings.keep_checkpoints, inside=paths.out
+                        )
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
-                    raise SystemExit(TERMINATED)
+                    raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
         if log is not None:
             log.finish()
 
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
         if self.accelerator.is_main_process:
-            start = lineage.start_of(self.run)
-            origin = loading.folder_of(start.model, start.revision)
-            tokenizer = self.run.data.tokenizer or str(origin)
-            save_policy.save(paths.policy, self.training.model.model, origin=origin, tokenizer=tokenizer, lineage=made)
+            start, tokenizer = lineage.start_of(self.run), self.run.data.tokenizer
+            trained = self.training.model.model
+            save_policy.save(paths.policy, trained, start=start, tokenizer=tokenizer, lineage=made, inside=paths.out)
         self.accelerator.wait_for_everyone()
 
     def take(
@@ -184,6 +198,7 @@ class Trainer:
         else:
             outcome, everything = self.step(rows, tensors, state, self.budget)
         rate = float(self.training.scheduler.get_last_lr()[0])
+        self.rebuilt.require_agreement()
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
         metrics: Metrics = {
@@ -218,12 +233,32 @@ class Trainer:
         training.masters.give_weights()
         return norm
 
+    def _require_finite_weights(self, step: int) -> None:
+        """Raise `InputError` where weights are not finite, before they are kept.
+
+        The loss of a step is that of the weights before it: those of the last step have no later loss to show it.
+        """
+        trained = zip(self.training.names, self.training.masters.parameters, strict=True)
+        counts = {name: int((~torch.isfinite(weights)).sum()) for name, weights in trained}
+        if broken := [name for name, count in counts.items() if count]:
+            raise InputError(
+                "Training diverged: weights are not finite.",
+                found=f"{sum(counts.values()):,} weights of {len(broken):,} tensors, {broken[0]} the first",
+                where=f"after step {step}; nothing of it was saved",
+                fix="Lower train.learning_rate or beta and start again with --restart.",
+            )
+
     def anyone(self, stop: bool) -> bool:
         """Whether `stop` is true on any process; every process gets the same answer."""
         if self.accelerator.num_processes == 1:
             return stop
         flag = torch.tensor(float(stop), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+
+def require_same_plan(accelerator: Accelerator, plan: Mapping[str, Any]) -> None:
+    """Raise `InputError` on every process where the facts of `plan` are not the same on all of them."""
+    require_agreement(plan, lambda table: accelerator.gather(table.to(accelerator.device)))
 
 
 def _say(accelerator: Accelerator, message: str) -> None:
@@ -261,11 +296,27 @@ def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> R
 
 
 @contextmanager
-def _termination_requested() -> Iterator[list[int]]:
-    """A list that is no longer empty after SIGTERM, which schedulers send some time before they kill."""
+def _stop_requested(*, alone: bool) -> Iterator[list[int]]:
+    """A list of the signals that came: SIGTERM, which schedulers send some time before they kill, or Ctrl-C's SIGINT.
+
+    A second Ctrl-C raises `KeyboardInterrupt` at once in a process that trains `alone`. A launcher of several passes
+    each one on, so that they come twice, and kills its processes itself.
+    """
     requested: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: requested.append(number))
+
+    def note(number: int, _: object) -> None:
+        if number == signal.SIGINT and number in requested and alone:
+            raise KeyboardInterrupt
+        requested.append(number)
+        if number == signal.SIGINT and alone:
+            with suppress(RuntimeError):  # it came while something else was being printed
+                logger.warning("\nfinishing this step to write a checkpoint; Ctrl-C again stops at once")
+
+    # Ignored where a shell or nohup started this in the background: that stays so.
+    heeded = [each for each in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield requested
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

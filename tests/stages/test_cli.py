@@ -76,11 +76,31 @@ def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["score", run_file, "--dry-run"])
     cli.run_command(["evaluate", run_file, "--model", "m", "--label", "other"])
     cli.run_command(["report", run_file, "--label", "a", "--label", "b"])
+    cli.run_command(["prepare", run_file, "--restart"])
     assert [(name, options) for name, _, options in stage.calls] == [
         ("estimate", {}),
-        ("evaluate", {"model": "m", "label": "other"}),
-        ("report", {"labels": ["a", "b"]}),
+        ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
+        ("report", {"labels": ["a", "b"], "lock_timeout": None}),
+        ("prepare", {"restart": True, "lock_timeout": None}),
     ]
+
+
+def test_every_stage_waits_as_long_as_it_is_told(stage, run_file):
+    for name in STAGES:
+        assert cli.run_command([name, run_file, "--lock-timeout", "2.5"]) == 0
+    assert [options["lock_timeout"] for _, _, options in stage.calls] == [2.5] * 6
+    assert cli.run_command(["score", run_file, "--lock-timeout", "-1"]) == 2
+
+
+@pytest.mark.parametrize("label", ["../x", "/tmp/x", "..", ".hidden", "", "a b", 'a"b', "a\nb", "ü", "x" * 101])
+@pytest.mark.parametrize("command", ["train", "evaluate", "path"])
+def test_a_label_is_a_name_and_no_path(stage, run_file, command, label, capsys):
+    arguments = [command, run_file, *(["train"] if command == "path" else []), "--label", label]
+    assert cli.run_command(arguments) == 2
+    said = capsys.readouterr().err
+    assert "where: train.label, or --label" in said
+    assert "Traceback" not in said
+    assert not stage.calls
 
 
 @pytest.mark.parametrize(
@@ -115,7 +135,12 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     [
         (["train", "missing.toml"], ["no file missing.toml"]),
         (["train", "{run}", "--set", "train.learning_rate=-1"], ["learning_rate", "-1"]),
-        (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'source'?"]),
+        (["prepare", "{run}", "--set", "train.learning_rate=inf"], ["train.learning_rate", "finite number"]),
+        (["prepare", "{run}", "--set", "train.weight_decay=nan"], ["train.weight_decay", "finite number"]),
+        (["train", "{run}", "--set", "train.learning_rate=1e31"], ["train.learning_rate", "1e+31"]),
+        (["prepare", "{run}", "--set", "evaluate.label=../x"], ["where: evaluate.label", "'../x'"]),
+        (["train", "{run}", "--method", "../x/../.."], ["no such method"]),
+        (["train", "{run}", "--set", "data.sauce=x"], ["data.sauce", "Did you mean 'data.source'?"]),
         (["path", "{run}", "raport"], ["raport", "Did you mean 'report'?"]),
     ],
 )
@@ -153,7 +178,7 @@ def test_unknown_command_and_option_exit_2(run_file, capsys):
     ],
 )
 def test_errors_of_a_stage(stage, run_file, capsys, monkeypatch, error, code, expected):
-    def fail(run):
+    def fail(run, **options):
         raise error
 
     monkeypatch.setattr(stage, "prepare", fail)
@@ -164,7 +189,7 @@ def test_errors_of_a_stage(stage, run_file, capsys, monkeypatch, error, code, ex
 
 
 def test_a_full_disk_behind_another_error(stage, run_file, capsys, monkeypatch):
-    def fail(run):
+    def fail(run, **options):
         try:
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:

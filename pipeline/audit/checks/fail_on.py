@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,8 @@ def parse(text: str) -> list[Threshold]:
 def _threshold(entry: str) -> Threshold:
     match = _ENTRY.fullmatch(entry)
     try:
-        if match:
-            return Threshold(match[1], float(match[2] or 0))
+        if match and 0 <= (limit := float(match[2] or 0)) < math.inf:
+            return Threshold(match[1], limit)
     except ValueError:
         pass
     raise InputError(

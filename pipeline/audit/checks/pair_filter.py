@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 _WHERE, _DROP, _HOLDS = "train.where", "train.drop", "holds:where"
@@ -24,12 +25,13 @@ _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len
 def condition(where: str, columns: Sequence[str]) -> tuple[pl.Expr, list[str]]:
     """The condition as an expression and the columns that it reads.
 
-    Raises `InputError` if it is not one SQL expression, or reads a column that is not among `columns`.
+    Raises `InputError` if it is not one SQL expression, or reads a file or a column that is not among `columns`.
     """
+    refuse_files(where, _WHERE)
     try:
         expression = pl.sql_expr(where)
         reads = list(dict.fromkeys(expression.meta.root_names()))
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             "The condition is not a valid SQL expression.",
             found=f"{where!r}: {_first_line(error)}",
@@ -57,7 +59,7 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
     try:
         # With the other columns, so that a condition without any, such as TRUE, has a value per pair too.
         holds = pairs.with_columns(expression.alias(_HOLDS)).select(_HOLDS).collect(engine="streaming")[_HOLDS]
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             "The condition cannot be evaluated.", found=f"{where!r}: {_first_line(error)}", where=_WHERE, fix=_EXAMPLE
         ) from None

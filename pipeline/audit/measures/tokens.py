@@ -16,10 +16,10 @@ REPEATED = 4  # tokens of the n-grams that are counted for repetition
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """The control tokens of a tokenizer."""
+    """The control tokens of a tokenizer; `ends` are those that end a completion."""
 
     bos: int | None
-    eos: int | None
+    ends: tuple[int, ...]
     every: npt.NDArray[np.int64]
 
 
@@ -78,14 +78,13 @@ def _special(
     )
     if special is None:
         return [pl.lit(None, pl.Boolean).alias(name) for name in names]
-    bos, eos = (-2 if token is None else token for token in (special.bos, special.eos))
+    bos = -2 if special.bos is None else special.bos
     leads = prompt.at(0) == bos
     twice = leads & (prompt.at(1) == bos)
-    double = twice | (bos != eos) & ((chosen.at(0) == bos) | (rejected.at(0) == bos))
-    # A side that a row does not have lacks no EOS.
-    ends = {
-        name: (side.at(-1) == eos) | (side.lengths == 0) for name, side in (("chosen", chosen), ("rejected", rejected))
-    }
-    inside = sum(side.count(special.every) - (side.at(-1) == eos) for side in (chosen, rejected))
+    double = twice | (bos not in special.ends) & ((chosen.at(0) == bos) | (rejected.at(0) == bos))
+    chosen_ends, rejected_ends = (np.isin(side.at(-1), special.ends) for side in (chosen, rejected))
+    # A side that a row does not have lacks no end.
+    ends = {"chosen": chosen_ends | (chosen.lengths == 0), "rejected": rejected_ends | (rejected.lengths == 0)}
+    inside = sum(side.count(special.every) for side in (chosen, rejected)) - chosen_ends - rejected_ends
     values = (double, ends["chosen"], ends["rejected"], inside > 0, prompt.count(special.every) - leads - twice > 0)
     return [pl.Series(name, value) for name, value in zip(names, values, strict=True)]

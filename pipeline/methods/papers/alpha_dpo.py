@@ -14,10 +14,10 @@ from scoreonce.pipeline.methods.pieces.reductions import moving_moments
 from scoreonce.pipeline.methods.pieces.registry import calibration, rewards, statistic
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-NOISE = 1e-6  # nats per token: less spread is rounding of two forward passes, not a difference of pairs
-Z = Annotated[Literal["running", "batch"], Allowed("whose mean and std the gaps are standardised by")]
-Scale = Annotated[Literal["code", "paper"], Allowed("whether alpha is multiplied by beta (code) or stands beside it")]
-Alpha = Annotated[float, Allowed("how far the target margin follows the pair's own gap", at_least=0)]
+NOISE = 1e-6  # nats per token: a smaller spread is rounding error, not a difference of pairs
+Z = Annotated[Literal["running", "batch"], Allowed("the mean and std that standardise the gaps")]
+Scale = Annotated[Literal["code", "paper"], Allowed("whether alpha is multiplied by beta (code) or not (paper)")]
+Alpha = Annotated[float, Allowed("the weight of the pair's own gap in the target margin", at_least=0)]
 
 
 @statistic(initial={"normalised_gap_mean": 0.0, "normalised_gap_std": 0.0})
@@ -28,7 +28,7 @@ def normalised_gap_moments(
     *,
     momentum: Momentum = 0.9,
 ) -> tuple[StepColumn, StepColumn]:
-    """Running mean and unbiased std of the gap u_pi - u_ref (nats per token), from 0, moved before use."""
+    """Running mean and unbiased std of the gap u_pi - u_ref (nats per token), from 0, updated before use."""
     return moving_moments(normalised_margin, normalised_gap_mean, normalised_gap_std, momentum)
 
 

@@ -13,7 +13,7 @@ from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 def apo_zero(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """1 - sigmoid(beta a) + sigmoid(beta c), per pair (pairs,); a, c the summed log-ratios (APO Eq. 7).
 
-    Makes the chosen completion more and the rejected one less likely: for chosen completions better than the model's.
+    Raises the chosen likelihood and lowers the rejected one: for chosen completions better than the model's.
     """
     return 1 - (beta * chosen_logratios).sigmoid() + (beta * rejected_logratios).sigmoid()
 
@@ -22,7 +22,7 @@ def apo_zero(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta:
 def apo_down(margin: StepColumn, chosen_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """sigmoid(beta a) + 1 - sigmoid(beta (a - c)), per pair (pairs,); a, c the summed log-ratios (APO Eq. 8).
 
-    Makes both completions less likely, the rejected one more so: for a model better than both.
+    Lowers both likelihoods, the rejected one more: for a model that is better than both completions.
     """
     return (beta * chosen_logratios).sigmoid() + 1 - (beta * margin).sigmoid()
 

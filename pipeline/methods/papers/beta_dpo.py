@@ -14,11 +14,11 @@ from scoreonce.pipeline.methods.pieces.reductions import moving_moments, weighte
 from scoreonce.pipeline.methods.pieces.registry import calibration, selection, statistic
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-NOISE = 1e-3  # nats of margin: less spread than this is rounding of two forward passes, not a difference of pairs
+NOISE = 1e-3  # nats of margin: a smaller spread is rounding error, not a difference of pairs
 Keep = Annotated[float, Allowed("the share of pairs kept in each step", above=0, at_most=1)]
-Scaling = Annotated[float, Allowed("how strongly beta follows the margins, per nat", at_least=0)]
-Order = Annotated[Literal["code", "paper"], Allowed("whether a step's own margins enter the state before or after use")]
-Floor = Annotated[float, Allowed("the least beta that a batch can get", above=0)]
+Scaling = Annotated[float, Allowed("how strongly beta scales with the margins, per nat", at_least=0)]
+Order = Annotated[Literal["code", "paper"], Allowed("whether a step's margins update the state before or after use")]
+Floor = Annotated[float, Allowed("the lower bound of a batch's beta", above=0)]
 
 
 @statistic(initial={"gap_mean": 0.0, "gap_std": 0.0}, after={"order": "paper"})
@@ -35,7 +35,7 @@ def gaussian_gap(
 ) -> StepColumn:
     """1 for max(1, int(N keep)) pairs drawn without replacement by exp(-z^2 / 2), z = (margin - M0) / std; else 0.
 
-    The k largest of log w - log(Exp(1) draw): distributed as drawn one after another, without underflow. `keep` is the
+    The k largest of log w - log(Exp(1) draw): the distribution of sequential draws, without underflow. `keep` is the
     paper's rho, the code's 1 - mode_weight. A std below 1e-3 nats counts as 1e-3.
     """
     log_weight = -0.5 * ((margin - gap_mean) / gap_std.clamp(min=NOISE)).square()
@@ -57,8 +57,8 @@ def batch_beta(
 ) -> StepColumn:
     """max(beta_floor, beta (1 + a (mean of the selected margins - M0))), one for the step, without gradient.
 
-    Code: the state moves, pairs are selected by it, beta follows those; per micro-batch, here per optimizer step.
-    `order = "paper"`: M0 and std move after use; the mean is of all pairs, and of rewards beta Delta: a becomes a beta.
+    As in the code, the state is updated, then selects pairs, which give beta; per step, there per micro-batch.
+    `order = "paper"`: M0 and std are updated after use; the mean is over all pairs and of beta Delta: a becomes a beta.
     """
     a, weight = (a * beta, torch.ones_like(margin)) if order == "paper" else (a, weight)
     return (beta * (1 + a * (weighted_mean(margin, weight, otherwise=gap_mean) - gap_mean))).clamp(min=beta_floor)

@@ -13,7 +13,7 @@ from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
-LARGEST = 20.0  # nats of log-ratio inside the exponential: e^20 is finite in every dtype that matters
+LARGEST = 20.0  # nats of log-ratio inside the exponential: e^20 is finite in float32 and bfloat16
 RMax = Annotated[float, Allowed("the largest reward: differences are clipped at twice this", above=0)]
 
 
@@ -23,7 +23,7 @@ def chi_po(
 ) -> StepColumn:
     """-log sigmoid(clip(beta (phi(u_w) - phi(u_l)), -2 R, 2 R)), phi(u) = u + log u, u = pi / ref, per pair (pairs,).
 
-    R = `r_max`. Outside the clip there is no gradient: meant so. The exponential in phi is of at most 20 nats. The
+    R = `r_max`. Outside the clip the gradient is zero, by design. The exponential in phi is of at most 20 nats. The
     paper leaves R open and there is no official code; a third party takes 1, and clips each side instead of the
     difference. The paper's beta for TL;DR is 0.05, or 0.005.
     """

@@ -14,7 +14,8 @@ from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Tau = Annotated[
-    float, Allowed("the width over which the two losses change places; below 1 it is bounded", above=0, at_most=1)
+    float,
+    Allowed("the width of the transition between the losses; up to 1 the loss is bounded", above=0, at_most=1),
 ]
 
 

@@ -22,8 +22,8 @@ Penalty = Annotated[
 def dpop(margin: StepColumn, chosen_logratios: StepColumn, beta: StepColumn, *, lam: Penalty = 50.0) -> StepColumn:
     """-log sigmoid(beta (Delta - lambda max(0, log ref(y_w) - log pi(y_w)))), per pair (pairs,); lambda = `lam`.
 
-    DPO as long as the chosen completion is at least as likely as under the reference. The repository has no code: the
-    paper's formula, with its lambda and beta. oxRL takes lambda 5. At a tie (the first step) there is no penalty.
+    Equal to DPO while the chosen completion is at least as likely as under the reference. The authors' repository has
+    no code; formula, lambda and beta are the paper's. oxRL takes lambda 5. A tie (the first step) has no penalty.
     """
     return -logsigmoid(beta * (margin - lam * (-chosen_logratios).relu()))
 

@@ -16,9 +16,9 @@ from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import calibrated_rewards
 
 Epsilon = Annotated[float, Allowed("the size of the perturbation of the logits", above=0, below=1)]
-DeadBand = Annotated[float, Allowed("the least change of the log-prob difference that decides, in nats", at_least=0)]
-Update = Annotated[Literal["code", "paper"], Allowed("how the step's decisions move beta")]
-StepDtype = Annotated[Literal["fp32", "bf16"], Allowed("the arithmetic that a step is decided in")]
+DeadBand = Annotated[float, Allowed("the smallest change of the log-prob difference that counts, in nats", at_least=0)]
+Update = Annotated[Literal["code", "paper"], Allowed("how beta is updated from the decisions of a step")]
+StepDtype = Annotated[Literal["fp32", "bf16"], Allowed("the precision in which a step is decided")]
 InBfloat16 = Annotated[Tensor | None, OnlyWith("step_dtype", "bf16")]
 
 
@@ -60,7 +60,7 @@ def epsilon_update(
     epsilon: Epsilon = 0.01,
     update: Update = "code",
 ) -> StepColumn:
-    """The next step's beta, from `beta` on: beta / (1 + epsilon mean step), or the mean of the pairs' betas (paper)."""
+    """The next step's beta, first `beta`: beta / (1 + epsilon mean step), or the mean of the pairs' betas (paper)."""
     if update == "paper":
         return (epsilon_beta / (1 + epsilon * epsilon_step)).mean()
     return epsilon_beta / (1 + epsilon * epsilon_step.mean())
@@ -71,15 +71,15 @@ def perturbed_beta(epsilon_step: StepColumn, epsilon_beta: StepColumn, *, epsilo
     """epsilon_beta / (1 + epsilon step), step in {-1, 0, 1}, per pair, without gradient.
 
     plus and minus are the log-probs under the logits f +- epsilon (f - f_ref), the policies of weaker and stronger KL
-    penalty. `epsilon_beta` is constant within an optimizer step and moves after it, over all its pairs; evaluation
-    does not move it. `update`: the paper's mean of betas is larger than the code's at order epsilon^2. Their
-    `label_smoothing` is without effect; here it is DPO's.
+    penalty. `epsilon_beta` is constant within an optimizer step and updated after it from all its pairs; evaluation
+    does not update it. `update`: the paper's mean of betas is larger than the code's at order epsilon^2. Their
+    `label_smoothing` has no effect; here it is DPO's.
 
     The official run decided in bfloat16, where a sum of hundreds of nats has no digits left for the effect of epsilon,
-    so that most steps are 0. In float32 hardly any is, and beta moves faster: take a smaller epsilon (0.005), a
+    so that most steps are 0. In float32 almost none is, and beta changes faster: use a smaller epsilon (0.005), a
     `dead_band`, or `step_dtype = "bf16"`, which rounds as their chain of operations does: both models' logits,
     (1 +- epsilon) f -+ epsilon f_ref, log-softmax, the sum over the completion, chosen minus rejected. The loss and its
-    gradient stay as they are. With `full_vocab = "topk"` it rounds the stored log-probs in the place of logits.
+    gradient are unchanged. With `full_vocab = "topk"` it rounds the stored log-probs instead of logits.
     """
     return epsilon_beta / (1 + epsilon * epsilon_step)
 

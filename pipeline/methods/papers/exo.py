@@ -17,7 +17,7 @@ from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
 Smoothing = Annotated[float, Allowed("the target probability of the rejected completion", above=0, below=0.5)]
-Target = Annotated[Literal["smoothed", "official"], Allowed("the distribution that the policy is drawn to")]
+Target = Annotated[Literal["smoothed", "official"], Allowed("the target distribution")]
 OFFICIAL = (0.0, -10.0)  # log q of chosen and rejected in the authors' code, not normalised
 
 
@@ -28,8 +28,8 @@ def exo_pair(
     """KL(p || q) = p (log p - log q_w) + (1 - p) (log(1 - p) - log q_l), p = sigmoid(beta Delta), per pair (pairs,).
 
     EXO-pref, Eq. 16. `target = "smoothed"`: q = (1 - e, e), e = `label_smoothing`, as TRL's `exo_pair` (which refuses
-    e = 0). `"official"`: the authors' code, log q = (0, -10), which is no distribution but nearly so. beta is their
-    beta_pi; they set 0.5. Not convex: the gradient fades for pairs ordered very wrongly too. Delta as in `dpo`.
+    e = 0). `"official"`: the authors' code, log q = (0, -10), which is only nearly normalised. beta is their
+    beta_pi; they set 0.5. Not convex: the gradient also vanishes for badly misordered pairs. Delta as in `dpo`.
     """
     chosen, rejected = (math.log1p(-label_smoothing), math.log(label_smoothing)) if target == "smoothed" else OFFICIAL
     logits = beta * linked_margin

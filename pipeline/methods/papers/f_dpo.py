@@ -8,7 +8,7 @@ from scoreonce.pipeline.methods.papers.dpo import dpo
 
 method(
     "f_dpo",
-    "DPO under another divergence than the reverse KL",
+    "DPO under a divergence other than the reverse KL",
     paper=Paper(
         "Beyond Reverse KL: Generalizing Direct Preference Optimization with Diverse Divergence Constraints",
         "2309.16240",

@@ -13,7 +13,7 @@ from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 def hinge(linked_margin: StepColumn, beta: StepColumn) -> StepColumn:
     """max(0, 1 - beta Delta), per pair (pairs,): RSO's hinge-norm loss, TRL's `hinge`; Delta in summed nats.
 
-    SLiC-HF itself has no reference in it, and a regularising term: that is `slic`. A pair with beta Delta >= 1 has no
+    SLiC-HF itself has no reference but a regularising term: see `slic`. A pair with beta Delta >= 1 has no
     gradient. Delta as in `dpo`.
     """
     return (1 - beta * linked_margin).relu()

@@ -33,7 +33,7 @@ def ld_dpo(
 
 method(
     "ld_dpo",
-    "DPO that counts less what one completion is longer by",
+    "DPO with less weight on the tokens by which one completion is longer",
     paper=Paper("Length Desensitization in Direct Preference Optimization", "2409.06411", "arXiv 2024"),
     objective=ld_dpo,
     synonyms={"alpha": "ld_alpha"},

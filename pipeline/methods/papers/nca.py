@@ -15,14 +15,14 @@ from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
 
-Temperature = Annotated[float, Allowed("the temperature of the scores: towards 0 the label is hard", above=0)]
+Temperature = Annotated[float, Allowed("the temperature of the scores; the label hardens towards 0", above=0)]
 
 
 @objective(rewards=logratio_rewards, beta=0.01)
 def nca_pair(chosen_logratios: StepColumn, rejected_logratios: StepColumn, beta: StepColumn) -> StepColumn:
     """-log sigmoid(beta a) - (log sigmoid(-beta a) + log sigmoid(-beta c)) / 2, per pair (pairs,).
 
-    a, c the summed log-ratios. Keeps the chosen completion's likelihood up, where DPO sees the difference alone.
+    a, c the summed log-ratios. Keeps the chosen completion's likelihood up, while DPO only sees the difference.
     """
     return (
         -logsigmoid(beta * chosen_logratios)
@@ -78,7 +78,7 @@ def infonca_list(
 NCA = Paper("Noise Contrastive Alignment of Language Models with Explicit Rewards", "2402.05369", "NeurIPS 2024")
 method(
     "nca_pair",
-    "Noise contrast of each log-ratio on its own",
+    "Noise-contrastive loss on each log-ratio separately",
     paper=NCA,
     objective=nca_pair,
     aliases={"nca": {}},
@@ -86,7 +86,7 @@ method(
 )
 method(
     "infonca",
-    "DPO with the label as soft as the difference of the scores",
+    "DPO with soft labels from the difference of the scores",
     paper=NCA,
     objective=infonca,
     synonyms={"alpha": "temperature"},

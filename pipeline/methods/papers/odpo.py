@@ -30,8 +30,8 @@ def score_offset(
 ) -> StepColumn:
     """target_margin = (alpha / beta) log(r_w - r_l), per pair: with DPO, -log sigmoid(beta Delta - alpha log(...)).
 
-    `offset = "log_ratio"`: log(r_w / r_l), for positive scores (the authors' option). A pair whose scores leave
-    nothing to take the logarithm of is refused: the authors' code makes it NaN.
+    `offset = "log_ratio"`: log(r_w / r_l), for positive scores (the authors' option). A pair for which the
+    logarithm is undefined is refused; the authors' code gives NaN.
     """
     ratio = offset == "log_ratio"
     inside = chosen_score / rejected_score if ratio else chosen_score - rejected_score

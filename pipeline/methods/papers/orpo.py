@@ -13,7 +13,7 @@ from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
 from scoreonce.pipeline.methods.pieces.registry import objective, rewards
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-CERTAIN = -1e-12  # nats per token: closer to certainty than this, the odds are no longer told apart
+CERTAIN = -1e-12  # nats per token: log-probs closer to 0 than this have the same odds
 OddsWeight = Annotated[float, Allowed("the weight of the odds ratio", above=0)]
 LikelihoodWeight = Annotated[
     float, Allowed("the weight of the chosen completion's negative log-likelihood", at_least=0)

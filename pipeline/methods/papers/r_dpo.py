@@ -11,7 +11,7 @@ from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed, Beta
 from scoreonce.pipeline.methods.pieces.registry import calibration
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 
-LengthPenalty = Annotated[float, Allowed("the reward taken off per token of length", at_least=0)]
+LengthPenalty = Annotated[float, Allowed("the reward subtracted per token", at_least=0)]
 
 
 @calibration("target_margin", batch_coupled=False)
@@ -21,7 +21,7 @@ def length_penalty(
     """target_margin = -(alpha / beta) (|y_w| - |y_l|), per pair.
 
     With DPO that is -log sigmoid(beta Delta + alpha (|y_w| - |y_l|)).
-    A longer chosen completion has less to gain, so that length alone is not learnt. The sign is that of the paper's
+    A longer chosen completion gains less, so that length alone is not rewarded. The sign is that of the paper's
     penalised reward and of SimPO's table of methods; alpha-DPO's repository and oxRL have the opposite one.
     """
     return -alpha / beta * (chosen_len - rejected_len)

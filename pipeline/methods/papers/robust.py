@@ -17,7 +17,7 @@ def robust(linked_margin: StepColumn, beta: StepColumn, *, label_smoothing: Labe
     """(-(1 - e) log sigmoid(beta Delta) + e log sigmoid(-beta Delta)) / (1 - 2 e), per pair (pairs,).
 
     e = `label_smoothing` is the share of flipped labels, below 1/2; the loss is an unbiased estimate of DPO's on clean
-    labels. It has no lower bound, and is negative for margins large enough: meant so. TRL's `robust`, where e is 0
+    labels. It has no lower bound, and is negative for large margins, by design. TRL's `robust`, where e is 0
     unless set. Delta as in `dpo`.
     """
     logits = beta * linked_margin

@@ -36,7 +36,7 @@ def on_policy_weight(
 
 @objective(rewards=logratio_rewards, beta=0.01)
 def wpo(linked_margin: StepColumn, on_policy_weight: StepColumn, beta: StepColumn) -> StepColumn:
-    """-w log sigmoid(beta Delta), per pair (pairs,), w how likely the policy is to write the pair itself.
+    """-w log sigmoid(beta Delta), per pair (pairs,), w the likelihood that the policy writes the pair itself.
 
     w = min(1, exp(s_w + s_l)), s the mean over a completion's tokens of log pi(y_t) - log sum_v pi(v)^2 (the "sampled
     alignment" of the authors' code); no gradient flows through it. The step's loss is the mean of these losses, not

@@ -16,6 +16,7 @@ Dimensions: every column is (pairs,), or 0-d where it is one number for the whol
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
@@ -71,17 +72,32 @@ class Piece:
         return tuple(name for name, only in self.columns_with.items() if settings[only.setting] == only.value)
 
     def __call__(self, columns: Mapping[str, Tensor], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The columns it gives, by name."""
-        result = self.function(
-            *[columns[name] for name in self.columns],
-            **{name: columns[name] for name in self.added(settings)},
-            **{name: settings[name] for name in self.hyperparameters},
-        )
+        """The columns it gives, by name. Raises `InputError` where a function of a method file raises an error."""
+        given = [columns[name] for name in self.columns]
+        named = {name: columns[name] for name in self.added(settings)}
+        named |= {name: settings[name] for name in self.hyperparameters}
+        try:
+            result = self.function(*given, **named)
+        except (Exception, SystemExit) as error:
+            if isinstance(error, InputError) or self.function.__module__.startswith("scoreonce."):
+                raise
+            raise _failed(self, error) from error
         return dict(zip(self.gives, (result,) if isinstance(result, Tensor) else result, strict=True))
 
     def moves_after(self, settings: Mapping[str, Any]) -> bool:
         """Whether a statistic moves at the end of the step, so that its own step does not see it moved."""
         return self.after is not None and all(settings[name] == value for name, value in self.after.items())
+
+
+def _failed(piece: Piece, error: BaseException) -> InputError:
+    file = inspect.getfile(piece.function)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return InputError(
+        f"The {piece.kind} {piece.name} raised an error.",
+        found=f"{type(error).__name__}: {error}",
+        where=f"{file}, line {lines[-1] if lines else 'unknown'}",
+        fix="Correct the function.",
+    )
 
 
 PIECES: dict[Kind, dict[str, Piece]] = {kind: {} for kind in MADE_EARLIER}

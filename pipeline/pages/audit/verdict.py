@@ -92,7 +92,8 @@ def _quarantined(counts: Mapping[str, Any]) -> str:
 
 def _count(amount: int, noun: str) -> str:
     words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
-    return f"{words[amount] if amount < len(words) else amount} {noun}{'s' if amount != 1 else ''}"
+    # No line break between number and noun: a headline of two lines would break there.
+    return f"{words[amount] if amount < len(words) else amount}\N{NO-BREAK SPACE}{noun}{'s' if amount != 1 else ''}"
 
 
 def _lower(title: str) -> str:

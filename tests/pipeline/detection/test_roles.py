@@ -62,28 +62,10 @@ def test_an_input_that_is_always_empty_leaves_the_instruction():
 
 
 @pytest.mark.parametrize("name", ["prompt", "question", "input"])
-def test_a_system_column_is_the_system_turn(name):
+def test_a_system_column_is_the_system_turn_whatever_the_prompt_is_called(name):
     row = {"system": "Be short.", name: "Sky?", **SIDES}
-    found = recognised(row)
-    assert found.has_system
-    assert texts(row, found) == (WITH_SYSTEM, "Sure! Blue.|", "Sure! Red.|")
-    assert texts({**row, "system": " "}, found)[0] == "<user>Sky?|<assistant>"
-
-
-def test_a_system_column_before_messages_that_have_a_system_turn_or_none():
-    asked, answer = {"role": "user", "content": "Sky?"}, {"role": "assistant", "content": "Blue."}
-    own = {"role": "system", "content": "Be long."}
-    row = {"system": "Be short.", "prompt": [asked], "chosen": [answer], "rejected": "Red."}
-    assert read(row)[0] == WITH_SYSTEM
-    assert read({**row, "prompt": [own, asked]})[0] == "<system>Be long.|<user>Sky?|<assistant>"
-    whole = {"system": "Be short.", "chosen": [asked, answer], "rejected": [asked, {**answer, "content": "Red."}]}
-    assert read(whole) == (WITH_SYSTEM, "Blue.|", "Red.|")
-
-
-def test_a_system_column_can_be_left_out_and_an_empty_one_is():
-    row = {"system": "Be short.", "prompt": "Sky?", **SIDES}
+    assert read(row) == (WITH_SYSTEM, "Sure! Blue.|", "Sure! Red.|")
     assert read(row, columns={"system": ""})[0] == "Sky?"
-    assert read({**row, "system": ""})[0] == "Sky?"
 
 
 def test_conversations_as_sharegpt_writes_them():

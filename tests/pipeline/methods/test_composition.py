@@ -318,7 +318,7 @@ def test_unknown_names() -> None:
         ("ipo", {"normalisation": 1}, ("normalisation = 1",)),
         ("beta_dpo", {"keep": 0}, ("above 0 and at most 1",)),
         ("beta_dpo", {"momentum": 1}, ("at least 0 and below 1",)),
-        ("beta_dpo", {"beta_floor": 0}, ("the least beta",)),
+        ("beta_dpo", {"beta_floor": 0}, ("the lower bound of a batch's beta",)),
         ("simpo", {"gamma_beta_ratio": -1}, ("gamma_beta_ratio = -1",)),
         ("alpha_dpo", {"alpha": -1}, ("alpha = -1",)),
         ("minor_dpo", {"tie": "max"}, ("one of 'clamp', 'relu'",)),

@@ -9,16 +9,17 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, process
 from tokenizers.models import BPE, WordLevel
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from scoreonce.pipeline.templates.renderer import chat_renderer
+from scoreonce.pipeline.templates.turn_end import find_turn_end
 from scoreonce.pipeline.text.dataset_columns import match_columns
 from scoreonce.pipeline.text.formats import Example, read_row
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.pipeline.text.tokenize import (
     EncodedPair,
     Limits,
-    chat_renderer,
     encode_pairs,
     fit,
-    strip_eos,
+    strip_ends,
     text_encoder,
 )
 from scoreonce.schemas.errors import InputError
@@ -84,7 +85,7 @@ def encode(
     tokenizer: PreTrainedTokenizerFast, prompt: str, chosen: str, rejected: str | None = "d", **fields
 ) -> EncodedPair:
     encoder = text_encoder(tokenizer)
-    pair = encode_pairs(encoder, [strip_eos(Example(prompt, chosen, rejected, **fields), encoder)])[0]
+    pair = encode_pairs(encoder, [strip_ends(Example(prompt, chosen, rejected, **fields), encoder)])[0]
     assert isinstance(pair, EncodedPair)
     return pair
 
@@ -168,17 +169,25 @@ def test_a_template_that_ends_the_turn_with_eos_and_a_line_end():
     """The prompt is what apply_chat_template gives at generation; behind <|im_end|> (4) nothing is left."""
     tokenizer = words(eos_token="<|im_end|>")
     encoder = text_encoder(tokenizer)
-    [pair] = encode_pairs(encoder, [strip_eos(chat_example(tokenizer), encoder)])
+    [pair] = encode_pairs(encoder, [strip_ends(chat_example(tokenizer), encoder)])
     at_generation = tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], add_generation_prompt=True)
     assert pair.prompt_ids.tolist() == at_generation["input_ids"] == [3, 5, 10, 7, 4, 10, 3, 6, 10]
     assert (pair.chosen_ids.tolist(), pair.rejected_ids.tolist()) == ([8, 4], [9, 4])
 
 
-def test_a_template_that_ends_the_turn_otherwise_gets_eos_behind_it():
+def test_a_template_that_ends_the_turn_with_another_token_than_eos():
+    """Generation stops at <|im_end|> (4); </s> (2) is never written after it."""
     tokenizer = words()
-    encoder = text_encoder(tokenizer)
-    [pair] = encode_pairs(encoder, [strip_eos(chat_example(tokenizer), encoder)])
-    assert pair.chosen_ids.tolist() == [8, 4, 10, 2]
+    encoder = text_encoder(tokenizer, turn_end=find_turn_end(tokenizer, chat_renderer(tokenizer)))
+    [pair] = encode_pairs(encoder, [strip_ends(chat_example(tokenizer), encoder)])
+    assert (pair.chosen_ids.tolist(), pair.rejected_ids.tolist()) == ([8, 4], [9, 4])
+
+
+def test_a_template_that_ends_the_turn_with_no_token_gets_eos_behind_it():
+    tokenizer = words(template=CHATML.replace("<|im_end|>", ""))
+    encoder = text_encoder(tokenizer, turn_end=find_turn_end(tokenizer, chat_renderer(tokenizer)))
+    [pair] = encode_pairs(encoder, [strip_ends(chat_example(tokenizer), encoder)])
+    assert pair.chosen_ids.tolist() == [8, 10, 2]
 
 
 @pytest.mark.parametrize("template", ["{{ bos_token }}" + CHATML, CHATML])

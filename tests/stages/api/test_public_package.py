@@ -108,6 +108,6 @@ def test_settings_replace_keys_and_are_checked() -> None:
     run = scoreonce.Run.model_validate({"out": "o", "data": {"source": "s"}, "reference": {"model": "m"}})
     changed = run.replace({"train.beta": 0.05, "data.limit": 7})
     assert (changed.train.hyperparameters, changed.data.limit, run.data.limit) == ({"beta": 0.05}, 7, None)
-    with pytest.raises(scoreonce.InputError, match=r"data\.sauce.*Did you mean 'source'") as error:
+    with pytest.raises(scoreonce.InputError, match=r"data\.sauce.*Did you mean 'data.source'") as error:
         run.replace({"data.sauce": "x"})
     assert error.value.where == "the settings given"

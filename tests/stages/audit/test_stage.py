@@ -18,6 +18,7 @@ from scoreonce.stages.audit.inputs import evaluation_prompts
 from scoreonce.stages.cli import run_command
 from scoreonce.stages.commands import sql as sql_command
 from scoreonce.stages.common.files import read_json, sha256, write_json, write_parquet
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.train import data as training_data
@@ -213,6 +214,21 @@ def test_an_audit_of_the_version_before_is_named_and_made_anew(world):
     audit.audit(world.run())
     assert read_json(paths.measures_manifest)["format"] == 4
     assert len(training_data.load_training_data(paths, READS, drop=["duplicate_pair"])) == 8
+
+
+def test_two_audits_do_not_write_one_folder_and_none_writes_through_a_link(world, tmp_path):
+    paths = world.prepare(world.random_pairs(8))
+    with (
+        locked(paths, paths.audit, f"the folder {paths.audit}"),
+        pytest.raises(InputError, match="audit is in use by another process"),
+    ):
+        audit.audit(world.run(), lock_timeout=0)
+    assert not paths.audit.exists()
+    (tmp_path / "mine").mkdir()
+    paths.audit.symlink_to(tmp_path / "mine")
+    with pytest.raises(InputError, match="Nothing outside the folder of a run"):
+        audit.audit(world.run())
+    assert not list((tmp_path / "mine").iterdir())
 
 
 def test_an_audit_whose_table_changed_is_no_audit(world):

@@ -1,5 +1,6 @@
 """A method of one's own, from a file."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import ALIASES, METHODS
 from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.method_file import load_file
+from scoreonce.stages.common.method_file import load_allowed, load_file
 
 MINE = '''
 """Squared hinge on the margin, from a talk."""
@@ -105,3 +106,45 @@ def test_no_file(tmp_path: Path, name: str, words: tuple[str, ...]) -> None:
     with pytest.raises(InputError) as raised:
         load_file(str(tmp_path / name))
     assert all(word in str(raised.value) for word in words), str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "code", ["import sys\nsys.exit()", "exit(0)", "raise SystemExit('text')", "raise GeneratorExit"]
+)
+def test_a_file_that_leaves_the_program_is_refused(tmp_path: Path, code: str) -> None:
+    with pytest.raises(InputError, match="raised an error"):
+        load_file(write(tmp_path, code))
+
+
+def test_ctrl_c_while_a_file_runs_is_no_error_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        load_file(write(tmp_path, "raise KeyboardInterrupt"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_file(str(tmp_path / "pipe.py"))
+
+
+@pytest.mark.parametrize("statement", ["raise SystemExit(0)", "return margin.nothing", "1 / 0"])
+def test_a_function_that_fails_or_leaves_is_named_with_its_line(tmp_path: Path, statement: str) -> None:
+    path = write(tmp_path, MINE.replace("return (slack - beta * margin).relu().square()", statement))
+    load_file(path)
+    columns = {
+        f"{whose}_{side}_logps": torch.tensor([-1.0]) for whose in ("policy", "ref") for side in ("chosen", "rejected")
+    }
+    with pytest.raises(InputError) as raised:
+        methods.apply("squared_hinge", columns)
+    assert raised.value.what == "The objective squared_hinge raised an error."
+    assert raised.value.where == f"{path}, line 14"
+
+
+def test_a_file_that_a_run_file_names_needs_consent(tmp_path: Path) -> None:
+    path = write(tmp_path, f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n" + MINE)
+    with pytest.raises(InputError) as raised:
+        load_allowed(path, allowed=False)
+    assert "--allow-method-file" in raised.value.fix
+    assert not (tmp_path / "ran").exists()
+    assert load_allowed(path, allowed=True) == ["squared_hinge"]
+    assert (tmp_path / "ran").exists()

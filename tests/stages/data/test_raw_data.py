@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import HubInput
+from scoreonce.stages.data import raw_files
 from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
 
 ROWS = [{"prompt": f"p{number}", "chosen": "c", "rejected": "r"} for number in range(5)]
@@ -315,3 +317,113 @@ def test_a_hub_dataset_that_is_not_there(monkeypatch):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         open_data("org/nme", subset=None, split="train")
     assert "doesn't exist" in caught.value.found
+
+
+# ---- input that is made to hurt ----
+
+
+def test_short_first_lines_are_rows_of_their_own(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text('{}\n1\n\n{"prompt": "p"}\n')
+    found = rows(path)
+    assert [row.reason if isinstance(row, RowError) else row for row in found] == [{}, "invalid_json", {"prompt": "p"}]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["9" * 5000, "[" * 100_000 + "]" * 100_000, '{"a":' * 5000 + "1" + "}" * 5000, "-" + "1" * 9999, "[" * 50_000],
+)
+def test_a_value_that_python_does_not_parse_is_one_row(tmp_path, value):
+    path = tmp_path / "data.jsonl"
+    path.write_text(f'{LINES}{{"prompt": {value}}}\n{LINES}')
+    found = rows(path)
+    assert [row for row in found if isinstance(row, dict)] == ROWS * 2
+    assert found[5].reason == "invalid_json"
+    (tmp_path / "data.json").write_text(f'[{{"prompt": {value}}}]')
+    with pytest.raises(InputError, match="cannot be read"):
+        rows(tmp_path / "data.json")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_long_line_is_passed_over_in_bounded_memory(tmp_path, monkeypatch, suffix):
+    """Lines of 100 bytes are read, of 101 not, and nothing longer than 100 bytes is asked for."""
+    asked = []
+    monkeypatch.setattr(raw_files, "LONGEST_LINE", 100)
+
+    def row(length: int) -> bytes:
+        return b'{"prompt": "%s"}\n' % (b"x" * (length - len(b'{"prompt": ""}\n')))
+
+    text = row(100) + row(101) + row(5000) + row(99) + b"y" * 777
+    path = tmp_path / f"data{suffix}"
+    path.write_bytes(gzip.compress(text) if suffix.endswith("gz") else text)
+    opener = gzip.open if suffix.endswith("gz") else open
+    with opener(path, "rb") as handle:
+
+        class Asked:
+            def readline(self, size):
+                asked.append(size)
+                return handle.readline(size)
+
+        lines = list(raw_files._json_rows(Asked(), "data", may_be_array=False))
+    assert set(asked) == {100}
+    assert [len(line["prompt"]) if isinstance(line, dict) else line.reason for line in lines] == [
+        85,
+        "line_too_long",
+        "line_too_long",
+        84,
+        "line_too_long",
+    ]
+    assert lines[1].detail == "line 2 of data: over 100 bytes"
+
+
+def test_an_array_that_is_too_large_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(raw_files, "LARGEST_ARRAY", 1000)
+    (tmp_path / "data.json").write_text(json.dumps(ROWS * 100, indent=1))
+    with pytest.raises(InputError) as raised:
+        rows(tmp_path / "data.json")
+    assert "one JSON array of over 1,000 bytes; write one object a line" in raised.value.found
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        ([10**7, 1], pa.date32()),
+        ([2**62, 1], pa.date64()),
+        ([2**62, 1], pa.timestamp("us")),
+        ([2**62, 1], pa.duration("s")),
+        ([2**62, 1], pa.time64("us")),
+        ([1, 1], pa.timestamp("us", "Nowhere/Land")),
+    ],
+    ids=str,
+)
+def test_a_date_out_of_range_spoils_no_row_that_does_not_need_it(tmp_path, values, kind):
+    dates = pa.array(values, pa.int32() if kind == pa.date32() else pa.int64()).view(kind)
+    pq.write_table(pa.table({"prompt": ["p", "q"], "day": dates}), tmp_path / "data.parquet")
+    found = rows(tmp_path / "data.parquet")
+    assert [row["prompt"] for row in found] == ["p", "q"]
+    assert isinstance(found[0]["day"], raw_files.Unreadable)
+    assert rows(tmp_path / "data.parquet", columns=["prompt"]) == [{"prompt": "p"}, {"prompt": "q"}]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".feather"])
+def test_two_columns_of_one_name_are_refused(tmp_path, suffix):
+    table = pa.table([pa.array(["p"]), pa.array(["q"])], names=["prompt", "prompt"])
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(InputError) as raised:
+        rows(path)
+    assert "two columns have the name 'prompt'" in raised.value.found
+
+
+def test_what_is_read_once_is_no_dataset(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        opened(tmp_path / "pipe.jsonl")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        opened(Path("/dev/null"))
+    with pytest.raises(InputError, match="has no data files"):
+        opened(tmp_path)

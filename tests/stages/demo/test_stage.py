@@ -65,6 +65,19 @@ def test_the_same_seed_writes_the_same_files(runs):
     assert before == {path.name: path.read_bytes() for path in [*folder.iterdir(), Path(sft.data.source)]}
 
 
+@pytest.mark.parametrize("mine", ["data", "model"])
+def test_data_and_models_of_others_are_not_replaced(runs, mine):
+    sft = runs[0]
+    path = Path(sft.data.source) if mine == "data" else Path(sft.reference.model) / "config.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"prompt": "mine"}\n')
+    for command in (demo.task, demo.pairs) if mine == "data" else (demo.task,):
+        with pytest.raises(InputError, match="would replace files that it has not written"):
+            command(sft, TINY)
+    assert path.read_text() == '{"prompt": "mine"}\n'
+    assert [found for found in Path("runs").rglob("*") if found.is_file()] == [path]
+
+
 def test_samples_end_with_the_end_token_and_repeat_with_the_seed(runs):
     sft = runs[0]
     demo.task(sft, TINY)

@@ -14,6 +14,7 @@ from scoreonce.schemas.manifests import EvaluationManifest
 from scoreonce.schemas.tables import EvaluationPair
 from scoreonce.stages import config
 from scoreonce.stages.common.files import sha256
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.prepare import stage as prepare
@@ -152,6 +153,22 @@ def test_another_model_has_a_label_of_its_own(scored):
     assert read(scored, "rival")[1]["label"] == "rival"
 
 
+def test_a_label_is_a_name_and_one_process_writes_under_it(scored):
+    run, other = make_run(scored), str(scored / "other (v2)")
+    save_model(scored / "other (v2)", 2)
+    results = evaluate.evaluate(run, model=other)
+    assert results.paths.evaluation == scored / "out" / "evaluate" / "other-v2"
+    for label in ("../other", ".other", "a b"):
+        with pytest.raises(InputError) as caught:
+            evaluate.evaluate(run, model=other, label=label)
+        assert caught.value.where == "evaluate.label, or --label"
+    with (
+        locked(results.paths, results.paths.evaluation, "the evaluation other-v2"),
+        pytest.raises(InputError, match="The evaluation other-v2 is in use"),
+    ):
+        evaluate.evaluate(run, model=other, lock_timeout=0)
+
+
 def test_without_a_policy_the_message_names_train(scored):
     with pytest.raises(InputError, match="scoreonce train"):
         evaluate.evaluate(make_run(scored, **{"train.label": "untrained"}))
@@ -188,10 +205,12 @@ def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
 
 
 def test_scores_of_other_pairs_are_refused(scored, tmp_path):
-    """Prepared anew with another share: the scores beside them are of the pairs before."""
+    """Prepared anew with another share, and scores and policy of the pairs before put back beside them."""
     out = shutil.copytree(scored / "out", tmp_path / "out")
     run = make_run(scored, out=out, test_share=0.25)
-    prepare.prepare(run)
+    prepare.prepare(run, restart=True)
+    for made in ("reference", "train"):
+        shutil.copytree(scored / "out" / made, out / made, dirs_exist_ok=True)
     with pytest.raises(InputError, match=r"(?s)those of other pairs.*scoreonce score"):
         evaluate.evaluate(run)
     make_run(scored)

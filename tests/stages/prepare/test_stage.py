@@ -123,6 +123,7 @@ def test_manifest_says_what_was_read_and_made(workplace):
     }
     assert manifest["files"] == digests(paths)
     assert manifest["tokenizer"]["vocab_size"] == len(WORDS)
+    assert manifest["tokenizer"]["special"] == {"bos": None, "eos": EOS, "every": [0, EOS]}
     assert len(TokenFile(paths.tokens("test"))) == 0
 
 
@@ -372,21 +373,6 @@ def test_the_coding_of_a_preference_is_set_and_said(workplace, capsys):
     paths = workplace.prepare(test_share=0, preference="1/0", format="labelled")
     assert pairs(paths)["chosen"].to_list() == [" no", " yes", " no", " yes"]
     assert "'preference' is read as \"1/0\": 1: the first is better" in capsys.readouterr().out
-
-
-def test_a_system_column_needs_a_chat_template_or_to_be_left_out(workplace):
-    workplace.write([row(number, system="yes") for number in range(4)])
-    assert pairs(workplace.prepare(test_share=0))["prompt"][0] == "<system> yes </s>\n<user> p0 </s>\n<assistant> "
-    bare = PreTrainedTokenizerFast.from_pretrained(workplace.tokenizer)
-    bare.chat_template = None
-    bare.save_pretrained(workplace.folder / "bare")
-    with pytest.raises(InputError, match="no chat template that takes one") as caught:
-        workplace.prepare("other", tokenizer=str(workplace.folder / "bare"))
-    assert 'data.columns = { system = "" }' in caught.value.fix
-    left_out = workplace.prepare(
-        "other", tokenizer=str(workplace.folder / "bare"), columns={"system": ""}, test_share=0
-    )
-    assert pairs(left_out)["prompt"][0] == "p0"
 
 
 @pytest.mark.parametrize(

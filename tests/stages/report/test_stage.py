@@ -11,6 +11,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import LocalInput, PairCounts, PairsManifest, TokenizerRecord
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import write_parquet
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.report import stage as report
@@ -92,6 +93,17 @@ def test_labels_choose_among_the_runs(tmp_path):
     assert "<bdi>ipo</bdi>" not in page(tmp_path, labels=["dpo"])
     with pytest.raises(InputError, match="Did you mean 'dpo'"):
         report.report(make_run(tmp_path), labels=["dop"])
+
+
+def test_two_reports_do_not_write_one_page(tmp_path):
+    train(tmp_path, "dpo")
+    paths = RunPaths.of(make_run(tmp_path))
+    with (
+        locked(paths, paths.report, f"the report {paths.report}"),
+        pytest.raises(InputError, match=r"report\.html is in use by another process"),
+    ):
+        report.report(make_run(tmp_path), lock_timeout=0)
+    assert not paths.report.exists()
 
 
 def test_nothing_to_report_names_train(tmp_path):

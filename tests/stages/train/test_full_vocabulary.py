@@ -22,8 +22,9 @@ from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.store.index import unpacked
 from scoreonce.stages.store.tensor_rows import TensorRows
 from scoreonce.stages.train import data as training_data
+from scoreonce.stages.train import rebuilt_logps
 from scoreonce.stages.train import stage as train
-from scoreonce.stages.train.rebuilt_logps import CachedLogps
+from scoreonce.stages.train.rebuilt_logps import CachedLogps, Comparison
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6}
 STORED = {"full_vocab": "hidden", "shard_completions": 16}
@@ -296,16 +297,17 @@ def test_rebuilt_log_probs_by_hand(prepared, dtype, tolerance):
     """Two completions of 2 and 4 tokens: what is allowed is a mean over the tokens of each."""
     run = prepared.run(reference={"dtype": dtype})
     (prompt, chosen, rejected), *_ = prepared.random_pairs(24)
-    row, lengths = PromptRow(np.array(prompt), (np.array(chosen), np.array(rejected))), [len(chosen), len(rejected)]
+    lengths = [len(chosen), len(rejected)]
     cached = CachedLogps.of(run)
     assert cached.tolerance == tolerance
     table = pl.read_parquet(prepared.paths.reference("train")).row(0, named=True)
     means = [table[f"ref_{side}_logps"] / n for side, n in zip(("chosen", "rejected"), lengths, strict=True)]
 
     def compare(*off):
-        per_token = [torch.full((n,), mean + o) for n, mean, o in zip(lengths, means, off, strict=True)]
-        scored = TokenScores(torch.zeros(sum(lengths)), torch.tensor(lengths), reference_logps=torch.cat(per_token))
-        cached.require_agreement([row], scored)
+        sums = np.array([n * (mean + o) for n, mean, o in zip(lengths, means, off, strict=True)])
+        cached.require_agreement(
+            [completion_id(prompt, chosen), completion_id(prompt, rejected)], sums, np.array(lengths)
+        )
 
     compare(0.8 * tolerance, -0.8 * tolerance)
     with pytest.raises(InputError) as raised:
@@ -314,5 +316,51 @@ def test_rebuilt_log_probs_by_hand(prepared, dtype, tolerance):
     with pytest.raises(InputError) as raised:
         compare(float("nan"), 0)
     assert raised.value.where == f"completion {completion_id(prompt, chosen)} of the training pairs"
-    other = PromptRow(np.array([1, 2]), (np.array([3]), np.array([4])))
-    cached.require_agreement([other], TokenScores(torch.zeros(2), torch.tensor([1, 1]), reference_logps=torch.ones(2)))
+    cached.require_agreement([completion_id([1, 2], [3])], np.ones(1), np.ones(1, dtype=np.int64))
+
+
+def test_rebuilt_log_probs_are_read_back_once_per_step(prepared, monkeypatch):
+    """Of three micro-batches the second is 1 nat off in its first token: no forward says so, the step does."""
+    (prompt, chosen, rejected), *_ = prepared.random_pairs(24)
+    row = PromptRow(np.array(prompt), (np.array(chosen), np.array(rejected)))
+    table = pl.read_parquet(prepared.paths.reference("train")).row(0, named=True)
+    lengths = torch.tensor([len(chosen), len(rejected)])
+    means = torch.tensor([table["ref_chosen_logps"], table["ref_rejected_logps"]]) / lengths
+    right = means.repeat_interleave(lengths).float()
+    wrong = right.clone()
+    wrong[0] += 1
+    scores = iter([right, wrong, right, right])
+    read = []
+
+    def read_later(tensors):
+        return lambda: read.append(1) or list(tensors)
+
+    monkeypatch.setattr(rebuilt_logps, "read_later", read_later)
+    scorer = Comparison(
+        lambda rows: TokenScores(torch.zeros(len(right)), lengths, reference_logps=next(scores)), prepared.run()
+    )
+    for _ in range(3):
+        scorer([row])
+    assert not read
+    with pytest.raises(InputError, match="rebuilt from hidden states") as raised:
+        scorer.require_agreement()
+    assert raised.value.where == f"completion {completion_id(prompt, chosen)} of the training pairs"
+    assert len(read) == 3
+    scorer([row])
+    scorer.require_agreement()  # what was compared is not compared again
+    assert len(read) == 4
+
+
+def test_no_weight_moves_before_the_comparison(prepared, monkeypatch):
+    def disagrees(*_):
+        raise InputError("apart", found="", where="", fix="")
+
+    monkeypatch.setattr(CachedLogps, "require_agreement", disagrees)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: pytest.fail("a step was taken"))
+    expect(prepared, "apart", method="tdpo1")
+
+
+def test_the_head_is_read_where_processes_under_ddp_run(prepared):
+    """Their device is called cpu:0, a name that safetensors does not know."""
+    head = store_of(prepared).head("hidden")
+    torch.testing.assert_close(head.read(torch.device("cpu:0")).weight, head.read(torch.device("cpu")).weight)

@@ -107,7 +107,7 @@ def lists(*rows: list[int]) -> tokens.TokenLists:
     return tokens.TokenLists(np.array([token for row in rows for token in row], np.int32), np.cumsum([*map(len, rows)]))
 
 
-SPECIAL = tokens.SpecialIds(1, 2, np.array([0, 1, 2, 9]))
+SPECIAL = tokens.SpecialIds(1, (2,), np.array([0, 1, 2, 9]))
 
 
 def token_facts(prompt: list[int], chosen: list[int], rejected: list[int], special=SPECIAL) -> dict:

@@ -42,7 +42,7 @@ def test_a_share_is_written_in_per_cent_and_other_measures_are_not():
 
 def test_the_verdict_counts_errors_and_says_where_to_start():
     found = verdict(audit(), {"fail": 9, "flag": 30})
-    assert found.headline == "Two errors to fix before training"
+    assert found.headline == "Two\N{NO-BREAK SPACE}errors to fix before training"
     assert found.sentences == (
         "9 of 200 pairs (4.5%) have an error: title of prompt_in_both_splits and title of double_bos.",
         "Start here: Fix of prompt_in_both_splits.",
@@ -53,7 +53,7 @@ def test_the_verdict_counts_errors_and_says_where_to_start():
 
 def test_warnings_alone_are_no_errors():
     found = verdict(audit(findings=[finding("refusal", rows=1)]), {"flag": 1})
-    assert found.headline == "No errors; one warning to review"
+    assert found.headline == "No errors; one\N{NO-BREAK SPACE}warning to review"
     assert found.sentences[0] == "1 of 200 pairs (0.5%) have a warning: title of refusal."
 
 

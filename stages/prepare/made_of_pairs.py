@@ -1,0 +1,70 @@
+"""What other stages made of the pairs in a run's folder, and that new pairs would leave behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.locking import exclusive
+from scoreonce.stages.common.manifests import Difference
+from scoreonce.stages.common.paths import RunPaths
+
+
+@dataclass(frozen=True)
+class MadeOfPairs:
+    """Folders with the reference scores, training runs and evaluations of the pairs that are there."""
+
+    reference: list[Path]  # one or none
+    runs: list[Path]
+    evaluations: list[Path]
+
+    @classmethod
+    def of(cls, paths: RunPaths) -> MadeOfPairs:
+        """What is in the folder of a run."""
+        reference = paths.reference_manifest.parent
+        return cls(
+            [reference] if reference.is_dir() and any(reference.iterdir()) else [],
+            _folders_in(paths.training.parent),
+            _folders_in(paths.evaluation.parent),
+        )
+
+    @property
+    def folders(self) -> list[Path]:
+        """All of them."""
+        return [*self.reference, *self.runs, *self.evaluations]
+
+    def __str__(self) -> str:
+        kinds = {"training run": self.runs, "evaluation": self.evaluations}
+        named = [
+            f"the {kind}{'s' if len(folders) > 1 else ''} {', '.join(folder.name for folder in folders)}"
+            for kind, folders in kinds.items()
+            if folders
+        ]
+        return "; ".join([*(f"the reference scores in {folder}" for folder in self.reference), *named])
+
+    def require_restart(self, paths: RunPaths, changed: Sequence[Difference]) -> None:
+        """Raise `InputError`, which says what would be lost, where there is anything."""
+        if self.folders:
+            raise InputError(
+                "Results were made of the pairs that are there, and would be lost with them.",
+                found=f"{manifests.listed(changed, 'prepared')}\n         made of these pairs: {self}",
+                where=str(paths.out),
+                fix="Set another `out` to keep them, or undo the change. To delete them, run `scoreonce prepare` with "
+                f"the same run file and --set, and --restart; the reference store {paths.store} stays.",
+            )
+
+    @contextmanager
+    def unused(self, paths: RunPaths, timeout: float | None) -> Iterator[None]:
+        """No other process writes to them in this block."""
+        with ExitStack() as held:
+            for folder in [*self.runs, *self.evaluations]:  # reference scores are under the lock of the pairs
+                held.enter_context(exclusive(paths.lock(folder), f"the folder {folder}", timeout=timeout))
+            yield
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*") if path.is_dir())
