@@ -31,6 +31,7 @@ class Column:
     nullable: bool = False
     differentiable: bool = False  # made by the policy's forward pass, and a method's gradient may flow through it
     needs: Kept | None = None
+    default: float | None = None  # what a method takes where the column is not given
 
 
 def _logps(name: str, whose: str, side: str) -> Column:
@@ -40,6 +41,7 @@ def _logps(name: str, whose: str, side: str) -> Column:
         f"{whose} log-prob of the {side} completion, summed over its tokens",
         "nats",
         maximum=0,
+        nullable=True,  # without that completion
         differentiable=whose == "policy",
     )
 
@@ -59,11 +61,17 @@ def _sum(
 # Identity and origin
 PAIR_ID = Column("pair_id", "string", "digest of the two completion ids, chosen first", "128-bit hex")
 COMPLETION_ID = Column("completion_id", "string", "digest of (prompt_ids, completion_ids)", "128-bit hex")
-CHOSEN_ID = Column("chosen_id", "string", "completion_id of the chosen side", "128-bit hex")
+CHOSEN_ID = Column(
+    "chosen_id",
+    "string",
+    "completion_id of the chosen side; null for a bad completion of unpaired data",
+    "128-bit hex",
+    nullable=True,
+)
 REJECTED_ID = Column(
     "rejected_id",
     "string",
-    "completion_id of the rejected side; null in completion-only data",
+    "completion_id of the rejected side; null in completion-only data and for a good completion of unpaired data",
     "128-bit hex",
     nullable=True,
 )
@@ -75,8 +83,10 @@ DETAIL = Column("detail", "string", "what was found in this row", nullable=True)
 
 # Text
 PROMPT = Column("prompt", "string", "what the completions answer, special tokens of the template included")
-CHOSEN = Column("chosen", "string", "the preferred completion")
-REJECTED = Column("rejected", "string", "the other completion; null in completion-only data", nullable=True)
+CHOSEN = Column("chosen", "string", "the preferred completion; in unpaired data a good one, else null", nullable=True)
+REJECTED = Column(
+    "rejected", "string", "the other completion, null without one; in unpaired data a bad one", nullable=True
+)
 CHOSEN_SCORE = Column("chosen_score", "float64", "the dataset's own score of the chosen completion", nullable=True)
 REJECTED_SCORE = Column(
     "rejected_score", "float64", "the dataset's own score of the rejected completion", nullable=True
@@ -101,17 +111,22 @@ REJECTED_PREFERENCE = Column(
 # Tokens
 PROMPT_IDS = Column("prompt_ids", "list[int32]", "token ids of the prompt, BOS as the tokenizer puts it", minimum=0)
 CHOSEN_IDS = Column(
-    "chosen_ids", "list[int32]", "token ids of the chosen completion, EOS last unless truncated", minimum=0
+    "chosen_ids",
+    "list[int32]",
+    "token ids of the chosen completion, EOS last unless truncated; empty without one",
+    minimum=0,
 )
 REJECTED_IDS = Column(
-    "rejected_ids", "list[int32]", "token ids of the rejected completion; empty in completion-only data", minimum=0
+    "rejected_ids", "list[int32]", "token ids of the rejected completion; empty without one", minimum=0
 )
 PROMPT_LEN = Column("prompt_len", "int32", "prompt tokens", "tokens", minimum=1)
-CHOSEN_LEN = Column("chosen_len", "int32", "tokens of the chosen completion, EOS included", "tokens", minimum=1)
+CHOSEN_LEN = Column(
+    "chosen_len", "int32", "tokens of the chosen completion, EOS included; 0 without one", "tokens", minimum=0
+)
 REJECTED_LEN = Column(
     "rejected_len",
     "int32",
-    "tokens of the rejected completion, EOS included; 0 in completion-only data",
+    "tokens of the rejected completion, EOS included; 0 without one",
     "tokens",
     minimum=0,
 )
@@ -140,17 +155,15 @@ TOP1_HITS = Column("top1_hits", "int32", "completion tokens that were the most l
 
 # One pair under the reference and the policy
 REF_CHOSEN_LOGPS = _logps("ref_chosen_logps", "reference", "chosen")
-REF_REJECTED_LOGPS = Column(
-    "ref_rejected_logps",
-    "float64",
-    "reference log-prob of the rejected completion, summed over its tokens",
-    "nats",
-    maximum=0,
-    nullable=True,
-)
+REF_REJECTED_LOGPS = _logps("ref_rejected_logps", "reference", "rejected")
 REF_MARGIN = Column("ref_margin", "float64", "ref_chosen_logps - ref_rejected_logps", "nats", nullable=True)
 REF_CHOSEN_ENTROPY = Column(
-    "ref_chosen_entropy", "float64", "reference entropy summed over the chosen completion", "nats", minimum=0
+    "ref_chosen_entropy",
+    "float64",
+    "reference entropy summed over the chosen completion",
+    "nats",
+    minimum=0,
+    nullable=True,
 )
 REF_REJECTED_ENTROPY = Column(
     "ref_rejected_entropy",
@@ -161,7 +174,7 @@ REF_REJECTED_ENTROPY = Column(
     nullable=True,
 )
 REF_CHOSEN_TOP1_HITS = Column(
-    "ref_chosen_top1_hits", "int32", "chosen tokens that the reference ranked first", "tokens", minimum=0
+    "ref_chosen_top1_hits", "int32", "chosen tokens that the reference ranked first", "tokens", minimum=0, nullable=True
 )
 REF_REJECTED_TOP1_HITS = Column(
     "ref_rejected_top1_hits",
@@ -189,16 +202,10 @@ REF_LN_CHES = Column(
     "ref_ln_ches", "float64", "length-normalised CHES score: the same of the means of the hidden states", nullable=True
 )
 POLICY_CHOSEN_LOGPS = _logps("policy_chosen_logps", "policy", "chosen")
-POLICY_REJECTED_LOGPS = Column(
-    "policy_rejected_logps",
-    "float64",
-    "policy log-prob of the rejected completion, summed over its tokens",
-    "nats",
-    maximum=0,
-    nullable=True,
-    differentiable=True,
+POLICY_REJECTED_LOGPS = _logps("policy_rejected_logps", "policy", "rejected")
+CHOSEN_LOGRATIOS = Column(
+    "chosen_logratios", "float64", "policy_chosen_logps - ref_chosen_logps", "nats", nullable=True
 )
-CHOSEN_LOGRATIOS = Column("chosen_logratios", "float64", "policy_chosen_logps - ref_chosen_logps", "nats")
 REJECTED_LOGRATIOS = Column(
     "rejected_logratios", "float64", "policy_rejected_logps - ref_rejected_logps", "nats", nullable=True
 )
@@ -251,7 +258,7 @@ REF_KL_LOGPS = Column(
 KL_ID = Column(
     "kl_id",
     "string",
-    "completion_id of the prompt with another prompt's chosen completion (KTO)",
+    "completion_id of the prompt with another prompt's completion (KTO)",
     "128-bit hex",
     nullable=True,
 )
@@ -322,6 +329,12 @@ POLICY_KL_MASK_L1 = Column(
     minimum=0,
     differentiable=True,
     needs="hidden states",
+)
+
+# Which completions a row has: a pair both, a row of unpaired data one
+HAS_CHOSEN = Column("has_chosen", "float64", "1 with a chosen completion, 0 without", minimum=0, maximum=1, default=1)
+HAS_REJECTED = Column(
+    "has_rejected", "float64", "1 with a rejected completion, 0 without", minimum=0, maximum=1, default=1
 )
 
 # What a method makes of a pair in one step

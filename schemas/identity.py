@@ -36,6 +36,7 @@ def completion_id(prompt_ids: Ids, completion_ids: Ids) -> str:
     return digest.hexdigest()
 
 
-def pair_id(chosen_id: str, rejected_id: str | None) -> str:
-    """Digest of the two completion ids, chosen first; of the chosen one alone in completion-only data."""
-    return hashlib.blake2b(f"{chosen_id}>{rejected_id or ''}".encode(), digest_size=16, person=b"pair").hexdigest()
+def pair_id(chosen_id: str | None, rejected_id: str | None) -> str:
+    """Digest of the two completion ids, chosen first; of the only one where a row has one completion."""
+    sides = f"{chosen_id or ''}>{rejected_id or ''}"
+    return hashlib.blake2b(sides.encode(), digest_size=16, person=b"pair").hexdigest()

@@ -90,7 +90,16 @@ class Pair(dy.Schema):
 
     @dy.rule()
     def chosen_differs_from_rejected(cls) -> pl.Expr:
-        return pl.col("rejected_id").is_null() | (pl.col("chosen_id") != pl.col("rejected_id"))
+        either = pl.col("chosen_id").is_null() | pl.col("rejected_id").is_null()
+        return either | (pl.col("chosen_id") != pl.col("rejected_id"))
+
+    @dy.rule()
+    def chosen_len_min(cls) -> pl.Expr:  # the minimum where there is a chosen side
+        return pl.col("chosen_id").is_null() | (pl.col("chosen_len") > 0)
+
+    @dy.rule()
+    def has_a_completion(cls) -> pl.Expr:
+        return pl.col("chosen_id").is_not_null() | pl.col("rejected_id").is_not_null()
 
 
 class PairTokens(dy.Schema):

@@ -45,7 +45,8 @@ class Data(_Section):
     """The dataset, and how it is tokenised."""
 
     source: Name = Field(
-        description="dataset name on the Hub, or a local .jsonl[.gz], .json, .parquet or .arrow file or folder of them"
+        description="dataset name on the Hub, or a local .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a "
+        "folder of them"
     )
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
     split: str = Field("train", description="split to read")
@@ -54,10 +55,17 @@ class Data(_Section):
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
     test_share: float = Field(0.1, ge=0, lt=1, description="share of prompts held out")
-    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion"] = Field(
+    format: Literal["auto", "pairs", "implicit", "messages", "labelled", "graded", "completion", "unpaired"] = Field(
         "auto", description="data format, see docs/formats.md"
     )
-    columns: dict[str, str] = Field({}, description="scoreonce's name = the dataset's name, e.g. prompt = 'question'")
+    columns: dict[str, str] = Field(
+        {}, description="scoreonce's name = the dataset's name, e.g. prompt = 'question'; '' leaves a column out"
+    )
+    preference: Literal["0/1", "1/0", "1/2", "A/B", "signed", "winners"] | None = Field(
+        None,
+        description="labelled data: the value for the first response / for the second, the sign of a number, or a "
+        "column of the winner for each; by default as the values and the column's name say",
+    )
     pairing: Literal["best_worst", "all_pairs", "random", "rso", "best_of_n"] = Field(
         "best_worst", description="which pairs a graded list gives; never two equal scores"
     )

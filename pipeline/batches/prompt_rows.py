@@ -30,7 +30,10 @@ PACKED_LAYOUTS: tuple[RowLayout, ...] = ("packed", "flex", "flash")  # several r
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt `(prompt_len,)` and its completions, each `(completion_len,)`; none is empty."""
+    """A prompt `(prompt_len,)` and its completions, each `(completion_len,)`.
+
+    An empty completion stands for one that unpaired data do not have; the forward pass takes none, see `present`.
+    """
 
     prompt: npt.NDArray[np.int32]
     completions: tuple[npt.NDArray[np.int32], ...]
@@ -38,7 +41,11 @@ class PromptRow:
     @property
     def tokens(self) -> int:
         """Positions of the shared row: the last token of a completion predicts nothing, so it is left out."""
-        return len(self.prompt) + sum(len(completion) - 1 for completion in self.completions)
+        return len(self.prompt) + sum(max(len(completion) - 1, 0) for completion in self.completions)
+
+    def present(self) -> PromptRow:
+        """The row without empty completions."""
+        return PromptRow(self.prompt, tuple(completion for completion in self.completions if len(completion)))
 
 
 class Batch(NamedTuple):

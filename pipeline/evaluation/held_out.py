@@ -16,7 +16,7 @@ def win_score(chosen: pl.Expr, rejected: pl.Expr) -> pl.Expr:
 def win_scores(pairs: pl.DataFrame) -> pl.DataFrame:
     """The pairs that can be ranked, with one win-score column per accuracy.
 
-    Drops completion-only rows and pairs with a non-finite margin; `evaluation_summary` counts both.
+    Drops rows of one completion and pairs with a non-finite margin; `evaluation_summary` counts both.
     """
 
     def per_token(name: str) -> pl.Expr:

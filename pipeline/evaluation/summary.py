@@ -91,17 +91,39 @@ def evaluation_summary(pairs: pl.DataFrame) -> dict[str, Any]:
 
     Rates are shares in [0, 1] with `_low` and `_high`; margins and log-ratios are nats per completion, without β. Each
     is None where nothing can be computed, as for no pairs, or the spread of a single one. `unranked` counts
-    completion-only rows, `not_finite` pairs whose margin is NaN or infinite; neither enters any figure.
+    rows of one completion, `not_finite` pairs whose margin is NaN or infinite; neither enters any figure.
+    Unpaired data have `unpaired`: numbers of good and bad completions, their mean log-ratios, and `ranking`.
     """
     scored = win_scores(pairs)
     overall = scored.select(_statistics()).row(0, named=True)
     largest_first = -pl.col("pairs").cast(pl.Int64)
     groups = scored.group_by("source").agg(_statistics()).sort(largest_first, "source", nulls_last=True)
     return _finite(overall) | {
+        **({"unpaired": _unpaired(pairs)} if pairs["chosen_logratios"].null_count() else {}),
         "unranked": pairs["margin"].null_count(),
         "not_finite": pairs.height - pairs["margin"].null_count() - scored.height,
         "by_source": [_finite(row) for row in groups.iter_rows(named=True)],
     }
+
+
+def _unpaired(pairs: pl.DataFrame) -> dict[str, Any]:
+    """`ranking`: how often a good completion has a higher log-ratio than a bad one, over all such two; ties count half.
+
+    By the rank sum of the good ones, W: (W - n (n + 1) / 2) / (n m), for n good and m bad (Mann and Whitney 1947).
+    """
+    single = pairs.filter(pl.col("margin").is_null()).select(
+        ratio=pl.coalesce("chosen_logratios", "rejected_logratios"), good=pl.col("chosen_logratios").is_not_null()
+    )
+    good, ratio = pl.col("good"), pl.col("ratio")
+    n, m = good.sum().cast(pl.Int64), (~good).sum().cast(pl.Int64)
+    figures = single.with_columns(rank=ratio.rank()).select(
+        good=n,
+        bad=m,
+        chosen_logratios=ratio.filter(good).mean(),
+        rejected_logratios=ratio.filter(~good).mean(),
+        ranking=(pl.col("rank").filter(good).sum() - n * (n + 1) / 2) / pl.when(n * m > 0).then(n * m),
+    )
+    return _finite(figures.row(0, named=True))
 
 
 def paired_difference(pairs: pl.DataFrame, others: pl.DataFrame) -> dict[str, Any]:

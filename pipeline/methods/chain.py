@@ -17,9 +17,10 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from scoreonce.pipeline.methods.inputs import checked
-from scoreonce.pipeline.methods.pieces.derived import bases, derivation
+from scoreonce.pipeline.methods.pieces.derived import PRESENCE, bases, derivation
 from scoreonce.pipeline.methods.pieces.reductions import weighted_mean
 from scoreonce.pipeline.methods.pieces.registry import Piece, state_names
+from scoreonce.pipeline.methods.pieces.standard import takes_unpaired
 from scoreonce.schemas.columns import COLUMNS
 
 DRAWS = "exponential_draws"
@@ -80,11 +81,13 @@ class Method:
 
     @property
     def reads(self) -> frozenset[str]:
-        """The base columns that it needs: policy and reference log-probs, lengths, scores."""
+        """The base columns that it needs: policy and reference log-probs, lengths, scores. Pairs have both sides, so
+        `has_chosen` and `has_rejected` need not be given.
+        """
         made = {name for piece in self.pieces for name in (*piece.gives, *piece.initial)}
         names = [name for piece in self.pieces for name in piece.columns if name not in made]
         added = [name for piece in derivation(names) for name in piece.added(self.hyperparameters)]
-        return bases([*names, *added]) - {DRAWS}
+        return bases([*names, *added]) - {DRAWS} - PRESENCE
 
     @property
     def differentiable(self) -> frozenset[str]:
@@ -100,6 +103,12 @@ class Method:
     def linked(self) -> bool:
         """Whether it is set to another divergence than the reverse KL, so that its loss sees another margin."""
         return bool(self.hyperparameters.get("divergence", "reverse_kl") != "reverse_kl")
+
+    @property
+    def takes_unpaired(self) -> bool:
+        """Whether it trains on rows of one completion, given 0 as the log-probs of a side that is not there."""
+        deciding = (*self.statistics, self.selection, *self.calibrations, self.objective)
+        return all(takes_unpaired(piece) for piece in deciding)
 
     @property
     def random(self) -> bool:
@@ -130,7 +139,8 @@ class Method:
         method also needs `exponential_draws`. With `training=False` the state is read and not changed.
         Raises `InputError` for a missing column, a shape that is not (pairs,), and a missing state entry.
         """
-        needed = [*sorted(self.reads), *([DRAWS] if self.random else [])]
+        presence = PRESENCE & {name for piece in self.pieces for name in piece.columns}
+        needed = [*sorted(self.reads | presence), *([DRAWS] if self.random else [])]
         chain, new_state = checked(self.name, columns, needed, bases(["margin"]), state, self.init_state())
         wanted = [name for piece in self.pieces for name in piece.columns]
         for piece in derivation([*wanted, *self._logged(chain)]):
@@ -164,17 +174,21 @@ class Method:
         losses = chain["loss"]
         absent = torch.full_like(losses, torch.nan)
 
-        def shown(name: str) -> Tensor:
-            return chain.get(name, absent).detach().expand_as(losses)
+        def shown(name: str, *sides: str) -> Tensor:
+            column = chain.get(name, absent).detach().expand_as(losses)
+            for side in sides:  # unpaired data: no value without the completion
+                if (presence := chain.get(f"has_{side}")) is not None:
+                    column = torch.where(presence > 0, column, absent)
+            return column
 
         return Outcome(
             losses=losses,
             weight=shown("weight"),
             beta=shown("beta"),
             target_margin=shown("target_margin"),
-            margin=shown("margin"),
-            linked_margin=shown("linked_margin") if self.linked else absent,
-            chosen_rewards=shown("chosen_rewards"),
-            rejected_rewards=shown("rejected_rewards"),
+            margin=shown("margin", "chosen", "rejected"),
+            linked_margin=shown("linked_margin", "chosen", "rejected") if self.linked else absent,
+            chosen_rewards=shown("chosen_rewards", "chosen"),
+            rejected_rewards=shown("rejected_rewards", "rejected"),
             state=state,
         )

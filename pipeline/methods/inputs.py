@@ -58,9 +58,13 @@ def checked(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The needed columns, the optional ones that are there, and the state; float64, on the columns' device.
 
+    A needed column that is not there and has a default is that number for all pairs.
+
     Raises `InputError` naming a missing column and where it comes from, a column that is not (pairs,) or 0-d, or a
     missing state entry.
     """
+    defaults = {name: c.COLUMNS[name].default for name in needed if name not in columns}
+    columns = {**columns, **{name: torch.tensor(value) for name, value in defaults.items() if value is not None}}
     for name in needed:
         if name not in columns:
             raise _missing(method, name, list(columns))

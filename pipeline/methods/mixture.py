@@ -41,6 +41,7 @@ def weighted_sum(terms: Mapping[Piece, float]) -> Piece:
         batch_coupled=any(piece.batch_coupled for piece in terms),
         recouples=any(piece.recouples for piece in terms),
         rewards=next((piece.rewards for piece in terms if piece.rewards), None),
+        parts=tuple(terms),
         defaults={name: value for piece in terms for name, value in piece.defaults.items()},
     )
 

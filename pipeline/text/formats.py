@@ -1,17 +1,18 @@
 """Dataset formats: detecting the format from the columns, and reading a row of it.
 
-labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second)
+labelled    prompt, response_1, response_2, preference (0: the first is better, 1: the second), as text or messages
 pairs       prompt, chosen, rejected as text
 implicit    chosen, rejected as two whole transcripts that share the prompt
 messages    chosen, rejected (and perhaps prompt) as lists of messages
 completion  prompt, completion as text or messages, or one list of messages: for sft
+unpaired    the same with a label, whether the completion is good: for kto and bco
 graded      prompt, responses, scores: K completions and a score of each, paired by `graded.py`
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scoreonce.pipeline.text.chat import (
     Message,
@@ -30,7 +31,7 @@ from scoreonce.pipeline.text.chat import (
 )
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.quarantine import RowError
-from scoreonce.pipeline.text.transcripts import split_transcripts
+from scoreonce.pipeline.text.transcripts import shares_a_turn, split_transcripts
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 
@@ -38,7 +39,8 @@ from scoreonce.schemas.errors import InputError, did_you_mean
 class Example:
     """A preference as text. `rendered`: written by a chat template, so that no special tokens are added.
 
-    `ends` are the ids of the tokens that ended the two completions; None where a text had none.
+    In unpaired data `chosen` is the only completion, and `label` says whether it is a good one. `ends` are the ids of
+    the tokens that ended the two completions; None where a text had none.
     """
 
     prompt: str
@@ -50,34 +52,45 @@ class Example:
     rendered: bool = False
     chosen_preference: float | None = None
     rejected_preference: float | None = None
+    label: bool | None = None
     ends: tuple[int | None, int | None] = (None, None)
 
 
 # Columns that a chat template alone can make part of the prompt.
 CONVERSATIONAL = ("system", "tools")
 Read = Callable[[Row, Columns, Render], Example]
+# Words in the names of columns that are likely to have a role, for the mapping that a message proposes.
+LIKELY = {
+    "prompt": ("prompt", "question", "instruction", "query", "input", "context", "ask"),
+    "chosen": ("chosen", "better", "prefer", "win", "good", "accept", "positive"),
+    "rejected": ("reject", "worse", "los", "bad", "negative"),
+    "preference": ("prefer", "label", "winner", "better"),
+}
 
 
 def detect(columns: Columns, found: list[str], sample: Sequence[Row]) -> str:
     """The format that the columns indicate; `sample` tells text from messages. Raises `InputError` if none matches."""
     has = columns.names.keys()
     if {"chosen", "rejected"} <= has:
-        if any(
-            isinstance(columns.value(row, role), list | dict)
-            for row in sample
-            for role in ("prompt", "chosen", "rejected")
-        ):
+        if 2 * sum(_has_messages(row, columns) for row in sample) >= max(1, len(sample)):
             return "messages"
         if "prompt" not in has:
             return "implicit"
         return "messages" if conversational(columns) else "pairs"
-    if {"prompt", "response_1", "response_2", "preference"} <= has:
+    if {"response_1", "response_2", "preference"} <= has:
         return "labelled"
     if {"prompt", "responses", "scores"} <= has:
         return "graded"
     if {"prompt", "completion"} <= has or "messages" in has:
-        return "completion"
+        return "unpaired" if "label" in has else "completion"
     raise _missing(found, "prompt, chosen, rejected", ["prompt", "chosen", "rejected"], has)
+
+
+def _has_messages(row: Row, columns: Columns) -> bool:
+    try:
+        return any(isinstance(columns.value(row, role), list | dict) for role in ("prompt", "chosen", "rejected"))
+    except RowError:
+        return False
 
 
 def conversational(columns: Columns) -> bool:
@@ -97,23 +110,30 @@ def require_columns(name: str, columns: Columns, found: list[str]) -> None:
             fix='Set data.format = "messages", which writes it with the chat template, or leave it out with '
             f'data.columns = {{ {", ".join(f"""{role} = "" """.strip() for role in dropped)} }}.',
         )
-    if name == "completion" and "messages" in has:
-        return
     needs = FORMATS[name].needs
+    if "messages" in has and "completion" in needs:
+        needs = tuple(role for role in needs if role not in ("prompt", "completion"))
     if not set(needs) <= has:
         raise _missing(found, ", ".join(needs), list(needs), has)
 
 
 def _missing(found: list[str], wanted: str, needs: Sequence[str], has: Collection[str]) -> InputError:
     absent = [role for role in needs if role not in has]
-    hint = "".join(did_you_mean(role, [name for name in found if name not in has]) for role in absent)
-    example = f'data.columns = {{{absent[0]} = "…"}}' if absent else "data.format"
+    left = [name for name in found if name not in has]
+    hint = "".join(did_you_mean(role, left) for role in absent)
+    mapping = ", ".join(f'{role} = "{_likely(role, left)}"' for role in absent)
     return InputError(
         f"The dataset lacks a column: {', '.join(absent)}.",
         found=f"columns {', '.join(found) or '(none)'}.{hint}",
         where="data.source",
-        fix=f"It needs {wanted}. Map the dataset's own columns with {example}, or set data.format.",
+        fix=f"It needs {wanted}. Name the dataset's own columns: data.columns = {{ {mapping} }}, or set data.format.",
     )
+
+
+def _likely(role: str, names: Sequence[str]) -> str:
+    """The column that a role's own words name, to write into a mapping; `…` if there is none."""
+    matches = [name for name in names if any(word in name.lower() for word in LIKELY.get(role, (role,)))]
+    return matches[0] if matches else "…"
 
 
 def read_row(name: str, row: Row, columns: Columns, render: RenderWithTools) -> Example:
@@ -182,8 +202,17 @@ def _read_implicit(row: Row, columns: Columns, render: Render) -> Example:
     return _example(row, columns, prompt, *sides)
 
 
+def require_shared_turn(row: Row, columns: Columns) -> None:
+    """Raise `RowError` where two transcripts differ before the first assistant's turn, so that no prompt is certain."""
+    chosen, rejected = columns.text(row, "chosen"), columns.text(row, "rejected")
+    if chosen != rejected and not shares_a_turn(chosen, rejected):
+        raise RowError(
+            "no_shared_prompt", f"no assistant's turn in what both begin with: {chosen[:60]!r} and {rejected[:60]!r}"
+        )
+
+
 def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
-    first, second = columns.text(row, "response_1"), columns.text(row, "response_2")
+    first, second = columns.required(row, "response_1"), columns.required(row, "response_2")
     preference = columns.number(row, "preference")
     if preference is None:
         raise RowError("missing_value", f"no {columns.names['preference']!r}")
@@ -193,21 +222,29 @@ def _read_labelled(row: Row, columns: Columns, render: Render) -> Example:
             f"{columns.names['preference']!r} is {preference:g}; below 0.5 prefers the first, above 0.5 the second",
         )
     chosen, rejected = (first, second) if preference < 0.5 else (second, first)
-    if conversational(columns):
-        sides = (completion_messages(side, "response") for side in (chosen, rejected))
-        return _rendered(row, columns, render, prompt_messages(columns.required(row, "prompt")), *sides)
+    prompt = columns.value(row, "prompt")
+    if conversational(columns) or any(isinstance(value, list | dict) for value in (prompt, first, second)):
+        return _read_conversations(row, columns, render, prompt, chosen, rejected)
+    for role in ("response_1", "response_2"):
+        columns.text(row, role)
     return _example(row, columns, columns.text(row, "prompt"), chosen, rejected)
 
 
 def _read_messages(row: Row, columns: Columns, render: Render) -> Example:
-    chosen = completion_messages(columns.required(row, "chosen"), "chosen")
-    rejected = completion_messages(columns.required(row, "rejected"), "rejected")
-    prompt, chosen, rejected = _split_messages(columns.value(row, "prompt"), chosen, rejected)
+    chosen, rejected = columns.required(row, "chosen"), columns.required(row, "rejected")
+    return _read_conversations(row, columns, render, columns.value(row, "prompt"), chosen, rejected)
+
+
+def _read_conversations(
+    row: Row, columns: Columns, render: Render, prompt: object, better: object, worse: object
+) -> Example:
+    chosen, rejected = completion_messages(better, "chosen"), completion_messages(worse, "rejected")
+    messages, chosen, rejected = _split_messages(prompt, chosen, rejected)
     if is_blank(chosen):
         raise RowError("chosen_is_blank", repr(chosen))
     if is_blank(rejected):
         raise RowError("rejected_is_blank", repr(rejected))
-    return _rendered(row, columns, render, prompt, chosen, rejected)
+    return _rendered(row, columns, render, messages, chosen, rejected)
 
 
 def _split_messages(
@@ -251,6 +288,11 @@ def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
     return _example(row, columns, columns.text(row, "prompt"), columns.text(row, "completion"), None)
 
 
+def _read_unpaired(row: Row, columns: Columns, render: Render) -> Example:
+    label = columns.required(row, "label")
+    return replace(_read_completion(row, columns, render), label=label)
+
+
 def _rendered_completion(
     row: Row, columns: Columns, render: Render, prompt: list[Message], completion: list[Message]
 ) -> Example:
@@ -273,9 +315,10 @@ FORMATS: dict[str, Format] = {
     "pairs": Format("prompt, chosen and rejected as text", ("prompt", "chosen", "rejected")),
     "implicit": Format("two whole transcripts that share the prompt", ("chosen", "rejected")),
     "messages": Format("conversations, rendered with the chat template", ("chosen", "rejected")),
-    "labelled": Format("two responses and which one is better", ("prompt", "response_1", "response_2", "preference")),
+    "labelled": Format("two responses and which one is better", ("response_1", "response_2", "preference")),
     "graded": Format("lists of responses with scores", ("prompt", "responses", "scores")),
     "completion": Format("one completion per prompt, for sft", ("prompt", "completion")),
+    "unpaired": Format("single completions, good or bad, for kto and bco", ("prompt", "completion", "label")),
 }
 _READERS: dict[str, Read] = {
     "pairs": _read_pairs,
@@ -283,4 +326,5 @@ _READERS: dict[str, Read] = {
     "messages": _read_messages,
     "labelled": _read_labelled,
     "completion": _read_completion,
+    "unpaired": _read_unpaired,
 }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from scoreonce.pipeline.text.chat import RenderWithTools, conversation_of
-from scoreonce.pipeline.text.formats import Columns, Example, Row, conversational, read_row
+from scoreonce.pipeline.text.formats import Columns, Example, Row, conversational, read_row, require_shared_turn
 from scoreonce.pipeline.text.graded import read_list
 from scoreonce.pipeline.text.pairing import Pairing, preferences
 from scoreonce.pipeline.text.quarantine import RowError
@@ -30,18 +30,23 @@ class PreparationSettings:
     limits: Limits
     pairing: Pairing = field(default_factory=Pairing)
     preference_scale: float | None = None  # Bradley-Terry, if preferences are computed from scores
+    turns_only: bool = False  # implicit: refuse a row whose common beginning ends at no turn
     repeating: frozenset[str] = frozenset()  # roles whose texts begin with the prompt, which is cut off
 
 
 @dataclass(frozen=True)
 class PreparedPair:
-    """One pair, by its raw row, as text, as tokens and by its identities."""
+    """One pair, by its raw row, as text, as tokens and by its identities.
+
+    A good completion of unpaired data is a pair without a rejected side, a bad one a pair without a chosen side; the
+    text of such a chosen side is empty, and there are no tokens of it.
+    """
 
     row: int
     text: Example
     tokens: EncodedPair
     prompt_id: str
-    chosen_id: str
+    chosen_id: str | None
     rejected_id: str | None
     pair_id: str
 
@@ -89,6 +94,9 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
     try:
         raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
         raw = _without_prompts(raw, recipe)
+        recipe.columns.require_only_text(raw)
+        if recipe.turns_only:
+            require_shared_turn(raw, recipe.columns)
         if recipe.format == "graded":
             found = read_list(raw, recipe.columns, recipe.render, recipe.pairing, recipe.preference_scale)
             return [_finished(example, recipe) for example in found]
@@ -158,10 +166,31 @@ def _fitted(tokens: EncodedPair | RowError, recipe: PreparationSettings) -> Enco
 
 
 def _identified(row: int, text: Example, tokens: EncodedPair) -> PreparedPair:
-    chosen = identity.completion_id(tokens.prompt_ids, tokens.chosen_ids)
-    rejected = None if text.rejected is None else identity.completion_id(tokens.prompt_ids, tokens.rejected_ids)
-    return PreparedPair(
-        row, text, tokens, identity.prompt_id(tokens.prompt_ids), chosen, rejected, identity.pair_id(chosen, rejected)
+    first = identity.completion_id(tokens.prompt_ids, tokens.chosen_ids)
+    prompt = identity.prompt_id(tokens.prompt_ids)
+    if text.label is False:
+        text, tokens = _as_rejected(text, tokens)
+        return PreparedPair(row, text, tokens, prompt, None, first, identity.pair_id(None, first))
+    second = None if text.rejected is None else identity.completion_id(tokens.prompt_ids, tokens.rejected_ids)
+    return PreparedPair(row, text, tokens, prompt, first, second, identity.pair_id(first, second))
+
+
+def _as_rejected(text: Example, tokens: EncodedPair) -> tuple[Example, EncodedPair]:
+    """A bad completion of unpaired data, moved from the chosen side to the rejected one."""
+    moved = replace(
+        text,
+        chosen="",
+        rejected=text.chosen,
+        chosen_score=None,
+        rejected_score=text.chosen_score,
+        ends=text.ends[::-1],
+    )
+    return moved, replace(
+        tokens,
+        chosen_ids=tokens.rejected_ids,  # none
+        rejected_ids=tokens.chosen_ids,
+        chosen_truncated=False,
+        rejected_truncated=tokens.chosen_truncated,
     )
 
 

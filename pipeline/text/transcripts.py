@@ -46,6 +46,11 @@ def prompt_end(chosen: str, rejected: str) -> int:
     return end - 1 if shared[:end].endswith(" ") else end
 
 
+def shares_a_turn(first: str, second: str) -> bool:
+    """Whether the common prefix of two texts opens an assistant's turn, so that a prompt certainly ends there."""
+    return ASSISTANT_TURN.search(first[: shared_prefix(first, second)]) is not None
+
+
 def split_transcripts(chosen: str, rejected: str) -> tuple[str, str, str]:
     """Prompt, chosen and rejected completion of two whole transcripts; the prompt is empty if nothing is shared."""
     end = prompt_end(chosen, rejected)

@@ -187,9 +187,14 @@ class Step:
         # A process without pairs left forwards the shortest pair, with a gradient of zero.
         chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
         chosen = [PromptRow(row.prompt, row.completions[: len(asked.completions)]) for row in chosen]
-        reference = self.reference(chosen) if self.reference else None
-        scored = self.scorer(chosen, statistics=asked.reads("statistics"), reference=reference)
-        return Forwarded(asked.from_scores(scored), scored.routing if self.router_loss else None)
+        present = [row.present() for row in chosen]
+        reference = self.reference(present) if self.reference else None
+        scored = self.scorer(present, statistics=asked.reads("statistics"), reference=reference)
+        routing = scored.routing if self.router_loss else None
+        lengths = [len(completion) for row in chosen for completion in row.completions]
+        if 0 in lengths:  # the sum of a completion that is not there is 0
+            scored = scored._replace(lengths=torch.tensor(lengths, device=scored.lengths.device))
+        return Forwarded(asked.from_scores(scored), routing)
 
     def _gathered(
         self, pairs_in_step: int, own: Sequence[Sequence[int]], forwards: Sequence[Mapping[str, Tensor]]

@@ -10,12 +10,13 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.audit.checks.judgements import Ballot
-from scoreonce.pipeline.text.dataset_columns import Columns, match_columns
+from scoreonce.pipeline.detection.roles import recognise
+from scoreonce.pipeline.text.dataset_columns import Columns
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.prepared_pairs import Inputs
-from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+from scoreonce.stages.raw.raw_data import RawData, columns_of, limited, open_data
 
 # The models of the first and second response, or of the chosen and rejected one, by their names in published datasets.
 BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))
@@ -28,7 +29,6 @@ SCHEMA = {
     "votes_chosen": pl.Int32,
     "votes_rejected": pl.Int32,
 }
-LABELLED = {"response_1", "response_2", "preference"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class _Reading:
     @property
     def names(self) -> list[str]:
         """The columns."""
-        preference = [self.columns.names["preference"]] if self.labelled else []
+        preference = self.columns.reads("preference") if self.labelled else ()
         return [*preference, *(self.models or ()), *([self.votes] if self.votes else [])]
 
 
@@ -102,9 +102,16 @@ def _was_prepared(raw: RawData, prepared: Inputs) -> bool:
 
 
 def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
-    found = columns_of(next(raw.batches(None), []))
-    columns = match_columns(found, data.columns)
-    labelled = columns.names.keys() >= LABELLED and data.format in ("auto", "labelled")
+    head = next(raw.batches(None), [])
+    found = columns_of(head)
+    recognised = recognise(
+        found,
+        [row for row in head if isinstance(row, dict)],
+        data.columns,
+        format=None if data.format == "auto" else data.format,
+        coding=data.preference,
+    )
+    columns, labelled = recognised.columns, recognised.format == "labelled"
     if audit.votes and audit.votes not in found:
         raise InputError(
             f"The dataset has no column {audit.votes!r}.",
@@ -114,7 +121,7 @@ def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
         )
     models = next((pair for pair in (BY_RESPONSE if labelled else BY_LABEL) if set(pair) <= set(found)), None)
     # One row of a graded list may make several pairs, so it has no single pair of responses to vote on.
-    graded = "responses" in columns.names
+    graded = recognised.format == "graded"
     return _Reading(
         columns,
         labelled,

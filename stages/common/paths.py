@@ -84,6 +84,11 @@ class RunPaths:
         return self.out / "pairs" / "quarantine.parquet"
 
     @property
+    def failed_quarantine(self) -> Path:
+        """The same of data without one usable row, where there are pairs of other data."""
+        return self.out / "pairs" / "quarantine.failed.parquet"
+
+    @property
     def pairs_manifest(self) -> Path:
         """What `prepare` read and wrote (JSON), written last."""
         return self.out / "pairs" / "manifest.json"

@@ -124,17 +124,26 @@ def _lines(summary: EvaluationManifest, scoring: ScoringResult, results: RunPath
     work = f"{scoring.scored:,} completions scored, {scoring.reused:,} reused"
     pairs = figures["pairs"] + figures["unranked"]
     yield f"{summary.label}: {summary.model} on {pairs:,} held-out pairs ({work})"
-    for words, name in _PRINTED.items():
-        yield f"  {words:<22}{_rate(figures, name)}"
-    yield (
-        f"  {'margin':<22}{signed(figures['margin'])} nats; chosen log-ratio {signed(figures['chosen_logratios'])}, "
-        f"rejected {signed(figures['rejected_logratios'])}"
-    )
+    if "unpaired" in figures:
+        yield from _unpaired_lines(figures["unpaired"])
+    if figures["pairs"] or "unpaired" not in figures:
+        for words, name in _PRINTED.items():
+            yield f"  {words:<22}{_rate(figures, name)}"
+        sides = (signed(figures[f"{side}_logratios"]) for side in ("chosen", "rejected"))
+        yield f"  {'margin':<22}{signed(figures['margin'])} nats; chosen log-ratio {{}}, rejected {{}}".format(*sides)
     for row in figures["by_source"] if len(figures["by_source"]) > 1 else []:
         yield f"  {shown(row['source']):<22}{_rate(row, 'accuracy')}  of {row['pairs']:,}"
-    if figures["unranked"]:
+    if figures["unranked"] and "unpaired" not in figures:
         yield f"  {figures['unranked']:,} pairs have no rejected side and are not ranked"
     yield f"  results in {results.evaluation}"
+
+
+def _unpaired_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield f"  {'good above bad':<22}{percent(figures['ranking']):>6}  of every good completion with every bad one"
+    yield (
+        f"  {'log-ratio':<22}{signed(figures['chosen_logratios'])} nats of {figures['good']:,} good completions, "
+        f"{signed(figures['rejected_logratios'])} of {figures['bad']:,} bad ones"
+    )
 
 
 def _rate(row: Mapping[str, Any], name: str) -> str:

@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from scoreonce.pipeline.text.dataset_columns import Columns, Row, match_columns
-from scoreonce.pipeline.text.formats import CONVERSATIONAL, detect, require_columns
+from scoreonce.pipeline.detection.roles import recognise
+from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.pairing import Pairing
-from scoreonce.pipeline.text.quarantine import REASONS, RowError
+from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.pipeline.text.rows_to_pairs import COMPLETIONS, PLAIN, PreparationSettings, with_messages
 from scoreonce.pipeline.text.tokenize import Limits
 from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.data.raw_data import RawData, columns_of, open_data
+from scoreonce.stages.raw.raw_data import RawData, columns_of, open_data
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to prepare, and how."""
+    """Rows to prepare, and how; `notes` are decisions about its columns, to log."""
 
     raw: RawData
     recipe: PreparationSettings
+    notes: tuple[str, ...] = ()
 
 
 def open_train(data: Data) -> RawData:
@@ -55,45 +55,42 @@ def open_test(data: Data) -> RawData | None:
     return open_data(data.source, subset=data.subset, split=data.test_split)
 
 
-def recipe_of(raw: RawData, data: Data, encoding: Encoding) -> PreparationSettings:
-    """How to read a dataset, found out from its first rows. Raises `InputError` where no row can be read."""
+def dataset_of(raw: RawData, data: Data, encoding: Encoding) -> Dataset:
+    """The dataset and how to read it, found out from its first rows. Raises `InputError` where that cannot be told."""
     head = next(raw.batches(None), [])
     found = columns_of(head)
     if not found:
-        reasons = Counter(row.reason for row in head if isinstance(row, RowError))
+        refused = [row for row in head if isinstance(row, RowError)]
         raise InputError(
             "The dataset has no row to read.",
-            found=", ".join(f"{reason}: {REASONS[reason]}" for reason in reasons) or "it is empty",
+            found="; ".join(f"{row.reason}, {row.detail}" for row in refused[:3]) or "it is empty",
             where=raw.name,
             fix="Give a dataset with rows, one JSON object a line if it is JSON.",
         )
-    columns = match_columns(found, data.columns)
     rows = [row for row in head if isinstance(row, dict)]
-    columns = _without_empty(columns, rows, raw.name)
-    read: Sequence[Row] = rows if data.format in PLAIN else [with_messages(row, columns) for row in rows]
-    name = detect(columns, found, read) if data.format == "auto" else data.format
-    require_columns(name, columns, found)
-    repeating = _repeating(columns, rows)
-    _log_changes(raw.name, columns, [] if name in PLAIN else _spelled(columns, rows, read), repeating)
-    return PreparationSettings(
-        name,
+    recognised = recognise(
+        found,
+        rows,
+        data.columns,
+        format=None if data.format == "auto" else data.format,
+        coding=data.preference,
+        untyped=raw.untyped,
+    )
+    columns, repeating = recognised.columns, _repeating(recognised.columns, rows)
+    read = rows if recognised.format in PLAIN else [with_messages(row, columns) for row in rows]
+    _log_changes(raw.name, columns, _spelled(columns, rows, read), repeating)
+    recipe = PreparationSettings(
+        recognised.format,
         columns,
         encoding.render,
         encoding.encoder,
         Limits(data.max_length, data.max_prompt_length, data.truncation),
         _pairing(data),
         data.preference_from_scores,
+        recognised.turns_only,
         repeating,
     )
-
-
-def _without_empty(columns: Columns, rows: Sequence[Row], name: str) -> Columns:
-    """The columns without those of tools and system turns that say nothing, which would need a chat template."""
-    empty = [role for role in CONVERSATIONAL if not any(columns.value(row, role) for row in rows)]
-    unused = [columns.names[role] for role in empty if role in columns.names]
-    if unused:
-        logger.info(f"{', '.join(unused)} of {name}: empty in the first {len(rows):,} rows, and not read")
-    return replace(columns, names={role: column for role, column in columns.names.items() if role not in empty})
+    return Dataset(raw, recipe, recognised.notes)
 
 
 def _spelled(columns: Columns, rows: Sequence[Row], read: Sequence[Row]) -> list[str]:
@@ -105,12 +102,19 @@ def _spelled(columns: Columns, rows: Sequence[Row], read: Sequence[Row]) -> list
 def _repeating(columns: Columns, rows: Sequence[Row]) -> frozenset[str]:
     """The roles whose texts begin with the prompt in most rows."""
 
+    def value(row: Row, role: str) -> object:
+        try:
+            return columns.value(row, role)
+        except RowError:
+            return None
+
     def texts(role: str) -> list[tuple[str, str]]:
-        prompts = [(columns.value(row, "prompt"), columns.value(row, role)) for row in rows]
+        prompts = [(value(row, "prompt"), value(row, role)) for row in rows]
         sides = [(prompt, text) for prompt, side in prompts for text in (side if isinstance(side, list) else [side])]
         return [(prompt, side) for prompt, side in sides if isinstance(prompt, str) and isinstance(side, str)]
 
-    return frozenset(role for role in COMPLETIONS if role in columns.names and repeats_prompt(texts(role)))
+    own = [role for role in COMPLETIONS if role in columns.names and role not in columns.made]
+    return frozenset(role for role in own if repeats_prompt(texts(role)))
 
 
 def _log_changes(name: str, columns: Columns, spelled: Sequence[str], repeating: frozenset[str]) -> None:

@@ -116,7 +116,7 @@ def pair_columns(rows: Sequence[PreparedPair]) -> dict[str, list[Any]]:
         "row": [row.row for row in rows],
         "source": [row.text.source for row in rows],
         "prompt": [row.text.prompt for row in rows],
-        "chosen": [row.text.chosen for row in rows],
+        "chosen": [row.text.chosen or None for row in rows],  # only a side that is not there is empty
         "rejected": [row.text.rejected for row in rows],
         "chosen_score": [row.text.chosen_score for row in rows],
         "rejected_score": [row.text.rejected_score for row in rows],

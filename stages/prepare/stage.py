@@ -28,7 +28,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer, special_tokens
-from scoreonce.stages.prepare.dataset import Dataset, open_test, open_train, recipe_of
+from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
 from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
@@ -74,7 +74,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
         lost = made if changed else MadeOfPairs([], [], [])
         if not restart:
             lost.require_restart(paths, changed)
-        datasets = [Dataset(raw, recipe_of(raw, data, encoding)) for raw in (train, test) if raw is not None]
+        datasets = [dataset_of(raw, data, encoding) for raw in (train, test) if raw is not None]
         _log_plan([*changed, *damaged], datasets)
         with lost.unused(paths, lock_timeout):
             summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
@@ -86,9 +86,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
     _require_room(run.data)
-    encoding = encoding_of(_load_tokenizer(run), run)
-    raw = open_train(run.data)
-    dataset = Dataset(raw, recipe_of(raw, run.data, encoding))
+    dataset = dataset_of(open_train(run.data), run.data, encoding_of(_load_tokenizer(run), run))
     _log_plan([], [dataset])
     return first_pairs(dataset, run.data, count)
 
@@ -129,4 +127,5 @@ def _log_plan(changed: Sequence[Difference], datasets: Sequence[Dataset]) -> Non
         names = recipe.columns.names.items()
         used = ", ".join(role if role == column else f"{role} = {column}" for role, column in names)
         meaning = FORMATS[recipe.format].meaning
-        logger.info(f"Format of {dataset.raw.name}: {recipe.format} ({meaning}), from columns {used}")
+        said = [f"Format of {dataset.raw.name}: {recipe.format} ({meaning}), from columns {used}", *dataset.notes]
+        logger.info("\n  ".join(said))

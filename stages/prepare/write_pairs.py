@@ -19,9 +19,11 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
-from scoreonce.stages.data.raw_data import limited
 from scoreonce.stages.prepare.dataset import Dataset
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
+from scoreonce.stages.raw.raw_data import limited
+
+FIRST_REASONS = 3  # rows that the message shows where none can be used
 
 
 def write_pairs(
@@ -35,7 +37,7 @@ def write_pairs(
     """Write pairs, token ids and quarantine, which take the place of the old ones together, and then the manifest.
 
     `wanted` has the fields of the manifest that decide the pairs; `lost` are the folders of what was made of the old
-    ones, removed with them. Raises `InputError` where no row can be used.
+    ones, removed with them. Raises `InputError` where no row can be used; then the quarantine alone is written.
     """
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
@@ -43,7 +45,8 @@ def write_pairs(
             rows = _write_train(files, train, data, held_out)
         tables = (paths.pairs("train"), paths.pairs("test"), paths.quarantine)
         summary = preparation_summary(*(scan_frame(growing[path]) for path in tables), raw=rows + test_rows)
-        _require_pairs(summary, data, given_test=test is not None)
+        if not summary.train or (test is not None and not summary.test):
+            raise _no_pairs(summary, data, paths, growing[paths.quarantine], given_test=test is not None)
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
         for folder in lost:
             remove(folder, inside=paths.out)
@@ -100,22 +103,31 @@ def _prepared(
     raw, recipe = dataset.raw, dataset.recipe
     first_row = 0
     with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
-        for rows in limited(raw.batches(list(recipe.columns.names.values())), data.limit):
+        for rows in limited(raw.batches(recipe.columns.read), data.limit):
             pairs, refused = prepare_rows(rows, first_row, recipe)
             first_row += len(rows)
             yield first_row, pairs, refused
             bar.update(len(rows))
 
 
-def _require_pairs(summary: PreparationSummary, data: Data, *, given_test: bool) -> None:
-    if summary.train and (summary.test or not given_test):
-        return
+def _no_pairs(
+    summary: PreparationSummary, data: Data, paths: RunPaths, quarantine: Path, *, given_test: bool
+) -> InputError:
+    """The error for data without one usable row. The reasons that it sums up are kept beside the pairs."""
     reasons = [f"{reason}: {rows:,}" for reason, rows in summary.by_reason.items()]
     if summary.test and not given_test:
         reasons.append(f"held out by test_share = {data.test_share}: {summary.test:,}")
-    raise InputError(
+    first = scan_frame(quarantine).head(FIRST_REASONS).collect()
+    shown = [f"row {row}: {reason}, {detail}" for row, reason, detail, _ in first.iter_rows()]
+    fix = "Correct the rows or settings that the reasons name; data.columns and data.format say how to read them."
+    if shown:
+        # The quarantine of pairs that are there belongs to them.
+        kept = paths.failed_quarantine if paths.pairs_manifest.exists() else paths.quarantine
+        quarantine.replace(kept)
+        fix = f"{fix} Every row with its reason is in {kept}."
+    return InputError(
         f"Not one row can be used in the {'test' if summary.train else 'train'} split.",
         found="; ".join(reasons) or "no rows",
-        where=f"data.source = {data.source!r}",
-        fix="Correct the rows or settings that the reasons name; data.columns and data.format say how to read them.",
+        where="\n         ".join([f"data.source = {data.source!r}", *shown]),
+        fix=fix,
     )

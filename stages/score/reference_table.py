@@ -35,7 +35,7 @@ def reference_view(job: ScoringJob, split: Split) -> pl.DataFrame:
 
 def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
     pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"], glob=False)
-    met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor")
+    met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor", "column")
     scores = store.read(met.get_column("kl_id"), ["logps"]).rename({"completion_id": "kl_id", "logps": "ref_kl_logps"})
     scored = met.join(scores, on="kl_id")
     if scored.height < met.height:
@@ -49,11 +49,11 @@ def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: R
 
 
 def _with_embeddings(view: pl.DataFrame, store: ReferenceStore) -> pl.DataFrame:
-    """Adds the columns of `pair_embeddings`, null in completion-only data."""
+    """Adds the columns of `pair_embeddings`, null where a pair has only one completion."""
     from scoreonce.stages.store.tensor_rows import TensorRows  # torch, not needed without embeddings
 
     states = TensorRows(store.tensors(POOLED))
-    pairs = view.filter(pl.col("rejected_id").is_not_null())
+    pairs = view.filter(pl.col("chosen_id").is_not_null() & pl.col("rejected_id").is_not_null())
     missing = states.missing([*pairs["chosen_id"], *pairs["rejected_id"]])
     if missing:
         raise InputError(

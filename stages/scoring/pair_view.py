@@ -20,16 +20,17 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
     """
     columns = ["pair_id", "chosen_id", "rejected_id", "chosen_len", "rejected_len"]
     pairs = read_frame(paths.pairs(split), columns).unique("pair_id", keep="first", maintain_order=True)
-    ids = pl.concat([pairs.get_column("chosen_id"), pairs.get_column("rejected_id").drop_nulls().alias("chosen_id")])
+    ids = pl.concat([pairs.get_column(f"{side}_id").drop_nulls().alias("id") for side in ("chosen", "rejected")])
     scores = store.read(ids, ["logps", "entropy", "top1_hits"])
     for side in ("chosen", "rejected"):
         named = scores.select(
             pl.col("completion_id").alias(f"{side}_id"), pl.exclude("completion_id").name.prefix(f"ref_{side}_")
         )
         pairs = pairs.join(named, on=f"{side}_id", how="left", maintain_order="left")
-    margin = ref_margin()
-    unscored = pl.col("ref_chosen_logps").is_null() | (pl.col("rejected_id").is_not_null() & margin.is_null())
-    missing = pairs.filter(unscored).height
+    unscored = [
+        pl.col(f"{side}_id").is_not_null() & pl.col(f"ref_{side}_logps").is_null() for side in ("chosen", "rejected")
+    ]
+    missing = pairs.filter(pl.any_horizontal(unscored)).height
     if missing:
         raise InputError(
             "The reference store lacks completions of these pairs.",
@@ -37,7 +38,7 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
             where=str(store.folder),
             fix="Run `scoreonce score`.",
         )
-    whole = pairs.with_columns(ref_margin=margin)
+    whole = pairs.with_columns(ref_margin=ref_margin())
     types = ReferencePair.create_empty().schema
     on_request = [pl.lit(None, dtype).alias(name) for name, dtype in types.items() if name not in whole.columns]
     return ReferencePair.validate(whole.with_columns(on_request).select(ReferencePair.column_names()), cast=True)

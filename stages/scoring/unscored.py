@@ -142,7 +142,8 @@ def _occurrences(paths: RunPaths, splits: Sequence[Split], mismatches: bool) -> 
     parts = []
     for split in splits:
         pairs = _pairs(paths, split).with_row_index("pair")
-        parts += [_side(pairs.with_columns(donor="pair"), split, side) for side in ("chosen", "rejected")]
+        own = pairs.with_columns(donor="pair")
+        parts += [_side(own.with_columns(column=pl.lit(f"{side}_ids")), split, side) for side in ("chosen", "rejected")]
         if mismatches and split == "train":  # what is held out is ranked, not trained on
             met = mismatched_completions(paths, split).rename({"kl_id": "chosen_id", "kl_len": "chosen_len"})
             parts.append(_side(pairs.drop("chosen_id", "chosen_len").hstack(met), split, "chosen"))
@@ -155,7 +156,7 @@ def _side(pairs: pl.DataFrame, split: Split, side: str) -> pl.DataFrame:
         pl.lit(split).alias("split"),
         "pair",
         "donor",
-        pl.lit(f"{side}_ids").alias("column"),
+        "column",
         "row",
         "prompt_id",
         "prompt_len",

@@ -31,15 +31,24 @@ class Residual:
 def residual(
     scorer: Callable[[Sequence[PromptRow]], TokenScores], data: TrainingData, pairs: int, budget: int, seed: int
 ) -> Residual:
-    """Score a random sample of cached chosen completions again and compare."""
+    """Score a random sample of cached completions again and compare: chosen ones, or the only ones of unpaired data."""
     sample = np.random.default_rng(seed).permutation(len(data))[:pairs]
     places = [data.place(int(pair)) for pair in sample]
-    rows = [PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids"),)) for i in places]
+    chosen = np.array([len(data.tokens.row(i, "chosen_ids")) > 0 for i in places])
+    rows = [
+        PromptRow(data.tokens.row(i, "prompt_ids"), (data.tokens.row(i, "chosen_ids" if own else "rejected_ids"),))
+        for i, own in zip(places, chosen, strict=True)
+    ]
     differences = np.empty(len(rows))
     with torch.inference_mode():
         for batch in microbatches([row.tokens for row in rows], budget):
             sums = scorer([rows[i] for i in batch]).sums().cpu().numpy()
-            cached = data.columns["ref_chosen_logps"][sample[batch]]
+            sides = [
+                data.columns[f"ref_{side}_logps"][sample[batch]]
+                for side in ("chosen", "rejected")
+                if f"ref_{side}_logps" in data.columns
+            ]
+            cached = np.where(chosen[batch], sides[0], sides[-1])
             differences[batch] = np.abs(sums - cached) / [len(rows[i].completions[0]) for i in batch]
     return Residual(len(rows), float(differences.max()), float(np.median(differences)), float(differences.mean()))
 

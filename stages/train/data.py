@@ -12,6 +12,7 @@ import polars as pl
 import pyarrow as pa
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.methods.pieces.derived import PRESENCE
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas import columns as c
 from scoreonce.schemas.errors import InputError
@@ -23,6 +24,7 @@ from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.reference_scores import read_reference
 from scoreonce.stages.data.token_file import TokenColumn, TokenFile
+from scoreonce.stages.data.unpaired import good_completions
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
 
@@ -31,10 +33,15 @@ SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "reje
 
 @dataclass(frozen=True)
 class Mismatches:
-    """Another prompt's completion for each pair (KTO): whose chosen one, as a row of the token file, and its tokens."""
+    """Another prompt's completion for each pair (KTO): its row and column of the token file, and its tokens."""
 
     donors: npt.NDArray[np.int64]  # (pairs,)
+    columns: Sequence[TokenColumn]  # (pairs,)
     lengths: npt.NDArray[np.int64]  # (pairs,)
+
+    def at(self, places: npt.NDArray[np.int64]) -> Mismatches:
+        """Those of some pairs."""
+        return Mismatches(self.donors[places], [self.columns[place] for place in places], self.lengths[places])
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,15 @@ class TrainingData:
         return int(self.row_tokens.max())
 
     def row(self, pair: int) -> PromptRow:
-        """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last."""
+        """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last.
+
+        A side that unpaired data do not have is an empty completion.
+        """
         place = self.place(pair)
         completions = [self.tokens.row(place, side) for side in self.sides]
         if self.mismatches is not None:
             donor, length = self.mismatches.donors[pair], self.mismatches.lengths[pair]
-            completions.append(self.tokens.row(int(donor), "chosen_ids")[:length])
+            completions.append(self.tokens.row(int(donor), self.mismatches.columns[pair])[:length])
         return PromptRow(self.tokens.row(place, "prompt_ids"), tuple(completions))
 
     def place(self, pair: int) -> int:
@@ -74,10 +84,18 @@ class TrainingData:
 
 
 def load_training_data(
-    paths: RunPaths, reads: frozenset[str], where: str | None = None, drop: Sequence[str] = ()
+    paths: RunPaths,
+    reads: frozenset[str],
+    where: str | None = None,
+    drop: Sequence[str] = (),
+    *,
+    takes_unpaired: bool = False,
 ) -> TrainingData:
     """The training pairs with every cached column in `reads`: all, or those for which the SQL condition `where` holds
     and that no finding in `drop` concerns.
+
+    Of unpaired data, a method that reads the chosen completion alone is given the good ones; for one that
+    `takes_unpaired`, the reference's log-prob of a side that is not there is 0.
 
     Raises `InputError` where `prepare` or `score` has not run, a file is damaged, or a column that the method reads
     has no value for some pair.
@@ -108,10 +126,14 @@ def load_training_data(
             fix="Run `scoreonce prepare` again.",
         )
     places = pair_filter.places(paths, where, drop)
+    if completions == ("chosen",):
+        places = good_completions(table, places, paths)
     if places is not None:
-        table = table[places]
-        mismatches = mismatches and Mismatches(mismatches.donors[places], mismatches.lengths[places])
-    for name in [*cached, *(["rejected_id"] if "rejected" in completions else [])]:
+        table, mismatches = table[places], mismatches and mismatches.at(places)
+    if takes_unpaired and not (table["has_chosen"].min() == table["has_rejected"].min() == 1):
+        table, cached = _with_absent_sides(table), [*cached, *sorted(PRESENCE)]
+    sides_read = [] if takes_unpaired else [f"{side}_id" for side in completions if side in SIDE_TOKENS]
+    for name in [*sides_read, *cached]:
         missing = table[name].null_count()
         if missing:
             raise InputError(
@@ -146,6 +168,15 @@ def load_training_data(
     )
 
 
+def _with_absent_sides(table: pl.DataFrame) -> pl.DataFrame:
+    """The pairs with 0 as the reference's log-prob of a completion that is not there, the sum over no token."""
+    return table.with_columns(
+        pl.when(pl.col(f"has_{side}") == 0).then(0.0).otherwise(f"ref_{side}_logps").alias(f"ref_{side}_logps")
+        for side in SIDE_TOKENS
+        if f"ref_{side}_logps" in table.columns
+    )
+
+
 def _require_trainable(reads: frozenset[str]) -> None:
     beyond = sorted(name for name in reads - PolicyColumns.of(reads).names if name.startswith("policy_"))
     if beyond:
@@ -171,13 +202,18 @@ def _how_to_get(name: str) -> str:
         )
     if name == c.REF_KL_LOGPS.name:
         return "Set score.mismatched = true and run `scoreonce score`: it scores another prompt's completion with each."
-    return "Use data with both a chosen and a rejected completion, or a method for completions alone such as sft."
+    return (
+        "Use data with both a chosen and a rejected completion, or a method for single completions: kto or bco where "
+        "they are good or bad, else sft."
+    )
 
 
 def _pairs(paths: RunPaths) -> pl.DataFrame:
     read_pairs(paths)
     names = [name for name in Pair.columns() if name not in ("prompt", "chosen", "rejected")]
-    table = _read(paths.pairs("train"), names, "prepare")
+    table = _read(paths.pairs("train"), names, "prepare").with_columns(
+        pl.col(f"{side}_id").is_not_null().cast(pl.Float64).alias(f"has_{side}") for side in SIDE_TOKENS
+    )
     if table.is_empty():
         raise InputError(
             "There are no training pairs.",
@@ -193,7 +229,7 @@ def _join_reference(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     wanted = [name for name in ReferencePair.columns() if name == "pair_id" or name not in Pair.columns()]
     scores = _read(paths.reference("train"), wanted, "score")
     joined = table.join(scores, on="pair_id", how="left", maintain_order="left")
-    unscored = joined["ref_chosen_logps"].null_count()
+    unscored = joined.filter(pl.col("ref_chosen_logps").is_null() & pl.col("ref_rejected_logps").is_null()).height
     if unscored:
         raise InputError(
             "Some pairs have no reference scores.",
@@ -215,7 +251,9 @@ def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
             where=str(paths.reference("train")),
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
-    return Mismatches(met["donor"].cast(pl.Int64).to_numpy(), met["kl_len"].cast(pl.Int64).to_numpy())
+    return Mismatches(
+        met["donor"].cast(pl.Int64).to_numpy(), met["column"].to_list(), met["kl_len"].cast(pl.Int64).to_numpy()
+    )
 
 
 def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:

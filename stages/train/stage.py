@@ -35,6 +35,7 @@ from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
+from scoreonce.stages.data.unpaired import balance
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
 from scoreonce.stages.train import checkpoint
 from scoreonce.stages.train.data import TrainingData, load_training_data
@@ -107,7 +108,11 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     """The training pairs with the cached columns that the method reads, and the lineage of what they lead to."""
     pairs = require_pairs(run)
     reference = require_reference(run) if lineage.reads_reference(method) else None
-    data = load_training_data(RunPaths.of(run), method.reads, run.train.where, run.train.drop)
+    data = load_training_data(
+        RunPaths.of(run), method.reads, run.train.where, run.train.drop, takes_unpaired=method.takes_unpaired
+    )
+    if "has_chosen" in data.columns and (said := balance(data.columns, method.hyperparameters)):
+        logger.info(said)
     _require_calibrated(method, data)
     return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
 

@@ -26,10 +26,10 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, arrow_schema
 from scoreonce.stages import config, run_file
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data import raw_files
-from scoreonce.stages.data.raw_data import RawData
 from scoreonce.stages.prepare.dataset import recipe_of
 from scoreonce.stages.prepare.pair_files import pair_columns
+from scoreonce.stages.raw import raw_files
+from scoreonce.stages.raw.raw_data import RawData
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

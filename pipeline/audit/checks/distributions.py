@@ -30,9 +30,12 @@ class Distribution:
     whole: bool = False  # whole numbers: bins have whole edges
 
 
+_PAIR = (pl.col("chosen_len") > 0) & (pl.col("rejected_len") > 0)
 PAIR_DISTRIBUTIONS = (
     Distribution("prompt_len", "prompt", "tokens", pl.col("prompt_len"), whole=True),
-    Distribution("chosen_len", "chosen", "tokens", pl.col("chosen_len"), "completion length", whole=True),
+    Distribution(
+        "chosen_len", "chosen", "tokens", pl.col("chosen_len").replace(0, None), "completion length", whole=True
+    ),
     Distribution(
         "rejected_len", "rejected", "tokens", pl.col("rejected_len").replace(0, None), "completion length", whole=True
     ),
@@ -40,11 +43,17 @@ PAIR_DISTRIBUTIONS = (
         "length_gap",
         "chosen minus rejected length",
         "tokens",
-        pl.when(pl.col("rejected_len") > 0).then(pl.col("chosen_len") - pl.col("rejected_len")),
+        pl.when(_PAIR).then(pl.col("chosen_len") - pl.col("rejected_len")),
         whole=True,
     ),
     Distribution("similarity", "similarity of the sides", "Jaccard index", pl.col("similarity")),
-    Distribution("chosen_repetition", "chosen", "share of repeated 4-grams", pl.col("chosen_repetition"), "repetition"),
+    Distribution(
+        "chosen_repetition",
+        "chosen",
+        "share of repeated 4-grams",
+        pl.when(pl.col("chosen_len") > 0).then("chosen_repetition"),
+        "repetition",
+    ),
     Distribution(
         "rejected_repetition",
         "rejected",

@@ -69,7 +69,7 @@ def votes_by_row(votes: pl.DataFrame) -> pl.DataFrame:
 
 def rows_by_pair(pairs: pl.LazyFrame) -> pl.DataFrame:
     """The same for every two completions that several rows compare; copies count as judgements that agree."""
-    pairs = pairs.filter(pl.col("rejected_id").is_not_null())
+    pairs = pairs.filter(pl.col("chosen_id").is_not_null() & pl.col("rejected_id").is_not_null())
     in_order = pl.col("chosen_id") < pl.col("rejected_id")
     several = pairs.filter((pl.col("copies") > 1) | pl.col("opposite_pair_id").is_not_null())
     lower, higher = pl.min_horizontal("chosen_id", "rejected_id"), pl.max_horizontal("chosen_id", "rejected_id")

@@ -10,7 +10,7 @@ LOOP_TOKENS = 32  # a shorter completion is never called a loop
 
 _REPEATED = pl.max_horizontal("chosen_repetition", "rejected_repetition")
 _CUT = pl.col("chosen_truncated") != pl.col("rejected_truncated")
-_PAIR = pl.col("rejected_len") > 0
+_PAIR = (pl.col("chosen_len") > 0) & (pl.col("rejected_len") > 0)
 
 
 def _looping(side: str, threshold: float) -> pl.Expr:

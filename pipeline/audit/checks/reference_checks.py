@@ -100,7 +100,7 @@ def reference_checks(known: Ranges) -> tuple[Check, ...]:
             "flag",
             "Not scored",
             "The reference has not scored this pair: `train` will reject it.",
-            pl.col("ref_chosen_logps").is_null(),
+            pl.any_horizontal((pl.col(f"{side}_len") > 0) & pl.col(f"ref_{side}_logps").is_null() for side in _SIDES),
             "Run `scoreonce score` again: it scores only what is missing.",
         ),
         Check(

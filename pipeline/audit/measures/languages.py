@@ -120,9 +120,9 @@ def language_mix(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
 
     Empty if no text has a known language.
     """
-    sides = ("prompt", "chosen", "rejected")
+    sides, columns = ("prompt", "chosen", "rejected"), pairs.collect_schema().names()
     counts = [
-        pairs.filter(pl.col("rejected_len") > 0 if side == "rejected" else True)
+        pairs.filter(pl.col(f"{side}_len") > 0 if f"{side}_len" in columns else True)
         .group_by(pl.col(f"{side}_language").cast(pl.String).alias("language"))
         .agg(pl.len().alias(side))
         for side in sides

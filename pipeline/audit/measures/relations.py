@@ -21,22 +21,21 @@ def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
     """Adds these columns, null where a pair has no such relation:
 
     pairs_of_prompt, copies (pairs of this pair_id), copy_of (row of the first one, null for that),
-    opposite_pair_id (the same two completions with the opposite label), same_words (pairs whose texts have the same
+    opposite_pair_id (the same completions with the opposite label), same_words (pairs whose texts have the same
     words), words_contradicted (some of those with the opposite label), prompt_splits, prompt_key_splits (1 or 2).
     """
-    has_rejected = pl.col("rejected_id").is_not_null()
+    # A row of one completion has it on one side only; good and bad, it is the same completion with opposite labels.
     completions, keys = _sides("chosen_id", "rejected_id"), _sides("chosen_key", "rejected_key")
     lowest, highest = pl.col("pair_id").min().over(completions), pl.col("pair_id").max().over(completions)
     opposite = pl.when(pl.col("pair_id") == lowest).then(highest).otherwise(lowest)
-    label = pl.col("chosen_key") < pl.col("rejected_key")
+    label = pl.coalesce(pl.col("chosen_key") < pl.col("rejected_key"), pl.col("chosen_key").is_not_null())
     return pairs.with_columns(
         pairs_of_prompt=pl.len().over("prompt_id"),
         copies=pl.len().over("pair_id"),
         copy_of=pl.when(~pl.col("pair_id").is_first_distinct()).then(pl.col("row").first().over("pair_id")),
-        opposite_pair_id=pl.when(has_rejected & (opposite != pl.col("pair_id"))).then(opposite),
+        opposite_pair_id=pl.when(opposite != pl.col("pair_id")).then(opposite),
         same_words=pl.len().over(SAME_WORDS),
-        words_contradicted=has_rejected
-        & (label.min().over(["prompt_key", *keys]) != label.max().over(["prompt_key", *keys])),
+        words_contradicted=label.min().over(["prompt_key", *keys]) != label.max().over(["prompt_key", *keys]),
         prompt_splits=pl.col("split").n_unique().over("prompt_id"),
         prompt_key_splits=pl.col("split").n_unique().over("prompt_key"),
     )

@@ -34,7 +34,7 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
     """Measures of a batch with columns prompt, chosen and rejected; `first` is the number of its first pair.
 
     `sketch` adds the sketches by which near-duplicates are found; `evaluation` has the n-grams of evaluation prompts.
-    Rejected measures are null in completion-only rows.
+    Measures of a side that a row does not have are null.
     """
     pairs = texts.height
     everything = pl.concat([texts[side].fill_null("").alias("text") for side in SIDES])
@@ -42,7 +42,7 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
     key = keys(everything, found)
     shingles = ngrams(found, SHINGLE, key)
     of_side = [_part(shingles, side * pairs, pairs) for side in range(3)]
-    has_rejected = texts["rejected"].is_not_null()
+    has_side = {side: texts[side].is_not_null() for side in COMPLETIONS}
     columns = {f"{side}_key": pl.Series(key[i * pairs : (i + 1) * pairs]) for i, side in enumerate(SIDES)}
     columns["similarity"] = pl.Series(jaccard(of_side[1], of_side[2]).astype(np.float32))
     columns |= {f"{side}_script": _scripts(texts[side]) for side in SIDES}
@@ -51,12 +51,13 @@ def measure(texts: pl.DataFrame, first: int, *, sketch: bool, evaluation: Evalua
     if evaluation is not None:
         columns |= overlap(found, key, pairs, evaluation)
     frame = texts.select(_expressions()).hstack(pl.DataFrame(columns))
-    only_pairs = [name for name in frame.columns if name.startswith("rejected_") or name == "similarity"]
-    frame = frame.with_columns(pl.when(has_rejected).then(pl.col(name)).alias(name) for name in only_pairs)
+    for side, has in has_side.items():
+        of_its_own = [name for name in frame.columns if name.startswith(f"{side}_") or name == "similarity"]
+        frame = frame.with_columns(pl.when(has).then(pl.col(name)).alias(name) for name in of_its_own)
     if not sketch:
         return TextMeasures(frame, None, None)
     place = np.arange(first, first + pairs) * len(SIDES)
-    keep = np.concatenate([np.full(pairs, True), has_rejected.to_numpy()])
+    keep = np.concatenate([has.to_numpy() for has in has_side.values()])
     completions = near_duplicates.sketches(
         _part(shingles, pairs, 2 * pairs), key[pairs:], np.concatenate([place + 1, place + 2]), keep
     )

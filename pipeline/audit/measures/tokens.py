@@ -79,12 +79,12 @@ def _special(
     if special is None:
         return [pl.lit(None, pl.Boolean).alias(name) for name in names]
     bos = -2 if special.bos is None else special.bos
-    has_rejected = rejected.lengths > 0
     leads = prompt.at(0) == bos
     twice = leads & (prompt.at(1) == bos)
     double = twice | (bos not in special.ends) & ((chosen.at(0) == bos) | (rejected.at(0) == bos))
     chosen_ends, rejected_ends = (np.isin(side.at(-1), special.ends) for side in (chosen, rejected))
-    ends = {"chosen": chosen_ends, "rejected": rejected_ends | ~has_rejected}
+    # A side that a row does not have lacks no end.
+    ends = {"chosen": chosen_ends | (chosen.lengths == 0), "rejected": rejected_ends | (rejected.lengths == 0)}
     inside = sum(side.count(special.every) for side in (chosen, rejected)) - chosen_ends - rejected_ends
     values = (double, ends["chosen"], ends["rejected"], inside > 0, prompt.count(special.every) - leads - twice > 0)
     return [pl.Series(name, value) for name, value in zip(names, values, strict=True)]

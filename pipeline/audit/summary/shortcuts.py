@@ -56,12 +56,13 @@ def shortcuts(pairs: pl.LazyFrame) -> list[dict[str, Any]]:
     """One record per trait and source (source None: all pairs): auc, low, high, pairs, decided, wins.
 
     `decided`: pairs whose sides differ in the trait; `wins`: share of these whose chosen side has more of it. Pairs
-    without a rejected side are left out, and so are traits whose columns are missing.
+    without both sides are left out, and so are traits whose columns are missing.
     """
     columns = pairs.collect_schema().names()
+    sides = [name for name in ("chosen_id", "rejected_id") if name in columns]
     known = [trait for trait in TRAITS if set(trait.difference.meta.root_names()) <= set(columns)]
     table = (
-        pairs.filter(pl.col("rejected_id").is_not_null())
+        pairs.filter(pl.all_horizontal(pl.col(sides).is_not_null()))
         .select(
             "source",
             pl.col("prompt_id").hash().alias("prompt"),

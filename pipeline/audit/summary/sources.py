@@ -10,7 +10,8 @@ import polars as pl
 
 MOST_SOURCES = 200
 
-_PAIR = pl.col("rejected_len") > 0
+_CHOSEN, _REJECTED = pl.col("chosen_len") > 0, pl.col("rejected_len") > 0
+_PAIR = _CHOSEN & _REJECTED
 _LONGER, _SHORTER = pl.col("chosen_len") > pl.col("rejected_len"), pl.col("chosen_len") < pl.col("rejected_len")
 
 
@@ -19,14 +20,14 @@ def pair_measures() -> dict[str, pl.Expr]:
     return {
         "longer_side_wins": (_PAIR & _LONGER).sum() / (_PAIR & (_LONGER | _SHORTER)).sum(),
         "mean_prompt_len": pl.col("prompt_len").mean(),
-        "mean_chosen_len": pl.col("chosen_len").mean(),
-        "mean_rejected_len": pl.col("rejected_len").filter(_PAIR).mean(),
+        "mean_chosen_len": pl.col("chosen_len").filter(_CHOSEN).mean(),
+        "mean_rejected_len": pl.col("rejected_len").filter(_REJECTED).mean(),
         "pairs_per_prompt": pl.len() / pl.col("prompt_id").n_unique(),
         "mean_similarity": pl.col("similarity").mean(),
         "chosen_refusals": pl.col("chosen_refuses").mean(),
         "rejected_refusals": pl.col("rejected_refuses").mean(),
-        "chosen_cut": pl.col("chosen_truncated").mean(),
-        "rejected_cut": pl.col("rejected_truncated").filter(_PAIR).mean(),
+        "chosen_cut": pl.col("chosen_truncated").filter(_CHOSEN).mean(),
+        "rejected_cut": pl.col("rejected_truncated").filter(_REJECTED).mean(),
         "mean_score_gap": (pl.col("chosen_score") - pl.col("rejected_score")).mean(),
     }
 

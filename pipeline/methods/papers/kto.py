@@ -19,6 +19,8 @@ def kto(
     chosen_logratios: StepColumn,
     rejected_logratios: StepColumn,
     kl_logratios: StepColumn,
+    has_chosen: StepColumn,
+    has_rejected: StepColumn,
     beta: StepColumn,
     *,
     desirable_weight: Weight = 1.0,
@@ -30,13 +32,13 @@ def kto(
     z = max(0, mean log-ratio of the mismatched completions), over the optimizer step, without gradient: the estimate
     of the KL divergence. A mismatched completion is another prompt's, `policy_kl_logps` and `ref_kl_logps`; TRL takes
     the next one of each micro-batch, here the pairing is fixed when the reference is scored. The loss of a pair is the
-    mean over its two completions, so that the step's loss is the mean over completions, as TRL's and HALOs'. For
-    unequal numbers the paper keeps l_D n_D / (l_U n_U) within [1, 4/3].
+    mean over its completions, one in unpaired data, so that the step's loss is the mean over completions, as TRL's and
+    HALOs'. For unequal numbers the paper keeps l_D n_D / (l_U n_U) within [1, 4/3].
     """
     z = kl_logratios.detach().mean().clamp(min=0)
-    desirable = 1 - (beta * (chosen_logratios - z)).sigmoid()
-    undesirable = 1 - (beta * (z - rejected_logratios)).sigmoid()
-    return (desirable_weight * desirable + undesirable_weight * undesirable) / 2
+    desirable = has_chosen * (1 - (beta * (chosen_logratios - z)).sigmoid())
+    undesirable = has_rejected * (1 - (beta * (z - rejected_logratios)).sigmoid())
+    return (desirable_weight * desirable + undesirable_weight * undesirable) / (has_chosen + has_rejected)
 
 
 method(

@@ -8,6 +8,9 @@ from scoreonce.pipeline.methods.pieces.divergences import link
 from scoreonce.pipeline.methods.pieces.hyperparameters import Divergence, DivergenceAlpha, Normalisation
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, derived
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
+from scoreonce.schemas.columns import HAS_CHOSEN, HAS_REJECTED
+
+PRESENCE = {HAS_CHOSEN.name, HAS_REJECTED.name}
 
 
 def _normalised(total: StepColumn, length: StepColumn, normalisation: Normalisation) -> StepColumn:

@@ -64,6 +64,7 @@ class Piece:
     recouples: bool = False  # objectives: a loss is of two completions that need not be one pair
     rewards: str | None = None  # objectives and calibrations: how their implicit rewards are logged
     defaults: Mapping[str, Any] = field(default_factory=dict)  # objectives: where their scale wants other defaults
+    parts: tuple[Piece, ...] = ()  # weighted sums: the objectives
     columns_with: Mapping[str, OnlyWith] = field(default_factory=dict)  # derived: base columns that a setting adds
 
     def added(self, settings: Mapping[str, Any]) -> tuple[str, ...]:

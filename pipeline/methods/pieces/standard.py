@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from scoreonce.pipeline.methods.pieces.derived import PRESENCE, bases
 from scoreonce.pipeline.methods.pieces.hyperparameters import Beta, GammaBetaRatio
-from scoreonce.pipeline.methods.pieces.registry import calibration, rewards, selection
+from scoreonce.pipeline.methods.pieces.registry import Piece, calibration, rewards, selection
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
+from scoreonce.schemas.columns import COLUMNS
 
 
 @selection(name="all", batch_coupled=False)
@@ -50,3 +52,16 @@ def calibrated_rewards(
 ) -> tuple[StepColumn, StepColumn]:
     """beta * (log pi - log ref) of each side, summed, with the beta that the pair was calibrated to."""
     return beta * chosen_logratios, beta * rejected_logratios
+
+
+# They read a column for its shape alone.
+NEUTRAL = {"all", "constant", "constant_beta", "constant_margin"}
+SIDED = {name for name in COLUMNS if "chosen" in name or "rejected" in name} - PRESENCE
+
+
+def takes_unpaired(piece: Piece) -> bool:
+    """Whether a piece can be given rows of one completion: it reads no side of a pair, or is told which is there."""
+    if piece.parts:
+        return all(takes_unpaired(part) for part in piece.parts)
+    reads_a_side = piece.name not in NEUTRAL and bool(SIDED & bases(piece.columns))
+    return not reads_a_side or set(piece.columns) >= PRESENCE

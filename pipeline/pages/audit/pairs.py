@@ -19,13 +19,13 @@ PROMPT = 560
 
 @dataclass(frozen=True)
 class Texts:
-    """A prepared pair's texts; `rejected` is None in completion-only data."""
+    """A prepared pair's texts; None for a side that the row does not have."""
 
     pair_id: str
     split: str
     row: int
     prompt: str
-    chosen: str
+    chosen: str | None
     rejected: str | None
 
 
@@ -34,17 +34,19 @@ class ShownPair:
     """The texts of a pair as markup, `prompt` None where it is shown elsewhere; `marked` unless too much differs."""
 
     prompt: Markup | None
-    chosen: Markup
+    chosen: Markup | None
     rejected: Markup | None
     marked: bool = True
 
 
 def comparison(texts: Texts) -> ShownPair:
     """A pair with the words that only one side has marked, and long common stretches folded."""
-    if texts.rejected is None:
-        return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(passage(texts.chosen)), None)
+    prompt = markup(passage(texts.prompt.lstrip("\n")))
+    if texts.chosen is None or texts.rejected is None:
+        chosen, rejected = (None if side is None else markup(passage(side)) for side in (texts.chosen, texts.rejected))
+        return ShownPair(prompt, chosen, rejected)
     found = compare(texts.chosen, texts.rejected)
-    return ShownPair(markup(passage(texts.prompt.lstrip("\n"))), markup(found.left), markup(found.right), found.marked)
+    return ShownPair(prompt, markup(found.left), markup(found.right), found.marked)
 
 
 def examples(entries: Iterable[Mapping[str, Any]], texts: Mapping[str, Texts]) -> list[Mapping[str, Any]]:
@@ -83,10 +85,10 @@ def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
     prompt = " ".join(texts.prompt[-PROMPT:].split())
     is_short = len(prompt) <= OPENING and len(texts.prompt) <= PROMPT
     opening = prompt if is_short else f"… {prompt[-OPENING:].partition(' ')[2]}"
-    chosen, rejected = excerpts(texts.chosen, texts.rejected or "")
+    chosen, rejected = excerpts(texts.chosen or "", texts.rejected or "")
     pair = ShownPair(
         None if is_short else visible(texts.prompt[-PROMPT:]),
-        visible(chosen),
+        None if texts.chosen is None else visible(chosen),
         None if texts.rejected is None else visible(rejected),
     )
     return {**entry, "pair": pair, "opening": visible(opening)}

@@ -9,7 +9,7 @@ import pytest
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit.annotations import raw_annotations
 from scoreonce.stages.config import Audit, Data
-from scoreonce.stages.data.raw_data import open_data
+from scoreonce.stages.raw.raw_data import open_data
 
 ROWS: list[dict[str, Any]] = [
     {
@@ -89,3 +89,11 @@ def test_a_column_of_votes_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no column 'vote'") as error:
         read(tmp_path, ROWS, Audit(votes="vote"))
     assert "Did you mean 'votes'" in str(error.value)
+
+
+def test_positions_follow_the_coding_of_the_preference(tmp_path):
+    """SHP: 1 means that the first is better, so that the chosen response came first where it is 1."""
+    rows = [{"history": "a", "human_ref_A": "x", "human_ref_B": "y", "labels": label} for label in (1, 0)]
+    assert read(tmp_path, rows).by_row["chosen_position"].to_list()[:2] == [1, 2]
+    strengths = [{"prompt": "a", "response_1": "x", "response_2": "y", "preference_strength": n} for n in (-2, 3, 0)]
+    assert read(tmp_path, strengths).by_row["chosen_position"].to_list()[:2] == [1, 2]

@@ -22,6 +22,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.token_file import TokenFile
 from scoreonce.stages.prepare import dataset, pair_files
 from scoreonce.stages.prepare import stage as prepare
@@ -312,6 +313,68 @@ def test_rows_are_said_by_format_and_length(workplace, capsys):
     assert "4 rows: 4 train pairs, 0 test pairs, 0 quarantined" in printed
 
 
+def test_where_no_row_can_be_used_the_message_shows_the_first_and_the_quarantine_stays(workplace):
+    workplace.write([row(0, chosen=""), row(1, rejected=" "), row(2, chosen=5), row(3, chosen="")])
+    with pytest.raises(InputError, match="Not one row can be used in the train split") as caught:
+        workplace.prepare()
+    folder = workplace.folder / "out" / "pairs"
+    assert [path.name for path in folder.iterdir()] == ["quarantine.parquet"]
+    assert Quarantine.validate(pl.read_parquet(folder / "quarantine.parquet"), cast=False)["row"].to_list() == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    assert caught.value.found == "chosen_is_blank: 2; rejected_is_blank: 1; wrong_type: 1"
+    assert caught.value.where.splitlines()[1:] == [
+        "         row 0: chosen_is_blank, ''",
+        "         row 1: rejected_is_blank, ' '",
+        "         row 2: wrong_type, 'chosen' should be text, is a number: 5",
+    ]
+    assert str(folder / "quarantine.parquet") in caught.value.fix
+
+
+def test_where_no_row_of_other_data_can_be_used_the_pairs_that_are_there_stay_whole(workplace):
+    workplace.write([row(0), row(1)])
+    paths = workplace.prepare(test_share=0)
+    workplace.write([row(0, chosen="")])
+    with pytest.raises(InputError, match="Not one row"):
+        workplace.prepare(test_share=0)
+    assert read_pairs(paths).counts.train == 2
+    assert pl.read_parquet(paths.failed_quarantine)["reason"].to_list() == ["chosen_is_blank"]
+
+
+def test_rows_that_cannot_be_read_are_shown_by_line(workplace):
+    workplace.write([b"[1]", b"{"])
+    with pytest.raises(InputError, match="no row to read") as caught:
+        workplace.prepare()
+    assert caught.value.found.startswith("invalid_json, line 1 of raw.jsonl should be an object and is a list")
+
+
+def test_one_list_among_rows_of_text_and_a_number_out_of_range_go_to_quarantine(workplace):
+    odd = [row(0, chosen=[{"role": "assistant", "content": "yes"}]), row(1, chosen_score=10**400)]
+    workplace.write([*odd, *(row(number % 20) for number in range(2, 32))])
+    paths = workplace.prepare(test_share=0)
+    assert quarantine(paths) == {0: "wrong_type", 1: "number_out_of_range"}
+    assert len(pairs(paths)) == 30
+
+
+def test_a_table_of_text_gives_the_pairs_and_scores_that_json_lines_give(workplace):
+    lines = "".join(f"p{number}, yes, no,{number}.5\n" for number in range(4))
+    (workplace.folder / "raw.csv").write_text(f"prompt,chosen,rejected,chosen_score\n{lines}")
+    workplace.write([row(number, chosen_score=number + 0.5) for number in range(4)])
+    from_table = workplace.prepare("table", workplace.folder / "raw.csv", test_share=0)
+    assert pairs(from_table).equals(pairs(workplace.prepare("lines", test_share=0)))
+
+
+def test_the_coding_of_a_preference_is_set_and_said(workplace, capsys):
+    responses = {"chosen": None, "response_1": " yes", "response_2": " no"}
+    workplace.write([row(number, **responses, rejected=None, preference=number % 2) for number in range(4)])
+    paths = workplace.prepare(test_share=0, preference="1/0", format="labelled")
+    assert pairs(paths)["chosen"].to_list() == [" no", " yes", " no", " yes"]
+    assert "'preference' is read as \"1/0\": 1: the first is better" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("rows", "data", "what"),
     [
@@ -321,7 +384,6 @@ def test_rows_are_said_by_format_and_length(workplace, capsys):
         ([{"promt": "p", "chosen": "c", "rejected": "r"}], {"format": "pairs"}, "lacks a column: prompt"),
         ([{"text": "p"}], {}, "lacks a column"),
         ([row(0)], {"columns": {"prompt": "promptt"}}, "no column 'promptt'"),
-        ([row(0, chosen="", source=1)], {}, "Not one row can be used in the train split"),
         ([row(0)], {"test_share": 0.999}, "Not one row can be used in the train split"),
         ([row(0)], {"max_length": 8, "max_prompt_length": 8}, "leaves no room"),
         ([row(0)], {"test_split": "test"}, "A file has no splits"),

@@ -1,7 +1,7 @@
-"""Reading raw preference data: a Hub dataset, or local JSONL, JSON, Parquet and Arrow files and folders of shards.
+"""Reading raw preference data: a Hub dataset, or local JSONL, JSON, CSV, Parquet and Arrow files and folders of shards.
 
-Local files are read in batches by json and pyarrow, not through the datasets cache, which has returned stale rows for a
-file that changed under the same name. A row that cannot be read is replaced by a `RowError`.
+Local files are read in batches by json, csv and pyarrow, not through the datasets cache, which has returned stale rows
+for a file that changed under the same name. A row that cannot be read is replaced by a `RowError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import HubInput, LocalInput
 from scoreonce.stages.common.digests import file_digests
-from scoreonce.stages.data.raw_files import (
+from scoreonce.stages.raw.compression import SUFFIXES, is_compressed, uncompressed_name
+from scoreonce.stages.raw.raw_files import (
     KINDS,
     Names,
     RawRow,
@@ -42,6 +43,7 @@ class RawData:
     inputs: Mapping[str, LocalInput | HubInput]
     rows: int
     batches: Callable[[Names], Iterator[list[RawRow]]]
+    untyped: bool = False  # CSV: all values are text
 
 
 def open_data(source: str, *, subset: str | None, split: str | None, batch_rows: int = 2048) -> RawData:
@@ -60,13 +62,14 @@ def open_data(source: str, *, subset: str | None, split: str | None, batch_rows:
             where="data.source",
             fix="Write the data to a file, and give that.",
         )
-    if path.suffix in {*KINDS, ".gz"} or source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if path.suffix in {*KINDS, *SUFFIXES, ".txt"} or source.startswith((".", "/", "~")) or source.count("/") > 1:
         nearby = sorted(str(p) for p in path.parent.iterdir()) if path.parent.is_dir() else []
         raise InputError(
             "No such dataset.",
             found=f"no file or folder {source}.{did_you_mean(str(path), nearby)}",
             where="data.source",
-            fix="Give a .jsonl[.gz], .json, .parquet or .arrow file, a folder of them, or a Hub name such as org/name.",
+            fix="Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder of them, or a Hub name such as "
+            "org/name.",
         )
     return _hub(source, subset, split or HELD_OUT, batch_rows)
 
@@ -103,19 +106,37 @@ def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
         _identities(files),
         sum(rows_of(file) for file in files),
         lambda columns: (batch for file in files for batch in batches_of(file, columns, batch_rows)),
+        untyped=kind_of_file(files[0]) == "CSV",
     )
 
 
 def _local_files(path: Path, split: str | None) -> list[Path]:
     files = _shards(path, split) if path.is_dir() else [path]
-    if len({kind_of_file(file) for file in files}) != 1 or kind_of_file(files[0]) is None:
+    unknown = [file for file in files if kind_of_file(file) is None]
+    if unknown:
+        raise InputError(
+            "The dataset mixes file types, or has one that cannot be read.",
+            found=f"{unknown[0].name}{', and others' if len(unknown) > 1 else ''}",
+            where=str(path),
+            fix=f"{_advice(unknown[0])} Read are {', '.join(KINDS)}; of these, JSON, CSV and TSV also as "
+            f"{', '.join(SUFFIXES)}.",
+        )
+    if len({kind_of_file(file) for file in files}) != 1:
         raise InputError(
             "The dataset mixes file types, or has one that cannot be read.",
             found=", ".join(file.name for file in files[:8]),
             where=str(path),
-            fix="Keep only .jsonl/.json (.gz), only .parquet, or only .arrow files in it.",
+            fix="Keep files of one kind only: JSON, CSV, Parquet or Arrow.",
         )
     return files
+
+
+def _advice(file: Path) -> str:
+    if is_compressed(file) and uncompressed_name(file).suffix in KINDS:
+        return "Decompress it: Parquet and Arrow files are compressed inside."
+    if uncompressed_name(file).suffix == ".txt":
+        return "A .txt file does not say how it is laid out: rename it to .tsv, .csv or .jsonl, whichever it is."
+    return "Convert it, or rename it where only the name is wrong."
 
 
 def _identities(files: Sequence[Path]) -> dict[str, LocalInput]:

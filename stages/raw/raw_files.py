@@ -1,4 +1,4 @@
-"""Read one local data file in batches of rows: JSON lines or one JSON array, Parquet, Arrow.
+"""Read one local data file in batches of rows: JSON lines or one JSON array, CSV, TSV, Parquet, Arrow.
 
 A row that cannot be read is replaced by a `RowError`; a file that cannot be read raises `InputError`.
 """
@@ -6,8 +6,8 @@ A row that cannot be read is replaced by a `RowError`; a file that cannot be rea
 from __future__ import annotations
 
 import codecs
-import gzip
 import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.raw.compression import is_compressed, open_bytes, uncompressed_name
+from scoreonce.stages.raw.delimited import delimited_rows
 
 LONGEST_LINE = 64 << 20  # bytes of one row of JSON: a compressed file of megabytes may hold a line of gigabytes
 LARGEST_ARRAY = 4 << 30  # bytes of one JSON array, which is parsed as a whole
@@ -30,6 +32,8 @@ KINDS = {
     ".jsonl": "JSON",
     ".ndjson": "JSON",
     ".json": "JSON",
+    ".csv": "CSV",
+    ".tsv": "CSV",
     ".parquet": "Parquet",
     ".arrow": "Arrow",
     ".feather": "Arrow",
@@ -37,8 +41,9 @@ KINDS = {
 
 
 def kind_of_file(file: Path) -> str | None:
-    """The type of a file by its name: "JSON", "Parquet", "Arrow", or None."""
-    return KINDS.get(Path(file.name.removesuffix(".gz")).suffix)
+    """The type of a file by its name: "JSON", "CSV", "Parquet", "Arrow", or None."""
+    kind = KINDS.get(uncompressed_name(file).suffix)
+    return None if is_compressed(file) and kind in ("Parquet", "Arrow") else kind
 
 
 @contextmanager
@@ -46,7 +51,7 @@ def readable(file: Path) -> Iterator[None]:
     """Turn errors of reading `file` into an `InputError`."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, RecursionError) as error:
         raise InputError(
             "A data file cannot be read.",
             found=f"{type(error).__name__}: {str(error)[:200]}",
@@ -56,12 +61,12 @@ def readable(file: Path) -> Iterator[None]:
 
 
 def rows_of(file: Path) -> int:
-    """Number of rows of a file, 0 if that would take decompressing or parsing it (compressed JSON, Arrow)."""
+    """Number of rows of a file, about that for CSV; 0 if it would take decompressing or parsing it."""
     kind = kind_of_file(file)
     with readable(file):
         if kind == "Parquet":
             return int(pq.read_metadata(file).num_rows)
-        if kind == "JSON" and file.suffix != ".gz":
+        if kind in ("JSON", "CSV") and not is_compressed(file):
             with file.open("rb") as handle:
                 return sum(chunk.count(b"\n") for chunk in iter(lambda: handle.read(1 << 20), b""))
         return 0
@@ -70,7 +75,8 @@ def rows_of(file: Path) -> int:
 def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
     """The rows of a file with at least these columns, in batches. Raises `InputError` if the file is damaged."""
     readers: dict[str, Callable[[], Iterator[list[RawRow]]]] = {
-        "JSON": lambda: _json_batches(file, batch_rows),
+        "JSON": lambda: _text_batches(file, batch_rows, _json_rows),
+        "CSV": lambda: _text_batches(file, batch_rows, delimited_rows),
         "Parquet": lambda: _parquet_batches(file, columns, batch_rows),
         "Arrow": lambda: _arrow_batches(file, columns, batch_rows),
     }
@@ -78,17 +84,18 @@ def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[Raw
         yield from readers[kind_of_file(file) or ""]()
 
 
-def _json_batches(file: Path, batch_rows: int) -> Iterator[list[RawRow]]:
-    opener = gzip.open if file.suffix == ".gz" else open
-    with opener(file, "rb") as handle:
-        rows = _json_rows(handle, file.name, may_be_array=".json" in file.suffixes)
+def _text_batches(
+    file: Path, batch_rows: int, reader: Callable[[BinaryIO, str], Iterator[RawRow]]
+) -> Iterator[list[RawRow]]:
+    with open_bytes(file) as handle:
+        rows = reader(handle, file.name)
         while batch := list(islice(rows, batch_rows)):
             yield batch
 
 
-def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: bool) -> Iterator[RawRow]:
+def _json_rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
     first = handle.readline(LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
-    if may_be_array and first.lstrip().startswith(b"["):
+    if first.lstrip().startswith(b"[") and (".json" in Path(name).suffixes or _begins_an_array(first)):
         # One array over the whole file cannot be parsed in pieces.
         for index, item in enumerate(json.loads(first + _rest(handle))):
             yield _object(item, f"item {index} of {name}")
@@ -98,14 +105,20 @@ def _json_rows(handle: BinaryIO | gzip.GzipFile, name: str, *, may_be_array: boo
             yield _json_row(line, f"line {number} of {name}")
 
 
-def _rest(handle: BinaryIO | gzip.GzipFile) -> bytes:
+def _begins_an_array(line: bytes) -> bool:
+    """Whether the first line of what should be JSON lines begins an array of objects instead."""
+    inside = line.strip()[1:].lstrip()
+    return not inside or inside.startswith(b"{")
+
+
+def _rest(handle: BinaryIO) -> bytes:
     rest = handle.read(LARGEST_ARRAY)
     if len(rest) == LARGEST_ARRAY:
         raise ValueError(f"one JSON array of over {LARGEST_ARRAY:,} bytes; write one object a line (jq -c '.[]')")
     return rest
 
 
-def _lines(handle: BinaryIO | gzip.GzipFile, first: bytes) -> Iterator[bytes]:
+def _lines(handle: BinaryIO, first: bytes) -> Iterator[bytes]:
     """The lines of a file in bounded memory: of one over `LONGEST_LINE`, its first bytes, without the line's end."""
     line = first
     while line:

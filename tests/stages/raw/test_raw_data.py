@@ -1,7 +1,9 @@
 """Reading raw data: every kind of file, folders and their splits, rows that cannot be read, and the Hub."""
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 from pathlib import Path
 
@@ -12,8 +14,8 @@ import pytest
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import HubInput
-from scoreonce.stages.data import raw_files
-from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+from scoreonce.stages.raw import raw_files
+from scoreonce.stages.raw.raw_data import RawData, columns_of, limited, open_data
 
 ROWS = [{"prompt": f"p{number}", "chosen": "c", "rejected": "r"} for number in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
@@ -54,6 +56,82 @@ def test_every_kind_of_file_in_batches(tmp_path, suffix):
     path = write(tmp_path / f"data{suffix}")
     assert [len(batch) for batch in opened(path).batches(None)] in ([2, 2, 1], [5])
     assert rows(path) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zst", lambda data: pa.compress(data, codec="zstd", asbytes=True)),
+    ],
+)
+@pytest.mark.parametrize("name", ["data.jsonl", "data.csv"])
+def test_compressed_text(tmp_path, suffix, compress, name):
+    text = LINES if name == "data.jsonl" else "prompt,chosen,rejected\n" + "".join(f"p{i},c,r\n" for i in range(5))
+    (tmp_path / f"{name}{suffix}").write_bytes(compress(text.encode()))
+    assert rows(tmp_path / f"{name}{suffix}") == ROWS
+
+
+def test_a_compressed_file_that_ends_early(tmp_path):
+    for suffix, compressed in (
+        (".zst", pa.compress(LINES.encode(), codec="zstd", asbytes=True)),
+        (".xz", lzma.compress(LINES.encode())),
+    ):
+        (tmp_path / f"data.jsonl{suffix}").write_bytes(compressed[:-4])
+        with pytest.raises(InputError, match="cannot be read"):
+            rows(tmp_path / f"data.jsonl{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.csv", 'prompt,chosen,rejected\n"a, ""b""\nc",d,\n'),
+        ("data.csv", 'prompt;chosen;rejected\r\n"a, ""b""\nc";d;\r\n'),
+        ("data.tsv", '\ufeffprompt\tchosen\trejected\n"a, ""b""\nc"\td\t\n'),
+    ],
+)
+def test_tables_of_text(tmp_path, name, text):
+    """Quoted delimiters, quotes and line ends; an empty field is a missing value; a byte-order mark is skipped."""
+    (tmp_path / name).write_bytes(text.encode())
+    assert rows(tmp_path / name) == [{"prompt": 'a, "b"\nc', "chosen": "d", "rejected": None}]
+    assert opened(tmp_path / name).untyped
+
+
+def test_rows_of_a_table_that_cannot_be_read(tmp_path):
+    (tmp_path / "data.csv").write_bytes(b"prompt,chosen\na,b\na,b,c\n\n\xff,b\n" + b"d" * 200_000 + b",e\n")
+    found = rows(tmp_path / "data.csv")
+    assert [row.reason if isinstance(row, RowError) else len(row["prompt"]) for row in found] == [
+        1,
+        "invalid_csv",
+        "invalid_utf8",
+        200_000,
+    ]
+    assert found[1].detail == "line 3 of data.csv: 3 fields, the first line has 2"
+
+
+@pytest.mark.parametrize("text", [json.dumps(ROWS), json.dumps(ROWS, indent=1), f"[\n{json.dumps(ROWS)[1:]}"])
+def test_one_array_under_the_name_of_json_lines(tmp_path, text):
+    (tmp_path / "data.jsonl").write_text(text)
+    assert rows(tmp_path / "data.jsonl") == ROWS
+
+
+def test_a_list_in_the_first_line_of_json_lines_is_a_row_that_is_refused(tmp_path):
+    (tmp_path / "data.jsonl").write_text("[1]\n" + LINES)
+    found = rows(tmp_path / "data.jsonl")
+    assert (found[0].reason, found[1:]) == ("invalid_json", ROWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"), [("data.txt", "rename it"), ("data.parquet.gz", "Decompress it"), ("data.xlsx", "Convert it")]
+)
+def test_a_file_of_no_kind_that_is_read_is_named(tmp_path, name, advice):
+    (tmp_path / name).write_text("prompt\tchosen\trejected\na\tb\tc\n")
+    with pytest.raises(InputError) as caught:
+        opened(tmp_path / name)
+    assert caught.value.found == name
+    assert advice in caught.value.fix
 
 
 def test_json_that_is_lines_after_all_and_a_byte_order_mark(tmp_path):
@@ -165,7 +243,7 @@ def test_mixed_content_is_refused(tmp_path):
     [
         lambda folder: folder / "absent.jsonl",
         lambda folder: folder / "absent",
-        lambda folder: (folder / "data.csv").write_text("a,b") and folder / "data.csv",
+        lambda folder: (folder / "data.txt").write_text("a,b") and folder / "data.txt",
         lambda folder: (folder / "README.md").write_text("about") and folder,
     ],
 )
