@@ -25,6 +25,11 @@ ONLY       ?=
 BENCH_ARGS ?=
 BENCHES    := $(or $(ONLY),peers columns growth hh full_vocabulary audit)
 
+# What `make torture` damages.
+FLIPS        ?= 1000
+TRUNCATIONS  ?= 200
+TORTURE_ARGS ?=
+
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCOREONCE := $(BIN)/scoreonce
@@ -38,7 +43,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast fuzz check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast fuzz torture check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -150,6 +155,10 @@ types: $(READY) .types/scoreonce ## types alone
 # Run nothing else at the same time. ONLY="peers growth" selects; BENCH_ARGS=--smoke only checks that they run.
 bench: $(READY) ## the benchmarks, one after the other; see docs/benchmarks.md
 	set -e; for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
+
+# Every kind of file of a small run is damaged and read; see docs/reliability.md. A kind: TORTURE_ARGS='--only "token ids"'.
+torture: $(READY) ## flipped bits and cut files: none may change a number without a word
+	$(BIN)/python benchmarks/torture.py --flips $(FLIPS) --truncations $(TRUNCATIONS) $(TORTURE_ARGS)
 
 clean: ## remove the demo, Make's stamps and caches; your own runs stay
 	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

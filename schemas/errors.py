@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 1500  # characters of what was found, in a message that a person reads
 
 
@@ -19,11 +21,11 @@ class InputError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: control characters, which data may hold, are written as `\\x1b` and do nothing."""
-    return "".join(
-        character if character.isprintable() or character in "\n\t" else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    """Text for a terminal: control characters, which data may hold, are written as `\\x1b` and do nothing there.
+
+    So are those that reverse the direction of text, and halves of surrogate pairs.
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _shortened(text: str) -> str:

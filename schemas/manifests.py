@@ -200,6 +200,44 @@ class Lineage(Manifest):
     versions: dict[str, str]
 
 
+class CheckpointManifest(FilesManifest):
+    """manifest.json of one checkpoint."""
+
+    title = "a checkpoint"
+    absent = "A checkpoint has no manifest."
+    stage = "train"
+
+    format: Literal[1] = 1
+    step: int
+    log: Files  # the parts of the step log up to this step, by path in train/<label>
+
+
+class TrainingLogManifest(FilesManifest):
+    """train/<label>/log.json: what has been logged up to `step`.
+
+    While a run is training, `files` has the parts under steps/; after the last step, every file of the log.
+    """
+
+    title = "the log of the training run"
+    absent = "The training run has no log."
+    stage = "train"
+
+    format: Literal[1] = 1
+    step: int
+    finished: bool
+
+
+class PolicyManifest(FilesManifest):
+    """scoreonce.json in the folder of a trained model: what `train` wrote there, wherever the folder is now."""
+
+    title = "the trained model"
+    absent = "The model was not trained by scoreonce."
+    stage = "train"
+
+    format: Literal[1] = 1
+    identity: Sha256  # of the lineage
+
+
 # evaluate
 
 
@@ -244,7 +282,7 @@ class MeasuresManifest(FilesManifest):
     absent = "The pairs are not measured."
     stage = "audit"
 
-    format: Literal[4] = 4  # 4 vouches for measures.parquet
+    format: Literal[5] = 5  # 5 has every token that ends a completion
     pairs_manifest_sha256: Sha256
     settings: Settings
     special: SpecialTokens | None

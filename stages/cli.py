@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, printable
 from scoreonce.stages.common.messages import verbose
 
 if TYPE_CHECKING:
@@ -59,6 +59,13 @@ def _trust_remote_code(wanted: bool) -> None:
         from scoreonce.stages.models import loading
 
         loading.trust_remote_code = True
+
+
+def _rehash(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages.common import digests
+
+        digests.rehash = True
 
 
 RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
@@ -155,6 +162,14 @@ Trust = Annotated[
 AllowMethodFile = Annotated[
     bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
 ]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        callback=_rehash,
+        help="Hash models and raw data again: do not trust that a file of the same size and date is the same.",
+    ),
+]
 Version = Annotated[
     bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
 ]
@@ -185,6 +200,7 @@ def prepare(
     preview: Preview = None,
     restart: Replace = False,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Turn a preference dataset into token pairs.
@@ -199,10 +215,8 @@ def prepare(
     if preview:
         lines = previews.of_dataset(stage.preview(settings, preview))
     else:
-        shown = 2 if preview is None else 0
-        lines = previews.of_pairs(
-            stage.prepare(settings, preview=shown, restart=restart, lock_timeout=lock_timeout).preview
-        )
+        made = stage.prepare(settings, restart=restart, lock_timeout=lock_timeout)
+        lines = previews.of_pairs(made.preview if preview is None else ())
     for line in lines:
         print(line)
 
@@ -240,7 +254,7 @@ def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
     settings = _load(run, sets)
     from scoreonce.stages.commands import sql
 
-    print(sql.answer(settings, query))
+    print(printable(sql.answer(settings, query)))
 
 
 @app.command()
@@ -250,6 +264,7 @@ def score(
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Score the pairs with the reference model, once.
@@ -275,6 +290,7 @@ def train(
     dry_run: DryRun = False,
     allow_method_file: AllowMethodFile = False,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Train a policy from the cached columns.
@@ -310,6 +326,7 @@ def evaluate(
     label: Label = None,
     model: Model = None,
     lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
     """Evaluate a policy on the held-out pairs."""

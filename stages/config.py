@@ -83,7 +83,7 @@ class Data(_Section):
     chat_template: str | None = Field(
         None, description="file of a Jinja template, or the template itself; by default the tokenizer's"
     )
-    chat_template_kwargs: dict[str, Any] = Field(
+    chat_template_kwargs: dict[str, pydantic.JsonValue] = Field(
         {}, description="variables of the template, e.g. enable_thinking = false"
     )
     max_length: int = Field(1024, ge=2, description="prompt and completion together, in tokens")

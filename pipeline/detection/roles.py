@@ -11,7 +11,7 @@ from scoreonce.pipeline.detection.finding import Finding
 from scoreonce.pipeline.detection.prompts import find_prompt
 from scoreonce.pipeline.detection.responses import find_list, find_two_responses, read_turns
 from scoreonce.pipeline.text.dataset_columns import Columns, Made, Row
-from scoreonce.pipeline.text.formats import detect, require_columns
+from scoreonce.pipeline.text.formats import CONVERSATIONAL, detect, require_columns
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.pipeline.text.rows_to_pairs import with_messages
 from scoreonce.pipeline.text.transcripts import shares_a_turn
@@ -65,6 +65,7 @@ def recognise(
     if untyped:
         _read_numbers(finding)
     read_turns(finding)
+    _leave_out_empty(finding)
     columns = replace(finding.columns, media=tuple(column for column in MEDIA if column in found))
     name = format or detect(columns, found, [with_messages(row, columns) for row in sample])
     require_columns(name, columns, found)
@@ -84,6 +85,15 @@ def _require_text_only(finding: Finding) -> None:
                 where="data.source",
                 fix=f"Use data of text alone. Rows without {column} can be kept; the column must then be empty.",
             )
+
+
+def _leave_out_empty(finding: Finding) -> None:
+    """Use no column of tools or system turns that says nothing: it would need a chat template."""
+    empty = [role for role in CONVERSATIONAL if finding.has(role) and not any(finding.values(role))]
+    if empty:
+        names = ", ".join(finding.names[role] for role in empty)
+        finding.notes.append(f"{names}: empty in the first {len(finding.sample):,} rows, and not read")
+    finding.leave_out(*empty)
 
 
 def _read_numbers(finding: Finding) -> None:

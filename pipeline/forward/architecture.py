@@ -51,6 +51,11 @@ def settings(model: PreTrainedModel) -> dict[str, Any]:
     return plain
 
 
+def has_experts(model: PreTrainedModel) -> bool:
+    """Whether the model is a mixture of experts, in which rounding can send a token to another expert."""
+    return bool(settings(model).get("num_experts_per_tok"))
+
+
 def head_of(model: PreTrainedModel) -> Head:
     """The output head with the scale and soft-cap that the configuration declares.
 

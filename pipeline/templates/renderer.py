@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError, TemplateSyntaxError
+from jinja2 import Environment, TemplateError, TemplateSyntaxError
 
 from scoreonce.pipeline.text.chat import Message, RenderWithTools, Tools
 from scoreonce.pipeline.text.quarantine import RowError
@@ -68,6 +69,8 @@ def chat_renderer(
         nonlocal endless
         if template.text is None and tokenizer.chat_template is None:
             raise _no_template(tokenizer.name_or_path)
+        if any(_computes_powers(source) for source in _sources(tokenizer, template)):
+            raise RowError("template_refuses", "it computes a power (**), and no limit on time can stop a large one")
         try:
             with limit():
                 text = tokenizer.apply_chat_template(
@@ -97,6 +100,26 @@ def chat_renderer(
         return str(text)
 
     return render
+
+
+def _sources(tokenizer: PreTrainedTokenizerBase, template: Template) -> list[str]:
+    """The template, or the templates by name that a tokenizer may have."""
+    own = template.text or tokenizer.chat_template
+    return list(own.values()) if isinstance(own, dict) else [own]
+
+
+@cache
+def _computes_powers(source: str) -> bool:
+    """Whether a template has the operator `**` between two values; in `f(**given)` it stands before one."""
+    before = ("", "")
+    try:
+        for _, kind, value in Environment().lex(source):
+            if (kind, value) == ("operator", "**") and (before[0] != "operator" or before[1] in (")", "]", "}")):
+                return True
+            before = before if kind == "whitespace" else (kind, value)
+    except TemplateSyntaxError:  # rendering says so
+        return False
+    return False
 
 
 def _where(tokenizer: PreTrainedTokenizerBase, template: Template) -> str:

@@ -93,11 +93,10 @@ def _message(value: object, name: str) -> Message:
     content = _content(_pop(rest, TEXT_KEYS), name)
     known = role.strip().lower()
     if known in CALLS:
-        calls = [{"type": "function", "function": call} for call in _calls(content, name)]
-        return {"role": "assistant", "content": "", "tool_calls": calls, **rest}
+        return {"role": "assistant", "content": "", "tool_calls": _wrapped(_calls(content, name)), **rest}
     if known not in ROLE_OF:
         raise RowError("unknown_role", f"{name} has the role {role!r}; known are {', '.join(ROLE_OF)}")
-    calls = _calls(_pop(rest, ("tool_calls", "function_call")), name)
+    calls = _calls(rest.pop("tool_calls", None), name) or _wrapped(_calls(rest.pop("function_call", None), name))
     if content is None and not calls:
         raise RowError("wrong_type", f"{name} should have text under 'content', has null")
     # An empty list of calls is left out, as templates test for the key.
@@ -144,6 +143,11 @@ def _calls(value: object, name: str) -> list[dict[str, Any]]:
     return [_call(call) for call in calls]
 
 
+def _wrapped(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Calls of the older spelling, a name and arguments alone, in that of `tool_calls`."""
+    return [{"type": "function", "function": call} for call in calls]
+
+
 def _call(call: dict[str, Any]) -> dict[str, Any]:
     if isinstance(call.get("function"), dict):
         return {**call, "function": _call(call["function"])}
@@ -178,10 +182,12 @@ def with_system(messages: list[Message], system: object) -> list[Message]:
 
     Raises `RowError` if it begins with another.
     """
-    if system is None or system == "":
+    if system is None:
         return messages
     if not isinstance(system, str):
         raise RowError("wrong_type", f"system should be text, is {kind_of(system)}")
+    if not system.strip():
+        return messages
     if not messages or messages[0]["role"] != "system":
         return [{"role": "system", "content": system}, *messages]
     if messages[0].get("content") != system:

@@ -277,7 +277,7 @@ def _rendered(
 
 
 def _read_completion(row: Row, columns: Columns, render: Render) -> Example:
-    if "completion" not in columns.names:
+    if not {"prompt", "completion"} <= columns.names.keys():
         conversation = messages_of(columns.required(row, "messages"), "messages")
         return _rendered_completion(row, columns, render, conversation[:-1], conversation[-1:])
     prompt, completion = columns.required(row, "prompt"), columns.required(row, "completion")

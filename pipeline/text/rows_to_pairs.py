@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from scoreonce.pipeline.text.chat import RenderWithTools, conversation_of
-from scoreonce.pipeline.text.formats import Columns, Example, Row, read_row, require_shared_turn
+from scoreonce.pipeline.text.formats import Columns, Example, Row, conversational, read_row, require_shared_turn
 from scoreonce.pipeline.text.graded import read_list
 from scoreonce.pipeline.text.pairing import Pairing, preferences
 from scoreonce.pipeline.text.quarantine import RowError
@@ -91,8 +91,8 @@ def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | Ro
     """The pairs of a row, and an error for each unusable part."""
     if isinstance(raw, RowError):
         return [raw]
-    raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
     try:
+        raw = raw if recipe.format in PLAIN else with_messages(raw, recipe.columns)
         raw = _without_prompts(raw, recipe)
         recipe.columns.require_only_text(raw)
         if recipe.turns_only:
@@ -126,15 +126,18 @@ def _without_prompts(row: Row, recipe: PreparationSettings) -> Row:
     prompt = recipe.columns.value(row, "prompt") if recipe.repeating else None
     if not isinstance(prompt, str):
         return row
-    cut = {name: row.get(name) for name in (recipe.columns.names[role] for role in recipe.repeating)}
-    return {**row, **{name: _cut(prompt, value) for name, value in cut.items()}}
+    chat = conversational(recipe.columns)  # where the space after the prompt is not part of the answer
+    names = [recipe.columns.names[role] for role in recipe.repeating]
+    return {**row, **{name: _cut(prompt, row.get(name), chat) for name in names}}
 
 
-def _cut(prompt: str, value: object) -> object:
+def _cut(prompt: str, value: object, chat: bool) -> object:
     if isinstance(value, list):
-        return [_cut(prompt, item) for item in value]
+        return [_cut(prompt, item, chat) for item in value]
     rest = after_prompt(prompt, value) if isinstance(value, str) else None
-    return value if rest is None else rest
+    if rest is None:
+        return value
+    return rest.lstrip() if chat else rest
 
 
 def _finished(example: Example | RowError, recipe: PreparationSettings) -> Example | RowError:

@@ -13,6 +13,7 @@ from scoreonce.pipeline.audit.checks.layer import Layer
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.data import training_runs
 from scoreonce.stages.data.reference_scores import read_reference
 
 _SHOWN = {"model", "dtype", "layout", "store_key", "pairs"}
@@ -92,8 +93,8 @@ def training_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
 
     Raises `InputError` where a step log or an evaluation cannot be read.
     """
-    logs = _by_label(paths.out / "train", "steps.parquet")
-    evaluated = _by_label(paths.out / "evaluate", "pairs.parquet")
+    logs = {label: _steps(run) for label, run in training_runs.trained(paths).items()}
+    evaluated = {label: _evaluation(run) for label, run in training_runs.evaluated(paths).items()}
     if not logs and not evaluated:
         return None
     columns = [training_dynamics.by_pair(frame, label).collect(engine="streaming") for label, frame in logs.items()]
@@ -122,9 +123,13 @@ def training_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
     )
 
 
-def _by_label(folder: Path, name: str) -> dict[str, pl.LazyFrame]:
-    found = sorted(folder.glob(f"*/{name}")) if folder.is_dir() else []
-    return {path.parent.name: _readable(path) for path in found}
+def _steps(run: RunPaths) -> pl.LazyFrame:
+    return pl.concat([_readable(path) for path in training_runs.step_tables(run)])
+
+
+def _evaluation(run: RunPaths) -> pl.LazyFrame:
+    training_runs.read_evaluation(run)
+    return _readable(run.evaluation_pairs)
 
 
 def _readable(path: Path) -> pl.LazyFrame:

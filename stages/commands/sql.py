@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import polars as pl
 
@@ -12,6 +12,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.data import training_runs
 from scoreonce.stages.data.pair_tables import joined_pairs
 from scoreonce.stages.data.prepared_pairs import read_pairs
 
@@ -43,20 +44,31 @@ def answer(run: Run, query: str) -> str:
 
 
 def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
-    """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label."""
+    """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label.
+
+    Raises `InputError` where a file is damaged.
+    """
     found = {
         "pairs": joined_pairs(paths),
         "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
-        "steps": _labelled(paths.out / "train", "steps.parquet"),
-        "evaluation": _labelled(paths.out / "evaluate", "pairs.parquet"),
+        "steps": _labelled(training_runs.trained(paths), _steps),
+        "evaluation": _labelled(training_runs.evaluated(paths), _evaluation),
     }
     return {name: frame for name, frame in found.items() if frame is not None}
 
 
-def _labelled(folder: Path, name: str) -> pl.LazyFrame | None:
-    found = sorted(folder.glob(f"*/{name}"))
-    frames = [scan_frame(path).with_columns(label=pl.lit(path.parent.name)) for path in found]
+def _labelled(runs: Mapping[str, RunPaths], scan: Callable[[RunPaths], pl.LazyFrame]) -> pl.LazyFrame | None:
+    frames = [scan(run).with_columns(label=pl.lit(label)) for label, run in runs.items()]
     return pl.concat(frames, how="diagonal_relaxed") if frames else None
+
+
+def _steps(run: RunPaths) -> pl.LazyFrame:
+    return scan_frame(training_runs.step_tables(run))
+
+
+def _evaluation(run: RunPaths) -> pl.LazyFrame:
+    training_runs.read_evaluation(run)
+    return scan_frame(run.evaluation_pairs)
 
 
 def shown(table: pl.DataFrame) -> str:

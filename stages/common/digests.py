@@ -1,7 +1,8 @@
-"""Digests of files, each file read once.
+"""Digests of files.
 
-A digest is remembered by path, size and modification time, so that large files are not hashed at the start of every
-stage; a Hub download already carries its SHA-256 in the name of the cached blob.
+What a run wrote is read and hashed by every process that uses it, once (`digests_now`). Models and raw data, which are
+large and the user's own, are hashed once and remembered by path, size and modification time (`file_digests`); a Hub
+download already carries its SHA-256 in the name of the cached blob. `--rehash` reads them again.
 """
 
 from __future__ import annotations
@@ -24,15 +25,34 @@ from scoreonce.stages.common.progress import progress
 _SETTLED_SECONDS = 2.0
 _SHOW_PROGRESS_BYTES = 2 * 1024**3
 
+# Set by the command line's --rehash: nothing that an earlier process remembered is believed.
+rehash = False
+_read: dict[Path, tuple[os.stat_result, str]] = {}  # files that this process has hashed
+
 
 def file_digests(paths: Sequence[Path]) -> list[str]:
     """SHA-256 of each file, from memory where path, size and modification time are those remembered."""
-    remembered = _recall()
-    known = [_blob_name(path) or _lookup(remembered, path) for path in paths]
+    remembered = {} if rehash else _recall()
+    known = [None if rehash else _blob_name(path) or _lookup(remembered, path) for path in paths]
     unknown = [path for path, digest in zip(paths, known, strict=True) if digest is None]
-    fresh = dict(zip(unknown, _hash(unknown), strict=True))
+    fresh = dict(zip(unknown, digests_now(unknown), strict=True))
     _remember(fresh)
     return [digest or fresh[path] for path, digest in zip(paths, known, strict=True)]
+
+
+def digests_now(paths: Sequence[Path]) -> list[str]:
+    """SHA-256 of each file, every byte of it read by this process; a file that it has read is not read twice."""
+    found = {path: path.stat() for path in paths}
+    unknown = [path for path, status in found.items() if path not in _read or not _unchanged(_read[path][0], status)]
+    for path, digest in zip(unknown, _hash(unknown), strict=True):
+        _read[path] = found[path], digest
+    return [_read[path][1] for path in paths]
+
+
+def _unchanged(then: os.stat_result, now: os.stat_result) -> bool:
+    return all(
+        getattr(then, name) == getattr(now, name) for name in ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    )
 
 
 def memo_path() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tomli_w
 
 from scoreonce.stages.common.removal import remove
+
+CHECKSUM = "checksum"  # key of a JSON object that holds the SHA-256 of the rest
+_TOML_CHECKSUM = f"# {CHECKSUM}: "
 
 
 @contextmanager
@@ -39,18 +44,59 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, with sorted keys."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object atomically, with sorted keys and a checksum of all the others."""
+    plain = json.loads(json.dumps(value))  # as it will be read: keys are strings, tuples are lists
+    text = json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=2, sort_keys=True, ensure_ascii=False)
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises `OSError` or `ValueError` if that fails."""
+    """What `write_json` wrote, without the checksum.
+
+    Raises `OSError` or `ValueError` where the file cannot be read or its checksum is not that of its contents. A file
+    without one, as version 0.1 wrote, is read as it is.
+    """
+    value = parse_json(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict) or CHECKSUM not in value:
+        return value
+    if value.pop(CHECKSUM) != _checksum(value):
+        raise ValueError("the contents do not have the checksum that was written")
+    return value
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises `ValueError` where it has none, or is nested too deeply."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("lists or objects are nested too deeply") from None
+
+
+def write_toml(path: Path, value: dict[str, Any]) -> None:
+    """Write TOML atomically, with a checksum in a comment before it."""
+    text = tomli_w.dumps(value)
+    with atomic(path) as temporary:
+        temporary.write_text(f"{_TOML_CHECKSUM}{_digest(text)}\n{text}", encoding="utf-8")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What `write_toml` wrote. Raises `OSError` or `ValueError` as `read_json` does."""
+    whole = path.read_text(encoding="utf-8")
+    first, _, text = whole.partition("\n")
+    value = tomllib.loads(whole)
+    if not value or (first.startswith(_TOML_CHECKSUM) and first != f"{_TOML_CHECKSUM}{_digest(text)}"):
+        raise ValueError("the contents do not have the checksum that was written")
+    return value
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksum(value: dict[str, Any]) -> str:
+    return _digest(json.dumps(value, sort_keys=True, separators=(",", ":")))
 
 
 def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) -> None:

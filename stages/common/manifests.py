@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ import pydantic
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import FilesManifest, Manifest
-from scoreonce.stages.common.digests import file_digests
+from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.files import read_json, write_json
 
 ManifestT = TypeVar("ManifestT", bound=Manifest)
@@ -27,6 +27,9 @@ class _Absent:
 
 
 ABSENT = _Absent()
+
+
+LONGEST_SHOWN = 200  # characters of a value, which may be a chat template
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ def _shown(value: Any) -> str:
         return "nothing"
     if isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef"):
         return f"{value[:16]}…"
-    return json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def read(kind: type[ManifestT], path: Path) -> ManifestT:
@@ -135,11 +139,17 @@ def changes(kind: type[FilesManifestT], path: Path, wanted: Mapping[str, Any]) -
     return [*differences("", then, wanted), *file_changes(done, path.parent)]
 
 
-def file_changes(manifest: FilesManifest, folder: Path, names: Collection[str] | None = None) -> list[Difference]:
+def file_changes(
+    manifest: FilesManifest,
+    folder: Path,
+    names: Collection[str] | None = None,
+    *,
+    digests: Callable[[Sequence[Path]], list[str]] = digests_now,
+) -> list[Difference]:
     """The files in `folder` that are not the ones that the manifest vouches for: SHA-256 then and now."""
     wanted = [name for name in manifest.files if names is None or name in names]
     there = [name for name in wanted if (folder / name).is_file()]
-    now = dict(zip(there, file_digests([folder / name for name in there]), strict=True))
+    now = dict(zip(there, digests([folder / name for name in there]), strict=True))
     pairs = ((name, manifest.files[name], now.get(name, ABSENT)) for name in wanted)
     return [Difference(name, then, found) for name, then, found in pairs if then != found]
 

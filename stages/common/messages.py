@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from scoreonce.schemas.errors import printable
 from scoreonce.stages.common import progress
 
 
@@ -17,7 +18,7 @@ class _Terminal(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record. The streams are looked up each time, so that redirecting them works."""
         stream = sys.stderr if record.levelno > logging.INFO else sys.stdout
-        print(self.format(record), file=stream, flush=True)
+        print(printable(self.format(record)), file=stream, flush=True)
 
 
 def verbose(on: bool = True) -> None:

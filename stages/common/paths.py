@@ -113,6 +113,11 @@ class RunPaths:
         return self.training / "lineage.json"
 
     @property
+    def training_log(self) -> Path:
+        """Which files of the log there are (JSON), written after them: steps/, steps.parquet, metrics.parquet."""
+        return self.training / "log.json"
+
+    @property
     def policy(self) -> Path:
         """The trained model, a Hugging Face folder."""
         return self.training / "model"
@@ -126,6 +131,11 @@ class RunPaths:
     def evaluation(self) -> Path:
         """Folder of one policy's held-out results: pairs.parquet and summary.json."""
         return self.out / "evaluate" / self.label
+
+    @property
+    def evaluation_pairs(self) -> Path:
+        """One row per distinct held-out pair (Parquet)."""
+        return self.evaluation / "pairs.parquet"
 
     @property
     def evaluation_summary(self) -> Path:

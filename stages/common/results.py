@@ -105,7 +105,7 @@ class EvaluateResult:
 
     def pairs(self) -> pl.DataFrame:
         """One row per distinct held-out pair: rows of `schemas.tables.EvaluationPair`."""
-        return read_frame(self.paths.evaluation / "pairs.parquet")
+        return read_frame(self.paths.evaluation_pairs)
 
 
 @dataclass(frozen=True)

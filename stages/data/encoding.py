@@ -14,8 +14,8 @@ from scoreonce.pipeline.text.tokenize import TextEncoder, text_encoder
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import LocalInput
 from scoreonce.stages.common.digests import file_digests
-from scoreonce.stages.common.time_limit import time_limit
-from scoreonce.stages.config import Data
+from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.time_limit import time_limit
 from scoreonce.stages.models.loading import end_ids
 
 if TYPE_CHECKING:
@@ -33,17 +33,18 @@ class Encoding:
     render: RenderWithTools
 
 
-def encoding_of(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
+def encoding_of(tokenizer: PreTrainedTokenizerBase, run: Run) -> Encoding:
     """The encoding by a tokenizer, with the template and its variables that the run file sets.
 
-    Raises `InputError` for a tokenizer or template that cannot be used.
+    The end tokens are those of the generation config beside the tokenizer, otherwise of the reference model's if that
+    is a folder. Raises `InputError` for a tokenizer or template that cannot be used.
     """
-    template = template_of(data)
+    template = template_of(run.data)
     render = chat_renderer(tokenizer, template, partial(time_limit, SECONDS_PER_CONVERSATION))
     encoder = text_encoder(
         tokenizer,
         turn_end=find_turn_end(tokenizer, render),
-        end_ids=end_ids(tokenizer),
+        end_ids=end_ids(tokenizer, Path(tokenizer.name_or_path), Path(run.reference.model)),
         template=[template.text, dict(template.variables)] if template != Template() else None,
     )
     return Encoding(encoder, render)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.data.reference_scores import read_reference
+
+logger = logging.getLogger(__name__)
 
 
 def joined_pairs(paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFrame:
@@ -34,11 +37,14 @@ def joined_pairs(paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFr
 
 
 def current_audit(paths: RunPaths) -> AuditManifest | None:
-    """The manifest of the audit, where it is whole and of the pairs that are there."""
+    """The manifest of the audit, where it is whole and of the pairs that are there; that it is not whole is logged."""
+    if not paths.audit_summary.exists():
+        return None
     try:
         manifest, _ = read_audit(paths)
         manifests.require_files(manifest, paths.audit)
-    except InputError:
+    except InputError as error:
+        logger.warning("The columns of the audit are left out. %s", error)
         return None
     return manifest if manifest.pairs_manifest_sha256 == sha256(paths.pairs_manifest) else None
 

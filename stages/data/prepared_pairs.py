@@ -111,6 +111,6 @@ def _tokenizer_differences(manifest: PairsManifest, run: Run) -> list[Difference
     from scoreonce.stages.data.encoding import encoding_of
     from scoreonce.stages.models.loading import load_tokenizer
 
-    same = encoding_of(load_tokenizer(name), run.data).encoder.digest == manifest.tokenizer.digest
+    same = encoding_of(load_tokenizer(name), run).encoder.digest == manifest.tokenizer.digest
     key = "data.tokenizer" if run.data.tokenizer else "reference.model, whose tokenizer is used"
     return [] if same else [Difference(key, manifest.tokenizer.name, name)]

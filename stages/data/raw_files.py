@@ -169,8 +169,9 @@ def _arrow_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list
 def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
     """The rows of an Arrow batch; a `RowError` for a row with text that is not UTF-8.
 
-    A value that Python cannot hold, such as a date in the year 30000, is an `Unreadable`. Raises `ValueError` where two
-    columns have one name.
+    Arrow gives each object of a column every key that one of them has, with null in the others: those keys are left
+    out again, so that the arguments of a tool are the same as from JSON. A value that Python cannot hold, such as a
+    date in the year 30000, is an `Unreadable`. Raises `ValueError` where two columns have one name.
     """
     names = batch.schema.names
     if len(set(names)) < len(names):
@@ -179,8 +180,26 @@ def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
     try:
         rows: list[RawRow] = batch.to_pylist()
     except (ValueError, OverflowError):
-        return [_python_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+        rows = [_python_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
+    with_objects = [column.name for column in batch.schema if _has_objects(column.type)]
+    for row in rows:
+        if isinstance(row, dict):
+            row.update({name: _without_nulls(row[name]) for name in with_objects})
     return rows
+
+
+def _has_objects(kind: pa.DataType) -> bool:
+    return pa.types.is_struct(kind) or (pa.types.is_nested(kind) and any(map(_has_objects, _inner(kind))))
+
+
+def _inner(kind: pa.DataType) -> list[pa.DataType]:
+    return [kind.field(index).type for index in range(kind.num_fields)]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

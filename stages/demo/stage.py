@@ -121,7 +121,7 @@ def judge(run: Run, size: Size = Size()) -> None:
         policy = reference if label == REFERENCE else _load(Reference(model=folder, dtype=run.reference.dtype), run)
         rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, label)
         entries.append(_judged(label, prompts, _texts(rows, tokenizer), _log_ratios(rows, policy, reference), size))
-    files.write_json(paths.out / "demo.json", entries)
+    files.write_json(paths.out / "demo.json", {"policies": entries})
     logger.info("\n".join([*_standings(entries), f"written to {paths.out / 'demo.json'}"]))
 
 

@@ -43,6 +43,18 @@ def label_of(paths: RunPaths, policy: Reference) -> str:
     return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else name_of(path.name)
 
 
+def require_own_label(results: RunPaths, policy: Reference) -> None:
+    """Raise `InputError` where results would stand under the label of a training run that did not make the policy."""
+    folder = Path(policy.adapter or policy.model).resolve()
+    if results.training.is_dir() and folder not in (results.policy.resolve(), results.merged.resolve()):
+        raise InputError(
+            "A training run has this label, and did not make the model that is to be evaluated.",
+            found=f"label {results.label}, model {policy.adapter or policy.model}",
+            where=str(results.training),
+            fix="Give the results a label of their own: --label, or evaluate.label.",
+        )
+
+
 def lineage_of(policy: Reference) -> Lineage | None:
     """What `train` recorded beside the policy's folder; None for a model from elsewhere.
 

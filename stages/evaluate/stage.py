@@ -29,7 +29,7 @@ from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
-from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of
+from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label
 from scoreonce.stages.evaluate.table import evaluation_pairs
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
@@ -63,6 +63,7 @@ def evaluate(
     require_scores_of_pairs(reference, paths)
     name = label or run.evaluate.label or label_of(paths, policy)
     results = replace(paths, label=require_name(name, "evaluate.label, or --label"))
+    require_own_label(results, policy)
     store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     scoring = score_completions(
@@ -97,7 +98,7 @@ def _write(
     reference: ReferenceManifest,
 ) -> EvaluationManifest:
     """Write the table, and the summary last; returns the summary."""
-    table, lineage = results.evaluation / "pairs.parquet", lineage_of(policy)
+    table, lineage = results.evaluation_pairs, lineage_of(policy)
     write_parquet(table, pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
     summary = EvaluationManifest(
         label=results.label,

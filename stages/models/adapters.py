@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.models import policy_manifest
+from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
 if TYPE_CHECKING:
@@ -76,15 +78,17 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
 
 def write(model: PeftModel, folder: Path, base: str, revision: str | None) -> None:
     """Write the trained adapter as PEFT reads it, on the model that `base` and `revision` name."""
+    folder.mkdir(parents=True)
     if REFERENCE in model.peft_config:
         config, tensors = _as_one(model)
-        config.base_model_name_or_path, config.revision = base, revision
-        config.save_pretrained(str(folder))
         save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
-        return
-    config = model.peft_config[TRAINED]
-    config.base_model_name_or_path, config.revision = base, revision
-    model.save_pretrained(str(folder))
+    else:
+        config = model.peft_config[TRAINED]
+        # PEFT looks the base model up to see whether its vocabulary grew: in its folder, not on the Hub.
+        config.base_model_name_or_path = model.get_base_model().name_or_path
+        model.save_pretrained(str(folder))
+    config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
+    config.save_pretrained(str(folder))
 
 
 def base_name(model: str) -> str:
@@ -115,6 +119,7 @@ def deprecations_ignored() -> Iterator[None]:
 
 def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = False) -> PeftModel:
     peft = _peft("reference.adapter")
+    policy_manifest.require_sound(adapter)
     try:
         with deprecations_ignored():
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
@@ -142,6 +147,7 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
         )
     missing = [key for key in report.missing_keys if "vblora_vector_bank" not in key]  # one for all layers
     require_whole(str(adapter), missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
+    require_finite(wrapped, adapter)
     return wrapped
 
 

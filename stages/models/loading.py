@@ -25,7 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.schemas.manifests import SpecialTokens
-from scoreonce.stages.models import adapters
+from scoreonce.stages.models import adapters, policy_manifest
+from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
 disable_progress_bar()  # a stage shows only its own bar
@@ -50,6 +51,7 @@ def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -
     Without `weights` the download leaves them out. Raises `InputError` if there is neither.
     """
     if Path(name).is_dir():
+        _require_plain(Path(name))
         return Path(name)
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise InputError(
@@ -72,6 +74,18 @@ def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -
             where="reference.model / train.model",
             fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
         ) from None
+
+
+def _require_plain(folder: Path) -> None:
+    """Raise `InputError` where a pipe or device stands among the files, which would be waited for."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(
+                "A model folder holds something that is no file.",
+                found=f"{path.name} is a pipe, a socket or a device",
+                where=str(folder),
+                fix="Remove it, or give another folder.",
+            )
 
 
 def keep_freed_memory() -> None:
@@ -99,9 +113,11 @@ def load_model(
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
     weights, which then train as those of a model without one. Raises `InputError` if the model or adapter cannot be
-    loaded, or is not exactly what its files hold.
+    loaded, is not exactly what its files hold, has a weight that is not finite, or is one that `train` wrote and has
+    changed since.
     """
     folder = folder_of(name, revision)
+    policy_manifest.require_sound(folder)
     config = load_config(folder)
     _disable_dropout(config)
     try:
@@ -126,6 +142,7 @@ def load_model(
         unexpected=report["unexpected_keys"],
         mismatched=report["mismatched_keys"],
     )
+    require_finite(model, folder)
     if adapter is not None:
         model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
@@ -201,13 +218,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ())
     return SpecialTokens(bos=tokenizer.bos_token_id, ends=last, every=every)
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The control tokens at which generation ends, by the generation_config.json beside the tokenizer.
+def end_ids(tokenizer: PreTrainedTokenizerBase, *folders: Path) -> list[int]:
+    """The control tokens at which generation ends, by the generation config of the first folder that has one.
 
-    Raises `InputError` if that file cannot be read.
+    Raises `InputError` if it cannot be read.
     """
-    file = Path(tokenizer.name_or_path) / "generation_config.json"
-    if not file.is_file():
+    file = next((file for folder in folders if (file := folder / "generation_config.json").is_file()), None)
+    if file is None:
         return []
     try:
         stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
@@ -218,9 +235,10 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
             where=str(file),
             fix="Download the model again, or remove this file.",
         ) from None
-    # A config of a tiny or converted model may name a token that is ordinary text.
+    # The config of a tiny or converted model may name a token that is ordinary text.
+    known = tokenizer.added_tokens_decoder
     return [
-        each for each in (stated if isinstance(stated, list) else [stated]) if each in tokenizer.added_tokens_decoder
+        each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, int) and each in known
     ]
 
 

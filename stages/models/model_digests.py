@@ -10,7 +10,9 @@ from typing import Any
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.digests import file_digests
-from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.files import parse_json
+from scoreonce.stages.models import policy_manifest
+from scoreonce.stages.models.safetensors_header import require_whole
 
 # Keys of a config that describe origin or speed and do not change the outputs.
 PROVENANCE_KEYS = frozenset(
@@ -38,8 +40,10 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 def model_digest(folder: Path) -> str:
     """Digest of a model folder, 64 hex digits: its weight files, and its config without provenance.
 
-    Raises `InputError` if the folder has no weights, no config, or lacks a file that its index names.
+    Raises `InputError` if the folder has no weights, no config, or lacks a file that its index names; if a weight file
+    is cut short; and if `train` wrote the model and it is not what it wrote.
     """
+    policy_manifest.require_sound(folder)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise InputError(
             "This is an adapter, not a whole model.",
@@ -52,6 +56,7 @@ def model_digest(folder: Path) -> str:
 
 def adapter_digest(folder: Path) -> str:
     """Digest of a PEFT adapter, 64 hex digits. Raises `InputError` as `model_digest` does."""
+    policy_manifest.require_sound(folder)
     config = _config(folder / "adapter_config.json")
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()  # PEFT saves a set, in arbitrary order
@@ -59,6 +64,8 @@ def adapter_digest(folder: Path) -> str:
 
 
 def _digest(config: Any, files: list[Path]) -> str:
+    for file in files:
+        require_whole(file)
     # Sorted by digest, because file names do not matter: a shard contains its tensors' names.
     whole = json.dumps([config, sorted(file_digests(files))], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(whole.encode()).hexdigest()
@@ -66,8 +73,7 @@ def _digest(config: Any, files: list[Path]) -> str:
 
 def _config(path: Path) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = _without_provenance(read_json(path))
-        return config
+        config = _without_provenance(parse_json(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(
             "The model folder has no configuration.",
@@ -82,6 +88,14 @@ def _config(path: Path) -> dict[str, Any]:
             where=str(path),
             fix="Restore the file, or save the model again.",
         ) from None
+    if not isinstance(config, dict):
+        raise InputError(
+            "The model's configuration is not a JSON object.",
+            found=f"a {type(config).__name__}",
+            where=str(path),
+            fix="Restore the file, or save the model again.",
+        )
+    return config
 
 
 def _without_provenance(value: Any) -> Any:
@@ -102,7 +116,7 @@ def _weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     if first.suffix != ".json":
         return [first]
     try:
-        files = sorted({folder / name for name in read_json(first)["weight_map"].values()})
+        files = sorted({folder / name for name in parse_json(first.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             "The index of the model's shards cannot be read.",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import Lineage, Settings
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.manifests import Difference
@@ -45,6 +46,18 @@ class MadeOfPairs:
             if folders
         ]
         return "; ".join([*(f"the reference scores in {folder}" for folder in self.reference), *named])
+
+    def differences(self, settings: Settings) -> list[Difference]:
+        """In which settings the pairs that were trained on differ from these: for pairs that have lost their manifest.
+
+        Settings that only one side has are of another version, and are not compared.
+        """
+        lineages = (manifests.readable(Lineage, run / "lineage.json") for run in self.runs)
+        then = next((lineage.data.config for lineage in lineages if lineage and lineage.data.config), {})
+        names = then.keys() & settings.keys()
+        return manifests.differences(
+            "data", *({name: side[name] for name in sorted(names)} for side in (then, settings))
+        )
 
     def require_restart(self, paths: RunPaths, changed: Sequence[Difference]) -> None:
         """Raise `InputError`, which says what would be lost, where there is anything."""

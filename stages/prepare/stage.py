@@ -25,7 +25,7 @@ from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data.encoding import Encoding, encoding_of, template_inputs
+from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import load_tokenizer, special_tokens
 from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train
@@ -34,19 +34,21 @@ from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
 
 logger = logging.getLogger(__name__)
+PREVIEWED = 2  # pairs that the result has as text
 
 
-def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
+def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
-    The result of making them has the first `preview` of them as text. Pairs of other data or settings are replaced if
-    nothing was made of them, or with `restart`, which deletes the reference scores, training runs and evaluations of
-    this run's folder. Another process that writes there is waited for, at most `lock_timeout` seconds. Raises
-    `InputError` where the data cannot be read, no row can be used, or results would be lost.
+    Pairs of other data or settings are replaced if nothing was made of them, or with `restart`, which deletes the
+    reference scores, training runs and evaluations of this run's folder. Another process that writes there is waited
+    for, at most `lock_timeout` seconds. Raises `InputError` where the data cannot be read, no row can be used, or
+    results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
+    _require_room(data)
     tokenizer = _load_tokenizer(run)
-    encoding = _encoding(tokenizer, data)
+    encoding = encoding_of(tokenizer, run)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
         "config": data_settings(data),
@@ -66,8 +68,10 @@ def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: 
             counts, where = done.counts, paths.prepared
             logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
             return PrepareResult(paths, done)
+        made = MadeOfPairs.of(paths)
+        changed = changed if done else made.differences(wanted["config"])
         # The same data and settings make the same pairs again, of which nothing is lost.
-        lost = MadeOfPairs.of(paths) if changed else MadeOfPairs([], [], [])
+        lost = made if changed else MadeOfPairs([], [], [])
         if not restart:
             lost.require_restart(paths, changed)
         datasets = [dataset_of(raw, data, encoding) for raw in (train, test) if raw is not None]
@@ -76,19 +80,16 @@ def prepare(run: Run, *, preview: int = 0, restart: bool = False, lock_timeout: 
             summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
     deleted = [f"Deleted {lost}"] if lost.folders else []
     logger.info("\n".join([*summary_lines(summary), *deleted, f"Written to {paths.prepared}"]))
-    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, preview))
+    return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, PREVIEWED))
 
 
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
-    train = dataset_of(open_train(run.data), run.data, _encoding(_load_tokenizer(run), run.data))
-    _log_plan([], [train])
-    return first_pairs(train, run.data, count)
-
-
-def _encoding(tokenizer: PreTrainedTokenizerBase, data: Data) -> Encoding:
-    _require_room(data)
-    return encoding_of(tokenizer, data)
+    _require_room(run.data)
+    encoding = encoding_of(_load_tokenizer(run), run)
+    dataset = dataset_of(open_train(run.data), run.data, encoding)
+    _log_plan([], [dataset])
+    return first_pairs(dataset, run.data, count)
 
 
 def _changes(done: PairsManifest, wanted: dict[str, Any]) -> list[Difference]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,12 @@ import polars as pl
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
 from scoreonce.schemas.errors import InputError
-from scoreonce.schemas.manifests import EvaluationManifest, Lineage, Manifest
+from scoreonce.schemas.manifests import Lineage, Manifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.files import read_json, read_toml
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.data.training_runs import metric_lines, read_evaluation, step_tables
 
 
 def run_record(paths: RunPaths) -> RunRecord:
@@ -25,14 +24,13 @@ def run_record(paths: RunPaths) -> RunRecord:
 
     Raises `InputError` where a file is damaged or of another version.
     """
-    training = paths.training
     summary, pairs = _evaluation(paths)
     return RunRecord(
         label=paths.label,
-        metrics=metrics_table(_lines(training / "metrics.jsonl")),
-        bands=_bands(training),
+        metrics=metrics_table(metric_lines(paths)),
+        bands=_bands(paths),
         lineage=manifest_fields(Lineage, paths.lineage),
-        settings=_toml(training / "run.toml"),
+        settings=_settings(paths.training / "run.toml"),
         summary=summary,
         pairs=pairs,
         finished=paths.policy.is_dir(),
@@ -50,26 +48,24 @@ def demo_entries(path: Path, labels: Sequence[str]) -> tuple[dict[str, Any], ...
         return ()
     runs = {folder.name for folder in (path.parent / "train").glob("*")}
     try:
-        entries = read_json(path)
-    except ValueError as error:
+        found = read_json(path)
+        entries = found if isinstance(found, list) else found["policies"]  # version 0.1 wrote the list alone
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error, "demo judge") from None
     return tuple(entry for entry in entries if entry["label"] in labels or entry["label"] not in runs)
 
 
 def _evaluation(paths: RunPaths) -> tuple[dict[str, Any], pl.DataFrame | None]:
     """The summary, with its figures beside the facts, and the pairs."""
-    if not paths.evaluation_summary.is_file():
+    manifest = read_evaluation(paths)
+    if manifest is None:
         return {}, None
-    manifest = manifests.read(EvaluationManifest, paths.evaluation_summary)
-    manifests.require_files(manifest, paths.evaluation)
     facts = manifest.model_dump(mode="json", exclude={"figures", "files"})
-    return facts | manifest.figures, _table(paths.evaluation / "pairs.parquet")
+    return facts | manifest.figures, _table(paths.evaluation_pairs)
 
 
-def _bands(training: Path) -> pl.DataFrame:
-    """From the whole step log, or from the parts that an unfinished run has written so far."""
-    whole = training / "steps.parquet"
-    parts = [whole] if whole.is_file() else sorted((training / "steps").glob("[!.]*.parquet"))
+def _bands(paths: RunPaths) -> pl.DataFrame:
+    parts = step_tables(paths)
     if not parts:
         return pl.DataFrame()
     try:
@@ -85,21 +81,10 @@ def _table(path: Path) -> pl.DataFrame:
         raise _damaged(path, error, "evaluate") from None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    # A run that is still writing can leave half a line.
-    whole = [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _settings(path: Path) -> dict[str, Any]:
     try:
-        return [json.loads(line) for line in whole]
-    except ValueError as error:
-        raise _damaged(path, error, "train") from None
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+        return read_toml(path) if path.is_file() else {}
+    except (OSError, ValueError) as error:
         raise _damaged(path, error, "train") from None
 
 

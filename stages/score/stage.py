@@ -65,9 +65,12 @@ def estimate(run: Run) -> ScoringEstimate:
 
 def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     """Write the pair tables, and the manifest last; nothing where they are already these."""
-    paths, path = job.paths, job.paths.reference_manifest
-    if not manifests.changes(ReferenceManifest, path, _settings(job)):
+    paths, path, wanted = job.paths, job.paths.reference_manifest, _settings(job)
+    changed = manifests.changes(ReferenceManifest, path, wanted)
+    if not changed:
         return
+    if path.exists():
+        logger.info("\n  ".join(["Writing the pair tables again:", *(each.text("scored") for each in changed)]))
     require_inside(path.parent, paths.out)
     # `prepare` takes the same lock, so that the tables are of one set of pairs.
     with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
@@ -77,7 +80,7 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
             counts[split] = pairs.height
             write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
         files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
-        manifests.write(path, ReferenceManifest(**_settings(job), pairs=counts, files=files))
+        manifests.write(path, ReferenceManifest(**wanted, pairs=counts, files=files))
 
 
 def _settings(job: ScoringJob) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
 
 
 def _needs_repair(job: ScoringJob) -> bool:
-    return bool(job.store.new_damage() or job.store.heads_without_digest()) or _lacks_head(job)
+    store = job.store
+    damaged = store.new_damage() or store.heads_without_digest() or store.is_nameless()
+    return bool(damaged) or _lacks_head(job)
 
 
 def _lacks_head(job: ScoringJob) -> bool:

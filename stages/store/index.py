@@ -48,6 +48,10 @@ def unpacked(ids: Ids) -> list[str]:
     return [digits[start : start + 2 * ID_BYTES] for start in range(0, len(digits), 2 * ID_BYTES)]
 
 
+class StaleIndexError(Exception):
+    """The index leads to another completion than the one that was looked up."""
+
+
 class IndexedFile(NamedTuple):
     """A file whose digest was checked and whose ids are in the index."""
 
@@ -87,11 +91,13 @@ class Index:
         return self._search(ids)[1]
 
     def locate(self, ids: Ids) -> Locations:
-        """Where each of `ids` is."""
+        """Where each of `ids` is. Raises `StaleIndexError` where a row number is beyond the last row."""
         at, found = self._search(ids)
         if len(self.ids) == 0:
             return Locations(found, at, at)
         numbers, starts = self.rows[at].astype(np.int64), self.starts
+        if (numbers >= starts[-1]).any():
+            raise StaleIndexError
         file = np.searchsorted(starts, numbers, side="right") - 1
         return Locations(found, file, numbers - starts[file])
 

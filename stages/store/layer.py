@@ -6,6 +6,7 @@ them killed; an interrupted merge): the values are the same, so either row will 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ from scoreonce.stages.store.sidecar import (
     stamps_in,
     writable,
 )
+
+logger = logging.getLogger(__name__)
 
 THREADS = min(8, os.cpu_count() or 1)
 ENTRIES_AT_ONCE = 1 << 24  # ids read from files before they are merged into the index
@@ -141,6 +144,12 @@ class Layer(Generic[Rows]):
             raise damage.error()
         assert self._index is not None
         return self._index
+
+    def rebuilt_index(self) -> Index:
+        """A new index, made from the files and not from the index on disk. Raises `InputError` at a damaged file."""
+        logger.warning("the index of %s is damaged; it is made again from the files", self.folder)
+        self._index = Index.empty()
+        return self.index()
 
     def sound_index(self) -> Index:
         """The index of everything stored but in damaged files."""

@@ -11,6 +11,7 @@ The key is a digest of what changes the values. Each file of a layer has a sidec
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -36,9 +37,11 @@ from scoreonce.stages.models.model_digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
-from scoreonce.stages.store.index import packed, unpacked
+from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
+
+logger = logging.getLogger(__name__)
 
 SCORES, HIDDEN, POOLED, TOP_K = "shards", "hidden", "pooled", "topk-"
 
@@ -149,21 +152,29 @@ class ReferenceStore:
     def read(self, ids: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         """`completion_id` and `columns` of the wanted completions that have scores, in no particular order.
 
-        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums.
-        Raises `InputError` at a damaged shard.
+        Only shards that hold one of them are read; each is checked against its SHA-256 and its page checksums. An index
+        that does not fit the shards is made again. Raises `InputError` at a damaged shard.
         """
         wanted = ids.drop_nulls().unique()
+        try:
+            return self._located(self.scores.index(), wanted, columns)
+        except StaleIndexError:
+            return self._located(self.scores.rebuilt_index(), wanted, columns)
+
+    def _located(self, index: Index, wanted: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         names = ["completion_id", *columns]
-        index = self.scores.index()
         found, files, rows = index.locate(packed(wanted.to_list()))
-        by_shard = pl.DataFrame({"file": files[found], "row": rows[found]}).partition_by("file")
+        places = pl.DataFrame({"id": wanted.filter(pl.Series(found)), "file": files[found], "row": rows[found]})
 
         def part(places: pl.DataFrame) -> pl.DataFrame:
             shard = self.scores.path_of(index.files[places["file"][0]])
-            return frame_of(self.table(shard, names))[places["row"]]
+            rows = frame_of(self.table(shard, names))[places["row"]]
+            if not rows["completion_id"].equals(places["id"]):
+                raise StaleIndexError
+            return rows
 
         with ThreadPoolExecutor(THREADS) as pool:
-            parts = list(pool.map(part, by_shard))
+            parts = list(pool.map(part, places.partition_by("file")))
         return pl.concat(parts) if parts else CompletionScore.create_empty().select(names)
 
     def table(self, shard: Path, columns: list[str] | None = None) -> pa.Table:
@@ -219,10 +230,21 @@ class ReferenceStore:
             layer.refresh()
         return damages
 
-    def _write_identity(self) -> None:
+    def is_nameless(self) -> bool:
+        """Whether there are shards and no sound identity.json, which the next writer writes again."""
+        return self.shards_folder.is_dir() and not self._is_named()
+
+    def _is_named(self) -> bool:
         try:
             ReferenceStore.at(self.folder)
         except InputError:
+            return False
+        return True
+
+    def _write_identity(self) -> None:
+        if not self._is_named():
+            if (self.folder / "identity.json").exists():
+                logger.warning("%s was damaged and is written again", self.folder / "identity.json")
             write_json(
                 self.folder / "identity.json",
                 {

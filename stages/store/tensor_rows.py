@@ -19,10 +19,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from scoreonce.schemas.errors import InputError
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.head import not_stored
-from scoreonce.stages.store.index import ID_BYTES, Ids, packed
+from scoreonce.stages.store.index import ID_BYTES, Ids, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import Layer
 
 OPEN_BLOCKS = 128  # at a time: a store may have more blocks than a process may have open files
@@ -55,21 +54,25 @@ class TensorRows:
         Raises `InputError` where one is not stored, or stands in a damaged block.
         """
         wanted = packed(ids)
+        try:
+            return self._read(wanted, column)
+        except StaleIndexError:
+            self._index = self.layer.rebuilt_index()
+            self._open.clear()  # it counts files as the old index did
+            return self._read(wanted, column)
+
+    def _read(self, wanted: Ids, column: str) -> Tensor:
         found, files, rows = self._index.locate(wanted)
         if not found.all():
-            raise not_stored(f"nothing of completion {ids[int(found.argmin())]}", self.layer.folder)
+            missing = unpacked(wanted[~found][:1])[0]
+            raise not_stored(f"nothing of completion {missing}", self.layer.folder)
         places = zip(wanted, files.tolist(), rows.tolist(), strict=True)
         return torch.cat([self._rows(completion, file, row, column) for completion, file, row in places])
 
     def _rows(self, completion: np.bytes_, file: int, row: int, column: str) -> Tensor:
         block = self._block(file)
-        if block.ids[row] != completion:
-            raise InputError(
-                "The index of the reference store does not fit its files.",
-                found=f"another completion than {completion.hex()} in row {row} of {self._index.files[file].name}",
-                where=str(self.layer.folder.parent / "index"),
-                fix="Delete that folder: the index is rebuilt.",
-            )
+        if row >= len(block.ids) or block.ids[row] != completion:
+            raise StaleIndexError
         start = int(block.ends[row - 1]) if row else 0
         rows: Tensor = block.handle.get_slice(column)[start : int(block.ends[row])]
         return rows

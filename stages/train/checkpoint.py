@@ -1,5 +1,7 @@
 """Checkpoints without pickle: safetensors for tensors, JSON for the rest; a folder that appears whole or not at all.
 
+Its manifest.json, written last, has the digest of every file. A checkpoint that is damaged is passed over.
+
 A checkpoint holds what the next step depends on: the float32 weights, optimizer, schedule, method state, random state
 and the step number. The order of pairs is a function of seed and step, so nothing is kept of it.
 
@@ -10,9 +12,12 @@ routed to; torch 2.13), and the float32 masters of a half-precision model are no
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,10 +28,16 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.pipeline.training.optimizer_state import plain, put_together, taken_apart
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common import files
+from scoreonce.schemas.manifests import CheckpointManifest
+from scoreonce.stages.common import files, manifests
+from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.removal import remove
 
-FORMAT = 1
+logger = logging.getLogger(__name__)
+
+FORMAT = 2
+READ_FORMATS = (1, 2)  # version 0.1 wrote format 1, without a manifest
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -45,8 +56,20 @@ class Training:
         return [known[parameter] for parameter in self.masters.parameters]
 
 
-def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], *, keep: int, inside: Path) -> Path:
-    """Write `<folder>/step-000010` and remove all but the last `keep` checkpoints, which lie in the folder `inside`."""
+def save(
+    folder: Path,
+    training: Training,
+    step: int,
+    state: dict[str, Tensor],
+    *,
+    keep: int,
+    inside: Path,
+    log: Mapping[str, str] | None = None,
+) -> Path:
+    """Write `<folder>/step-000010` and remove all but the last `keep` checkpoints, which lie in the folder `inside`.
+
+    `log` has the digests of the step log's parts so far, without which training cannot go on from here.
+    """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
     remove(temporary, inside=inside)
@@ -69,27 +92,81 @@ def save(folder: Path, training: Training, step: int, state: dict[str, Tensor], 
                 "scheduler": plain(training.scheduler.state_dict()),
             },
         )
-        for path in temporary.iterdir():
+        written = sorted(temporary.iterdir())
+        for path in written:
             with path.open("rb+") as handle:
                 os.fsync(handle.fileno())
+        digests = {path.name: digest for path, digest in zip(written, digests_now(written), strict=True)}
+        manifests.write(temporary / MANIFEST, CheckpointManifest(step=step, files=digests, log=dict(log or {})))
         remove(final, inside=inside)
         temporary.rename(final)
     finally:
         remove(temporary, inside=inside)
-    for old in checkpoints(folder)[:-keep]:
+    # Later ones are damaged, or training would have gone on from them.
+    past = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
+    for old in [*past[:-keep], *(checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) > step)]:
         remove(old, inside=inside)
     return final
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def newest_sound(folder: Path, log_damage: Callable[[int, Mapping[str, str]], str | None]) -> Path | None:
+    """The newest checkpoint that is as it was written, and up to which the log is; None where there is no checkpoint.
+
+    `log_damage` says what is wrong with the log up to a step, given the digests of its parts. Every byte is read; what
+    is passed over is logged. Raises `InputError` where none can be used.
+    """
+    there, found = checkpoints(folder)[::-1], ""
+    for checkpoint in there:
+        reason = _damage(checkpoint, log_damage)
+        if reason is None:
+            return checkpoint
+        found = f"{checkpoint.name}: {reason}"
+        logger.warning("Passed over a checkpoint: %s", found)
+    if not there:
+        return None
+    raise InputError(
+        "No checkpoint of this run can be used.",
+        found=f"{len(there)} damaged; {found}",
+        where=str(folder),
+        fix="Restore the files from a copy, or start this run again: `scoreonce train` with --restart.",
+    )
+
+
+def _damage(checkpoint: Path, log_damage: Callable[[int, Mapping[str, str]], str | None]) -> str | None:
+    """What is wrong with a checkpoint or the log up to it, or None."""
+    path = checkpoint / MANIFEST
+    if not path.exists() and _format(checkpoint) == 1:
+        logger.warning("%s was written by an earlier version: nothing says what its bytes should be", checkpoint.name)
+        return log_damage(step_of(checkpoint), {})
+    try:
+        manifest = manifests.read(CheckpointManifest, path)
+        changed = manifests.file_changes(manifest, checkpoint)
+    except InputError as error:
+        return f"{MANIFEST}: {error.found}"
+    return f"{changed[0].key} is not what was written" if changed else log_damage(manifest.step, manifest.log)
+
+
+def _format(checkpoint: Path) -> Any:
+    try:
+        return files.read_json(checkpoint / "state.json")["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor]]:
     """Put a checkpoint back into `training`; return its step and the method's state, float64.
 
-    Raises `InputError` where the checkpoint is damaged or of another format version.
+    Raises `InputError` where the checkpoint is of another format version, or of another model or optimizer.
     """
     try:
         stored = files.read_json(checkpoint / "state.json")
@@ -114,11 +191,11 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
     return stored["step"], {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["method"].items()}
 
 
-def _require_format(checkpoint: Path, found: int) -> None:
-    if found != FORMAT:
+def _require_format(checkpoint: Path, found: Any) -> None:
+    if found not in READ_FORMATS:
         raise InputError(
             "A checkpoint has a format that this version of scoreonce does not read.",
-            found=f"format {found}; this version reads format {FORMAT}",
+            found=f"format {found}; this version reads format {' and '.join(map(str, READ_FORMATS))}",
             where=str(checkpoint),
             fix="Go on with the version that wrote it, or start this run again: `scoreonce train ... --restart`.",
         )

@@ -1,4 +1,4 @@
-"""The trained model as a Hugging Face folder, with a model card that holds its lineage."""
+"""The trained model as a Hugging Face folder, with a model card that holds its lineage, and a manifest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scoreonce.pipeline.pages.model_card import card
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
-from scoreonce.stages.models import adapters, loading
+from scoreonce.stages.models import adapters, loading, policy_manifest
 from scoreonce.stages.models.lineage import Start
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 def save(
     folder: Path, model: PreTrainedModel, *, start: Start, tokenizer: str | None, lineage: Lineage, inside: Path
 ) -> None:
-    """Write weights or adapter (safetensors), config, tokenizer and card; the folder appears whole or not at all.
+    """Write weights or adapter (safetensors), config, tokenizer, card and manifest; the folder appears whole or not.
 
     The tokenizer is that of `start` where none is named. Dropout was off in training; a saved config has the settings
     of `start` again. A folder of an earlier save is removed, if it lies in the folder `inside`.
@@ -41,6 +41,7 @@ def save(
             logger.info(f"note: no tokenizer at {tokenizer or origin}; the model folder has none")
         library = "transformers" if isinstance(model, PreTrainedModel) else "peft"
         (temporary / "README.md").write_text(card(lineage, library), encoding="utf-8")
+        policy_manifest.write(temporary, lineage.identity)
         remove(folder, inside=inside)
         temporary.rename(folder)
     finally:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import tomli_w
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
@@ -27,7 +26,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import Lineage
+from scoreonce.schemas.manifests import Lineage, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.method_file import load_allowed
@@ -37,10 +36,11 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
 from scoreonce.stages.data.unpaired import balance
-from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.models import lineage, loading, policy, policy_manifest
 from scoreonce.stages.train import checkpoint
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
+from scoreonce.stages.train.step_log import WHOLE
 from scoreonce.stages.train.trainer import Trainer, require_same_plan
 
 logger = logging.getLogger(__name__)
@@ -208,7 +208,7 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
     """Whether this very policy is there; another run's outputs under the same label are never overwritten unasked."""
     if not paths.lineage.exists():
         return False
-    changed = lineage.conflicts(manifests.read(Lineage, paths.lineage), wanted)
+    changed = lineage.conflicts(_recorded(paths, wanted), wanted)
     if changed:
         raise InputError(
             "Another training run has its outputs under this label.",
@@ -216,11 +216,38 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
             where=str(paths.training),
             fix="Give this one a label of its own, --set train.label=..., or replace the old one with --restart.",
         )
-    return paths.policy.is_dir()
+    return paths.policy.is_dir() and not _damaged(paths)
+
+
+def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage:
+    """The lineage of the run that is there; where its file is damaged, the model itself may say that it is `wanted`."""
+    try:
+        tree = manifests.load(Lineage, paths.lineage)
+    except InputError as error:
+        if policy_manifest.identity_of(paths.policy) != wanted.identity:
+            error.fix = "Restore the file from a copy, or replace this run: `scoreonce train` with --restart."
+            raise
+        logger.warning("%s: %s (%s); written again", paths.label, error.what, error.where)
+        manifests.write(paths.lineage, wanted)
+        return wanted
+    return manifests.parse(Lineage, tree, paths.lineage)
+
+
+def _damaged(paths: RunPaths) -> bool:
+    """Whether the model or the log of a finished run is not what was written; said, because training goes on then."""
+    try:
+        policy_manifest.require_sound(paths.policy)
+        if paths.training_log.exists():
+            log = manifests.read(TrainingLogManifest, paths.training_log)
+            manifests.require_files(log, paths.training, WHOLE)
+            return not log.finished  # a run that mends a damaged one was stopped
+    except InputError as error:
+        logger.warning("%s: %s (%s); written again from the last checkpoint", paths.label, error.what, error.where)
+        return True
+    return False
 
 
 def _begin(run: Run, paths: RunPaths, record: Lineage) -> None:
     paths.training.mkdir(parents=True, exist_ok=True)
-    with files.atomic(paths.training / "run.toml") as temporary:
-        temporary.write_bytes(tomli_w.dumps(run.model_dump(exclude_none=True)).encode())
+    files.write_toml(paths.training / "run.toml", run.model_dump(exclude_none=True))
     manifests.write(paths.lineage, record)

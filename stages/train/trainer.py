@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
-from scoreonce.stages.train.step_log import Rows, StepLog
+from scoreonce.stages.train.step_log import Rows, StepLog, log_damage
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,8 @@ class Trainer:
         """Score some pairs again. Raises `InputError` where the policy, being the reference, differs from the cache."""
         settings = self.run.train
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
-        cache_check.require_agreement(found, lineage.dtype_of(self.run))
+        experts = architecture.has_experts(architecture.causal_lm(self.training.model.model))
+        cache_check.require_agreement(found, lineage.dtype_of(self.run), experts=experts)
         agreement = f"policy equals the cached reference to {found.worst:.1e} nats per token"
         _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
 
@@ -139,8 +141,8 @@ class Trainer:
         """
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
-        if found := checkpoint.checkpoints(folder):
-            done, state = checkpoint.restore(found[-1], self.training)
+        if found := checkpoint.newest_sound(folder, partial(log_damage, paths.training)):
+            done, state = checkpoint.restore(found, self.training)
             _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
         require_same_plan(self.accelerator, {"steps done": done})
         main = self.accelerator.is_main_process
@@ -167,7 +169,13 @@ class Trainer:
                     if keeps:
                         log.flush(step)
                         checkpoint.save(
-                            folder, self.training, step, state, keep=settings.keep_checkpoints, inside=paths.out
+                            folder,
+                            self.training,
+                            step,
+                            state,
+                            keep=settings.keep_checkpoints,
+                            inside=paths.out,
+                            log=log.parts,
                         )
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")

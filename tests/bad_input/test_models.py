@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from bad_input import Case
 
-SCORE = "score RUN --set out={own}/out --set reference.model={own}/m"
+from scoreonce.stages import cli
+
 PREPARE = "prepare RUN --set out={own}/out --set reference.model={own}/m"
 TRAIN = "train RUN --label a --set train.method_file={own}/mine.py"
 CONFIG = {"model_type": "llama", "hidden_size": 16, "vocab_size": 34, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -30,7 +32,7 @@ CASES = [
     ),
     Case(
         PREPARE,
-        ("The tokenizer cannot be loaded.",),
+        ("tokenizer.json is a pipe",),
         {"m/config.json": "{}"},
         lambda own: os.mkfifo(own / "m" / "tokenizer.json"),
     ),
@@ -76,6 +78,12 @@ SCORING = [
     Case("train RUN --set train.model={own}/m", ("No such model.",)),
     Case("evaluate RUN --model {own}/m", ("No such model.",)),
     Case("evaluate RUN", ("There is no trained policy to evaluate.", "scoreonce train")),
+    Case(
+        "score RUN --set reference.model={own}/m",
+        ("config.json is a pipe",),
+        {"m/model.safetensors": ""},
+        lambda own: os.mkfifo(own / "m" / "config.json"),
+    ),
     # ---- methods ----
     Case("train RUN --method dppo", ("no such method", "Did you mean 'dpo'?")),
     Case("train RUN --set train.objective=nothing", ("nothing",)),
@@ -141,3 +149,34 @@ def test_refused(refused, case):
 @pytest.mark.parametrize("case", SCORING, ids=str)
 def test_refused_after_prepare(refused, case):
     refused(case)
+
+
+@pytest.mark.usefixtures("forgets_methods")
+def test_what_is_refused_leaves_nothing_under_its_label(refused, finished, tmp_path):
+    """So that the corrected command is not refused for what the wrong one left."""
+    out = tmp_path / "out"
+    shutil.copytree(finished / "out", out)
+    lineage = out / "train" / "fresh" / "lineage.json"
+    refused(Case(f"train RUN --set out={out} --label fresh --set train.optimizer=adam", ("No such optimizer.",)))
+    assert not lineage.exists()
+    mine = tmp_path / "mine.py"
+    mine.write_text(METHOD)
+    given = [f"out={out}", f"train.method_file={mine}", "train.slack=2.0"]
+    options = ["--label", "fresh", "--method", "own_method", "--allow-method-file"]
+    assert cli.run_command(["train", "run.toml", *options, *(word for each in given for word in ("--set", each))]) == 0
+    assert json.loads(lineage.read_text())["method"]["name"] == "own_method"
+
+
+METHOD = """
+from torch import Tensor
+from scoreonce.pipeline.methods import Paper, method, objective
+from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
+
+
+@objective(rewards=logratio_rewards)
+def own_objective(margin: Tensor, beta: Tensor, *, slack: float = 1.0) -> Tensor:
+    return (slack - beta * margin).relu().square()
+
+
+method("own_method", "One of one's own", paper=Paper("", "", ""), objective=own_objective)
+"""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["scoreonce"]):
+with atheris.instrument_imports(include=["scoreonce", "tomllib"]):
     sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
     import fuzz_targets as targets
 

@@ -17,9 +17,10 @@ import tomli_w
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from scoreonce.pipeline.text.chat import Render
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, prepare_rows
-from scoreonce.pipeline.text.tokenize import chat_renderer, text_encoder
+from scoreonce.pipeline.text.tokenize import TextEncoder, chat_renderer, text_encoder
 from scoreonce.pipeline.text.transcripts import split_transcripts
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, arrow_schema
@@ -61,9 +62,13 @@ def _prepare(rows: list[Any], **data: Any) -> None:
     pa.array([text for row in refused for text in (row.detail, row.source)], pa.string())
 
 
+@cache
+def _encoder() -> tuple[TextEncoder, Render]:
+    return text_encoder(_tokenizer()), chat_renderer(_tokenizer())
+
+
 def _recipe(raw: RawData, data: Data) -> PreparationSettings:
-    tokenizer = _tokenizer()
-    return recipe_of(raw, data, text_encoder(tokenizer), chat_renderer(tokenizer))
+    return recipe_of(raw, data, *_encoder())
 
 
 def jsonl(content: bytes) -> None:

@@ -17,7 +17,7 @@ from scoreonce.stages.common.paths import RunPaths
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
-    *([name] for name in [*STAGES, "methods", "path"]),
+    *([name] for name in [*STAGES, "merge", "methods", "path"]),
     *(["store", name] for name in ("list", "verify", "gc", "compact")),
     *(["demo", name] for name in ("task", "pairs", "judge")),
 ]
@@ -44,7 +44,7 @@ def stage(monkeypatch):
         def called(self, name):
             def call(run, **options):
                 self.calls.append((name, run, options))
-                return SimpleNamespace(exceeded=())
+                return SimpleNamespace(exceeded=(), preview=())
 
             return call
 
@@ -77,11 +77,17 @@ def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["evaluate", run_file, "--model", "m", "--label", "other"])
     cli.run_command(["report", run_file, "--label", "a", "--label", "b"])
     cli.run_command(["prepare", run_file, "--restart"])
+    cli.run_command(["train", run_file])
+    cli.run_command(["train", run_file, "--restart", "--allow-method-file"])
+    cli.run_command(["train", run_file, "--dry-run", "--allow-method-file"])
     assert [(name, options) for name, _, options in stage.calls] == [
         ("estimate", {}),
         ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
         ("report", {"labels": ["a", "b"], "lock_timeout": None}),
         ("prepare", {"restart": True, "lock_timeout": None}),
+        ("train", {"restart": False, "allow_method_file": False, "lock_timeout": None}),
+        ("train", {"restart": True, "allow_method_file": True, "lock_timeout": None}),
+        ("estimate", {"allow_method_file": True}),
     ]
 
 
@@ -101,6 +107,21 @@ def test_a_label_is_a_name_and_no_path(stage, run_file, command, label, capsys):
     assert "where: train.label, or --label" in said
     assert "Traceback" not in said
     assert not stage.calls
+
+
+def test_merge_gets_the_run(run_file, monkeypatch):
+    from scoreonce.stages.train import merge
+
+    merged = []
+    monkeypatch.setattr(merge, "merge", merged.append)
+    assert cli.run_command(["merge", run_file, "--label", "lora"]) == 0
+    assert [run.train.label for run in merged] == ["lora"]
+
+
+@pytest.mark.parametrize("command", ["prepare", "audit", "score", "train", "merge", "evaluate"])
+def test_whatever_loads_a_model_or_tokenizer_can_be_told_to_trust_its_code(command, capsys):
+    cli.run_command([command, "--help"])
+    assert "--trust-remote-code" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -173,6 +194,8 @@ def test_unknown_command_and_option_exit_2(run_file, capsys):
             ["error: The disk is full"],
         ),
         (OSError(errno.EACCES, "Permission denied", "runs/x"), 2, ["error: A file or folder may not", "runs/x", "do:"]),
+        (SystemExit("text"), 1, []),
+        (SystemExit(143), 143, []),
         (OSError(errno.EIO, "Input/output error"), 1, ["Traceback", "fault: ", "scoreonce prepare"]),
         (ZeroDivisionError("ours"), 1, ["Traceback", "ZeroDivisionError: ours", "fault: "]),
     ],

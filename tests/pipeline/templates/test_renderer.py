@@ -41,6 +41,8 @@ def test_a_variable_that_the_template_does_not_read(name):
         ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
         ("{{ messages[0].content + 1 }}", "TypeError"),
+        ("{{ 9 ** 9 ** 9 ** 9 }}", "computes a power"),
+        ("{% if (9)**messages|length %}{% endif %}", "computes a power"),
         ("{{ messages.no.such }}", "has no attribute 'no'"),
         ("{{ messages.__class__.__mro__ }}{{ ''.__class__.__base__() }}", "unsafe"),
     ],
@@ -49,6 +51,11 @@ def test_whatever_a_template_raises_is_the_rows_reason(template, detail):
     with pytest.raises(RowError, match=detail) as caught:
         chat_renderer(chat_tokenizer(template))([USER], True)
     assert caught.value.reason == "template_refuses"
+
+
+def test_asterisks_that_are_no_power():
+    template = "**Be kind.** {{ '**' ~ dict(**{'a': 'b'}).a }}"
+    assert chat_renderer(chat_tokenizer(template))([USER], True) == "**Be kind.** **b"
 
 
 def test_a_template_that_is_no_jinja():

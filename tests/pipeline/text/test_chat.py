@@ -84,6 +84,8 @@ def test_tool_calls_in_other_spellings():
     expected = [{"role": "assistant", "content": "", "tool_calls": [call({"city": "Rome"})]}]
     text = json.dumps(call({"city": "Rome"})["function"])
     assert messages_of([{"from": "function_call", "value": text}], "chosen") == expected
+    older = {"role": "assistant", "content": "", "tool_calls": [], "function_call": json.loads(text)}
+    assert messages_of([older], "chosen") == expected
     whole = {"role": "assistant", "content": "", "tool_calls": json.dumps([call('{"city": "Rome"}')])}
     assert messages_of([whole], "chosen") == expected
     bare = [{"name": "weather", "arguments": '{"city": "Rome"}'}]

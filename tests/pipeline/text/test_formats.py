@@ -125,6 +125,22 @@ def test_completion_only_as_text_messages_or_one_conversation():
     assert read({"messages": [USER, FOUR]}) == expected
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"},
+        {"prompt": "2 + 2?", "response_1": "5", "response_2": "4", "preference": 1},
+        {"prompt": [USER], "chosen": [FOUR], "rejected": [FIVE]},
+        {"chosen": [USER, FOUR], "rejected": [USER, FIVE]},
+        {"prompt": "2 + 2?", "completion": "4"},
+        {"messages": [USER, FOUR]},
+    ],
+)
+def test_a_system_column_is_the_first_turn_in_every_format_with_a_prompt(row):
+    found = read({"system": "Add.", **row})
+    assert (found.prompt, found.chosen, found.rendered) == ("<system>Add.|<user>2 + 2?|<assistant>", "4|", True)
+
+
 def test_keys_that_parquet_adds_as_null_are_left_out():
     seen = []
     row = {"prompt": [{**USER, "tool_calls": None}], "chosen": [FOUR], "rejected": [FIVE]}
@@ -226,3 +242,25 @@ def test_misspelt_renaming(renamed):
     with pytest.raises(InputError) as caught:
         match_columns(["question", "chosen", "rejected"], renamed)
     assert "Did you mean" in caught.value.found
+
+
+def test_messages_beside_a_lone_completion_column_are_the_data():
+    """A dataset with `messages` and `completion` has no `prompt`: the conversation says both."""
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert read({"messages": turns, "completion": "c"}).chosen == read({"messages": turns}).chosen
+    assert reason({"messages": None, "completion": "c"}, "completion") == "missing_value"
+
+
+@pytest.mark.parametrize("score", [10**400, -(10**309)])
+def test_a_number_that_is_too_large(score):
+    row = {"prompt": "p", "chosen": "c", "rejected": "r", "chosen_score": score}
+    assert reason(row, "pairs") == "wrong_type"
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "[" + "9" * 5000 + "]", "[" * 50_000])
+def test_a_list_as_text_that_cannot_be_parsed(text):
+    row = {"prompt": "p", "responses": text, "scores": [1, 2]}
+    columns = match_columns(list(row), {})
+    with pytest.raises(RowError) as caught:
+        columns.items(row, "responses")
+    assert caught.value.reason == "wrong_type"

@@ -53,6 +53,11 @@ def test_conversations_are_rendered():
     assert blank.reason == "response_is_blank"
 
 
+def test_a_system_column_is_the_first_turn():
+    [pair] = read({"system": "Add.", "prompt": "2 + 2?", "responses": ["5", "4"], "scores": [0, 1]})
+    assert (pair.prompt, pair.chosen, pair.rejected) == ("<system>Add.|<user>2 + 2?|<assistant>", "4|", "5|")
+
+
 def test_unusable_responses_are_named_and_the_others_paired():
     row = {"prompt": "p", "responses": ["a", " ", "c", "a", "e"], "scores": [2, 9, None, 1, math.nan]}
     found = read(row)

@@ -88,7 +88,7 @@ def test_the_manifest_of_the_same_pairs_is_the_same_file(tmp_path):
 )
 def test_another_version_is_named_with_the_command_to_run(tmp_path, kind, tree, version, reads, command):
     path = tmp_path / "m.json"
-    write_json(path, tree)
+    path.write_text(json.dumps(tree))
     with pytest.raises(InputError, match="another version") as caught:
         manifests.read(kind, path)
     assert caught.value.found == f"{version}; this version reads {reads}"

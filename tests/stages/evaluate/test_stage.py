@@ -169,6 +169,14 @@ def test_a_label_is_a_name_and_one_process_writes_under_it(scored):
         evaluate.evaluate(run, model=other, lock_timeout=0)
 
 
+def test_results_do_not_stand_under_the_label_of_another_policy(scored, tmp_path):
+    save_model(tmp_path / "dpo", 2)
+    for label in (None, "dpo"):
+        with pytest.raises(InputError, match="A training run has this label") as caught:
+            evaluate.evaluate(make_run(scored), model=str(tmp_path / "dpo"), label=label)
+        assert "--label" in caught.value.fix
+
+
 def test_without_a_policy_the_message_names_train(scored):
     with pytest.raises(InputError, match="scoreonce train"):
         evaluate.evaluate(make_run(scored, **{"train.label": "untrained"}))

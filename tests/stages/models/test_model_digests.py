@@ -12,6 +12,7 @@ import pytest
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests
+from scoreonce.stages.common.files import read_json
 from scoreonce.stages.models import model_digests
 
 
@@ -36,10 +37,16 @@ def settle(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns - 60 * 10**9))
 
 
+def weights(contents: bytes) -> bytes:
+    """A safetensors file of one tensor of bytes."""
+    header = json.dumps({"w": {"dtype": "U8", "shape": [len(contents)], "data_offsets": [0, len(contents)]}}).encode()
+    return len(header).to_bytes(8, "little") + header + contents
+
+
 def model(folder: Path, contents: bytes = b"weights", **config: object) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "hidden_size": 16} | config))
-    (folder / "model.safetensors").write_bytes(contents)
+    (folder / "model.safetensors").write_bytes(weights(contents))
     settle(folder / "model.safetensors")
     return folder
 
@@ -67,7 +74,7 @@ def test_a_file_is_read_once(tmp_path, reads):
 def test_a_changed_file_is_read_again(tmp_path, reads):
     folder = model(tmp_path / "a")
     first = model_digests.model_digest(folder)
-    (folder / "model.safetensors").write_bytes(b"wEights")  # same size, other modification time
+    (folder / "model.safetensors").write_bytes(weights(b"wEights"))  # same size, other modification time
     assert model_digests.model_digest(folder) != first
     assert len(reads) == 2
 
@@ -78,7 +85,7 @@ def test_a_file_of_this_moment_is_not_remembered(tmp_path, reads):
     path = folder / "model.safetensors"
     path.touch()
     first, stamp = model_digests.model_digest(folder), path.stat()
-    path.write_bytes(b"wEights")
+    path.write_bytes(weights(b"wEights"))
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert model_digests.model_digest(folder) != first
 
@@ -88,6 +95,7 @@ def test_a_damaged_memo_is_ignored_and_replaced(tmp_path, cache, reads, damage):
     folder = model(tmp_path / "a")
     expected = model_digests.model_digest(folder)
     digests.memo_path().write_text(damage, encoding="latin-1")
+    digests._read.clear()  # as in another process
     assert model_digests.model_digest(folder) == expected
     assert model_digests.model_digest(folder) == expected
     assert len(reads) == 2
@@ -103,7 +111,7 @@ def test_many_writers_lose_nothing(tmp_path):
     folders = [model(tmp_path / str(i), contents=bytes([i])) for i in range(24)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(model_digests.model_digest, folders))
-    assert len(json.loads(digests.memo_path().read_text())) == 24
+    assert len(read_json(digests.memo_path())) == 24
 
 
 def test_the_cache_follows_the_users_setting(tmp_path, monkeypatch):
@@ -115,10 +123,10 @@ def test_the_cache_follows_the_users_setting(tmp_path, monkeypatch):
 
 
 def test_a_hub_blob_is_known_by_its_name(tmp_path, reads):
-    digest = hashlib.sha256(b"weights").hexdigest()
+    digest = hashlib.sha256(weights(b"weights")).hexdigest()
     blob = tmp_path / "blobs" / digest
     blob.parent.mkdir()
-    blob.write_bytes(b"weights")
+    blob.write_bytes(weights(b"weights"))
     snapshot = model(tmp_path / "snapshots" / "r1")
     plain = model_digests.model_digest(snapshot)
     (snapshot / "model.safetensors").unlink()
@@ -142,7 +150,7 @@ def test_shards_follow_their_index(tmp_path):
     (folder / "model.safetensors").unlink()
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
     for name in names:
-        (folder / name).write_bytes(name.encode())
+        (folder / name).write_bytes(weights(name.encode()))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": names[0], "y": names[1]}}))
     before = model_digests.model_digest(folder)
     (folder / "stray.safetensors").write_bytes(b"not of this model")
@@ -156,7 +164,7 @@ def test_an_adapter_has_its_own_identity(tmp_path):
     def adapter(name: str, contents: bytes, **config: object) -> Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "adapter_config.json").write_text(json.dumps({"r": 4} | config))
-        (tmp_path / name / "adapter_model.safetensors").write_bytes(contents)
+        (tmp_path / name / "adapter_model.safetensors").write_bytes(weights(contents))
         return tmp_path / name
 
     one = model_digests.adapter_digest(adapter("a", b"x", base_model_name_or_path="there"))

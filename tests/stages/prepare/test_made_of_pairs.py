@@ -7,8 +7,10 @@ import pytest
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
+from written import lineage
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import manifests
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
@@ -87,6 +89,25 @@ def test_other_rows_in_the_same_file_count_and_the_same_pairs_do_not(run, tmp_pa
         prepare.prepare(run)
     assert f"data file {tmp_path}/raw.jsonl" in caught.value.found
     assert all(path.exists() for path in made)
+
+
+def test_pairs_without_a_manifest_are_known_by_the_lineage_of_a_run(run):
+    """It was prepared from hh.jsonl with 192 tokens; settings that it does not name are not compared."""
+    paths = prepare.prepare(run).paths
+    made = with_results(paths)
+    paths.pairs_manifest.unlink()
+    prepare.prepare(run)
+    paths.pairs_manifest.unlink()
+    manifests.write(paths.out / "train" / "dpo" / "lineage.json", lineage("dpo"))
+    with pytest.raises(InputError, match="would be lost") as caught:
+        prepare.prepare(run)
+    assert [line.strip() for line in caught.value.found.splitlines()][:2] == [
+        "data.max_length: prepared with 192, now 1024",
+        f'data.source: prepared with "hh.jsonl", now "{run.data.source}"',
+    ]
+    assert all(path.exists() for path in made)
+    prepare.prepare(run, restart=True)
+    assert not made[0].exists()
 
 
 def test_restart_deletes_the_results_and_leaves_the_store_and_links_targets(run, tmp_path, capsys):

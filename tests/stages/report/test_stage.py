@@ -10,7 +10,7 @@ from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import LocalInput, PairCounts, PairsManifest, TokenizerRecord
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import write_parquet
+from scoreonce.stages.common.files import read_json, write_json, write_parquet
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
@@ -215,9 +215,9 @@ def test_results_that_changed_since_evaluate_are_refused(tmp_path):
 
 def test_a_lineage_of_the_version_before_is_shown(tmp_path):
     training = train(tmp_path, "dpo")
-    tree = json.loads((training / "lineage.json").read_text()) | {"format": 1}
+    tree = read_json(training / "lineage.json") | {"format": 1}
     del tree["data"]["config"]
-    (training / "lineage.json").write_text(json.dumps(tree))
+    write_json(training / "lineage.json", tree)
     assert "<bdi>dpo</bdi>" in page(tmp_path)
 
 

@@ -17,6 +17,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id, pair_id
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
+from scoreonce.stages.models import adapters
+from scoreonce.stages.models.adapters import base_name
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
@@ -99,6 +101,23 @@ def test_only_the_new_matrices_are_trained(scored):
         names = list(checkpoint.keys())
     assert names
     assert all(".default." in name for name in names)
+
+
+def test_an_adapter_names_its_base_wherever_it_is_loaded_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    assert base_name("org") == str(tmp_path / "org")
+    assert base_name("org/model") == "org/model"  # no such folder: a name on the Hub
+
+
+def test_an_adapter_on_a_model_of_the_hub(world, monkeypatch):
+    """Its revision is written too, and nothing asks the Hub for what the model's folder has."""
+    monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: pytest.fail("asked"))
+    model = adapters.with_new_lora(AutoModelForCausalLM.from_pretrained(world.model()), 2, 4.0, ["q_proj"])
+    adapters.write(model, world.folder / "written", "org/model", "abc123")
+    config = json.loads((world.folder / "written" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("org/model", "abc123")
+    assert config["inference_mode"]
 
 
 def test_a_written_adapter_loads_from_any_folder(scored, tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from scoreonce.pipeline.training.optimizer import Masters
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import StepPair
 from scoreonce.stages import config
+from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.report import stage as report
@@ -247,15 +248,15 @@ def test_done_is_done_and_another_run_needs_another_label(prepared, capsys):
 def test_a_run_of_the_version_before_is_known_and_named(prepared, capsys):
     """Its lineage, format 1, has no settings of `prepare`; the digests of the prepared files decide."""
     paths = training(prepared, "dpo", "one")
-    tree = json.loads(paths.lineage.read_text())
+    tree = files.read_json(paths.lineage)
     assert (tree["format"], tree["data"]["config"]["max_length"]) == (2, 64)
     old = {**tree, "format": 1, "data": {name: part for name, part in tree["data"].items() if name != "config"}}
-    paths.lineage.write_text(json.dumps(old))
+    files.write_json(paths.lineage, old)
     training(prepared, "dpo", "one")
     assert "up to date" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"method\.hyperparameters\.beta: trained with 0.1, now 0.5"):
         training(prepared, "dpo", "one", beta=0.5)
-    paths.lineage.write_text(json.dumps({**old, "format": 7}))
+    files.write_json(paths.lineage, {**old, "format": 7})
     with pytest.raises(InputError, match=r"(?s)another version.*format 7; .*scoreonce train"):
         training(prepared, "dpo", "one")
 
@@ -549,8 +550,6 @@ def test_odpo_trains_where_scores_are_there(prepared):
 
 def rewrite_pairs(world, **columns):
     """Other values in prepared pairs, with a manifest that matches."""
-    from scoreonce.stages.common import files
-
     path, manifest = world.paths.pairs("train"), world.paths.pairs_manifest
     table = pl.read_parquet(path).with_columns(
         *(pl.Series(name, values, pl.Float64, strict=False) for name, values in columns.items())
@@ -578,8 +577,6 @@ def test_a_flipped_bit_in_the_columns(prepared):
 
 def test_a_cache_that_disagrees_is_refused(prepared):
     """One nat per pair off, with a manifest that matches: only scoring again can tell."""
-    from scoreonce.stages.common import files
-
     path, manifest = prepared.paths.reference("train"), prepared.paths.reference_manifest
     table = pl.read_parquet(path).with_columns(pl.col("ref_chosen_logps") - 1.0)
     files.write_parquet(path, table.to_arrow())
@@ -620,11 +617,14 @@ def test_cuda_asked_for_and_absent(prepared):
 def test_a_checkpoint_of_another_format_is_refused(prepared):
     paths = training(prepared, "dpo", max_steps=2)
     state = paths.training / "checkpoints/step-000002/state.json"
-    state.write_text(json.dumps(json.loads(state.read_text()) | {"format": 0}))
+    files.write_json(state, files.read_json(state) | {"format": 0})
+    manifest = state.with_name("manifest.json")
+    tree = files.read_json(manifest)
+    files.write_json(manifest, tree | {"files": tree["files"] | {state.name: files.sha256(state)}})
     shutil.rmtree(paths.policy)
     with pytest.raises(InputError, match="format that this version") as raised:
         training(prepared, "dpo", max_steps=2)
-    assert raised.value.found == "format 0; this version reads format 1"
+    assert raised.value.found == "format 0; this version reads format 1 and 2"
     assert "--restart" in raised.value.fix
 
 
@@ -665,15 +665,78 @@ def test_a_step_log_without_a_newer_column_is_finished(prepared):
     StepPair.validate(whole)
 
 
-def test_damaged_checkpoint(prepared, monkeypatch):
-    paths = training(prepared, "dpo")
-    (paths.training / "checkpoints/step-000006/weights.safetensors").write_bytes(b"broken")
-    import shutil
+def flip(path, at=-1):
+    """One bit changed, and the file's date kept, as by a disk."""
+    before, contents = path.stat(), bytearray(path.read_bytes())
+    contents[at] ^= 1
+    path.write_bytes(contents)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
-    shutil.rmtree(paths.policy)
-    with pytest.raises(InputError, match="checkpoint cannot be read") as raised:
+
+@pytest.mark.parametrize(
+    ("damaged", "said"),
+    [
+        ("checkpoints/step-000006/weights.safetensors", "step-000006: weights.safetensors is not what was written"),
+        ("checkpoints/step-000006/optimizer.safetensors", "step-000006: optimizer.safetensors is not what"),
+        ("checkpoints/step-000006/manifest.json", "step-000006: manifest.json: the contents do not have the checksum"),
+        ("steps/00000005-00000006.parquet", "step-000006: steps/00000005-00000006.parquet is not what was written"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(prepared, damaged, said, capsys):
+    """The policy is lost with it: step 5 and 6 are taken again, from the checkpoint of step 4, to the same weights."""
+    paths = training(prepared, "dpo")
+    # Copies: tensors are read by memory map, and the file is about to change.
+    before = {name: tensor.clone() for name, tensor in weights(paths).items()}
+    logged = pl.read_parquet(paths.training / "steps.parquet")
+    flip(paths.training / damaged, -9)
+    flip(paths.policy / "model.safetensors")
+    training(prepared, "dpo")
+    shown = capsys.readouterr()
+    assert said in shown.err
+    assert "model.safetensors); written again from the last checkpoint" in shown.err
+    assert "resuming after step 4 of 6" in shown.out
+    assert_equal(before, weights(paths))
+    assert logged.equals(pl.read_parquet(paths.training / "steps.parquet"))
+
+
+def test_a_damaged_line_of_metrics_is_not_carried_on(prepared, capsys):
+    """Line 6 belongs to step 6, and the checkpoint of step 4 stands before it. Line 1 stands before all of them."""
+    paths = training(prepared, "dpo")
+    metrics = paths.training / "metrics.jsonl"
+    flip(metrics, -5)
+    training(prepared, "dpo")
+    assert "step-000006: metrics.jsonl: line 6 does not have the checksum" in capsys.readouterr().err
+    assert [line["step"] for line in map(json.loads, metrics.read_text().splitlines())] == [1, 2, 3, 4, 5, 6]
+    flip(metrics, 9)
+    flip(paths.training / "metrics.crc32", 9)
+    with pytest.raises(InputError, match="No checkpoint of this run can be used") as raised:
         training(prepared, "dpo")
-    assert "step-000006" in raised.value.where
+    assert "line 1 does not have the checksum" in raised.value.found
+    assert "--restart" in raised.value.fix
+
+
+def test_a_damaged_lineage_is_written_again_where_the_model_says_whose_it_is(prepared, capsys):
+    paths = training(prepared, "dpo")
+    before = paths.lineage.read_bytes()
+    flip(paths.lineage, 100)
+    training(prepared, "dpo")
+    assert "written again" in capsys.readouterr().err
+    assert paths.lineage.read_bytes() == before
+    flip(paths.lineage, 100)
+    shutil.rmtree(paths.policy)
+    with pytest.raises(InputError, match="manifest of the training run cannot be read") as raised:
+        training(prepared, "dpo")
+    assert "--restart" in raised.value.fix
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    """Seven digits come after six; what has no number is no checkpoint."""
+    from scoreonce.stages.train import checkpoint
+
+    for name in ("step-1000000", "step-999999", "step-000002", "step-000002.bak"):
+        (tmp_path / name).mkdir()
+    found = [path.name for path in checkpoint.checkpoints(tmp_path)]
+    assert found == ["step-000002", "step-999999", "step-1000000"]
 
 
 def test_a_dry_run_says_time_and_memory_and_writes_nothing(prepared, capsys):

@@ -147,6 +147,14 @@ def test_control_tokens(prompt, chosen, rejected, differs):
     assert {name: found[name] for name in CLEAN} == CLEAN | differs
 
 
+def test_a_completion_may_end_in_another_token_than_eos():
+    """9 ends a turn of the chat template; it is a control token out of place only where it is not the last."""
+    special = tokens.SpecialIds(1, (2, 9), SPECIAL.every)
+    found = token_facts([1, 5], [5, 9], [6, 2], special)
+    assert {name: found[name] for name in CLEAN} == CLEAN
+    assert token_facts([1, 5], [9, 5, 9], [6, 2], special)["special_id_in_completion"]
+
+
 def test_without_a_tokenizer_its_facts_are_unknown():
     found = token_facts([1, 1], [1, 2], [9, 2], special=None)
     assert all(found[name] is None for name in CLEAN)

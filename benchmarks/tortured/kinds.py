@@ -1,0 +1,60 @@
+"""Every kind of file of a run, and the stages that read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tortured import readers as r
+from tortured.readers import Reader
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files by pattern, in the folder of the run; `own` are the user's files, which no command can write again."""
+
+    name: str
+    patterns: tuple[str, ...]
+    readers: tuple[Reader, ...]
+    own: bool = False
+
+    def files(self, folder: Path) -> list[Path]:
+        return sorted(path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file())
+
+
+OF_PAIRS = (r.scored, r.trained, r.evaluated, r.queried)
+OF_STORE = (r.scored, r.trained_on_hidden, r.trained_on_top_k, r.verified)
+
+KINDS = (
+    Kind("raw data", ("pairs.jsonl",), (r.scored, r.trained, r.prepared), own=True),
+    Kind("reference model", ("model/*",), (r.trained, r.scored, r.evaluated, r.prepared), own=True),
+    Kind("prepared pairs", ("out/pairs/t*.parquet",), (*OF_PAIRS, r.audited)),
+    Kind("token ids", ("out/pairs/*.arrow",), (*OF_PAIRS, r.audited)),
+    Kind("quarantine", ("out/pairs/quarantine.parquet",), OF_PAIRS),
+    Kind("manifest of the pairs", ("out/pairs/manifest.json",), (*OF_PAIRS, r.reported)),
+    Kind("reference columns", ("out/reference/*.parquet",), (r.trained, r.evaluated, r.queried, r.audited)),
+    Kind("manifest of the reference", ("out/reference/manifest.json",), (r.trained, r.evaluated, r.reported)),
+    Kind("store: scores", ("out/store/*/shards/*.parquet",), (*OF_STORE, r.evaluated)),
+    Kind("store: hidden states", ("out/store/*/hidden/2*.safetensors",), OF_STORE),
+    Kind("store: top-k", ("out/store/*/topk-8/2*.safetensors",), OF_STORE),
+    Kind("store: pooled states", ("out/store/*/pooled/*.safetensors",), OF_STORE),
+    Kind("store: head", ("out/store/*/*/head.safetensors",), OF_STORE),
+    Kind("store: sidecars", ("out/store/*/[sht]*/*.json", "out/store/*/pooled/*.json"), OF_STORE),
+    Kind("store: identity", ("out/store/*/identity.json",), OF_STORE),
+    Kind("store: index", ("out/store/*/index/*",), (*OF_STORE, r.evaluated)),
+    Kind("checkpoint: weights", ("out/train/half/checkpoints/*/weights.safetensors",), (r.resumed,)),
+    Kind("checkpoint: optimizer", ("out/train/half/checkpoints/*/optimizer.safetensors",), (r.resumed,)),
+    Kind("checkpoint: the rest", ("out/train/half/checkpoints/*/[!wo]*",), (r.resumed,)),
+    Kind("metrics.jsonl", ("out/train/*/metrics.jsonl", "out/train/*/metrics.crc32"),
+         (r.reported, r.finished, r.resumed)),
+    Kind("step log", ("out/train/*/steps.parquet", "out/train/*/steps/*", "out/train/*/log.json"),
+         (r.reported, r.queried, r.audited, r.finished, r.resumed)),
+    Kind("metrics.parquet", ("out/train/dpo/metrics.parquet",), (r.finished,)),
+    Kind("lineage and settings", ("out/train/*/lineage.json", "out/train/*/run.toml"),
+         (r.reported, r.evaluated, r.finished, r.resumed)),
+    Kind("trained model", ("out/train/dpo/model/*",), (r.evaluated, r.finished)),
+    Kind("evaluation", ("out/evaluate/dpo/*",), (r.reported, r.queried, r.audited)),
+    Kind("measures of the audit", ("out/audit/measures.*",), (r.audited,)),
+    Kind("audit", ("out/audit/audit.json", "out/audit/pairs.parquet"), (r.queried, r.audited)),
+    Kind("demo.json", ("out/demo.json",), (r.reported,)),
+)  # fmt: skip

@@ -1,0 +1,130 @@
+"""The stages as readers: each returns the numbers that it makes or shows of the files that are there, as one digest."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from scoreonce.stages.audit.stage import audit
+from scoreonce.stages.commands import sql
+from scoreonce.stages.common.files import read_json
+from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.data.json_lines import read_lines
+from scoreonce.stages.evaluate.stage import evaluate
+from scoreonce.stages.prepare.stage import prepare
+from scoreonce.stages.report import stage as reporting
+from scoreonce.stages.score.stage import score
+from scoreonce.stages.store import maintenance
+from scoreonce.stages.train.stage import train
+from tortured.world import run_file
+
+Reader = Callable[[], str]
+QUERIES = ("SELECT * FROM pairs", "SELECT * FROM quarantine", "SELECT * FROM steps", "SELECT * FROM evaluation")
+
+
+def prepared() -> str:
+    prepare(run_file())
+    return _digest(*(path.read_bytes() for path in sorted(Path("out/pairs").iterdir())))
+
+
+def scored() -> str:
+    """Whatever is in the store: every layer is asked for."""
+    score(run_file(score__full_vocab="topk", score__topk=8))
+    result = score(run_file())
+    return _digest(*(result.paths.reference(split).read_bytes() for split in SPLITS))
+
+
+def verified() -> str:
+    """Nothing is computed: what `store verify` has to say, it says."""
+    maintenance.verify(RunPaths.of(run_file()).store)
+    return _digest()
+
+
+def audited() -> str:
+    return _digest(audit(run_file()).document)
+
+
+def finished() -> str:
+    """A finished training run, asked for again."""
+    return _trained(run_file())
+
+
+def resumed() -> str:
+    """The unfinished run goes on."""
+    return _trained(run_file(train__label="half"))
+
+
+def trained() -> str:
+    """A new run from the cached columns."""
+    return _new(run_file(train__label="new", train__max_steps=1))
+
+
+def trained_on_hidden() -> str:
+    """A new run from stored hidden states and the stored head."""
+    return _new(run_file(train__label="new", train__max_steps=1, train__method="tdpo"))
+
+
+def trained_on_top_k() -> str:
+    """A new run from the stored largest log-probs."""
+    run = run_file(
+        train__label="new", train__max_steps=1, train__method="tdpo", train__full_vocab="topk", score__topk=8
+    )
+    return _new(run)
+
+
+def evaluated() -> str:
+    result = evaluate(run_file())
+    return _digest(result.summary, result.paths.evaluation_pairs.read_bytes())
+
+
+def reported() -> str:
+    """What the page is made of, without the seconds that the steps took."""
+    with mock.patch.object(reporting, "render", return_value="") as render:
+        reporting.report(run_file(), labels=["dpo"])
+        dpo = _page(render)
+        reporting.report(run_file(), labels=["half"])
+    return _digest(dpo, _page(render))
+
+
+def queried() -> str:
+    return _digest(*(sql.answer(run_file(), query) for query in QUERIES))
+
+
+def _page(render: mock.MagicMock) -> list[Any]:
+    data = render.call_args.args[0]
+    runs = []
+    for run in data.runs:
+        bands, pairs = run.bands.to_dicts(), run.pairs.to_dicts() if run.pairs is not None else None
+        metrics = run.metrics.select(name for name in run.metrics.columns if not name.startswith("perf/")).to_dicts()
+        runs.append([run.label, metrics, bands, run.lineage, run.settings, run.summary, pairs, run.finished])
+    return [runs, data.pairs_manifest, data.reference_manifest, data.demo]
+
+
+def _new(run: Any) -> str:
+    shutil.rmtree("out/train/new", ignore_errors=True)
+    try:
+        return _trained(run)
+    finally:
+        shutil.rmtree("out/train/new", ignore_errors=True)
+
+
+def _trained(run: Any) -> str:
+    paths = train(run).paths
+    metrics = [
+        {name: value for name, value in line.items() if not name.startswith("perf/")}
+        for line in read_lines(paths.training / "metrics.jsonl")
+    ]
+    lineage = {name: part for name, part in read_json(paths.lineage).items() if name != "versions"}
+    steps = (paths.training / "steps.parquet").read_bytes()
+    return _digest((paths.policy / "model.safetensors").read_bytes(), metrics, steps, lineage)
+
+
+def _digest(*parts: Any) -> str:
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(part if isinstance(part, bytes) else repr(part).encode())
+    return whole.hexdigest()
