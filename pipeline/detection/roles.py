@@ -64,8 +64,8 @@ def recognise(
         find_prompt(finding)
     if untyped:
         _read_numbers(finding)
-    _leave_out_empty(finding)
     read_turns(finding)
+    _leave_out_empty(finding)
     columns = replace(finding.columns, media=tuple(column for column in MEDIA if column in found))
     name = format or detect(columns, found, [with_messages(row, columns) for row in sample])
     require_columns(name, columns, found)
@@ -88,11 +88,12 @@ def _require_text_only(finding: Finding) -> None:
 
 
 def _leave_out_empty(finding: Finding) -> None:
-    """Leave out the columns of system turns and tools that say nothing, which would need a chat template."""
-    for role in CONVERSATIONAL:
-        if finding.has(role) and not any(finding.values(role)):
-            finding.notes.append(f"{finding.names[role]}: empty in the first rows, and not read")
-            finding.leave_out(role)
+    """Use no column of tools or system turns that says nothing: it would need a chat template."""
+    empty = [role for role in CONVERSATIONAL if finding.has(role) and not any(finding.values(role))]
+    if empty:
+        names = ", ".join(finding.names[role] for role in empty)
+        finding.notes.append(f"{names}: empty in the first {len(finding.sample):,} rows, and not read")
+    finding.leave_out(*empty)
 
 
 def _read_numbers(finding: Finding) -> None:

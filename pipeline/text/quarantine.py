@@ -9,7 +9,6 @@ REASONS: dict[str, str] = {
     "invalid_utf8": "the text is not valid Unicode: broken UTF-8, or half of a surrogate pair",
     "missing_value": "a column that the format needs is missing or null",
     "wrong_type": "a value has the wrong type for the format",
-    "number_out_of_range": "an integer is too large for a 64-bit float",
     "no_preference": "no response is preferred, or no two scores are far enough apart",
     "no_shared_prompt": "the two transcripts have no common beginning to use as the prompt",
     "unknown_role": "the role of a message is not known",

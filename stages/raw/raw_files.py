@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,7 +76,7 @@ def rows_of(file: Path) -> int:
 def batches_of(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
     """The rows of a file with at least these columns, in batches. Raises `InputError` if the file is damaged."""
     readers: dict[str, Callable[[], Iterator[list[RawRow]]]] = {
-        "JSON": lambda: _text_batches(file, batch_rows, _json_rows),
+        "JSON": lambda: _text_batches(file, batch_rows, partial(_json_rows, may_be_array=".json" in file.suffixes)),
         "CSV": lambda: _text_batches(file, batch_rows, delimited_rows),
         "Parquet": lambda: _parquet_batches(file, columns, batch_rows),
         "Arrow": lambda: _arrow_batches(file, columns, batch_rows),
@@ -93,9 +94,9 @@ def _text_batches(
             yield batch
 
 
-def _json_rows(handle: BinaryIO, name: str) -> Iterator[RawRow]:
+def _json_rows(handle: BinaryIO, name: str, *, may_be_array: bool) -> Iterator[RawRow]:
     first = handle.readline(LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
-    if first.lstrip().startswith(b"[") and (".json" in Path(name).suffixes or _begins_an_array(first)):
+    if first.lstrip().startswith(b"[") and (may_be_array or _begins_an_array(first)):
         # One array over the whole file cannot be parsed in pieces.
         for index, item in enumerate(json.loads(first + _rest(handle))):
             yield _object(item, f"item {index} of {name}")

@@ -355,7 +355,7 @@ def test_one_list_among_rows_of_text_and_a_number_out_of_range_go_to_quarantine(
     odd = [row(0, chosen=[{"role": "assistant", "content": "yes"}]), row(1, chosen_score=10**400)]
     workplace.write([*odd, *(row(number % 20) for number in range(2, 32))])
     paths = workplace.prepare(test_share=0)
-    assert quarantine(paths) == {0: "wrong_type", 1: "number_out_of_range"}
+    assert quarantine(paths) == {0: "wrong_type", 1: "wrong_type"}
     assert len(pairs(paths)) == 30
 
 
