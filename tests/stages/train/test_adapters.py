@@ -213,3 +213,24 @@ def test_what_cannot_be_merged(scored):
     paths.policy.rename(paths.training / "away")
     with pytest.raises(InputError, match="no trained policy to merge"):
         merge.merge(whole)
+
+
+def test_two_loras_are_written_as_one(world):
+    """Scales 6 / 4 and 5 / 2; q_proj has the first alone, k_proj the second, up_proj both: the logits are the same."""
+    adapter = write_adapter(world)
+    base = AutoModelForCausalLM.from_pretrained(world.model())
+    model = adapters.with_lora_on_top(base, adapter, 2, 5.0, ["k_proj", "up_proj"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B.default" in name:
+                parameter.normal_(std=0.3)
+    adapters.write(model, world.folder / "both", adapters.base_name(str(world.model())), None)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(world.folder / "both").eval()
+    tokens = torch.arange(1, 30)[None]
+    with torch.no_grad():
+        together, first = (
+            model.eval()(tokens).logits,
+            PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(world.model()), adapter)(tokens).logits,
+        )
+        torch.testing.assert_close(loaded(tokens).logits, together, rtol=1e-4, atol=1e-4)
+    assert (together - first).abs().max() > 0.1
