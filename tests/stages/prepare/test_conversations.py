@@ -180,7 +180,7 @@ def test_the_template_of_the_run_file_is_part_of_what_decides_the_pairs(place):
     assert place.texts(chat_template=CHATML) == place.texts(chat_template=str(file))
     run = place.run(chat_template=str(file))
     before = require_pairs(run)
-    file.write_text(CHATML.replace("<|im_end|>", "<|end|>"))
+    file.write_text(CHATML.replace("<|im_start|>", "<|end|>"))
     with pytest.raises(InputError, match="other data or settings") as caught:
         require_pairs(run)
     assert "chat.jinja" in caught.value.found
