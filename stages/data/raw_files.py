@@ -22,8 +22,7 @@ import pyarrow.parquet as pq
 
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.data.compression import is_compressed, open_bytes, uncompressed_name
-from scoreonce.stages.data.delimited import delimited_rows
+from scoreonce.stages.data.text_files import delimited_rows, is_compressed, open_bytes, uncompressed_name
 
 LONGEST_LINE = 64 << 20  # bytes of one row of JSON: a compressed file of megabytes may hold a line of gigabytes
 LARGEST_ARRAY = 4 << 30  # bytes of one JSON array, which is parsed as a whole
