@@ -50,10 +50,11 @@ ARROWS: dict[str, set[str]] = {
     "stages.config": {"stages.run_file"},
     "stages.common": {"stages.config", "pipeline"},
     "stages.models": {"stages.config", "stages.common", "pipeline"},
-    "stages.data": {"stages.config", "stages.common", "stages.models", "pipeline"},
+    "stages.raw": {"stages.config", "stages.common", "pipeline"},
+    "stages.data": {"stages.config", "stages.common", "stages.models", "stages.raw", "pipeline"},
     "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
 }
-SHARED = {"stages.config", "stages.common", "stages.models", "stages.data", "stages.store"}
+SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
 ARROWS["stages.scoring"] = SHARED | {"pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "pipeline"} for stage in STAGES}

@@ -16,7 +16,7 @@ from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.prepared_pairs import Inputs
-from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+from scoreonce.stages.raw.raw_data import RawData, columns_of, limited, open_data
 
 # The models of the first and second response, or of the chosen and rejected one, by their names in published datasets.
 BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))

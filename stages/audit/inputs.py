@@ -17,7 +17,7 @@ from scoreonce.stages.audit.annotations import raw_annotations
 from scoreonce.stages.audit.measures import Inputs
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.raw_data import open_data
+from scoreonce.stages.raw.raw_data import open_data
 
 # Where published evaluation sets keep what is asked; without any of these, every text of a row counts.
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "problem", "query", "input", "text", "goal", "turns", "messages")

@@ -1,5 +1,5 @@
-"""Datasets and prepared pairs on disk.
+"""Prepared pairs and what stages made of them, on disk.
 
-In: dataset names, files and folders. Out: raw rows in batches, token ids by memory map, pair tables with everything
-known about a pair, and manifests that are checked against their files and the run file.
+In: the files of a run. Out: token ids by memory map, pair tables with everything known about a pair, step logs and
+evaluations, and manifests that are checked against their files and the run file.
 """

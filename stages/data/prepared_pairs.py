@@ -11,7 +11,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.manifests import ABSENT, Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data.raw_data import local_inputs
+from scoreonce.stages.raw.raw_data import local_inputs
 
 Inputs = Mapping[str, LocalInput | HubInput]
 WHICH_DATA = {"source", "subset", "split", "test_source", "test_split", "chat_template"}

@@ -17,7 +17,7 @@ from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.data.raw_data import RawData, columns_of, open_data
+from scoreonce.stages.raw.raw_data import RawData, columns_of, open_data
 
 logger = logging.getLogger(__name__)
 

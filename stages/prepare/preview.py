@@ -8,9 +8,9 @@ from scoreonce.pipeline.text.tokenize import TextEncoder
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PreviewResult
 from scoreonce.stages.config import Data
-from scoreonce.stages.data.raw_data import limited
 from scoreonce.stages.data.token_file import TokenFile
 from scoreonce.stages.prepare.dataset import Dataset
+from scoreonce.stages.raw.raw_data import limited
 
 
 def written_pairs(paths: RunPaths, encoder: TextEncoder, count: int) -> tuple[PairText, ...]:

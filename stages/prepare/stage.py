@@ -86,8 +86,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
     _require_room(run.data)
-    encoding = encoding_of(_load_tokenizer(run), run)
-    dataset = dataset_of(open_train(run.data), run.data, encoding)
+    dataset = dataset_of(open_train(run.data), run.data, encoding_of(_load_tokenizer(run), run))
     _log_plan([], [dataset])
     return first_pairs(dataset, run.data, count)
 

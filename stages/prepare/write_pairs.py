@@ -19,9 +19,9 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
-from scoreonce.stages.data.raw_data import limited
 from scoreonce.stages.prepare.dataset import Dataset
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
+from scoreonce.stages.raw.raw_data import limited
 
 FIRST_REASONS = 3  # rows that the message shows where none can be used
 

@@ -75,7 +75,6 @@ def refused(
 ) -> Callable[[Case], str]:
     """Run a case and check what its message says; returns the message."""
     monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(place)
 
     def run(case: Case) -> str:

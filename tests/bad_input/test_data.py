@@ -60,8 +60,6 @@ CASES = [
         f"{PREPARE}d --set data.split=nowhere", ("The folder has no split 'nowhere'.",), {"d/train.jsonl": lines(ROW)}
     ),
     Case("prepare RUN --set out={own}/out --set data.test_split=test", ("A file has no splits.",)),
-    Case("prepare RUN --set out={own}/out --set data.source=org/no-such-set", ("The dataset cannot be loaded.",)),
-    Case("prepare RUN --set out={own}/out --set data.source=not-a-set!", ("The dataset cannot be loaded.",)),
     # ---- files that are not what their name says ----
     *(
         Case(f"{PREPARE}d.{suffix}", ("A data file cannot be read.", f"d.{suffix}"), {f"d.{suffix}": content})

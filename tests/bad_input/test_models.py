@@ -36,7 +36,6 @@ CASES = [
         {"m/config.json": "{}"},
         lambda own: os.mkfifo(own / "m" / "tokenizer.json"),
     ),
-    Case("prepare RUN --set out={own}/out --set reference.model=org/absent-model", ("No such model.",)),
     Case("prepare RUN --set out={own}/out --set reference.model=a/b/c", ("No such model.",)),
     Case("prepare RUN --set out={own}/out --set reference.model=..x--y", ("No such model.",)),
     Case("prepare RUN --set out={own}/out --set reference.model=s3://bucket/m", ("No such model.",)),

@@ -94,6 +94,7 @@ def test_a_chat_template_stays_in_its_sandbox(place, template):
         chat_renderer(tokenizer)([{"role": "user", "content": "hello"}], True)
 
 
+@pytest.mark.slow
 def test_a_local_run_stays_local(place, tmp_path, monkeypatch):
     """No stage connects anywhere, and nothing changes but `out` and the folder of remembered digests."""
 

@@ -24,7 +24,8 @@ def main() -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(targets.SEEDS[given.target]):
         (corpus / f"seed-{number}").write_bytes(seed)
-    options = [f"-max_total_time={given.seconds}", "-max_len=4096", "-timeout=20", f"-artifact_prefix={corpus}/../"]
+        targets.TARGETS[given.target](seed)  # what is loaded at first use counts for no input
+    options = [f"-max_total_time={given.seconds}", "-max_len=4096", "-timeout=60", f"-artifact_prefix={corpus}/../"]
     atheris.Setup([sys.argv[0], *options, str(corpus)], targets.TARGETS[given.target])
     atheris.Fuzz()
 

@@ -26,10 +26,10 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, arrow_schema
 from scoreonce.stages import config, run_file
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.data import raw_files
-from scoreonce.stages.data.raw_data import RawData
 from scoreonce.stages.prepare.dataset import recipe_of
 from scoreonce.stages.prepare.pair_files import pair_columns
+from scoreonce.stages.raw import raw_files
+from scoreonce.stages.raw.raw_data import RawData
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -94,7 +94,7 @@ def hh(content: bytes) -> None:
 
 
 def chat(content: bytes) -> None:
-    """Conversations, made of lines: the first byte of a line is the role, a digit also a key that is no text."""
+    """Conversations, a line per message. Its first character chooses the role, or JSON in place of text or message."""
     messages: list[Any] = []
     for line in content.decode("utf-8", "replace").split("\n"):
         number = ord(line[0]) if line else 0
@@ -114,7 +114,7 @@ def chat(content: bytes) -> None:
 
 
 def run_text(content: bytes) -> None:
-    """A run file: what is accepted can be written down and read again, and its messages are short."""
+    """A run file: what is accepted can be written down and read again."""
     try:
         tree = run_file._parsed(content.decode("utf-8"))
     except ValueError:  # also text that is not UTF-8; `run_file.read` gives it four parts

@@ -9,7 +9,7 @@ import pytest
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit.annotations import raw_annotations
 from scoreonce.stages.config import Audit, Data
-from scoreonce.stages.data.raw_data import open_data
+from scoreonce.stages.raw.raw_data import open_data
 
 ROWS: list[dict[str, Any]] = [
     {

@@ -49,7 +49,7 @@ def prepared(world):
 
 def training(world, method, label=None, **settings):
     run = world.run(train={**FAST, "method": method, "label": label or method, **settings})
-    train.train(run)
+    train.train(run, allow_method_file=True)
     return RunPaths.of(run)
 
 
@@ -483,7 +483,7 @@ def test_the_documented_method_trains_evaluates_and_is_reported(prepared, tmp_pa
     path.write_text(example, encoding="utf-8")
     assert len(example.splitlines()) <= 60
     run = prepared.run(train={**FAST, "method": "squared_hinge", "method_file": str(path)})
-    train.train(run)
+    train.train(run, allow_method_file=True)
     assert metrics(RunPaths.of(run))[0]["loss"] == pytest.approx(1.0, abs=1e-4)
     evaluate.evaluate(run)
     report.report(run)

@@ -1,52 +1,16 @@
-"""Files of text: their decompressed bytes, and the rows of CSV and TSV.
-
-The first line of a table names the columns; an empty field is a missing value.
-"""
+"""Tables of text, one row a line: CSV and TSV. The first line names the columns; an empty field is a missing value."""
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import csv
-import gzip
-import io
-import lzma
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, BinaryIO, cast
-
-import pyarrow as pa
+from typing import Any, BinaryIO
 
 from scoreonce.pipeline.text.quarantine import RowError
 
 LONGEST = 64 << 20  # bytes of a line that is read at once, and characters of a field
 DELIMITERS = (",", ";", "\t")
-SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
-
-
-def is_compressed(file: Path) -> bool:
-    """Whether the name says that the file is compressed."""
-    return file.suffix in SUFFIXES
-
-
-def uncompressed_name(file: Path) -> Path:
-    """The file's name without the suffix of its compression."""
-    return Path(file.name.removesuffix(file.suffix)) if is_compressed(file) else Path(file.name)
-
-
-def open_bytes(file: Path) -> BinaryIO:
-    """The file, opened to read what it holds once it is decompressed."""
-    match file.suffix:
-        case ".gz":
-            return cast(BinaryIO, gzip.open(file))
-        case ".bz2":
-            return cast(BinaryIO, bz2.open(file))
-        case ".xz":
-            return cast(BinaryIO, lzma.open(file))
-        case ".zst":  # pyarrow's streams have no readline
-            return cast(BinaryIO, io.BufferedReader(pa.input_stream(str(file), compression="zstd")))
-        case _:
-            return file.open("rb")
 
 
 def delimited_rows(handle: BinaryIO, name: str) -> Iterator[dict[str, Any] | RowError]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import HubInput, LocalInput
 from scoreonce.stages.common.digests import file_digests
-from scoreonce.stages.data.raw_files import (
+from scoreonce.stages.raw.compression import SUFFIXES, is_compressed, uncompressed_name
+from scoreonce.stages.raw.raw_files import (
     KINDS,
     Names,
     RawRow,
@@ -24,7 +25,6 @@ from scoreonce.stages.data.raw_files import (
     readable,
     rows_of,
 )
-from scoreonce.stages.data.text_files import SUFFIXES, is_compressed, uncompressed_name
 
 NOT_DATA = {"", ".md", ".yaml", ".yml", ".py", ".lock"}
 HELD_OUT = "test"

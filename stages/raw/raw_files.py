@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.data.text_files import delimited_rows, is_compressed, open_bytes, uncompressed_name
+from scoreonce.stages.raw.compression import is_compressed, open_bytes, uncompressed_name
+from scoreonce.stages.raw.delimited import delimited_rows
 
 LONGEST_LINE = 64 << 20  # bytes of one row of JSON: a compressed file of megabytes may hold a line of gigabytes
 LARGEST_ARRAY = 4 << 30  # bytes of one JSON array, which is parsed as a whole

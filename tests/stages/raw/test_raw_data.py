@@ -14,8 +14,8 @@ import pytest
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import HubInput
-from scoreonce.stages.data import raw_files
-from scoreonce.stages.data.raw_data import RawData, columns_of, limited, open_data
+from scoreonce.stages.raw import raw_files
+from scoreonce.stages.raw.raw_data import RawData, columns_of, limited, open_data
 
 ROWS = [{"prompt": f"p{number}", "chosen": "c", "rejected": "r"} for number in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
