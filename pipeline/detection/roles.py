@@ -92,7 +92,7 @@ def _leave_out_empty(finding: Finding) -> None:
     empty = [role for role in CONVERSATIONAL if finding.has(role) and not any(finding.values(role))]
     if empty:
         names = ", ".join(finding.names[role] for role in empty)
-        finding.notes.append(f"{names}: empty in the first {len(finding.sample):,} rows, and not read")
+        finding.notes.append(f"{names} of the data: empty in the first {len(finding.sample):,} rows, and not read")
     finding.leave_out(*empty)
 
 

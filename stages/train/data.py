@@ -24,7 +24,6 @@ from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.reference_scores import read_reference
 from scoreonce.stages.data.token_file import TokenColumn, TokenFile
-from scoreonce.stages.data.unpaired import good_completions
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
 
@@ -127,7 +126,7 @@ def load_training_data(
         )
     places = pair_filter.places(paths, where, drop)
     if completions == ("chosen",):
-        places = good_completions(table, places, paths)
+        places = pair_filter.good_completions(table, places, paths)
     if places is not None:
         table, mismatches = table[places], mismatches and mismatches.at(places)
     if takes_unpaired and not (table["has_chosen"].min() == table["has_rejected"].min() == 1):

@@ -1,8 +1,9 @@
-"""`train.drop` and `train.where`: the training pairs that no named finding concerns and for which a condition holds."""
+"""Which pairs are trained on: those of `train.drop` and `train.where`, and the good completions of unpaired data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,11 @@ from scoreonce.pipeline.audit.checks.pair_filter import condition, kept, remaini
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.pair_tables import current_audit, joined_pairs, read_audit
+
+logger = logging.getLogger(__name__)
+
+# Of weight times number, good to bad: Ethayarajh et al. 2024 (KTO), section 4.2.
+BALANCE = (1.0, 4 / 3)
 
 
 def places(paths: RunPaths, where: str | None, drop: Sequence[str]) -> npt.NDArray[np.int64] | None:
@@ -57,4 +63,51 @@ def _no_audit(paths: RunPaths) -> InputError:
         found=f"no audit of the prepared pairs in {paths.audit}",
         where="train.drop",
         fix="Run `scoreonce audit` with this run file first.",
+    )
+
+
+def good_completions(
+    table: pl.DataFrame, places: npt.NDArray[np.int64] | None, paths: RunPaths
+) -> npt.NDArray[np.int64] | None:
+    """Those of `places` (None: all) with a chosen completion, for a method that imitates it; said where some have none.
+
+    Raises `InputError` where none has.
+    """
+    good = table["chosen_id"].is_not_null().to_numpy()
+    if good.all():
+        return places
+    kept = np.flatnonzero(good) if places is None else places[good[places]]
+    if not len(kept):
+        raise InputError(
+            "There is no good completion to imitate.",
+            found=f"{len(table):,} completions, all of them bad",
+            where=str(paths.pairs("train")),
+            fix="Train with kto or bco, or correct the column of the label: data.columns.label.",
+        )
+    left = len(table if places is None else places) - len(kept)
+    logger.info(f"unpaired data: trains on {len(kept):,} good completions, leaves out {left:,} bad ones")
+    return kept
+
+
+def balance(columns: Mapping[str, npt.NDArray[np.float64]], hyperparameters: Mapping[str, float | str]) -> str | None:
+    """What to say of the numbers of good and bad completions and of the weights that balance them; None for pairs."""
+    good, bad = (int(columns[f"has_{side}"].sum()) for side in ("chosen", "rejected"))
+    if good == bad == len(columns["has_chosen"]):
+        return None
+    said = f"unpaired data: {good:,} good and {bad:,} bad completions"
+    if not good or not bad:
+        return f"{said}; with one kind alone there is nothing to tell apart"
+    desirable, undesirable = (float(hyperparameters[f"{name}_weight"]) for name in ("desirable", "undesirable"))
+    low, high = BALANCE
+    if not undesirable or low <= desirable * good / (undesirable * bad) <= high:
+        return said
+    # The smaller number gets the larger weight.
+    weights = [bound * undesirable * bad / good for bound in BALANCE]
+    name = "desirable_weight"
+    if good > bad:
+        weights, name = [desirable * good / (bound * bad) for bound in reversed(BALANCE)], "undesirable_weight"
+    ratio = desirable * good / (undesirable * bad)
+    return (
+        f"{said}; desirable_weight * good / (undesirable_weight * bad) is {ratio:.3g}, "
+        f"KTO's authors keep it from 1 to 4/3: train.{name} from {weights[0]:.3g} to {weights[1]:.3g}"
     )

@@ -35,9 +35,8 @@ from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
-from scoreonce.stages.data.unpaired import balance
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
-from scoreonce.stages.train import checkpoint
+from scoreonce.stages.train import checkpoint, pair_filter
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.step_log import WHOLE
@@ -111,7 +110,7 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     data = load_training_data(
         RunPaths.of(run), method.reads, run.train.where, run.train.drop, takes_unpaired=method.takes_unpaired
     )
-    if "has_chosen" in data.columns and (said := balance(data.columns, method.hyperparameters)):
+    if "has_chosen" in data.columns and (said := pair_filter.balance(data.columns, method.hyperparameters)):
         logger.info(said)
     _require_calibrated(method, data)
     return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
