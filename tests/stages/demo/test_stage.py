@@ -153,7 +153,7 @@ def test_the_whole_demo_in_little(runs):
     command("evaluate", "configs/demo.toml", "--method", "ipo")
     demo.judge(preferences, TINY)
     command("report", "configs/demo.toml")
-    entries = json.loads(Path("runs/demo/demo.json").read_text())
+    entries = json.loads(Path("runs/demo/demo.json").read_text())["policies"]
     assert [entry["label"] for entry in entries] == ["reference", "ipo"]
     reference, policy = entries
     assert reference["kl_mean"] == 0

@@ -13,6 +13,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import EvaluationManifest
 from scoreonce.schemas.tables import EvaluationPair
 from scoreonce.stages import config
+from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
@@ -205,7 +206,7 @@ def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
     run = make_run(scored)
     evaluate.evaluate(run)
     paths = RunPaths.of(run)
-    manifest = EvaluationManifest.model_validate_json(paths.evaluation_summary.read_bytes())
+    manifest = manifests.read(EvaluationManifest, paths.evaluation_summary)
     assert manifest.files == {"pairs.parquet": sha256(paths.evaluation / "pairs.parquet")}
     assert manifest.pairs_manifest_sha256 == sha256(paths.pairs_manifest)
     assert manifest.reference.model == str(scored / "reference")
