@@ -236,12 +236,17 @@ def _damaged(paths: RunPaths) -> bool:
     """Whether the model or the log of a finished run is not what was written; said, because training goes on then."""
     try:
         policy_manifest.require_sound(paths.policy)
+        if (settings := paths.training / "run.toml").exists():
+            files.read_toml(settings)
         if paths.training_log.exists():
             log = manifests.read(TrainingLogManifest, paths.training_log)
             manifests.require_files(log, paths.training, WHOLE)
             return not log.finished  # a run that mends a damaged one was stopped
     except InputError as error:
         logger.warning("%s: %s (%s); written again from the last checkpoint", paths.label, error.what, error.where)
+        return True
+    except ValueError as error:
+        logger.warning("%s: run.toml cannot be read (%s); written again", paths.label, error)
         return True
     return False
 
