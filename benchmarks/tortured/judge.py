@@ -190,8 +190,7 @@ class _Listening(logging.Handler):
     """Collects what stages say of damage or of work done again."""
 
     WORDS = re.compile(
-        r"damaged|Passed over|(Preparing|written|made|tables) again|left out|set aside|scored +\d|earlier version",
-        re.IGNORECASE,
+        r"damaged|Passed over|(Preparing|written|made|tables) again|set aside|left out|earlier version", re.IGNORECASE
     )
 
     def __init__(self) -> None:
