@@ -11,8 +11,8 @@ import pytest
 from bad_input import copy_of
 from jinja2.exceptions import TemplateError
 
+from scoreonce.pipeline.templates.renderer import chat_renderer
 from scoreonce.pipeline.text.quarantine import RowError
-from scoreonce.pipeline.text.tokenize import chat_renderer
 from scoreonce.schemas.errors import InputError, printable
 from scoreonce.stages import cli
 from scoreonce.stages.models.loading import load_model, load_tokenizer

@@ -17,16 +17,17 @@ import tomli_w
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from scoreonce.pipeline.text.chat import Render
+from scoreonce.pipeline.templates.renderer import chat_renderer
 from scoreonce.pipeline.text.quarantine import REASONS, RowError
-from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, prepare_rows
-from scoreonce.pipeline.text.tokenize import TextEncoder, chat_renderer, text_encoder
+from scoreonce.pipeline.text.rows_to_pairs import prepare_rows
+from scoreonce.pipeline.text.tokenize import text_encoder
 from scoreonce.pipeline.text.transcripts import split_transcripts
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, arrow_schema
 from scoreonce.stages import config, run_file
 from scoreonce.stages.config import Data, Run
-from scoreonce.stages.prepare.dataset import recipe_of
+from scoreonce.stages.data.encoding import Encoding
+from scoreonce.stages.prepare.dataset import dataset_of
 from scoreonce.stages.prepare.pair_files import pair_columns
 from scoreonce.stages.raw import raw_files
 from scoreonce.stages.raw.raw_data import RawData
@@ -54,7 +55,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 def _prepare(rows: list[Any], **data: Any) -> None:
     """What `prepare` does with raw rows; no row vanishes."""
     raw = RawData("fuzzed", {}, len(rows), lambda _: iter([rows]))
-    recipe = _recipe(raw, Data(source="fuzzed", max_length=128, **data))
+    recipe = dataset_of(raw, Data(source="fuzzed", max_length=128, **data), _encoding()).recipe
     pairs, refused = prepare_rows(rows, 0, recipe)
     assert {pair.row for pair in pairs} | {row.row for row in refused} == set(range(len(rows)))
     assert {row.reason for row in refused} <= REASONS.keys()
@@ -63,12 +64,8 @@ def _prepare(rows: list[Any], **data: Any) -> None:
 
 
 @cache
-def _encoder() -> tuple[TextEncoder, Render]:
-    return text_encoder(_tokenizer()), chat_renderer(_tokenizer())
-
-
-def _recipe(raw: RawData, data: Data) -> PreparationSettings:
-    return recipe_of(raw, data, *_encoder())
+def _encoding() -> Encoding:
+    return Encoding(text_encoder(_tokenizer()), chat_renderer(_tokenizer()))
 
 
 def jsonl(content: bytes) -> None:
