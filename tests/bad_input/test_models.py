@@ -63,7 +63,11 @@ SCORING = [
         )
     ),
     *(
-        Case("score RUN --set reference.model={own}/m", ("A weight file is incomplete or damaged.",), model={"model.safetensors": content})
+        Case(
+            "score RUN --set reference.model={own}/m",
+            ("A weight file is incomplete or damaged.",),
+            model={"model.safetensors": content},
+        )
         for content in (b"", b"nonsense", b"\xff" * 8 + b"{}", b"\x08\0\0\0\0\0\0\0[[[[[[[[")
     ),
     Case("score RUN --set reference.adapter={own}/m", ("has no weights",), {"m/adapter_config.json": "{}"}),
