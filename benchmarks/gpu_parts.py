@@ -13,7 +13,7 @@ from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward import head as head_module
 from scoreonce.pipeline.forward import head_kernels as fused
 from scoreonce.pipeline.forward.head import token_columns
-from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.forward.scorer import TokenScorer, predicting
 
 if TYPE_CHECKING:
     from gpu import Bench, Trained
@@ -86,7 +86,7 @@ def phases(bench: Bench, trained: Trained, rows: list[PromptRow], budget: int, l
         mark("start")
         batch = scorer._batch(line, bench.device)
         mark("rows to tensors")
-        hidden = scorer._hidden(line, batch)
+        hidden = predicting(scorer._body_output(line, batch), batch)
         mark("body, forward")
         cut = hidden.detach().requires_grad_()
         logps = token_columns(cut, architecture.head_of(model), batch.targets).logps

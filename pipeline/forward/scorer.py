@@ -70,7 +70,7 @@ class TokenScorer(nn.Module):
         model = architecture.causal_lm(self.model)
         batch = self._batch(prompt_rows, model.device)
         output, head = self._body_output(prompt_rows, batch), architecture.head_of(model)
-        hidden = _predicting(output, batch)
+        hidden = predicting(output, batch)
         columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
         return TokenScores(
             columns.logps,
@@ -89,7 +89,7 @@ class TokenScorer(nn.Module):
         """Hidden states that predict each completion token, in the model's dtype."""
         model = architecture.causal_lm(self.model)
         batch = self._batch(prompt_rows, model.device)
-        return _predicting(self._body_output(prompt_rows, batch), batch)
+        return predicting(self._body_output(prompt_rows, batch), batch)
 
     def _batch(self, prompt_rows: Sequence[PromptRow], device: torch.device) -> Batch:
         return collate(prompt_rows, self.layout, self.multiple).to(device)
@@ -115,7 +115,7 @@ class TokenScorer(nn.Module):
         return output
 
 
-def _predicting(output: ModelOutput, batch: Batch) -> Float[Tensor, "tokens hidden"]:
+def predicting(output: ModelOutput, batch: Batch) -> Float[Tensor, "tokens hidden"]:
     """The hidden states at the positions that predict a completion token."""
     states: Tensor = output.last_hidden_state
     return states.flatten(0, 1).index_select(0, batch.predicts)
