@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import policy_manifest
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
@@ -119,6 +118,8 @@ def deprecations_ignored() -> Iterator[None]:
 
 def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = False) -> PeftModel:
     peft = _peft("reference.adapter")
+    from scoreonce.stages.models import policy_manifest  # pydantic
+
     policy_manifest.require_sound(adapter)
     try:
         with deprecations_ignored():

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -24,10 +24,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.schemas.manifests import SpecialTokens
-from scoreonce.stages.models import adapters, policy_manifest
+from scoreonce.stages.models import adapters
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
+
+if TYPE_CHECKING:
+    from scoreonce.schemas.manifests import SpecialTokens
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -117,6 +119,8 @@ def load_model(
     changed since.
     """
     folder = folder_of(name, revision)
+    from scoreonce.stages.models import policy_manifest  # pydantic, which a bare GPU image lacks
+
     policy_manifest.require_sound(folder)
     config = load_config(folder)
     _disable_dropout(config)
@@ -212,6 +216,8 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:
     """The ids of a tokenizer's control tokens; `ends` are those that end a completion, EOS where none is given."""
+    from scoreonce.schemas.manifests import SpecialTokens  # pydantic
+
     added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     last = sorted(ends) or [tokenizer.eos_token_id]
     every = sorted({*tokenizer.all_special_ids, *added, *last})
