@@ -50,8 +50,8 @@ def locked(
 ) -> Iterator[None]:
     """Be the only process that writes the file or folder `written` of a run in this block.
 
-    `restart` removes what is there. Waits and raises as `exclusive` does, and raises `InputError` where `written` leads
-    out of the run's folder.
+    Removes the unfinished files of a killed command there; `restart` removes all that is there. Waits and raises as
+    `exclusive` does, and raises `InputError` where `written` leads out of the run's folder.
     """
     path = paths.lock(written)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,15 @@ def locked(
         if restart:
             remove(written, inside=paths.out)
         require_inside(written, paths.out)
+        remove_unfinished(written, inside=paths.out)
         yield
+
+
+def remove_unfinished(written: Path, *, inside: Path) -> None:
+    """Remove the temporary files and folders that a killed command left of a file, or in a folder. Needs its lock."""
+    found = written.rglob(".*.tmp") if written.is_dir() else written.parent.glob(f".{written.name}.*.tmp")
+    for path in list(found):
+        remove(path, inside=inside)
 
 
 def _wait(lock: FileLock, holder: Path, what: str, timeout: float | None) -> None:

@@ -18,7 +18,7 @@ from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
-from scoreonce.stages.common.locking import locked
+from scoreonce.stages.common.locking import locked, remove_unfinished
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.removal import require_inside
 from scoreonce.stages.common.results import ScoreResult
@@ -74,6 +74,7 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     require_inside(path.parent, paths.out)
     # `prepare` takes the same lock, so that the tables are of one set of pairs.
     with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
+        remove_unfinished(path.parent, inside=paths.out)
         counts = {}
         for split in SPLITS:
             pairs = reference_view(job, split)

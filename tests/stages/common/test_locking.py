@@ -42,3 +42,23 @@ def test_the_second_is_told_who_holds_it_and_restart_waits_for_the_lock(tmp_path
     assert paths.training.is_dir()
     with locked(paths, paths.training, "the training run dpo", timeout=0, restart=True):
         assert not paths.training.exists()
+
+
+def test_what_a_killed_command_left_unfinished_is_removed_and_nothing_else(tmp_path):
+    paths, away = paths_in(tmp_path / "out"), tmp_path / "away"
+    away.mkdir()
+    (away / ".other.1.tmp").touch()
+    model = paths.training / ".model.tmp"
+    model.mkdir(parents=True)
+    (paths.training / "link").symlink_to(away)
+    for name in (".model.tmp/config.json", ".metrics.jsonl.12.tmp", "metrics.jsonl", "notes.tmp", ".kept"):
+        (paths.training / name).touch()
+    for name in (".report.html.12.tmp", ".other.html.12.tmp"):
+        (paths.out / name).touch()
+    for written in (paths.training, paths.report):
+        with locked(paths, written, "it"):
+            pass
+    assert {path.name for path in paths.training.iterdir()} == {"metrics.jsonl", "notes.tmp", ".kept", "link"}
+    assert not (paths.out / ".report.html.12.tmp").exists()
+    assert (paths.out / ".other.html.12.tmp").exists()
+    assert (away / ".other.1.tmp").exists()
