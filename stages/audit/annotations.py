@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.audit.checks.judgements import Ballot
-from scoreonce.pipeline.detection.roles import recognise
 from scoreonce.pipeline.text.dataset_columns import Columns
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.prepared_pairs import Inputs
-from scoreonce.stages.raw.raw_data import RawData, columns_of, limited, open_data
+from scoreonce.stages.raw.raw_data import RawData, limited, open_data
+from scoreonce.stages.raw.recognition import head_of
 
 # The models of the first and second response, or of the chosen and rejected one, by their names in published datasets.
 BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))
@@ -102,16 +102,8 @@ def _was_prepared(raw: RawData, prepared: Inputs) -> bool:
 
 
 def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
-    head = next(raw.batches(None), [])
-    found = columns_of(head)
-    recognised = recognise(
-        found,
-        [row for row in head if isinstance(row, dict)],
-        data.columns,
-        format=None if data.format == "auto" else data.format,
-        coding=data.preference,
-    )
-    columns, labelled = recognised.columns, recognised.format == "labelled"
+    head = head_of(raw, data)
+    found, columns, labelled = head.columns, head.recognised.columns, head.recognised.format == "labelled"
     if audit.votes and audit.votes not in found:
         raise InputError(
             f"The dataset has no column {audit.votes!r}.",
@@ -121,7 +113,7 @@ def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
         )
     models = next((pair for pair in (BY_RESPONSE if labelled else BY_LABEL) if set(pair) <= set(found)), None)
     # One row of a graded list may make several pairs, so it has no single pair of responses to vote on.
-    graded = recognised.format == "graded"
+    graded = head.recognised.format == "graded"
     return _Reading(
         columns,
         labelled,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scoreonce.pipeline.detection.roles import recognise
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.pairing import Pairing
 from scoreonce.pipeline.text.quarantine import RowError
@@ -17,7 +16,8 @@ from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.raw.raw_data import RawData, columns_of, open_data
+from scoreonce.stages.raw.raw_data import RawData, open_data
+from scoreonce.stages.raw.recognition import head_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,25 +57,8 @@ def open_test(data: Data) -> RawData | None:
 
 def dataset_of(raw: RawData, data: Data, encoding: Encoding) -> Dataset:
     """The dataset and how to read it, found out from its first rows. Raises `InputError` where that cannot be told."""
-    head = next(raw.batches(None), [])
-    found = columns_of(head)
-    if not found:
-        refused = [row for row in head if isinstance(row, RowError)]
-        raise InputError(
-            "The dataset has no row to read.",
-            found="; ".join(f"{row.reason}, {row.detail}" for row in refused[:3]) or "it is empty",
-            where=raw.name,
-            fix="Give a dataset with rows, one JSON object a line if it is JSON.",
-        )
-    rows = [row for row in head if isinstance(row, dict)]
-    recognised = recognise(
-        found,
-        rows,
-        data.columns,
-        format=None if data.format == "auto" else data.format,
-        coding=data.preference,
-        untyped=raw.untyped,
-    )
+    head = head_of(raw, data)
+    rows, recognised = head.rows, head.recognised
     columns, repeating = recognised.columns, _repeating(recognised.columns, rows)
     read = rows if recognised.format in PLAIN else [with_messages(row, columns) for row in rows]
     _log_changes(raw.name, columns, _spelled(columns, rows, read), repeating)

@@ -97,3 +97,11 @@ def test_positions_follow_the_coding_of_the_preference(tmp_path):
     assert read(tmp_path, rows).by_row["chosen_position"].to_list()[:2] == [1, 2]
     strengths = [{"prompt": "a", "response_1": "x", "response_2": "y", "preference_strength": n} for n in (-2, 3, 0)]
     assert read(tmp_path, strengths).by_row["chosen_position"].to_list()[:2] == [1, 2]
+
+
+def test_positions_of_csv_follow_numbers_that_are_written_as_text(tmp_path):
+    path = tmp_path / "raw.csv"
+    path.write_text("prompt,response_1,response_2,preference\na,x,y,0.2\nb,x,y,0.7\n")
+    prepared = open_data(str(path), subset=None, split="train").inputs
+    found = raw_annotations(Data(source=str(path)), Audit(), prepared).by_row
+    assert found.filter(split="train").sort("row")["chosen_position"].to_list() == [1, 2]
