@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
-from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
+from scoreonce.pipeline.methods.pieces.hyperparameters import CompletionWeight
 from scoreonce.pipeline.methods.pieces.registry import objective, statistic
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
-
-Weight = Annotated[float, Allowed("the weight of these completions' losses", at_least=0)]
 
 
 @statistic(initial={"mean_logratio": 0.0, "mean_logratio_steps": 0.0})
@@ -41,8 +37,8 @@ def bco(
     has_rejected: StepColumn,
     beta: StepColumn,
     *,
-    desirable_weight: Weight = 1.0,
-    undesirable_weight: Weight = 1.0,
+    desirable_weight: CompletionWeight = 1.0,
+    undesirable_weight: CompletionWeight = 1.0,
 ) -> StepColumn:
     """-l_D log sigmoid(beta a - delta) - l_U log sigmoid(delta - beta c), per pair (pairs,).
 
@@ -51,9 +47,16 @@ def bco(
     without gradient: TRL 0.13's `bco_pair`, with the optimizer step for its micro-batch. The paper's density-ratio
     weights for prompts (UDM) are not here. For delta = 0, TRL's from 1.0 on: `bco_pair`.
     """
-    desirable = has_chosen * -logsigmoid(beta * (chosen_logratios - mean_logratio))
-    undesirable = has_rejected * -logsigmoid(beta * (mean_logratio - rejected_logratios))
-    return desirable_weight * desirable + undesirable_weight * undesirable
+    chosen, rejected = chosen_logratios - mean_logratio, rejected_logratios - mean_logratio
+    return bco_pair(
+        chosen,
+        rejected,
+        has_chosen,
+        has_rejected,
+        beta,
+        desirable_weight=desirable_weight,
+        undesirable_weight=undesirable_weight,
+    )
 
 
 @objective(rewards=logratio_rewards)
@@ -64,8 +67,8 @@ def bco_pair(
     has_rejected: StepColumn,
     beta: StepColumn,
     *,
-    desirable_weight: Weight = 1.0,
-    undesirable_weight: Weight = 1.0,
+    desirable_weight: CompletionWeight = 1.0,
+    undesirable_weight: CompletionWeight = 1.0,
 ) -> StepColumn:
     """-l_D log sigmoid(beta a) - l_U log sigmoid(-beta c), per pair (pairs,): TRL's from 1.0 on, without delta."""
     desirable = has_chosen * -logsigmoid(beta * chosen_logratios)

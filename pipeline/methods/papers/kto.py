@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
-from scoreonce.pipeline.methods.pieces.hyperparameters import Allowed
+from scoreonce.pipeline.methods.pieces.hyperparameters import CompletionWeight
 from scoreonce.pipeline.methods.pieces.registry import objective
 from scoreonce.pipeline.methods.pieces.shapes import StepColumn
 from scoreonce.pipeline.methods.pieces.standard import logratio_rewards
-
-Weight = Annotated[float, Allowed("the weight of these completions' losses", at_least=0)]
 
 
 @objective(rewards=logratio_rewards, batch_coupled=True)
@@ -23,8 +19,8 @@ def kto(
     has_rejected: StepColumn,
     beta: StepColumn,
     *,
-    desirable_weight: Weight = 1.0,
-    undesirable_weight: Weight = 1.0,
+    desirable_weight: CompletionWeight = 1.0,
+    undesirable_weight: CompletionWeight = 1.0,
 ) -> StepColumn:
     """(l_D (1 - sigmoid(beta (a - z))) + l_U (1 - sigmoid(beta (z - c)))) / 2, per pair (pairs,).
 

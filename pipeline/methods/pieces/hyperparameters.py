@@ -91,6 +91,7 @@ LabelSmoothing = Annotated[float, Allowed("the assumed share of flipped labels",
 GammaBetaRatio = Annotated[
     float, Allowed("the target margin, gamma / beta, in nats of the log-prob difference", at_least=0)
 ]
+CompletionWeight = Annotated[float, Allowed("the weight of these completions' losses", at_least=0)]
 Momentum = Annotated[float, Allowed("the share of a running statistic that each step keeps", at_least=0, below=1)]
 Normalisation = Annotated[
     Literal["average", "sum"], Allowed("whether a completion's log-prob is its average per token or its sum")
