@@ -16,7 +16,7 @@ import numpy.typing as npt
 import polars as pl
 
 from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
-from scoreonce.schemas.errors import InputError, did_you_mean
+from scoreonce.schemas.errors import InputError, did_you_mean, first_line
 
 _WHERE, _DROP, _HOLDS = "train.where", "train.drop", "holds:where"
 _EXAMPLE = 'Write a condition such as where = "NOT duplicate_pair AND chosen_len < 512".'
@@ -34,7 +34,7 @@ def condition(where: str, columns: Sequence[str]) -> tuple[pl.Expr, list[str]]:
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             "The condition is not a valid SQL expression.",
-            found=f"{where!r}: {_first_line(error)}",
+            found=f"{where!r}: {first_line(error)}",
             where=_WHERE,
             fix=_EXAMPLE,
         ) from None
@@ -61,7 +61,7 @@ def kept(pairs: pl.LazyFrame, expression: pl.Expr, where: str) -> npt.NDArray[np
         holds = pairs.with_columns(expression.alias(_HOLDS)).select(_HOLDS).collect(engine="streaming")[_HOLDS]
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
-            "The condition cannot be evaluated.", found=f"{where!r}: {_first_line(error)}", where=_WHERE, fix=_EXAMPLE
+            "The condition cannot be evaluated.", found=f"{where!r}: {first_line(error)}", where=_WHERE, fix=_EXAMPLE
         ) from None
     if holds.dtype != pl.Boolean:
         raise InputError(
@@ -113,7 +113,3 @@ def _unknown(kind: str, unknown: list[str], given: str, known: Sequence[str], wh
         where=where,
         fix=f"The {kind}s are: {', '.join(known)}. {hint}",
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
