@@ -13,24 +13,25 @@ SIDES = ("prompt", "chosen", "rejected")
 
 @dataclass(frozen=True)
 class PairText:
-    """The texts that the token ids of a pair decode to. `rejected` is None in completion-only data."""
+    """The texts that the token ids of a pair decode to. A side that it does not have is None."""
 
     prompt: str
-    chosen: str
+    chosen: str | None
     rejected: str | None
 
 
 def decoded(encoder: TextEncoder, prompt: Ids, chosen: Ids, rejected: Ids) -> PairText:
     """The pair of these token ids as text with its special tokens."""
     start = _text(encoder, prompt)
+
     # Decoded alone, a completion would lose its first space in tokenizers of SentencePiece's kind.
-    sides = [
-        whole.removeprefix(start)
-        if (whole := _text(encoder, [*prompt, *side])).startswith(start)
-        else _text(encoder, side)
-        for side in (chosen, rejected)
-    ]
-    return PairText(start, sides[0], sides[1] if len(rejected) else None)
+    def completion(ids: Ids) -> str | None:
+        if not len(ids):
+            return None
+        whole = _text(encoder, [*prompt, *ids])
+        return whole.removeprefix(start) if whole.startswith(start) else _text(encoder, ids)
+
+    return PairText(start, completion(chosen), completion(rejected))
 
 
 def _text(encoder: TextEncoder, ids: Iterable[int]) -> str:

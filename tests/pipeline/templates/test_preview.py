@@ -37,10 +37,15 @@ def test_a_long_text_shows_its_start_and_its_end():
     ]
 
 
-def test_ids_are_decoded_with_special_tokens():
+def test_ids_are_decoded_with_special_tokens_and_an_absent_side_is_none():
     tokenizer = chat_tokenizer(CHATML)
-    sides = (np.array(tokenizer(text)["input_ids"], np.int32) for text in ("<|im_start|>hé", "!<|im_end|>", ""))
-    assert decoded(text_encoder(tokenizer), *sides) == PairText("<|im_start|>hé", "!<|im_end|>", None)
+    prompt, side, absent = (
+        np.array(tokenizer(text)["input_ids"], np.int32) for text in ("<|im_start|>hé", "!<|im_end|>", "")
+    )
+    encoder = text_encoder(tokenizer)
+    assert decoded(encoder, prompt, side, absent) == PairText("<|im_start|>hé", "!<|im_end|>", None)
+    bad = decoded(encoder, prompt, absent, side)
+    assert list(preview_lines(1, bad)) == ["pair 1", "  prompt   | <|im_start|>hé", "  rejected | !<|im_end|>"]
 
 
 def test_a_completion_keeps_the_space_that_it_begins_with():
