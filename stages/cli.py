@@ -15,11 +15,40 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from scoreonce.schemas.errors import InputError, printable
+from scoreonce.stages.commands.options import (
+    AllowMethodFile,
+    AsJson,
+    AsMarkdown,
+    Contamination,
+    Drop,
+    DryRun,
+    FailOn,
+    FullVocab,
+    Label,
+    Labels,
+    LockTimeout,
+    Method,
+    MethodFile,
+    MethodName,
+    Model,
+    NearDuplicates,
+    Preview,
+    Prune,
+    Query,
+    Rehash,
+    Replace,
+    Restart,
+    RunFile,
+    Sets,
+    Trust,
+    Version,
+    What,
+)
 from scoreonce.stages.common.messages import verbose
 
 if TYPE_CHECKING:
@@ -44,135 +73,6 @@ store_app = typer.Typer(
 demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"scoreonce {version('scoreonce')}")
-        raise typer.Exit
-
-
-def _trust_remote_code(wanted: bool) -> None:
-    if wanted:
-        from scoreonce.stages.models import loading
-
-        loading.trust_remote_code = True
-
-
-def _rehash(wanted: bool) -> None:
-    if wanted:
-        from scoreonce.stages.common import digests
-
-        digests.rehash = True
-
-
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; repeatable."),
-]
-Method = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Method, in place of the run file's; see `scoreonce methods`.")
-]
-Label = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
-]
-Labels = Annotated[
-    list[str] | None, typer.Option("--label", metavar="NAME", help="Only this training run; repeatable.")
-]
-Model = Annotated[
-    str | None,
-    typer.Option(metavar="MODEL", help="Policy to evaluate in place of the trained one: folder or Hub name."),
-]
-FailOn = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FINDINGS",
-        help="Exit with code 3 on these findings, e.g. duplicate_pair,contradictory_pair>0.01: on any pair, or on more "
-        "than that share or number of pairs.",
-    ),
-]
-NearDuplicates = Annotated[
-    bool | None,
-    typer.Option(
-        "--near-duplicates/--no-near-duplicates", help="Search for near-duplicates by shared words, or do not."
-    ),
-]
-Contamination = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--contamination", metavar="FILE", help="Evaluation prompts that no pair may overlap with; repeatable."
-    ),
-]
-Query = Annotated[
-    str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
-Replace = Annotated[
-    bool,
-    typer.Option(
-        "--restart",
-        help="Replace the pairs of this run, and delete its reference scores, training runs and evaluations. The "
-        "reference store stays.",
-    ),
-]
-LockTimeout = Annotated[
-    float | None,
-    typer.Option(
-        "--lock-timeout",
-        metavar="SECONDS",
-        min=0,
-        help="How long to wait for another command that writes the same files; without end by default.",
-    ),
-]
-Drop = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
-]
-Prune = Annotated[
-    bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
-]
-Preview = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        min=0,
-        help="Only show the first N pairs as the model will see them, and write nothing. Without this option, the "
-        "first two are shown after the work; 0 shows none.",
-    ),
-]
-FullVocab = Annotated[
-    str | None,
-    typer.Option(metavar="FORM", help="Also store next-token distributions: none, hidden or topk (score.full_vocab)."),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Only estimate time, memory and disk, from a few seconds of work with the model."),
-]
-Trust = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        callback=_trust_remote_code,
-        help="Allow Python code that comes with a model to run.",
-    ),
-]
-AllowMethodFile = Annotated[
-    bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
-]
-Rehash = Annotated[
-    bool,
-    typer.Option(
-        "--rehash",
-        callback=_rehash,
-        help="Hash models and raw data again: do not trust that a file of the same size and date is the same.",
-    ),
-]
-Version = Annotated[
-    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-]
 
 
 @app.callback()
@@ -307,7 +207,15 @@ def train(
 
 
 @app.command()
-def merge(run: RunFile, sets: Sets = None, method: Method = None, label: Label = None, trust: Trust = False) -> None:
+def merge(
+    run: RunFile,
+    sets: Sets = None,
+    method: Method = None,
+    label: Label = None,
+    lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
+    trust: Trust = False,
+) -> None:
     """Merge a LoRA policy into its base model.
 
     Writes a whole model beside the adapter, for tools that load no adapters.
@@ -315,7 +223,7 @@ def merge(run: RunFile, sets: Sets = None, method: Method = None, label: Label =
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.train import merge
 
-    merge.merge(settings)
+    merge.merge(settings, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -347,15 +255,10 @@ def report(run: RunFile, sets: Sets = None, labels: Labels = None, lock_timeout:
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain this method.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="All methods as JSON, for programs.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="A Markdown table, as in docs/methods-table.md.")
-    ] = False,
-    method_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.py", help="Also load this file, which registers methods; runs its code."),
-    ] = None,
+    name: MethodName = None,
+    as_json: AsJson = False,
+    as_markdown: AsMarkdown = False,
+    method_file: MethodFile = None,
 ) -> None:
     """List the methods, or explain one."""
     from scoreonce.stages.commands import listing
@@ -366,7 +269,7 @@ def methods(
 @app.command()
 def path(
     run: RunFile,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")],
+    what: What,
     sets: Sets = None,
     method: Method = None,
     label: Label = None,

@@ -1,4 +1,4 @@
-"""Commands that are no stage: lists, paths, SQL and the generated method page.
+"""Commands that are no stage: lists, paths, SQL and the generated method page; the options of all commands.
 
 In: a run file or a method name. Out: text.
 """

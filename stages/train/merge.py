@@ -12,26 +12,50 @@ import logging
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common import manifests
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading, model_digests
+from scoreonce.stages.models import lineage, loading, model_digests, policy_manifest
 from scoreonce.stages.train import save_policy
 
 logger = logging.getLogger(__name__)
 
 
-def merge(run: Run) -> MergeResult:
+def merge(run: Run, *, lock_timeout: float | None = None) -> MergeResult:
     """Merge the adapter that `train` wrote into its base model; do nothing where that is done.
 
-    Raises `InputError` where there is no such adapter, or the base model is not the one that it was trained on.
+    Waits for a training of the same label. Raises `InputError` after `lock_timeout` seconds, where there is no such
+    adapter, or where the base model is not the one that it was trained on.
     """
     paths = RunPaths.of(run)
-    record = manifests.read(Lineage, paths.lineage)
-    _require_adapter(paths)
-    if paths.merged.is_dir():
-        logger.info("%s: up to date, %s", paths.label, paths.merged)
-        return MergeResult(paths)
+    manifests.read(Lineage, paths.lineage)  # no lock for a run that is not there
+    with locked(paths, paths.training, f"the training run {paths.label}", timeout=lock_timeout):
+        record = manifests.read(Lineage, paths.lineage)
+        _require_adapter(paths)
+        if _is_merged(paths, record):
+            logger.info("%s: up to date, %s", paths.label, paths.merged)
+        else:
+            _write(run, paths, record)
+    return MergeResult(paths)
+
+
+def _is_merged(paths: RunPaths, record: Lineage) -> bool:
+    """Whether the merged model is that of this adapter, as it was written; said where it is not."""
+    if not paths.merged.exists():
+        return False
+    if policy_manifest.identity_of(paths.merged) != record.identity:
+        logger.warning("%s: %s was not merged from this adapter; written again", paths.label, paths.merged)
+        return False
+    try:
+        policy_manifest.require_sound(paths.merged)
+    except InputError as error:
+        logger.warning("%s: %s (%s); written again", paths.label, error.what, error.where)
+        return False
+    return True
+
+
+def _write(run: Run, paths: RunPaths, record: Lineage) -> None:
     start = lineage.start_of(run)
     base = loading.folder_of(start.model, start.revision)
     if model_digests.model_digest(base) != record.policy.weights:
@@ -48,7 +72,6 @@ def merge(run: Run) -> MergeResult:
     )
     save_policy.save(paths.merged, model, start=start, tokenizer=run.data.tokenizer, lineage=record, inside=paths.out)
     logger.info("%s: merged in %s, model in %s", paths.label, dtype, paths.merged)
-    return MergeResult(paths)
 
 
 def _require_adapter(paths: RunPaths) -> None:

@@ -5,6 +5,7 @@ import importlib
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,7 +114,7 @@ def test_merge_gets_the_run(run_file, monkeypatch):
     from scoreonce.stages.train import merge
 
     merged = []
-    monkeypatch.setattr(merge, "merge", merged.append)
+    monkeypatch.setattr(merge, "merge", lambda run, **_: merged.append(run))
     assert cli.run_command(["merge", run_file, "--label", "lora"]) == 0
     assert [run.train.label for run in merged] == ["lora"]
 
@@ -244,7 +245,8 @@ def test_paths(tmp_path, run_file, capsys):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
 def test_run_files_load(path):
-    config.load(path)
+    written = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert config.load(path).data.source == written["data"]["source"]
 
 
 def test_the_example_names_every_key_with_its_default():

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id, pair_id
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.models import adapters
+from scoreonce.stages.models import adapters, policy_manifest
 from scoreonce.stages.models.adapters import base_name
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
@@ -196,6 +197,49 @@ def test_merge_writes_the_policy_as_a_whole_model(scored, capsys):
     merge.merge(run)
     assert "up to date" in capsys.readouterr().out
     assert (made.model / "model.safetensors").stat().st_mtime_ns == stamp
+
+
+def _flip(path):
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+
+
+def _of_another_run(merged):
+    manifest = json.loads((merged / "scoreonce.json").read_text())
+    del manifest["checksum"]
+    (merged / "scoreonce.json").write_text(json.dumps(manifest | {"identity": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda merged: _flip(merged / "model.safetensors"), "not what `scoreonce train` wrote"),
+        (lambda merged: (merged / "config.json").unlink(), "not what `scoreonce train` wrote"),
+        (lambda merged: (merged / "scoreonce.json").unlink(), "was not merged from this adapter"),
+        (_of_another_run, "was not merged from this adapter"),
+    ],
+)
+def test_a_merged_model_that_is_not_this_one_is_written_again(scored, damage, said, capsys):
+    run, _, _ = training(scored, "policy", max_steps=1, lora_continue=True)
+    merged = merge.merge(run).model
+    whole = (merged / "model.safetensors").read_bytes()
+    damage(merged)
+    capsys.readouterr()
+    merge.merge(run)
+    assert said in "".join(capsys.readouterr())
+    assert (merged / "model.safetensors").read_bytes() == whole
+    policy_manifest.require_sound(merged)
+
+
+def test_merge_waits_for_a_training_of_the_same_label(scored):
+    run, paths, _ = training(scored, "policy", max_steps=1, lora_continue=True)
+    with (
+        locked(paths, paths.training, "the training run policy"),
+        pytest.raises(InputError, match="The training run policy is in use by another process"),
+    ):
+        merge.merge(run, lock_timeout=0)
+    assert not paths.merged.exists()
 
 
 def test_what_cannot_be_merged(scored):

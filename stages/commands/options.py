@@ -1,0 +1,148 @@
+"""The arguments and options of the command line, each with its help. Their names here are not shown to users.
+
+Importing this has to be quick: what an option needs is imported when it is given.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"scoreonce {version('scoreonce')}")
+        raise typer.Exit
+
+
+def _trust_remote_code(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages.models import loading
+
+        loading.trust_remote_code = True
+
+
+def _rehash(wanted: bool) -> None:
+    if wanted:
+        from scoreonce.stages.common import digests
+
+        digests.rehash = True
+
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; repeatable."),
+]
+Method = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Method, in place of the run file's; see `scoreonce methods`.")
+]
+Label = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
+]
+Labels = Annotated[
+    list[str] | None, typer.Option("--label", metavar="NAME", help="Only this training run; repeatable.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Policy to evaluate in place of the trained one: folder or Hub name."),
+]
+FailOn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FINDINGS",
+        help="Exit with code 3 on these findings, e.g. duplicate_pair,contradictory_pair>0.01: on any pair, or on more "
+        "than that share or number of pairs.",
+    ),
+]
+NearDuplicates = Annotated[
+    bool | None,
+    typer.Option(
+        "--near-duplicates/--no-near-duplicates", help="Search for near-duplicates by shared words, or do not."
+    ),
+]
+Contamination = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--contamination", metavar="FILE", help="Evaluation prompts that no pair may overlap with; repeatable."
+    ),
+]
+Query = Annotated[
+    str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
+]
+Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
+Replace = Annotated[
+    bool,
+    typer.Option(
+        "--restart",
+        help="Replace the pairs of this run, and delete its reference scores, training runs and evaluations. The "
+        "reference store stays.",
+    ),
+]
+LockTimeout = Annotated[
+    float | None,
+    typer.Option(
+        "--lock-timeout",
+        metavar="SECONDS",
+        min=0,
+        help="How long to wait for another command that writes the same files; without end by default.",
+    ),
+]
+Drop = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY", help="Delete this whole store, by its key in `store list`; repeatable."),
+]
+Prune = Annotated[
+    bool, typer.Option("--prune", help="Also delete, from every layer, completions that are not in this run's pairs.")
+]
+Preview = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        min=0,
+        help="Only show the first N pairs as the model will see them, and write nothing. Without this option, the "
+        "first two are shown after the work; 0 shows none.",
+    ),
+]
+FullVocab = Annotated[
+    str | None,
+    typer.Option(metavar="FORM", help="Also store next-token distributions: none, hidden or topk (score.full_vocab)."),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only estimate time, memory and disk, from a few seconds of work with the model."),
+]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        callback=_trust_remote_code,
+        help="Allow Python code that comes with a model to run.",
+    ),
+]
+AllowMethodFile = Annotated[
+    bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
+]
+Rehash = Annotated[
+    bool,
+    typer.Option(
+        "--rehash",
+        callback=_rehash,
+        help="Hash models and raw data again: do not trust that a file of the same size and date is the same.",
+    ),
+]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+]
+MethodName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="Explain this method.")]
+MethodFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.py", help="Also load this file, which registers methods; runs its code."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="All methods as JSON, for programs.")]
+AsMarkdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table, as in docs/methods-table.md.")]
+What = Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")]
