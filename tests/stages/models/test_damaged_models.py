@@ -108,3 +108,4 @@ def test_people_may_edit_the_card(world):
     policy_manifest.write(folder, "0" * 64)
     (folder / "README.md").write_text("as edited")
     policy_manifest.require_sound(folder)
+    assert torch.isfinite(load(folder).model.norm.weight).all()

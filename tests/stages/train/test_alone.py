@@ -58,7 +58,7 @@ def test_a_second_run_under_a_label_is_refused_and_changes_nothing(prepared):
 def test_runs_under_other_labels_do_not_wait(prepared):
     paths = RunPaths.of(run_of(prepared, "other"))
     with locked(paths, paths.training, "the training run other"):
-        train.train(run_of(prepared, max_steps=1), lock_timeout=0)
+        assert train.train(run_of(prepared, max_steps=1), lock_timeout=0).steps_done == 1
 
 
 # Nothing outside `out`

@@ -1,8 +1,9 @@
 """SQL that would read a file."""
 
+import polars as pl
 import pytest
 
-from scoreonce.pipeline.audit.checks.pair_filter import condition
+from scoreonce.pipeline.audit.checks.pair_filter import condition, kept
 from scoreonce.pipeline.audit.checks.sql_reads import refuse_files
 from scoreonce.schemas.errors import InputError
 
@@ -45,4 +46,11 @@ def test_a_condition_of_the_run_file_reads_no_file(tmp_path):
     ],
 )
 def test_texts_may_name_such_functions(query):
-    refuse_files(query, "scoreonce sql")
+    refuse_files(query, "scoreonce sql")  # raises nothing
+
+
+def test_a_condition_may_name_them_in_its_texts():
+    expression, reads = condition("chosen NOT LIKE '%pd.read_csv(%'", ["chosen"])
+    assert reads == ["chosen"]
+    pairs = pl.DataFrame({"chosen": ["pd.read_csv(x)", "no"]}).lazy()
+    assert kept(pairs, expression, "it").tolist() == [1]
