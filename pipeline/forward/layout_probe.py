@@ -170,7 +170,6 @@ class _Trials:
                 off = f"differs from padded rows by {deviation:.1e} nats per token"
                 problems.append(f"{layout}: {problem or off}")
             restore_attention(self.lm, before)
-            self.model.zero_grad()
         if not found:
             return None, problems
         best = min(found, key=lambda probe: seconds[probe.layout])
@@ -201,6 +200,8 @@ class _Trials:
             KeyError,
         ) as error:  # of models and compilers that do not take the mask
             return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        finally:
+            self.model.zero_grad()  # or the first step of training would add the gradient of these rows to its own
         return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
 
     def _seconds(self, layout: RowLayout) -> float:
@@ -221,6 +222,8 @@ class _Trials:
                 taken.append(time.perf_counter() - begun)
         except torch.OutOfMemoryError:
             return float("inf")
+        finally:
+            self.model.zero_grad()
         return statistics.median(taken[1:])
 
     def _scorer(self, layout: RowLayout) -> TokenScorer:

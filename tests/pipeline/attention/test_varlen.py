@@ -1,5 +1,7 @@
 """Variable-length flash attention, with its kernel replaced by plain products: sequences, numbers, and the choice."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -127,6 +129,18 @@ def test_of_two_exact_layouts_the_faster_one_is_used(monkeypatch, fastest, train
         assert [(name, still) for name, still, tokens in timed if name == layout and tokens == 34 * 27] == [
             (layout, not trains)
         ] * 4
+
+
+@pytest.mark.usefixtures("_rivals")
+@pytest.mark.parametrize("kernel", [plain_kernel, lambda *sides, **more: 1.1 * plain_kernel(*sides, **more)])
+def test_no_gradient_is_left_of_a_single_layout_that_is_tried(monkeypatch, kernel):
+    """The first step of training would add it to its own."""
+    monkeypatch.setattr(flash, "varlen_attn", kernel)
+    model = tiny_model("llama")
+    exact = kernel is plain_kernel
+    with nullcontext() if exact else pytest.raises(InputError, match="differs from padded rows"):
+        choose_layout(model, "flash", longest_row=60, trains=True)
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 @pytest.mark.usefixtures("_rivals")
