@@ -23,7 +23,7 @@ from scoreonce.pipeline.forward.head import Head, TopK, top_k
 from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_scores import sum_per_completion
-from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
 
 if TYPE_CHECKING:
@@ -156,19 +156,16 @@ class ModelScorer:
     @torch.inference_mode()
     def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
         """Start scoring a micro-batch; the function returned waits for it and gives the scores of each row."""
-        try:
+        with enough_gpu_memory(
+            "finished shards stay",
+            where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
+            fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
+        ):
             scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
             lengths = scored.lengths
             sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in scored.statistics))
             kept = () if scored.hidden is None else (scored.hidden,)
             read = read_later([scored.token_logps, lengths, *sums, *kept])
-        except torch.OutOfMemoryError as error:
-            raise InputError(
-                "The GPU ran out of memory; finished shards stay.",
-                found=str(error).splitlines()[0],
-                where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
-                fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
-            ) from None
         return lambda: _by_row(rows, read(), keep_hidden)
 
 

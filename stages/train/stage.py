@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import Lineage, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
+from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
@@ -64,15 +65,17 @@ def train(
         if _finished(paths, record):
             say("%s: up to date, %s", paths.label, paths.policy)
             return TrainResult(paths, 0)
-        trainer = Trainer.build(run, method, data, accelerator)
-        if run.train.verify_pairs and lineage.policy_is_reference(record):
-            trainer.check_against_cache()
+        with _enough_gpu_memory(run, accelerator, "before the first step"):
+            trainer = Trainer.build(run, method, data, accelerator)
+            if run.train.verify_pairs and lineage.policy_is_reference(record):
+                trainer.check_against_cache()
         # Whatever is refused is refused before this point, so that it leaves nothing under the label.
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _begin(run, paths, record)
         accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
-        trainer.train(paths)
+        with _enough_gpu_memory(run, accelerator, "a training step"):
+            trainer.train(paths)
         trainer.save_policy(paths, record)
         accelerator.end_training()
     say("%s: %s steps done, model in %s", paths.label, f"{trainer.steps:,}", paths.policy)
@@ -87,7 +90,8 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     method = _method(run, allow_method_file)
     data, _ = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
-    left = estimate_training(Trainer.build(run, method, data, accelerator))
+    with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
+        left = estimate_training(Trainer.build(run, method, data, accelerator))
     if accelerator.is_main_process:
         logger.info(
             "to train   %s pairs, %s steps, %s tokens\n"
@@ -101,6 +105,17 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
             size(left.memory),
         )
     return left
+
+
+def _enough_gpu_memory(run: Run, accelerator: Accelerator, where: str) -> AbstractContextManager[None]:
+    """Say how to train in less memory where it runs out. Only the budget may change in a run that has begun."""
+    budget = run.compute.budget(accelerator.device.type)
+    return enough_gpu_memory(
+        "checkpoints stay",
+        where=f"{where}, with micro-batches of up to {budget:,} tokens",
+        fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={budget // 2}, or train with "
+        "gradient_checkpointing = true or lora_rank.",
+    )
 
 
 def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:

@@ -607,6 +607,28 @@ def test_trackers_are_checked_before_training(prepared, monkeypatch):
     assert "pip install wandb" in expect(prepared, "not installed", log_with=["wandb"]).fix
 
 
+@pytest.mark.parametrize(("training", "place"), [(False, "before the first step"), (True, "a training step")])
+def test_too_little_gpu_memory_names_a_smaller_budget(prepared, monkeypatch, training, place):
+    """Memory runs out in the check against the cache, or in the first step after it."""
+
+    def exhausted(self, rows, **options):
+        if torch.is_grad_enabled() == training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
+        return honest(self, rows, **options)
+
+    def built(*inputs):
+        made = build(*inputs)
+        monkeypatch.setattr(TokenScorer, "forward", exhausted)
+        return made
+
+    honest, build = TokenScorer.forward, train.Trainer.build
+    monkeypatch.setattr(train.Trainer, "build", built)
+    error = expect(prepared, "The GPU ran out of memory; checkpoints stay")
+    assert error.found == "CUDA out of memory. Tried to allocate 2 GiB."
+    assert error.where == f"{place}, with micro-batches of up to 512 tokens"
+    assert "--set compute.tokens_per_microbatch=256" in error.fix
+
+
 def test_cuda_asked_for_and_absent(prepared):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -1,0 +1,21 @@
+"""What is said where a GPU's memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from scoreonce.schemas.errors import InputError
+
+
+@contextmanager
+def enough_gpu_memory(kept: str, *, where: str, fix: str) -> Iterator[None]:
+    """Raise `InputError` where the GPU's memory runs out inside: what is `kept`, where it happened and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise InputError(
+            f"The GPU ran out of memory; {kept}.", found=str(error).splitlines()[0], where=where, fix=fix
+        ) from None
