@@ -129,6 +129,7 @@ def load_model(
             folder,
             config=config,
             dtype=getattr(torch, dtype),
+            attn_implementation=_attention_for(config),
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # they are refused below, with their names
             output_loading_info=True,
@@ -150,6 +151,15 @@ def load_model(
     if adapter is not None:
         model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
+
+
+def _attention_for(config: PretrainedConfig) -> str | None:
+    """The attention to load a model with; None for what transformers takes by itself.
+
+    SDPA cannot cap attention logits, and transformers 5.17 took it for Gemma 2 all the same, without the cap.
+    """
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else None
 
 
 def load_config(folder: Path) -> PretrainedConfig:

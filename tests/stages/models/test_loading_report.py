@@ -6,7 +6,14 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma2PreTrainedModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+)
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.models.loading import load_model
@@ -84,6 +91,15 @@ def test_tied_weights_and_buffers_of_old_files_are_no_fault(world, tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=4, n_positions=64)).save_pretrained(old)
     change(old, weights=lambda w: w.update({"transformer.h.0.attn.bias": torch.ones(1, 1, 64, 64).tril()}))
     load_model(str(old), dtype="float32", device="cpu")
+
+
+def test_attention_that_caps_its_logits_is_not_left_to_sdpa(tmp_path, monkeypatch):
+    """SDPA would leave the cap out without a word; transformers 5.17 took it for Gemma 2."""
+    monkeypatch.setattr(Gemma2PreTrainedModel, "_supports_sdpa", True)
+    shape = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "head_dim": 8}
+    Gemma2ForCausalLM(Gemma2Config(**shape)).save_pretrained(tmp_path)
+    assert Gemma2ForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
+    assert load_model(str(tmp_path), dtype="float32", device="cpu").config._attn_implementation == "eager"
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
