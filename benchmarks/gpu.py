@@ -1,6 +1,6 @@
 """scoreonce on a GPU: scoring and training of random-weight models of real shapes, beside a plain padded loop.
 
-    python benchmarks/gpu.py [--smoke] [--out FOLDER] [--seconds 420]
+    python benchmarks/gpu.py [--smoke] [--out FOLDER] [--seconds 420] [--only 0.5B]
 
 Needs torch, transformers, accelerate and numpy, and nothing else: no installed scoreonce, no tables, no network. On a
 bare machine, with the tests that need a GPU (and pytest), from the root of the repository:
@@ -64,6 +64,7 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 from gpu_models import PROFILES, SHAPES, SMOKE, Profile, Shape, operations, rows_that_fill  # noqa: E402
 from gpu_parts import agreement, head_times, oracles, phases  # noqa: E402
+from gpu_table import brief, table  # noqa: E402
 
 from scoreonce.pipeline import methods  # noqa: E402
 from scoreonce.pipeline.attention.last_layer import restore_attention  # noqa: E402
@@ -98,10 +99,10 @@ VARIANTS = (
     Variant("flex", 16_384),
     Variant("flash", 16_384),
     Variant("flex", 16_384, compiled=True),
-    Variant("flex", 32_768, compiled=True),
     Variant("flash", 32_768),
+    Variant("flex", 32_768, compiled=True),
 )
-PADDED = (16_384, 32_768)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
+PADDED = (8_192, 16_384)  # tokens of a micro-batch of the padded loop, all sequences as long as the longest
 SEQUENCES = 4  # of scoreonce in a step
 
 
@@ -145,7 +146,7 @@ class Bench:
             reason = (str(error).splitlines() or [""])[0][:160]
             self.figures["left out"].append(f"{what}: {type(error).__name__}, {reason}")
             found = None
-        print(f"{time.perf_counter() - self.started:6.0f} s  {what}: {_brief(found)}", flush=True)
+        print(f"{time.perf_counter() - self.started:6.0f} s  {what}: {brief(found)}", flush=True)
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -166,11 +167,6 @@ class Bench:
         yield
         if self.device.type == "cuda":
             found["peak GiB"] = torch.cuda.max_memory_allocated() / GIB
-
-
-def _brief(found: dict[str, Any] | None) -> str:
-    shown = {key: value for key, value in (found or {}).items() if isinstance(value, float)}
-    return ", ".join(f"{key} {value:.4g}" for key, value in shown.items()) if found else "left out"
 
 
 # ---- The two sides ------------------------------------------------------------------------------------------------
@@ -295,14 +291,21 @@ def measure_shape(
         probe.replace_attention_for(model, variant.layout, compiled=variant.compiled)
 
     sample, before = rows[profiles[0].name][:16], model.config._attn_implementation
-    oracle, agreed = oracles(model, sample), found.setdefault("agreement", {})
+    oracle = oracles(model, sample)
+    for layout in dict.fromkeys(variant.layout for variant in variants):  # before any update of the weights
+        switch(Variant(layout, smallest))
+        found.setdefault("agreement", {})[layout] = measured(
+            f"agreement of {layout}", lambda layout=layout: agreement(model, sample, layout, smallest, oracle)
+        )
+    restore_attention(model, before)
+    for profile in profiles:
+        for budget in PADDED:
+            found["profiles"][profile.name]["padded"][f"{budget:,} tokens"] = measured(
+                f"{profile.name}, padded loop, {budget:,} tokens",
+                lambda profile=profile, budget=budget: padded_side(bench, trained, rows[profile.name], budget),
+            )
     for variant in variants:
         switch(variant)
-        if variant.layout not in agreed:
-            agreed[variant.layout] = measured(
-                f"agreement of {variant.layout}",
-                lambda variant=variant: agreement(model, sample, variant.layout, smallest, oracle),
-            )
         for profile in profiles:
             # A larger budget takes more pairs per step, in as many sequences.
             own = rows_that_fill(profile, vocabulary, variant.budget, lines)
@@ -322,22 +325,17 @@ def measure_shape(
     found["head"] = measured("head", lambda: head_times(bench, model, 16 if bench.smoke else 8_192))
     restore_attention(model, before)
     for profile in profiles:
-        sides, own = found["profiles"][profile.name], rows[profile.name]
-        for budget in PADDED:
-            made = measured(
-                f"{profile.name}, padded loop, {budget:,} tokens",
-                lambda own=own, budget=budget: padded_side(bench, trained, own, budget),
-            )
-            sides["padded"][f"{budget:,} tokens"] = made
-        sides["ours"]["dense masks"] = measured(
-            f"{profile.name}, ours, dense masks", lambda own=own: our_side(bench, trained, own, smallest, "shared")
+        made = measured(
+            f"{profile.name}, ours, dense masks",
+            lambda profile=profile: our_side(bench, trained, rows[profile.name], smallest, "shared"),
         )
-        bench.save()
+        found["profiles"][profile.name]["ours"]["dense masks"] = made
+    bench.save()
     return found
 
 
-def run(bench: Bench, name: str) -> None:
-    """Fill and save the figures of `bench`."""
+def run(bench: Bench, name: str, only: str) -> None:
+    """Fill and save the figures of `bench`, of the shapes whose name has `only` in it."""
     rate = gemm_rate(bench)
     ceiling = next((peak for key, peak in DATASHEET.items() if key in name), rate)
     print(f"{name}: bf16 product {rate / 1e12:.0f} TFLOP/s, MFU against {ceiling / 1e12:.0f}", flush=True)
@@ -346,69 +344,11 @@ def run(bench: Bench, name: str) -> None:
     if bench.smoke:
         shapes, variants = (SMOKE,), (Variant("packed", 1_024),)
         profiles = tuple(Profile(profile.name, (20, 0.5), (12, 0.5), 64, 128) for profile in PROFILES)
-    for shape in shapes:
+    for shape in (shape for shape in shapes if only in shape.name):
         found: dict[str, Any] = {"profiles": {p.name: {"ours": {}, "padded": {}} for p in profiles}}
         bench.figures["shapes"][shape.name] = found
         bench.attempt(shape.name, lambda s=shape, f=found: measure_shape(bench, s, profiles, variants, f))
         bench.save()
-
-
-def table(figures: dict[str, Any]) -> str:
-    measured, ceiling = figures["measured"], figures["ceiling, FLOP/s"]
-    lines = [
-        f"# On a GPU: {measured['device']}, {measured['date']}",
-        "",
-        f"torch {measured['torch']}, transformers {measured['transformers']}, {measured['dtype']}, random weights. A "
-        f"bf16 product of 8,192 runs at {figures['bf16 product, FLOP/s'] / 1e12:.0f} TFLOP/s; MFU is against "
-        f"{ceiling / 1e12:.0f}. The padded loop stands in for TRL: benchmarks/gpu_padded.py.",
-    ]
-    for shape, found in figures["shapes"].items():
-        if "parameters" not in found:
-            continue
-        lines += ["", f"## {shape}: {found['parameters'] / 1e9:.2f} B parameters", "", f"| {' | '.join(COLUMNS)} |"]
-        lines.append("|---" * len(COLUMNS) + "|")
-        for profile, sides in found["profiles"].items():
-            base = _best(sides["padded"])
-            for side in ("padded", "ours"):
-                for setting, made in sides[side].items():
-                    if made is not None:
-                        lines.append(_line(profile, side, setting, made, base, ceiling))
-        parts = {f"agreement, {layout}": made for layout, made in found.get("agreement", {}).items()}
-        parts |= {name: made for name, made in found.items() if name.startswith(("head", "phases"))}
-        for part, made in parts.items():
-            if made is not None:
-                lines += ["", f"{part.capitalize()}: {_brief(made)}."]
-    if figures["left out"]:
-        lines += ["", "Left out:", *(f"- {what}" for what in figures["left out"])]
-    return "\n".join(lines) + "\n"
-
-
-COLUMNS = (
-    "profile",
-    "side",
-    "setting",
-    "scoring, pairs/s",
-    "MFU",
-    "training, pairs/s",
-    "MFU",
-    "training, peak GiB",
-    "times the padded loop: scoring, training",
-)
-
-
-def _best(settings: dict[str, Any]) -> dict[str, float]:
-    """The fastest of each over the settings that ran."""
-    ran = [made for made in settings.values() if made is not None]
-    keys = ("scoring, pairs/s", "training, pairs/s")
-    return {key: max(made[key] for made in ran) for key in keys} if ran else {}
-
-
-def _line(profile: str, side: str, setting: str, made: dict[str, Any], base: dict[str, float], ceiling: float) -> str:
-    shares = [f"{made[f'{what}, FLOP/s'] / ceiling:.1%}" for what in ("scoring", "training")]
-    rates = [f"{made[f'{what}, pairs/s']:.4g}" for what in ("scoring", "training")]
-    times = ", ".join(f"{made[key] / value:.2f}" for key, value in base.items())
-    peak = f"{made['training, peak GiB']:.1f}" if "training, peak GiB" in made else ""
-    return f"| {' | '.join([profile, side, setting, rates[0], shares[0], rates[1], shares[1], peak, times])} |"
 
 
 def main() -> None:
@@ -416,6 +356,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny shapes on any device, as a test")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="folder of gpu.json and gpu.md")
     parser.add_argument("--seconds", type=float, default=420, help="no measurement starts later than this")
+    parser.add_argument("--only", default="", help="shapes whose name has this in it, e.g. 0.5B")
     options = parser.parse_args()
     cuda = torch.cuda.is_available()
     if not cuda and not options.smoke:
@@ -426,7 +367,11 @@ def main() -> None:
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     measured = {"date": str(date.today()), "device": name, **versions, "dtype": str(dtype).removeprefix("torch.")}
     figures: dict[str, Any] = {"measured": measured, "shapes": {}, "left out": []}
-    run(Bench(device, dtype, options.seconds, options.smoke, time.perf_counter(), figures, options.out), name)
+    run(
+        Bench(device, dtype, options.seconds, options.smoke, time.perf_counter(), figures, options.out),
+        name,
+        options.only,
+    )
     print(table(figures))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,24 +24,30 @@ if TYPE_CHECKING:
 def agreement(
     model: Any, rows: list[PromptRow], layout: RowLayout, budget: int, oracle: dict[str, torch.Tensor]
 ) -> dict[str, Any]:
-    """Mean and largest differences of log-probs per token from the padded oracle, and between two oracle passes."""
-    noise = (oracle["together"] - oracle["alone"]).abs().double()
+    """Nats per token from a float32 model of the same weights, mean and largest: ours, and padded rows in two ways."""
     scorer = TokenScorer(model, layout, multiple=sequence_multiple(budget))
-    ours = (scorer(rows).token_logps - oracle["together"]).abs().double()
+    sides = {
+        "ours": scorer(rows).token_logps,
+        "padded rows together": oracle["together"],
+        "padded rows one at a time": oracle["alone"],
+    }
+    off = {name: (logps - oracle["float32"]).abs().double() for name, logps in sides.items()}
     return {
-        "nats per token from the oracle, mean": float(ours.mean()),
-        "largest": float(ours.max()),
-        "oracle in other batches, mean": float(noise.mean()),
-        "oracle in other batches, largest": float(noise.max()),
+        f"{name}, {of}": value
+        for name, nats in off.items()
+        for of, value in (("mean", float(nats.mean())), ("largest", float(nats.max())))
     }
 
 
 @torch.inference_mode()
 def oracles(model: Any, rows: list[PromptRow]) -> dict[str, torch.Tensor]:
-    """The padded layout, all rows at once and one at a time."""
-    scorer = TokenScorer(model, "padded")
-    alone = torch.cat([scorer([row]).token_logps for row in rows])
-    return {"together": scorer(rows).token_logps, "alone": alone}
+    """Log-probs in the padded layout: all rows at once, one at a time, and of a float32 copy of the model."""
+    scorer, exact = TokenScorer(model, "padded"), TokenScorer(copy.deepcopy(model).float(), "padded")
+
+    def alone(scorer: TokenScorer) -> torch.Tensor:
+        return torch.cat([scorer([row]).token_logps for row in rows])
+
+    return {"together": scorer(rows).token_logps, "alone": alone(scorer), "float32": alone(exact)}
 
 
 def head_times(bench: Bench, model: Any, tokens: int) -> dict[str, Any]:

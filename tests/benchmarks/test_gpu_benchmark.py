@@ -44,7 +44,7 @@ assert "stand_ins" in sys.modules["jaxtyping"].__file__
         for made in [*sides["ours"].values(), *sides["padded"].values()]:
             assert made["scoring, pairs/s"] > 0
             assert made["training, FLOP/s"] > 0
-    assert figures["shapes"]["tiny"]["agreement"]["packed"]["largest"] < 1e-5
+    assert figures["shapes"]["tiny"]["agreement"]["packed"]["ours, largest"] < 1e-5
     page = (tmp_path / "gpu.md").read_text()
     assert page.count("| multi-turn |") == 4
 
