@@ -220,7 +220,9 @@ class Train(_Section):
     lora_targets: list[str] = Field(["all-linear"], description="names of the modules to adapt")
     lora_continue: bool = Field(False, description="train the reference's adapter on, in place of new LoRA matrices")
     checkpoint_every: int | None = Field(
-        None, ge=1, description="steps between checkpoints; the last step always writes one"
+        None,
+        ge=1,
+        description="steps between checkpoints; by default a tenth of the run, or more if writing takes long",
     )
     keep_checkpoints: int = Field(2, ge=1)
     full_vocab: Literal["hidden", "topk", "live"] = Field(

@@ -45,7 +45,6 @@ from scoreonce.stages.train.step_log import Rows, StepLog, log_damage
 logger = logging.getLogger(__name__)
 
 TERMINATED = 143  # 128 + SIGTERM
-DEFAULT_CHECKPOINTS = 10  # over a run, where the run file names no interval
 
 Metrics = dict[str, float | int]
 
@@ -147,7 +146,7 @@ class Trainer:
         require_same_plan(self.accelerator, {"steps done": done})
         main = self.accelerator.is_main_process
         log = StepLog(paths.training, done, inside=paths.out) if main else None
-        every = settings.checkpoint_every or math.ceil(self.steps / DEFAULT_CHECKPOINTS)
+        interval = checkpoint.CheckpointInterval.of(settings.checkpoint_every, self.steps)
         with (
             _stop_requested(alone=self.accelerator.num_processes == 1) as requested,
             progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
@@ -161,22 +160,24 @@ class Trainer:
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
                 bar.update(1)
                 stop = self.anyone(bool(requested))
-                keeps = stop or step % every == 0 or step == self.steps
+                due = interval.ends_at(step) and self.anyone(main and interval.is_worth_it())
+                keeps = stop or due or step == self.steps
                 if keeps:
                     self._require_finite_weights(step)
                 if log is not None:
                     log.add(metrics, rows)
                     if keeps:
                         log.flush(step)
-                        checkpoint.save(
-                            folder,
-                            self.training,
-                            step,
-                            state,
-                            keep=settings.keep_checkpoints,
-                            inside=paths.out,
-                            log=log.parts,
-                        )
+                        with interval.writing():
+                            checkpoint.save(
+                                folder,
+                                self.training,
+                                step,
+                                state,
+                                keep=settings.keep_checkpoints,
+                                inside=paths.out,
+                                log=log.parts,
+                            )
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
