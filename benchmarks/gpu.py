@@ -6,14 +6,14 @@ Needs torch, transformers, accelerate and numpy, and nothing else: no installed 
 bare machine, with the tests that need a GPU (and pytest), from the root of the repository:
 
     python3 benchmarks/gpu.py --out "${OUT:-.}" && make .types/scoreonce &&
-    PYTHONPATH=.types:benchmarks/stand_ins python3 -m pytest -W default -p no:cacheprovider \\
-        --noconftest tests/pipeline/forward/test_cuda.py
+    PYTHONPATH=.types python3 -m pytest -W default -p no:cacheprovider --noconftest \\
+        tests/pipeline/forward/test_cuda.py
 
-benchmarks/stand_ins replaces jaxtyping where it is not installed; its shapes have no effect on a run.
+Where jaxtyping is not installed, add :benchmarks/stand_ins to that path; its shapes have no effect on a run.
 
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
-the GPU's rate (MFU) in scoring and in training, peak memory; agreement with the padded oracle beside the noise of two
-such passes; the head by chunk size, with its reductions compiled and not; the phases of a training step. scoreonce runs
+the GPU's rate (MFU) in scoring and in training, peak memory; how far log-probs are from those of a float32 copy of the
+model, beside padded rows; the head by chunk size, with its reductions compiled and not; the phases of a training step. scoreonce runs
 packed rows with block masks, plain and with compiled blocks, or with variable-length flash attention, under several
 token budgets, and prompt rows with SDPA's dense masks; the padded loop, benchmarks/gpu_padded.py, under two budgets.
 
