@@ -13,9 +13,10 @@ Where jaxtyping is not installed, add :benchmarks/stand_ins to that path; its sh
 
 First the rate of a bf16 product. Then, for each shape of model and three profiles of lengths: pairs/s and the share of
 the GPU's rate (MFU) in scoring and in training, peak memory; how far log-probs are from those of a float32 copy of the
-model, beside padded rows; the head by chunk size, with its reductions compiled and not; the phases of a training step. scoreonce runs
-packed rows with block masks, plain and with compiled blocks, or with variable-length flash attention, under several
-token budgets, and prompt rows with SDPA's dense masks; the padded loop, benchmarks/gpu_padded.py, under two budgets.
+model, beside padded rows; the head by chunk size, with its reductions compiled and not; the phases of a training step.
+scoreonce runs packed rows with block masks, plain and with compiled blocks, or with variable-length flash attention,
+under several token budgets, and prompt rows with SDPA's dense masks; the padded loop, benchmarks/gpu_padded.py, under
+two budgets.
 
 MFU counts what each side's own layout needs: 2 operations per weight and position, attention by the pairs of positions
 that attend to each other, the head only for completion tokens, times 3 for training; padding and recomputation do not
