@@ -30,6 +30,9 @@ FLIPS        ?= 1000
 TRUNCATIONS  ?= 200
 TORTURE_ARGS ?=
 
+# How often `make kills` kills.
+KILLS        ?= 224
+
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
 SCOREONCE := $(BIN)/scoreonce
@@ -43,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast fuzz torture check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast fuzz torture kills check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +57,7 @@ help: ## list the targets
 setup: $(READY) ## make the virtual environment
 
 $(READY): pyproject.toml constraints.txt
+	@echo "== packages: downloaded once, into $(VENV)"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -61,6 +65,7 @@ $(READY): pyproject.toml constraints.txt
 # ---- 2. The demo: a synthetic task with a known reward, and policies that should earn more of it ----
 
 demo: $(READY) ## a whole run on a synthetic task with a known reward; minutes on a CPU
+	@echo "== nothing is downloaded from here on; five minutes of work on two cores"
 	@echo "== 1/5  the task: texts, a tokenizer and an untrained model of a million parameters"
 	$(SCOREONCE) demo task configs/demo_sft.toml
 	@echo "== 2/5  the reference: that model, trained on the texts"
@@ -69,7 +74,10 @@ demo: $(READY) ## a whole run on a synthetic task with a known reward; minutes o
 	@echo "== 3/5  preferences: two samples per prompt, labelled by the true reward, with noise"
 	$(SCOREONCE) demo pairs configs/demo.toml
 	@echo "== 4/5  the pipeline: score the reference once, then train each method from its columns"
-	@$(MAKE) --no-print-directory evaluate RUN=configs/demo.toml METHOD="$(DEMO_METHODS)"
+	$(SCOREONCE) prepare configs/demo.toml
+	$(SCOREONCE) score configs/demo.toml
+	$(SCOREONCE) train configs/demo.toml $(DEMO_METHODS:%=--method %)
+	$(SCOREONCE) evaluate configs/demo.toml $(DEMO_METHODS:%=--method %)
 	@echo "== 5/5  the result: each policy's true reward, and its KL divergence from the reference"
 	$(SCOREONCE) demo judge configs/demo.toml
 	$(SCOREONCE) report configs/demo.toml
@@ -159,6 +167,9 @@ bench: $(READY) ## the benchmarks, one after the other; see docs/benchmarks.md
 # Every kind of file of a small run is damaged and read; see docs/reliability.md. A kind: TORTURE_ARGS='--only "token ids"'.
 torture: $(READY) ## flipped bits and cut files: none may change a number without a word
 	$(BIN)/python benchmarks/torture.py --flips $(FLIPS) --truncations $(TRUNCATIONS) $(TORTURE_ARGS)
+
+kills: $(READY) ## every stage killed again and again, and given once more: the same results
+	$(BIN)/python benchmarks/kills.py --kills $(KILLS)
 
 clean: ## remove the demo, Make's stamps and caches; your own runs stay
 	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

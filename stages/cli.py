@@ -13,7 +13,7 @@ import errno
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ from scoreonce.stages.commands.options import (
     Method,
     MethodFile,
     MethodName,
+    Methods,
     Model,
     NearDuplicates,
     Preview,
@@ -91,6 +92,21 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label is not None else set())
     reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
     return run.model_copy(update={"train": run.train.model_copy(update=reset)})
+
+
+def _load_each(path: Path, sets: list[str] | None, methods: list[str] | None, label: str | None) -> list[Run]:
+    """The run file once for each method. Raises `InputError` where several would have one label."""
+    each: Sequence[str | None] = methods or [None]
+    runs = [_load(path, sets, method=method, label=label) for method in each]
+    labels = [run.train.label or run.train.method for run in runs]
+    if len(set(labels)) < len(labels):
+        raise InputError(
+            "Several methods cannot be trained under one label.",
+            found=f"{', '.join(methods or [])} as {', '.join(labels)}",
+            where="--method",
+            fix="Leave out --label: each run is then named after its method.",
+        )
+    return runs
 
 
 @app.command()
@@ -184,7 +200,7 @@ def score(
 def train(
     run: RunFile,
     sets: Sets = None,
-    method: Method = None,
+    methods: Methods = None,
     label: Label = None,
     restart: Restart = False,
     dry_run: DryRun = False,
@@ -193,17 +209,18 @@ def train(
     rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
-    """Train a policy from the cached columns.
+    """Train a policy from the cached columns, or one for each --method.
 
     The reference model is not loaded. An interrupted run continues from its last checkpoint.
     """
-    settings = _load(run, sets, method=method, label=label)
+    runs = _load_each(run, sets, methods, label)
     from scoreonce.stages.train import stage
 
-    if dry_run:
-        stage.estimate(settings, allow_method_file=allow_method_file)
-    else:
-        stage.train(settings, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
+    for settings in runs:
+        if dry_run:
+            stage.estimate(settings, allow_method_file=allow_method_file)
+        else:
+            stage.train(settings, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
 
 
 @app.command()
@@ -230,18 +247,19 @@ def merge(
 def evaluate(
     run: RunFile,
     sets: Sets = None,
-    method: Method = None,
+    methods: Methods = None,
     label: Label = None,
     model: Model = None,
     lock_timeout: LockTimeout = None,
     rehash: Rehash = False,
     trust: Trust = False,
 ) -> None:
-    """Evaluate a policy on the held-out pairs."""
-    settings = _load(run, sets, method=method, label=label)
+    """Evaluate a policy on the held-out pairs, or that of each --method."""
+    runs = _load_each(run, sets, methods, label)
     from scoreonce.stages.evaluate import stage
 
-    stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
+    for settings in runs:
+        stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
 
 
 @app.command()

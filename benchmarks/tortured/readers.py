@@ -13,12 +13,14 @@ from scoreonce.stages.audit.stage import audit
 from scoreonce.stages.commands import sql
 from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.config import Run
 from scoreonce.stages.data.json_lines import read_lines
 from scoreonce.stages.evaluate.stage import evaluate
 from scoreonce.stages.prepare.stage import prepare
 from scoreonce.stages.report import stage as reporting
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.store import maintenance
+from scoreonce.stages.train.merge import merge
 from scoreonce.stages.train.stage import train
 from tortured.world import run_file
 
@@ -51,6 +53,21 @@ def audited() -> str:
 def finished() -> str:
     """A finished training run, asked for again."""
     return _trained(run_file())
+
+
+def finished_on_hidden() -> str:
+    """A training run from stored hidden states and the stored head."""
+    return _trained(run_file(train__label="tdpo", train__method="tdpo"))
+
+
+def finished_lora() -> str:
+    return _trained(_lora())
+
+
+def merged() -> str:
+    """The adapter of `finished_lora`, merged into the model."""
+    folder = merge(_lora()).paths.merged
+    return _digest(*(path.read_bytes() for path in sorted(folder.glob("*.safetensors"))))
 
 
 def resumed() -> str:
@@ -90,6 +107,13 @@ def reported() -> str:
     return _digest(dpo, _page(render))
 
 
+def written_report() -> str:
+    """The page of all runs is written, and what it is made of."""
+    with mock.patch.object(reporting, "render", wraps=reporting.render) as render:
+        written = reporting.report(run_file()).page
+    return _digest(_page(render), written.read_text(encoding="utf-8").rstrip().endswith("</html>"))
+
+
 def queried() -> str:
     return _digest(*(sql.answer(run_file(), query) for query in QUERIES))
 
@@ -102,6 +126,10 @@ def _page(render: mock.MagicMock) -> list[Any]:
         metrics = run.metrics.select(name for name in run.metrics.columns if not name.startswith("perf/")).to_dicts()
         runs.append([run.label, metrics, bands, run.lineage, run.settings, run.summary, pairs, run.finished])
     return [runs, data.pairs_manifest, data.reference_manifest, data.demo]
+
+
+def _lora() -> Run:
+    return run_file(train__label="lora", train__lora_rank=2)
 
 
 def _new(run: Any) -> str:
@@ -120,7 +148,8 @@ def _trained(run: Any) -> str:
     ]
     lineage = {name: part for name, part in read_json(paths.lineage).items() if name != "versions"}
     steps = (paths.training / "steps.parquet").read_bytes()
-    return _digest((paths.policy / "model.safetensors").read_bytes(), metrics, steps, lineage)
+    weights = [path.read_bytes() for path in sorted(paths.policy.glob("*.safetensors"))]
+    return _digest(*weights, metrics, steps, lineage)
 
 
 def _digest(*parts: Any) -> str:

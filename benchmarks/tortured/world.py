@@ -51,7 +51,7 @@ def make(folder: Path) -> None:
     """Write the run into an empty folder. Every stage of it has ended well, but for the training labelled `half`."""
     folder.mkdir(parents=True)
     with working_in(folder):
-        _write_inputs()
+        write_inputs()
         run = run_file()
         prepare(run)
         score(run_file(score__full_vocab="topk", score__topk=8))
@@ -86,7 +86,8 @@ def working_in(folder: Path) -> Iterator[None]:
             os.environ["SCOREONCE_CACHE"] = cache
 
 
-def _write_inputs() -> None:
+def write_inputs() -> None:
+    """Write the raw pairs and the model."""
     import json
     import random
 

@@ -41,6 +41,14 @@ Sets = Annotated[
 Method = Annotated[
     str | None, typer.Option(metavar="NAME", help="Method, in place of the run file's; see `scoreonce methods`.")
 ]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME",
+        help="Method, in place of the run file's; repeatable, one run after the other. See `scoreonce methods`.",
+    ),
+]
 Label = Annotated[
     str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
 ]

@@ -36,6 +36,7 @@ def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterato
             logger.warning(f"waiting: {what} is in use by {_description(holder)}")
         _wait(lock, holder, what, timeout)
     try:
+        remove_unfinished(holder, inside=path.parent)
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
         yield
     finally:

@@ -45,10 +45,10 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Size:
-    """Size of the demo; the defaults take five to ten minutes on two cores, as fast as these are."""
+    """Size of the demo; the defaults take five minutes on two cores, a third of it for starting ten commands."""
 
     texts: int = 4000
-    pairs: int = 2000
+    pairs: int = 1000
     judged: int = 256
     hidden: int = 128
     layers: int = 4

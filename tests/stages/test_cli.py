@@ -152,6 +152,24 @@ def test_a_named_method_replaces_pieces(stage, run_file):
     assert [run.train.selection for _, run, _ in stage.calls[1:]] == [None, "gaussian_gap"]
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_several_methods_are_runs_one_after_the_other(stage, run_file, command):
+    assert (
+        cli.run_command([command, run_file, "--method", "dpo", "--method", "beta_dpo", "--set", "train.beta=0.2"]) == 0
+    )
+    assert [name for name, _, _ in stage.calls] == [command] * 2
+    assert [run.train.method for _, run, _ in stage.calls] == ["dpo", "beta_dpo"]
+    assert [RunPaths.of(run).label for _, run, _ in stage.calls] == ["dpo", "beta_dpo"]
+    assert {run.train.hyperparameters["beta"] for _, run, _ in stage.calls} == {0.2}
+
+
+@pytest.mark.parametrize("options", [["--label", "mine"], ["--set", "train.label=mine"], ["--method", "dpo"]])
+def test_several_methods_have_a_label_each(stage, run_file, options, capsys):
+    assert cli.run_command(["train", run_file, "--method", "dpo", "--method", "beta_dpo", *options]) == 2
+    assert "cannot be trained under one label" in capsys.readouterr().err
+    assert stage.calls == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -353,8 +371,7 @@ def test_make_demo_goes_through_the_stages(project):
     (project / "log").write_text("")
     said = make("demo", "VENV=venv", folder=project)
     sft, pairs = "configs/demo_sft.toml", "configs/demo.toml"
-    methods = ("dpo", "beta_dpo", "epsilon_dpo", "minor_dpo", "alpha_dpo")
-    trained = [f"{stage} {pairs} --method {method}" for method in methods for stage in ("train", "evaluate")]
+    methods = "--method dpo --method beta_dpo --method epsilon_dpo --method minor_dpo --method alpha_dpo"
     assert (project / "log").read_text().splitlines() == [
         f"demo task {sft}",
         f"prepare {sft}",
@@ -362,7 +379,8 @@ def test_make_demo_goes_through_the_stages(project):
         f"demo pairs {pairs}",
         f"prepare {pairs}",
         f"score {pairs}",
-        *trained,
+        f"train {pairs} {methods}",
+        f"evaluate {pairs} {methods}",
         f"demo judge {pairs}",
         f"report {pairs}",
     ]

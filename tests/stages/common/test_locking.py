@@ -55,10 +55,14 @@ def test_what_a_killed_command_left_unfinished_is_removed_and_nothing_else(tmp_p
         (paths.training / name).touch()
     for name in (".report.html.12.tmp", ".other.html.12.tmp"):
         (paths.out / name).touch()
+    lock = paths.lock(paths.training)
+    lock.parent.mkdir()
+    (lock.parent / f".{lock.stem}.holder.json.12.tmp").touch()
     for written in (paths.training, paths.report):
         with locked(paths, written, "it"):
             pass
     assert {path.name for path in paths.training.iterdir()} == {"metrics.jsonl", "notes.tmp", ".kept", "link"}
     assert not (paths.out / ".report.html.12.tmp").exists()
     assert (paths.out / ".other.html.12.tmp").exists()
+    assert not list(lock.parent.glob(".*.tmp"))
     assert (away / ".other.1.tmp").exists()
