@@ -22,7 +22,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,17 +136,21 @@ def files_of(folder: Path) -> frozenset[str]:
     """Every file and folder of a run, without what a cache of digests adds.
 
     The shards of a store are named by the time, and an interrupted run makes others: so of these, which files there are
-    of one shard, of each layer.
+    of one shard, of each layer. An index is a cache too, made when it is wanted: only more than one table are told.
     """
-    found, shards = set(), defaultdict(list)
+    found, shards, tables = set(), defaultdict(list), Counter[Path]()
     for path in folder.rglob("*"):
         inside = path.relative_to(folder)
         if inside.parts[0] == "cache":
             continue
-        if SHARD.fullmatch(path.stem):
+        if path.parent.name == "index":
+            if path.suffix == ".bin":  # <layer>-<random>.bin
+                tables[inside.with_name(path.stem.rpartition("-")[0])] += 1
+        elif SHARD.fullmatch(path.stem):
             shards[inside.with_suffix("")].append(path.suffix)
         else:
             found.add(str(inside))
+    found |= {f"{count} tables of {table}" for table, count in tables.items() if count > 1}
     return frozenset(found | {f"{shard.parent}/*{' and '.join(sorted(parts))}" for shard, parts in shards.items()})
 
 

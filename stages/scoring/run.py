@@ -58,6 +58,7 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
     if processes.world == 1 and not _needs_repair(job):
         work = unscored_completions(job)
         if len(work) == 0:
+            job.store.tidy()
             return ScoringResult(0, work.wanted)
     with ExitStack() as held:
         if processes.rank == 0:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,6 +212,12 @@ class ReferenceStore:
             for head in self.heads_without_digest():
                 head.record_digest()
             yield
+
+    def tidy(self) -> None:
+        """Remove what a killed process left, unless there is a writer: it may be the writer's, and a writer tidies."""
+        if self.leftovers():
+            with suppress(InputError, OSError), self.writing(timeout=0):
+                pass
 
     def leftovers(self) -> list[Path]:
         """Files of every layer that were never finished. Only a writer may remove them: they may belong to one."""

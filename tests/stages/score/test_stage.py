@@ -51,6 +51,19 @@ def test_the_summary(prepared, capsys):
     assert "nothing: all 60 completions are in the store" in capsys.readouterr().out
 
 
+def test_a_second_time_what_a_killed_run_left_is_removed_but_not_beside_a_writer(prepared):
+    """A table of an index that was killed before it was named; all completions are stored, so nothing else is done."""
+    score.score(prepared.run())
+    store = ScoringJob.of(prepared.run()).store
+    stray = store.folder / "index" / "shards-0123456789.bin"
+    with store.writing():
+        stray.write_bytes(b"half")
+        score.score(prepared.run())
+        assert stray.exists(), "it may be the writer's"
+    score.score(prepared.run())
+    assert not stray.exists()
+
+
 def test_a_second_time_nothing_is_written(prepared):
     score.score(prepared.run())
     before = {path: path.stat().st_mtime_ns for path in prepared.paths.out.rglob("*")}
