@@ -70,7 +70,7 @@ def _write(run: Run, paths: RunPaths, record: Lineage) -> None:
     model = loading.load_model(
         start.model, dtype=dtype, device="cpu", revision=start.revision, adapter=str(paths.policy), merge=True
     )
-    save_policy.save(paths.merged, model, start=start, tokenizer=run.data.tokenizer, lineage=record, inside=paths.out)
+    save_policy.save(paths.merged, model, start=start, data=run.data, lineage=record, inside=paths.out)
     logger.info("%s: merged in %s, model in %s", paths.label, dtype, paths.merged)
 
 

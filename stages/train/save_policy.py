@@ -11,19 +11,20 @@ from scoreonce.pipeline.pages.model_card import card
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
+from scoreonce.stages.config import Data
+from scoreonce.stages.data.encoding import template_of
 from scoreonce.stages.models import adapters, loading, policy_manifest
 from scoreonce.stages.models.lineage import Start
 
 logger = logging.getLogger(__name__)
 
 
-def save(
-    folder: Path, model: PreTrainedModel, *, start: Start, tokenizer: str | None, lineage: Lineage, inside: Path
-) -> None:
+def save(folder: Path, model: PreTrainedModel, *, start: Start, data: Data, lineage: Lineage, inside: Path) -> None:
     """Write weights or adapter (safetensors), config, tokenizer, card and manifest; the folder appears whole or not.
 
-    The tokenizer is that of `start` where none is named. Dropout was off in training; a saved config has the settings
-    of `start` again. A folder of an earlier save is removed, if it lies in the folder `inside`.
+    The tokenizer is that of `data`, or of `start` where it names none, with the chat template that the policy was
+    trained on. Dropout was off in training; a saved config has the settings of `start` again. A folder of an earlier
+    save is removed, if it lies in the folder `inside`.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary, inside=inside)
@@ -35,10 +36,7 @@ def save(
             model.save_pretrained(temporary)
         else:
             adapters.write(model, temporary, adapters.base_name(start.model), start.revision)
-        try:
-            loading.load_tokenizer(tokenizer or str(origin)).save_pretrained(temporary)
-        except InputError:
-            logger.info(f"note: no tokenizer at {tokenizer or origin}; the model folder has none")
+        _write_tokenizer(temporary, data, origin)
         library = "transformers" if isinstance(model, PreTrainedModel) else "peft"
         (temporary / "README.md").write_text(card(lineage, library), encoding="utf-8")
         policy_manifest.write(temporary, lineage.identity)
@@ -46,3 +44,15 @@ def save(
         temporary.rename(folder)
     finally:
         remove(temporary, inside=inside)
+
+
+def _write_tokenizer(folder: Path, data: Data, origin: Path) -> None:
+    name = data.tokenizer or str(origin)
+    try:
+        tokenizer = loading.load_tokenizer(name)
+    except InputError:
+        logger.info(f"note: no tokenizer at {name}; the model folder has none")
+        return
+    if (template := template_of(data).text) is not None:
+        tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)

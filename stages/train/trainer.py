@@ -187,9 +187,8 @@ class Trainer:
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
         if self.accelerator.is_main_process:
-            start, tokenizer = lineage.start_of(self.run), self.run.data.tokenizer
-            trained = self.training.model.model
-            save_policy.save(paths.policy, trained, start=start, tokenizer=tokenizer, lineage=made, inside=paths.out)
+            start, data, trained = lineage.start_of(self.run), self.run.data, self.training.model.model
+            save_policy.save(paths.policy, trained, start=start, data=data, lineage=made, inside=paths.out)
         self.accelerator.wait_for_everyone()
 
     def take(
