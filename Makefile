@@ -31,7 +31,7 @@ TRUNCATIONS  ?= 200
 TORTURE_ARGS ?=
 
 # How often `make kills` kills.
-KILLS        ?= 224
+KILLS        ?= 225
 
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready
@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast fuzz torture kills check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast fuzz torture kills full-disk check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -170,6 +170,9 @@ torture: $(READY) ## flipped bits and cut files: none may change a number withou
 
 kills: $(READY) ## every stage killed again and again, and given once more: the same results
 	$(BIN)/python benchmarks/kills.py --kills $(KILLS)
+
+full-disk: $(READY) ## every stage on disks that are too small, and again with room; needs root
+	$(BIN)/python benchmarks/full_disk.py
 
 clean: ## remove the demo, Make's stamps and caches; your own runs stay
 	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -220,8 +220,9 @@ class ReferenceStore:
                 pass
 
     def leftovers(self) -> list[Path]:
-        """Files of every layer that were never finished. Only a writer may remove them: they may belong to one."""
-        return [path for layer in self.layers() for path in layer.leftovers()]
+        """Files of the store and its layers that were never finished; a writer may be at work on them."""
+        own = sorted(self.folder.glob(".*.tmp"))
+        return [*own, *(path for layer in self.layers() for path in layer.leftovers())]
 
     def set_aside_damaged(self) -> list[Damage]:
         """Move damaged files aside, so that their completions count as not stored. For a writer."""
