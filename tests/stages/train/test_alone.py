@@ -99,6 +99,14 @@ def test_a_link_in_the_place_of_the_model_is_replaced(prepared, tmp_path):
 # Ctrl-C
 
 
+@pytest.fixture
+def _foreground():
+    """A shell starts what it runs in the background with SIGINT ignored; these tests are to pass there too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupted(monkeypatch, times):
     honest = train.Trainer.take
 
@@ -110,6 +118,7 @@ def interrupted(monkeypatch, times):
     monkeypatch.setattr(train.Trainer, "take", take)
 
 
+@pytest.mark.usefixtures("_foreground")
 def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(prepared, monkeypatch, capsys):
     handler = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
@@ -126,11 +135,19 @@ def test_ctrl_c_finishes_the_step_and_writes_a_checkpoint(prepared, monkeypatch,
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 
+@pytest.mark.usefixtures("_foreground")
 def test_a_second_ctrl_c_stops_at_once(prepared, monkeypatch):
     interrupted(monkeypatch, times=2)
     with pytest.raises(KeyboardInterrupt):
         train.train(run_of(prepared))
     assert not (RunPaths.of(run_of(prepared)).training / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("_foreground")
+def test_ctrl_c_is_not_for_a_run_in_the_background(prepared, monkeypatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupted(monkeypatch, times=2)
+    assert train.train(run_of(prepared)).steps_done == 6
 
 
 # The last step
