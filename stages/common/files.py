@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +19,18 @@ import tomli_w
 
 from scoreonce.stages.common.removal import remove
 
+FULL = 64 << 10  # bytes left on a disk on which a file was just being written
 CHECKSUM = "checksum"  # key of a JSON object that holds the SHA-256 of the rest
 _TOML_CHECKSUM = f"# {CHECKSUM}: "
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the folder of `path`, synced and renamed to it if the block ends without an error."""
+    """A temporary path in the folder of `path`, synced and renamed to it if the block ends without an error.
+
+    Raises `OSError` of a full disk where the block failed because of it, also where a library says something else: of
+    the thrift parts of a Parquet file, polars 2.1 says "File out of specification".
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,6 +39,10 @@ def atomic(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except Exception as error:
+        if not isinstance(error, OSError) and shutil.disk_usage(path.parent).free < FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         remove(temporary, inside=path.parent)
 
