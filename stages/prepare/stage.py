@@ -96,7 +96,7 @@ def _changes(done: PairsManifest, wanted: dict[str, Any]) -> list[Difference]:
     then, now = done.tokenizer.digest, wanted["tokenizer"].digest
     return [
         *pairs_differences(done, wanted["config"], wanted["inputs"]),
-        *([] if then == now else [Difference("tokenizer", then, now)]),
+        *([] if then == now else [Difference(f"tokenizer of {wanted['tokenizer'].name}", then, now)]),
     ]
 
 

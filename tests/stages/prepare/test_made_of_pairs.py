@@ -60,6 +60,15 @@ def test_pairs_without_results_are_replaced(run):
     assert prepare.prepare(run.replace({"data.limit": 5})).counts.train == 5
 
 
+def test_a_changed_tokenizer_is_named(run):
+    with_results(prepare.prepare(run).paths)
+    file = Path(run.reference.model) / "tokenizer.json"
+    file.write_text(file.read_text().replace('"a"', '"c"'))
+    with pytest.raises(InputError, match="would be lost") as caught:
+        prepare.prepare(run)
+    assert caught.value.found.startswith(f"tokenizer of {run.reference.model}: prepared with ")
+
+
 def test_a_changed_setting_says_what_would_be_lost_and_keeps_it(run):
     paths = prepare.prepare(run).paths
     made = with_results(paths)
