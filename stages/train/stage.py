@@ -77,7 +77,9 @@ def train(
         with _enough_gpu_memory(run, accelerator, "a training step"):
             trainer.train(paths)
         trainer.save_policy(paths, record)
-        accelerator.end_training()
+        # Not `end_training`, which also ends the group of processes: it serves the next run of this command.
+        for tracker in accelerator.trackers:
+            tracker.finish()
     say("%s: %s steps done, model in %s", paths.label, f"{trainer.steps:,}", paths.policy)
     return TrainResult(paths, trainer.steps)
 
