@@ -22,12 +22,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+if __name__ == "__main__":
+    import one_thread  # noqa: F401
+
 import kills
 import machine
 from tortured import readers
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages import cli
+from scoreonce.stages.commands.failures import environment_error
 
 RESULTS = Path(__file__).resolve().parent / "results" / "full_disk.md"
 PAGE = 4096
@@ -67,7 +70,7 @@ def telling(run: readers.Reader) -> readers.Reader:
         try:
             return run()
         except Exception as error:
-            found = error if isinstance(error, InputError) else cli._environment_error(error)
+            found = error if isinstance(error, InputError) else environment_error(error)
             if found is not None and "No space left" in str(found):
                 return TOLD
             raise
@@ -137,11 +140,9 @@ def main() -> int:
         return 0
     warnings.simplefilter("ignore")
     found = run(given.trials, given.only)
-    lines = table(found)
-    print("\n".join(lines))
     if not given.only:
-        head = f"# Full disks\n\n`python benchmarks/full_disk.py --trials {given.trials}`. "
-        RESULTS.write_text("\n".join([f"{head}{machine.line(machine.described())}\n", *lines, ""]), encoding="utf-8")
+        command = f"python benchmarks/full_disk.py --trials {given.trials}"
+        machine.write_page(RESULTS, "Full disks", command, table(found))
     return 1 if any(trial.problem for trials in found.values() for trial in trials) else 0
 
 

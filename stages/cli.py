@@ -9,17 +9,17 @@ found what --fail-on names; 130 interrupted.
 
 from __future__ import annotations
 
-import errno
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from scoreonce.schemas.errors import InputError, printable
+from scoreonce.stages.commands.failures import environment_error, print_error
 from scoreonce.stages.commands.options import (
     AllowMethodFile,
     AsJson,
@@ -101,7 +101,7 @@ def _load_each(path: Path, sets: list[str] | None, methods: list[str] | None, la
     labels = [run.train.label or run.train.method for run in runs]
     if len(set(labels)) < len(labels):
         raise InputError(
-            "Several methods cannot be trained under one label.",
+            "Several methods cannot share one label.",
             found=f"{', '.join(methods or [])} as {', '.join(labels)}",
             where="--method",
             fix="Leave out --label: each run is then named after its method.",
@@ -377,47 +377,13 @@ def demo_judge(run: RunFile, sets: Sets = None) -> None:
     demo.judge(settings)
 
 
-def _print_error(kind: str, text: str) -> None:
-    colour = typer.colors.YELLOW if kind == "interrupted" else typer.colors.RED
-    head = typer.style(f"{kind}:", fg=colour, bold=True) if sys.stderr.isatty() else f"{kind}:"
-    print(f"{head} {text}", file=sys.stderr)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _environment_error(error: BaseException) -> InputError | None:
-    """An error that the user can fix although no stage expects it: a full disk, a folder without permission."""
-    for cause in _causes(error):
-        # Some libraries drop the errno of a full disk, but none drops its text.
-        number = cause.errno if isinstance(cause, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(cause):
-            return InputError(
-                "The disk is full. The unfinished file was removed, finished files stay.",
-                found=str(cause),
-                where="the folder `out` or `score.store` of the run file",
-                fix="Free some space or set another folder, and run the same command again.",
-            )
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return InputError(
-                "A file or folder may not be read or written.",
-                found=str(cause),
-                where="the path named above",
-                fix="Change its permissions, or set another folder in the run file.",
-            )
-    return None
-
-
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code. Errors are printed to stderr."""
     verbose()
     try:
         app(args=arguments, prog_name="scoreonce")
     except InputError as error:
-        _print_error("error", str(error))
+        print_error("error", str(error))
         return 2
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
@@ -426,11 +392,11 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         pass  # older typer lets it through, newer exits with 130; both are reported below
     except Exception as error:
-        if known := _environment_error(error):
-            _print_error("error", str(known))
+        if known := environment_error(error):
+            print_error("error", str(known))
             return 2
         traceback.print_exc()
-        _print_error(
+        print_error(
             "fault",
             "this is a bug in scoreonce, not in your input. Please report it with the lines above and the command: "
             f"{shlex.join(['scoreonce', *arguments])}",
@@ -438,7 +404,7 @@ def run_command(arguments: list[str]) -> int:
         return 1
     else:
         return 0
-    _print_error(
+    print_error(
         "interrupted",
         f"finished shards and the last checkpoint stay. To continue: {shlex.join(['scoreonce', *arguments])}",
     )

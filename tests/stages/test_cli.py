@@ -166,7 +166,7 @@ def test_several_methods_are_runs_one_after_the_other(stage, run_file, command):
 @pytest.mark.parametrize("options", [["--label", "mine"], ["--set", "train.label=mine"], ["--method", "dpo"]])
 def test_several_methods_have_a_label_each(stage, run_file, options, capsys):
     assert cli.run_command(["train", run_file, "--method", "dpo", "--method", "beta_dpo", *options]) == 2
-    assert "cannot be trained under one label" in capsys.readouterr().err
+    assert "Several methods cannot share one label" in capsys.readouterr().err
     assert stage.calls == []
 
 
