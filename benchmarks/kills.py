@@ -27,12 +27,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-for threads in ("OMP_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS"):  # before anything starts them
-    os.environ[threads] = "1"
+if __name__ == "__main__":
+    import one_thread  # noqa: F401
 
-import machine  # noqa: E402
-import transformers.models.llama.modeling_llama  # noqa: E402, F401  # once, for all forks
-from tortured import readers, world  # noqa: E402
+import machine
+import transformers.models.llama.modeling_llama  # noqa: F401  # once, for all forks
+from tortured import readers, world
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kills.md"
 
@@ -250,11 +250,11 @@ def main() -> int:
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     stages = run(given.kills, given.seed, given.only)
-    lines = table(stages)
-    print("\n".join(lines))
-    if not given.only:
-        head = f"# Killed commands\n\n`python benchmarks/kills.py --kills {given.kills} --seed {given.seed}`. "
-        RESULTS.write_text("\n".join([f"{head}{machine.line(machine.described())}\n", *lines, ""]), encoding="utf-8")
+    if given.only:
+        print("\n".join(table(stages)))
+    else:
+        command = f"python benchmarks/kills.py --kills {given.kills} --seed {given.seed}"
+        machine.write_page(RESULTS, "Killed commands", command, table(stages))
     return 1 if any(trial.problem for stage in stages for trial in stage.trials) else 0
 
 

@@ -6,7 +6,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +36,14 @@ def line(measured: dict[str, Any]) -> str:
         f"Measured {measured['date']} on {measured['machine']}, {measured['cores']} cores, "
         f"{measured['threads']} threads, load {measured['load over 15 min']} over the last quarter of an hour; "
         f"{versions}."
+    )
+
+
+def write_page(path: Path, title: str, command: str, lines: Sequence[str]) -> None:
+    """Print a table, and write it as a page with the command that made it and what it was measured on."""
+    print("\n".join(lines))
+    path.write_text(
+        "\n".join([f"# {title}", "", f"`{command}`. {line(described())}", "", *lines, ""]), encoding="utf-8"
     )
 
 

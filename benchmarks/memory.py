@@ -9,9 +9,7 @@ benchmarks/results/memory.md, and fails where more than 16 MiB were added in the
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import sys
 import tempfile
 import threading
@@ -23,8 +21,6 @@ from pathlib import Path
 import machine
 from tortured import world
 
-from scoreonce.pipeline.demo.task import card, prompts
-from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.prepare.stage import prepare
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.train.stage import train
@@ -34,6 +30,7 @@ MIB = 1 << 20
 EVERY = 0.1  # seconds
 LARGEST_GROWTH = 16  # MiB in the second half
 POINTS = (0.1, 0.25, 0.5, 0.75, 1.0)  # shares of the time
+HALF = POINTS.index(0.5)
 
 
 def resident() -> float:
@@ -76,16 +73,8 @@ def table(rows: dict[str, tuple[list[float], float]]) -> list[str]:
     lines = [head, f"|---{'|---:' * (len(POINTS) + 2)}|"]
     for name, (means, seconds) in rows.items():
         cells = " | ".join(f"{mean:,.0f}" for mean in means)
-        lines.append(f"| {name} | {seconds:,.0f} | {cells} | {means[-1] - means[2]:+.1f} |")
+        lines.append(f"| {name} | {seconds:,.0f} | {cells} | {means[-1] - means[HALF]:+.1f} |")
     return lines
-
-
-def write_inputs(pairs: int) -> None:
-    """Raw pairs and an untrained model of the demo's task."""
-    drawn, draw = prompts(0, texts=64, pairs=pairs, judged=1).pairs, random.Random(0)
-    rows = [{"prompt": each.text, "chosen": card(each, draw), "rejected": card(each, draw)} for each in drawn]
-    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    demo_model.write(Path("model"), [row["prompt"] + row["chosen"] for row in rows[:200]], hidden=16, layers=1, seed=0)
 
 
 def run(steps: int, shards: int) -> dict[str, tuple[list[float], float]]:
@@ -99,7 +88,7 @@ def run(steps: int, shards: int) -> dict[str, tuple[list[float], float]]:
         print(table({name: rows[name]})[-1], flush=True)
 
     with tempfile.TemporaryDirectory(prefix="memory-") as scratch, world.working_in(Path(scratch)):
-        write_inputs(shards)
+        world.write_inputs(shards)
         scoring = world.run_file(score__shard_completions=2, score__full_vocab="none", score__embeddings=False)
         prepare(scoring)
         measure(f"scoring into {shards:,} shards", lambda: score(scoring))
@@ -120,13 +109,9 @@ def main() -> int:
         return 0
     warnings.simplefilter("ignore")
     rows = run(given.steps, given.shards)
-    lines = table(rows)
-    print("\n".join(lines))
-    head = (
-        f"# Memory over time, in MiB\n\n`python benchmarks/memory.py --steps {given.steps} --shards {given.shards}`. "
-    )
-    RESULTS.write_text("\n".join([f"{head}{machine.line(machine.described())}\n", *lines, ""]), encoding="utf-8")
-    return 1 if any(means[-1] - means[2] > LARGEST_GROWTH for means, _ in rows.values()) else 0
+    command = f"python benchmarks/memory.py --steps {given.steps} --shards {given.shards}"
+    machine.write_page(RESULTS, "Memory over time, in MiB", command, table(rows))
+    return 1 if any(means[-1] - means[HALF] > LARGEST_GROWTH for means, _ in rows.values()) else 0
 
 
 if __name__ == "__main__":

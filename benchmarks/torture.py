@@ -97,12 +97,13 @@ def main() -> int:
     warnings.simplefilter("ignore")
     found = run(given.flips, given.truncations, given.seed, given.only)
     faults = sum(verdict.outcome in FAULTS or verdict.mended is False for all_ in found.values() for verdict in all_)
-    lines = table(found)
-    print("\n".join(lines))
-    if not given.only:
-        command = f"python benchmarks/torture.py --flips {given.flips} --truncations {given.truncations}"
-        head = f"# Flipped bits and cut files\n\n`{command} --seed {given.seed}`. {machine.line(machine.described())}\n"
-        RESULTS.write_text("\n".join([head, *lines, ""]), encoding="utf-8")
+    if given.only:
+        print("\n".join(table(found)))
+    else:
+        amounts = f"--flips {given.flips} --truncations {given.truncations} --seed {given.seed}"
+        machine.write_page(
+            RESULTS, "Flipped bits and cut files", f"python benchmarks/torture.py {amounts}", table(found)
+        )
     return 1 if faults else 0
 
 

@@ -86,14 +86,14 @@ def working_in(folder: Path) -> Iterator[None]:
             os.environ["SCOREONCE_CACHE"] = cache
 
 
-def write_inputs() -> None:
-    """Write the raw pairs and the model."""
+def write_inputs(pairs: int = PAIRS) -> None:
+    """Write the raw pairs, with one more for the quarantine, and the model."""
     import json
     import random
 
-    drawn, draw = prompts(0, texts=PAIRS, pairs=PAIRS, judged=1).pairs, random.Random(0)
+    drawn, draw = prompts(0, texts=pairs, pairs=pairs, judged=1).pairs, random.Random(0)
     rows = [{"prompt": each.text, "chosen": card(each, draw), "rejected": card(each, draw)} for each in drawn]
-    rows.append({"prompt": "p", "chosen": "the same", "rejected": "the same"})  # for the quarantine
+    rows.append({"prompt": "p", "chosen": "the same", "rejected": "the same"})
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     demo_model.write(Path("model"), [row["prompt"] + row["chosen"] for row in rows], hidden=16, layers=1, seed=0)
 
