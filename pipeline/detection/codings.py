@@ -135,6 +135,15 @@ def label_of(value: Any, column: str) -> bool:
 
 def counted(values: Iterable[Any], most: int = 8) -> str:
     """The values with their numbers, the most frequent first: `1: 20, 2: 17`."""
-    counts = Counter("null" if value is None else f"{value!s:.30}" for value in values)
+    return counts_text(Counter(map(value_text, values)), most)
+
+
+def value_text(value: Any) -> str:
+    """A value as a message shows it."""
+    return "null" if value is None else f"{value!s:.30}"
+
+
+def counts_text(counts: Counter[str], most: int = 8) -> str:
+    """Values with their numbers, as `counted` returns them."""
     shown = [f"{value}: {count:,}" for value, count in counts.most_common(most)]
     return ", ".join([*shown, *([f"and {len(counts) - most:,} other values"] if len(counts) > most else [])])

@@ -58,6 +58,7 @@ def _read_label(finding: Finding) -> None:
             'train on every completion, set data.format = "completion".',
         )
     finding.make("label", name, Made(made.reads, value))
+    finding.judged[name] = made
     finding.notes.append(f"{name!r} says which completions are good ({counted(values)} in the first rows)")
 
 

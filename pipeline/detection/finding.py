@@ -12,7 +12,10 @@ from scoreonce.pipeline.text.quarantine import RowError
 
 @dataclass
 class Finding:
-    """`found`: the dataset's columns. `renamed`: data.columns, which nothing overrides. `notes`: decisions to log."""
+    """`found`: the dataset's columns. `renamed`: data.columns, which nothing overrides. `notes`: decisions to log.
+
+    `judged`: as in `Columns`.
+    """
 
     found: list[str]
     sample: Sequence[Row]
@@ -20,6 +23,7 @@ class Finding:
     names: dict[str, str]
     made: dict[str, Made]
     notes: list[str] = field(default_factory=list)
+    judged: dict[str, Made] = field(default_factory=dict)
 
     @classmethod
     def of(cls, found: list[str], sample: Sequence[Row], renamed: dict[str, str]) -> Finding:
@@ -33,7 +37,7 @@ class Finding:
     @property
     def columns(self) -> Columns:
         """The columns as they are told apart so far."""
-        return Columns(self.names, self.made)
+        return Columns(self.names, self.made, judged=self.judged)
 
     def has(self, *roles: str) -> bool:
         """Whether each of these roles has a column."""
@@ -61,7 +65,7 @@ class Finding:
     def maker(self, role: str) -> Made:
         """How a role's value is got so far."""
         name = self.names[role]
-        return self.made.get(role) or Made((name,), lambda row: row.get(name))
+        return self.made.get(role) or column_value(name)
 
     def values(self, role: str) -> list[Any]:
         """The values of a role in the first rows, without those that are missing or cannot be read."""
@@ -76,6 +80,11 @@ class Finding:
     def column(self, name: str) -> list[Any]:
         """The values of a column in the first rows, without those that are missing."""
         return [value for value in (row.get(name) for row in self.sample) if value not in (None, "")]
+
+
+def column_value(name: str) -> Made:
+    """The value of a column, as it is."""
+    return Made((name,), lambda row: row.get(name))
 
 
 def mostly(values: Sequence[Any], *kinds: type) -> bool:

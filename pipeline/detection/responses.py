@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from scoreonce.pipeline.detection.codings import CODINGS, better, coding_of, counted, winner
-from scoreonce.pipeline.detection.finding import Finding, mostly
+from scoreonce.pipeline.detection.finding import Finding, column_value, mostly
 from scoreonce.pipeline.text.dataset_columns import Made, Row, json_value, number_of
 from scoreonce.pipeline.text.quarantine import RowError, kind_of
 from scoreonce.schemas.errors import InputError
@@ -126,6 +126,7 @@ def _read_winners(finding: Finding) -> None:
         return winner([row.get(column) for column in columns], columns)
 
     finding.make("preference", " / ".join(columns), Made(tuple(columns), value))
+    finding.judged.update({column: column_value(column) for column in columns})
     won = [f"{column} {counted(finding.column(column))}" for column in columns]
     finding.notes.append(f"the winner is in {', '.join(columns)} ({'; '.join(won)} in the first rows)")
 
@@ -156,6 +157,7 @@ def _read_preference(finding: Finding, coding: str | None) -> None:
         return None if found is None or found == "" else better(found, coding, name)
 
     finding.make("preference", name, Made(made.reads, value))
+    finding.judged[name] = made
     finding.notes.append(
         f'{name!r} is read as "{coding}": {CODINGS[coding].meaning} ({counted(values)} in the first rows)'
     )

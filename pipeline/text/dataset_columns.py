@@ -62,12 +62,14 @@ class Columns:
     """The dataset's column name for each role that it has.
 
     The value of a role in `made` is made of columns; its name is then what a message calls it. `media` are columns that
-    must be empty, because their content would belong to the prompt and is not text.
+    must be empty, because their content would belong to the prompt and is not text. `judged`: the values, as they are
+    in the dataset, that say which of two responses is better or whether a completion is good.
     """
 
     names: Mapping[str, str]
     made: Mapping[str, Made] = field(default_factory=dict)
     media: tuple[str, ...] = ()
+    judged: Mapping[str, Made] = field(default_factory=dict)
 
     @property
     def read(self) -> list[str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from scoreonce.pipeline.detection.judged_values import JudgedValues
 from scoreonce.pipeline.text.held_out import is_held_out
 from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary
 from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow, prepare_rows
@@ -22,6 +24,8 @@ from scoreonce.stages.config import Data
 from scoreonce.stages.prepare.dataset import Dataset
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
 from scoreonce.stages.raw.raw_data import limited
+
+logger = logging.getLogger(__name__)
 
 FIRST_REASONS = 3  # rows that the message shows where none can be used
 
@@ -99,15 +103,22 @@ def _leaked(pairs: list[PreparedPair], held_out: set[str]) -> list[QuarantinedRo
 def _prepared(
     dataset: Dataset, data: Data, description: str
 ) -> Iterator[tuple[int, list[PreparedPair], list[QuarantinedRow]]]:
-    """Rows read so far, pairs and quarantined rows, batch by batch, with a progress bar."""
+    """Rows read so far, pairs and quarantined rows, batch by batch, with a progress bar.
+
+    Logs how often each value of a preference or a label occurs.
+    """
     raw, recipe = dataset.raw, dataset.recipe
+    judged = JudgedValues(recipe.columns)
     first_row = 0
     with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
         for rows in limited(raw.batches(recipe.columns.read), data.limit):
             pairs, refused = prepare_rows(rows, first_row, recipe)
+            judged.add(rows)
             first_row += len(rows)
             yield first_row, pairs, refused
             bar.update(len(rows))
+    for line in judged.lines():
+        logger.info(line)
 
 
 def _no_pairs(

@@ -375,6 +375,17 @@ def test_the_coding_of_a_preference_is_set_and_said(workplace, capsys):
     assert "'preference' is read as \"1/0\": 1: the first is better" in capsys.readouterr().out
 
 
+def test_the_values_of_a_preference_are_counted_in_all_rows(workplace, capsys):
+    """2,500 rows: the coding is told from the first 2,048, the ties at the end are counted too."""
+    responses = {"chosen": None, "response_1": " yes", "response_2": " no", "rejected": None}
+    values = [1 + number % 2 for number in range(2_400)] + [1.5] * 100
+    workplace.write([row(number, **responses, preference=value) for number, value in enumerate(values)])
+    workplace.prepare(test_share=0, format="labelled")
+    out = capsys.readouterr().out
+    assert "(1: 1,024, 2: 1,024 in the first rows)" in out
+    assert "'preference' in all rows: 1: 1,200, 2: 1,200, 1.5: 100" in out
+
+
 @pytest.mark.parametrize(
     ("rows", "data", "what"),
     [
