@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast fuzz torture kills full-disk check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast fuzz torture kills full-disk adverse check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -173,6 +173,9 @@ kills: $(READY) ## every stage killed again and again, and given once more: the 
 
 full-disk: $(READY) ## every stage on disks that are too small, and again with room; needs root
 	$(BIN)/python benchmarks/full_disk.py
+
+adverse: $(READY) ## every stage twice at once, without permission, with a clock that goes backwards; needs root
+	$(BIN)/python benchmarks/adverse.py
 
 clean: ## remove the demo, Make's stamps and caches; your own runs stay
 	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -98,8 +98,12 @@ class Operations:
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fork(folder: Path, run: readers.Reader, last: int | None = None) -> tuple[int, int]:
-    """Run a stage in a child process, up to its `last` file operation: its process id, and a pipe of its results."""
+def fork(folder: Path, run: readers.Reader, last: int | None = None, *, said: Path | None = None) -> tuple[int, int]:
+    """Run a stage in a child process, up to its `last` file operation: its process id, and a pipe of its results.
+
+    `said`: the file of what it prints; without one, beside the folder.
+    """
+    said = said or folder.with_suffix(".said")
     results, gives = os.pipe()
     sys.stdout.flush()
     with warnings.catch_warnings():  # threads of the parent hold no lock that a stage takes
@@ -110,9 +114,9 @@ def fork(folder: Path, run: readers.Reader, last: int | None = None) -> tuple[in
         return process, results
     code = 1
     try:
-        said = os.open(folder.with_suffix(".said"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(said, 1)
-        os.dup2(said, 2)
+        printed = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(printed, 1)
+        os.dup2(printed, 2)
         with world.working_in(folder):
             operations = Operations(last)
             os.write(gives, f"{run()} {operations.seen}".encode())

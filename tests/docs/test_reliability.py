@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("name", ["torture", "kills", "full_disk", "memory"])
+@pytest.mark.parametrize("name", ["torture", "kills", "full_disk", "adverse", "memory"])
 def test_reliability_shows_the_results_on_disk(name):
     results = (ROOT / "benchmarks" / "results" / f"{name}.md").read_text(encoding="utf-8")
     page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
