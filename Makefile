@@ -46,10 +46,10 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast fuzz torture kills full-disk adverse check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report bench clean FORCE
 
 help: ## list the targets
-	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  RUN=configs/x.toml  METHOD="dpo beta_dpo"  SET="train.beta=0.05 data.limit=1000"  VENV=.venv  PYTHON=python3'
 
 # ---- 1. Packages: a virtual environment with the exact versions of constraints.txt ----
@@ -134,11 +134,26 @@ $(MADE)/set: FORCE
 
 # ---- 4. Working on scoreonce itself ----
 
-test: check ## lint, format, types and every test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+test: check ## lint, format, types and the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long'
 
-test-fast: check ## the same without the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not slow'
+test-fast: check ## the same without the tests that take seconds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long and not slow'
+
+test-slow: $(READY) ## the tests that take minutes: every benchmark at a tiny size
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+
+# In random order, without vector instructions on one thread, and with AVX2 at most on two.
+RANDOM_ORDER = $(BIN)/python -m pytest -n 2 -m 'not long' -p randomly --randomly-dont-reset-seed
+test-processors: $(READY) ## the tests as on other processors
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[random]'
+	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RANDOM_ORDER)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 $(RANDOM_ORDER)
+
+test-oldest: ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet -c .ci/oldest.txt -e '.[peft,test]'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 -m 'not long'
 
 # Each target for SECONDS, from what earlier runs found; stops at the first fault and names the input that causes it.
 SECONDS ?= 60

@@ -15,8 +15,13 @@ def results():
     return {path.name: path.stat().st_mtime_ns for path in (BENCHMARKS / "results").iterdir()}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["peers", "columns", "growth", "audit", "store_index", *NEEDS_DATA])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("peers", "growth", "hh", "audit")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index", "full_vocabulary")),
+    ],
+)
 def test_smoke(name, request):
     if name in NEEDS_DATA:
         request.getfixturevalue("shared")

@@ -18,7 +18,8 @@ def test_token_logps_equal_plain_transformers(name, layout):
     # Against float64. Transformers' own float32 shows what rounding does: 1.5e-5 for qwen2, whose weights are large.
     exact = plain_token_logps(tiny_model(name, torch.float64), prompt_rows)
     rounding = (plain_token_logps(model, prompt_rows).double() - exact).abs().max()
-    assert (ours.token_logps.double() - exact).abs().max() < max(1e-5, 2 * rounding)
+    # The largest of a few hundred roundings differs by processor: with plain instructions twice that of transformers.
+    assert (ours.token_logps.double() - exact).abs().max() < max(1e-5, 4 * rounding)
     assert ours.lengths.tolist() == [len(c) for row in prompt_rows for c in row.completions]
 
 
