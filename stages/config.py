@@ -119,6 +119,11 @@ class Compute(_Section):
         "that is exact",
     )
     compile: bool = Field(False, description="also compile the model's layers (flex only); starts slower")
+    shard: Literal["none", "full", "hybrid"] = Field(
+        "none",
+        description="full: every process of a launch keeps a part of the model (FSDP2) instead of all of it; hybrid: "
+        "parts within a machine, copies between machines",
+    )
 
     def budget(self, device_type: str) -> int:
         """Tokens per forward pass on "cpu" or "cuda".

@@ -53,11 +53,12 @@ ARROWS: dict[str, set[str]] = {
     "stages.raw": {"stages.config", "stages.common", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.models", "stages.raw", "pipeline"},
     "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
+    "stages.sharded": {"stages.config", "stages.models", "pipeline"},
 }
 SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
 ARROWS["stages.scoring"] = SHARED | {"pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo")
-ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "pipeline"} for stage in STAGES}
+ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.commands"] = SHARED | {"pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}

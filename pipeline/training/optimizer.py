@@ -14,6 +14,7 @@ from transformers import SchedulerType, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.training_args import OptimizerNames, ParallelMode
 
+from scoreonce.pipeline.forward.sharding import whole
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 # No weight decay for these, as in transformers' own trainer.
@@ -21,6 +22,10 @@ NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(
 
 # Made without transformers' Trainer: importing it loads datasets and pandas, 80 MiB and most of a second.
 TORCH_ADAMW: dict[str, dict[str, Any]] = {"adamw_torch": {}, "adamw_torch_fused": {"fused": True}}
+
+
+# Those that update each weight from its own gradient and state, so that a part of the weights can be updated alone.
+ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")
 
 
 class OptimizerSettings(Protocol):
@@ -180,5 +185,5 @@ def make_scheduler(
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
-    """The global L2 norm of the gradients."""
-    return float(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    """The global L2 norm of the gradients; where they are sharded, all processes call this."""
+    return float(whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])))

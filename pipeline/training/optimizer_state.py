@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _TENSOR = object()  # stands where a value is kept as a tensor
@@ -86,7 +87,9 @@ class _Parts:
             return {key: inner for key, inner in left.items() if inner is not _TENSOR}
         if not isinstance(value, Tensor):
             return value
-        if is_traceable_wrapper_subclass(value):
+        if isinstance(value, DTensor):
+            self.tensors[path] = value.detach()
+        elif is_traceable_wrapper_subclass(value):
             self.wrapped.append(path)
             for name in value.__tensor_flatten__()[0]:
                 self.take(getattr(value, name), f"{path}/{name}")

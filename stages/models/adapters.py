@@ -75,17 +75,22 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
     return wrapped
 
 
-def write(model: PeftModel, folder: Path, base: str, revision: str | None) -> None:
-    """Write the trained adapter as PEFT reads it, on the model that `base` and `revision` name."""
-    folder.mkdir(parents=True)
+def write(
+    model: PeftModel, folder: Path, base: str, revision: str | None, tensors: dict[str, Tensor] | None = None
+) -> None:
+    """Write the trained adapter as PEFT reads it, on the model that `base` and `revision` name.
+
+    `tensors` are its matrices by name, where they are not the model's own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     if REFERENCE in model.peft_config:
-        config, tensors = _as_one(model)
-        save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+        config, stacked = _as_one(model)
+        save_file(stacked, folder / "adapter_model.safetensors", {"format": "pt"})
     else:
         config = model.peft_config[TRAINED]
         # PEFT looks the base model up to see whether its vocabulary grew: in its folder, not on the Hub.
         config.base_model_name_or_path = model.get_base_model().name_or_path
-        model.save_pretrained(str(folder))
+        model.save_pretrained(str(folder), state_dict=tensors)
     config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
     config.save_pretrained(str(folder))
 

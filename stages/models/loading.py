@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -122,25 +122,7 @@ def load_model(
     from scoreonce.stages.models import policy_manifest  # pydantic, which a bare GPU image lacks
 
     policy_manifest.require_sound(folder)
-    config = load_config(folder)
-    _disable_dropout(config)
-    try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=getattr(torch, dtype),
-            attn_implementation=_attention_for(config),
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=True,  # they are refused below, with their names
-            output_loading_info=True,
-        )
-    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
-        raise InputError(
-            "The model cannot be loaded.",
-            found=first_line(error),
-            where=str(folder),
-            fix="Check that the folder holds a causal language model: config.json and its safetensors.",
-        ) from None
+    model, report = from_files(folder, config_without_dropout(folder), getattr(torch, dtype))
     require_whole(
         str(folder),
         missing=report["missing_keys"],
@@ -153,7 +135,32 @@ def load_model(
     return model.eval().to(device)
 
 
-def _attention_for(config: PretrainedConfig) -> str | None:
+def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model as transformers loads it, and its report of missing, unexpected and mismatched weights.
+
+    Raises `InputError` where it cannot be loaded.
+    """
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attention_for(config),
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # the report has them, with their names
+            output_loading_info=True,
+        )
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
+        raise InputError(
+            "The model cannot be loaded.",
+            found=first_line(error),
+            where=str(folder),
+            fix="Check that the folder holds a causal language model: config.json and its safetensors.",
+        ) from None
+    return model, report
+
+
+def attention_for(config: PretrainedConfig) -> str | None:
     """The attention to load a model with; None for what transformers takes by itself.
 
     SDPA cannot cap attention logits, and transformers 5.17 took it for Gemma 2 all the same, without the cap.
@@ -205,9 +212,12 @@ def dropout_settings(config: PretrainedConfig) -> dict[str, float]:
     }
 
 
-def _disable_dropout(config: PretrainedConfig) -> None:
+def config_without_dropout(folder: Path) -> PretrainedConfig:
+    """The configuration of a model folder with every dropout probability 0. Raises `InputError` as `load_config`."""
+    config = load_config(folder)
     for key in dropout_settings(config):
         setattr(config.get_text_config(), key, 0.0)
+    return config
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers import PreTrainedModel
 
@@ -31,11 +33,18 @@ def load(run: Run, device: torch.device) -> PreTrainedModel:
         return model
     adapter = loading.folder_of(start.adapter) if start.adapter else None
     if settings.lora_rank:
-        lora = (settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets)
-        model = adapters.with_lora_on_top(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+        model = with_lora(model, run, adapter)
     elif adapter:
         model = adapters.applied(model, adapter, trains=True)
     return model.eval().to(device)
+
+
+def with_lora(model: PreTrainedModel, run: Run, adapter: Path | None = None) -> PreTrainedModel:
+    """The model with new LoRA matrices as the run file describes them, on top of an adapter if there is one."""
+    settings = run.train
+    assert settings.lora_rank
+    lora = (settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets)
+    return adapters.with_lora_on_top(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
 
 
 def require_lora_settings(run: Run) -> None:

@@ -40,7 +40,7 @@ def residual(
         for i, own in zip(places, chosen, strict=True)
     ]
     differences = np.empty(len(rows))
-    with torch.inference_mode():
+    with torch.no_grad():  # in inference mode, a sharded model would keep tensors that training cannot use
         for batch in microbatches([row.tokens for row in rows], budget):
             sums = scorer([rows[i] for i in batch]).sums().cpu().numpy()
             sides = [

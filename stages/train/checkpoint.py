@@ -18,11 +18,12 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -35,6 +36,8 @@ from scoreonce.schemas.manifests import CheckpointManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.removal import remove
+from scoreonce.stages.sharded import tensors as sharded_tensors
+from scoreonce.stages.sharded.processes import on_first
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +58,13 @@ class Training:
     masters: Masters
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
+    sharded: bool = False  # each process has a part of every weight, and all save and restore together
+    names: tuple[str, ...] = field(init=False)  # of the trained parameters, in the order of the masters
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the trained parameters, in the order of the masters. A tied weight has one name."""
+    def __post_init__(self) -> None:
+        # At once: while a sharded model computes, its parameters are others. A tied weight has one name.
         known = {parameter: name for name, parameter in self.model.named_parameters()}
-        return [known[parameter] for parameter in self.masters.parameters]
+        object.__setattr__(self, "names", tuple(known[parameter] for parameter in self.masters.parameters))
 
 
 def save(
@@ -79,15 +83,22 @@ def save(
     """
     final = folder / f"step-{step:06d}"
     temporary = folder / f".{final.name}.tmp"
-    remove(temporary, inside=inside)
-    temporary.mkdir(parents=True)
+    tensors, rest = taken_apart(training.optimizer, _parameter_names(training))
+    weights = {name: tensor.detach() for name, tensor in zip(training.names, training.masters.masters, strict=True)}
+    if training.sharded:
+        on_first(lambda: _new_folder(temporary, inside))
+        sharded_tensors.write(temporary, weights | tensors)
+        if dist.get_rank() != 0:
+            dist.barrier()  # until the first has given the folder its name
+            return final
+    else:
+        _new_folder(temporary, inside)
     try:
-        tensors, rest = taken_apart(training.optimizer, _parameter_names(training))
-        weights = dict(zip(training.names, training.masters.masters, strict=True))
-        save_file(
-            {name: tensor.detach().contiguous() for name, tensor in weights.items()}, temporary / "weights.safetensors"
-        )
-        save_file(tensors, temporary / "optimizer.safetensors")
+        if not training.sharded:
+            save_file(
+                {name: tensor.contiguous() for name, tensor in weights.items()}, temporary / "weights.safetensors"
+            )
+            save_file(tensors, temporary / "optimizer.safetensors")
         save_file(_random_state(), temporary / "random.safetensors")
         files.write_json(
             temporary / "state.json",
@@ -109,6 +120,8 @@ def save(
         temporary.rename(final)
     finally:
         remove(temporary, inside=inside)
+    if training.sharded:
+        dist.barrier()
     # Later ones are damaged, or training would have gone on from them.
     past = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
     for old in [*past[:-keep], *(checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) > step)]:
@@ -178,12 +191,9 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
     try:
         stored = files.read_json(checkpoint / "state.json")
         _require_format(checkpoint, stored["format"])
-        optimizer, names = load_file(checkpoint / "optimizer.safetensors"), _parameter_names(training)
-        put_together(training.optimizer, names, optimizer, stored["optimizer"])
-        weights = load_file(checkpoint / "weights.safetensors")
-        with torch.no_grad():
-            for name, master in zip(training.names, training.masters.masters, strict=True):
-                master.copy_(weights[name])
+        put_together(
+            training.optimizer, _parameter_names(training), _read_tensors(checkpoint, training), stored["optimizer"]
+        )
         training.masters.give_weights()
         # Its base rates are those of the run file, which are tensors for some optimizers.
         training.scheduler.load_state_dict({key: v for key, v in stored["scheduler"].items() if key != "base_lrs"})
@@ -196,6 +206,35 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
             fix="Delete this folder; training goes on from the checkpoint before it, or from the start.",
         ) from None
     return stored["step"], {name: torch.tensor(value, dtype=torch.float64) for name, value in stored["method"].items()}
+
+
+def _read_tensors(checkpoint: Path, training: Training) -> dict[str, Tensor]:
+    """Fill the weights; return the optimizer's tensors by path, those as large as their weight in the same parts."""
+    weights = dict(zip(training.names, training.masters.masters, strict=True))
+    if not training.sharded and (checkpoint / "weights.safetensors").exists():
+        stored = load_file(checkpoint / "weights.safetensors")
+        with torch.no_grad():
+            for name, master in weights.items():
+                master.copy_(stored[name])
+        return load_file(checkpoint / "optimizer.safetensors")
+    shapes, dtypes = sharded_tensors.shapes(checkpoint), sharded_tensors.dtypes(checkpoint)
+    optimizer: dict[str, Tensor] = {}
+    for path in shapes:
+        name, slash, _ = path.partition("/")
+        if not slash:
+            continue
+        weight = weights[name].detach()
+        alike = shapes[path] == weight.shape
+        optimizer[path] = (
+            torch.zeros_like(weight, dtype=dtypes[path]) if alike else torch.zeros(shapes[path], dtype=dtypes[path])
+        )
+    sharded_tensors.read(checkpoint, {name: weight.detach() for name, weight in weights.items()} | optimizer)
+    return optimizer
+
+
+def _new_folder(folder: Path, inside: Path) -> None:
+    remove(folder, inside=inside)
+    folder.mkdir(parents=True)
 
 
 def _require_format(checkpoint: Path, found: Any) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.pages.model_card import card
@@ -15,35 +17,65 @@ from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import template_of
 from scoreonce.stages.models import adapters, loading, policy_manifest
 from scoreonce.stages.models.lineage import Start
+from scoreonce.stages.sharded.processes import on_first
+from scoreonce.stages.sharded.save import gathered_adapter, write_model
 
 logger = logging.getLogger(__name__)
 
 
-def save(folder: Path, model: PreTrainedModel, *, start: Start, data: Data, lineage: Lineage, inside: Path) -> None:
+def save(
+    folder: Path,
+    model: PreTrainedModel,
+    *,
+    start: Start,
+    data: Data,
+    lineage: Lineage,
+    inside: Path,
+    sharded: torch.dtype | None = None,
+) -> None:
     """Write weights or adapter (safetensors), config, tokenizer, card and manifest; the folder appears whole or not.
 
     The tokenizer is that of `data`, or of `start` where it names none, with the chat template that the policy was
     trained on. Dropout was off in training; a saved config has the settings of `start` again. A folder of an earlier
-    save is removed, if it lies in the folder `inside`.
+    save is removed, if it lies in the folder `inside`. `sharded`: the dtype to save a sharded model in, which all
+    processes do together.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    remove(temporary, inside=inside)
     origin = loading.folder_of(start.model, start.revision)
-    try:
-        if isinstance(model, PreTrainedModel):
-            for key, value in loading.dropout_settings(loading.load_config(origin)).items():
-                setattr(model.config.get_text_config(), key, value)
-            model.save_pretrained(temporary)
-        else:
-            adapters.write(model, temporary, adapters.base_name(start.model), start.revision)
+
+    def begin() -> None:
+        remove(temporary, inside=inside)
+        temporary.mkdir(parents=True)
+
+    def finish() -> None:
         _write_tokenizer(temporary, data, origin)
         library = "transformers" if isinstance(model, PreTrainedModel) else "peft"
         (temporary / "README.md").write_text(card(lineage, library), encoding="utf-8")
         policy_manifest.write(temporary, lineage.identity)
         remove(folder, inside=inside)
         temporary.rename(folder)
+
+    first = on_first if sharded else _alone
+    first(begin)
+    try:
+        if isinstance(model, PreTrainedModel):
+            for key, value in loading.dropout_settings(loading.load_config(origin)).items():
+                setattr(model.config.get_text_config(), key, value)
+            if sharded:
+                write_model(model, temporary, sharded)
+            else:
+                model.save_pretrained(temporary)
+        else:
+            matrices = gathered_adapter(model) if sharded else None
+            base = adapters.base_name(start.model)
+            first(lambda: adapters.write(model, temporary, base, start.revision, matrices))
+        first(finish)
     finally:
         remove(temporary, inside=inside)
+
+
+def _alone(work: Callable[[], None]) -> None:
+    work()
 
 
 def _write_tokenizer(folder: Path, data: Data, origin: Path) -> None:

@@ -7,7 +7,7 @@
 Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
 lineage.json, checkpoints/, and model/. A killed run resumes from the last checkpoint with the same result.
 
-Left out: FSDP and DeepSpeed; any number of processes under DDP works.
+With several processes each keeps all of the model (DDP), or with compute.shard a part of it (FSDP2).
 """
 
 from __future__ import annotations
@@ -183,10 +183,11 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         raise InputError(
-            "Training runs on one process or under DDP.",
+            "The model is sharded by the run file, not by accelerate.",
             found=str(accelerator.distributed_type),
             where="the accelerate config",
-            fix="Choose multi-GPU or multi-CPU without FSDP and DeepSpeed in `accelerate config`.",
+            fix="Choose multi-GPU or multi-CPU without FSDP and DeepSpeed in `accelerate config`, and set "
+            'compute.shard = "full".',
         )
     return accelerator
 

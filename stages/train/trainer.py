@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
 from scoreonce.pipeline.forward import architecture, layout_probe
-from scoreonce.pipeline.forward.routing import router_of
+from scoreonce.pipeline.forward.routing import Router, router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.forward.sharding import own_part, release
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training import sampling
@@ -38,6 +39,8 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.sharded.processes import mesh_of
+from scoreonce.stages.sharded.scorer import require_can_be_sharded, sharded_scorer
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
 from scoreonce.stages.train.step_log import Rows, StepLog, log_damage
@@ -65,42 +68,41 @@ class Trainer:
     @classmethod
     def build(cls, run: Run, method: Method, data: TrainingData, accelerator: Accelerator) -> Trainer:
         """Load the policy, find the exact layout for it, and make optimizer and schedule."""
-        settings, start = run.train, lineage.start_of(run)
+        settings, device = run.train, accelerator.device
         torch.manual_seed(settings.seed)
-        model = policy.load(run, accelerator.device)
-        loading.require_fit(
-            model, start.model, largest_token=data.largest_token, longest_sequence=data.longest_sequence
-        )
-        budget = run.compute.budget(accelerator.device.type)
-        multiple = sequence_multiple(budget)
-        found = layout_probe.choose_layout(
-            model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
-        )
-        if settings.gradient_checkpointing:
-            loading.recompute_activations(model)
-            layout_probe.require_same_in_training(model, found.layout, multiple)
-        router = router_of(model) if settings.router_aux_loss else None
-        scorer = TokenScorer(
-            model, found.layout, masking(method, model), multiple=multiple, top_k=router and router.top_k
-        )
-        reference = reference_logits.provider(run, method, accelerator.device, data.longest_row, scorer)
+        mesh, budget = mesh_of(run.compute, device), run.compute.budget(device.type)
+        if mesh is None:
+            scorer, found, router = _whole_scorer(run, method, data, device)
+        else:
+            require_can_be_sharded(run, method)
+            scorer, found, router = sharded_scorer(
+                run,
+                mesh,
+                device,
+                lambda model: masking(method, model, device),
+                longest_row=data.longest_row,
+                largest_token=data.largest_token,
+                longest_sequence=data.longest_sequence,
+            )
+        reference = reference_logits.provider(run, method, device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
         steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
         scheduler = make_scheduler(optimizer, settings.scheduler, settings.warmup_ratio, steps)
-        prepared = accelerator.prepare_model(scorer)
+        prepared = scorer if mesh else accelerator.prepare_model(scorer)
         processes = Collectives(
             index=accelerator.process_index,
             count=accelerator.num_processes,
             gather=lambda column: accelerator.reduce(column, "sum"),
             backward=accelerator.backward,
-            no_sync=lambda: accelerator.no_sync(prepared),
+            # Where parts of a model are kept, so are parts of gradients: each micro-batch's are summed at once.
+            no_sync=nullcontext if mesh else lambda: accelerator.no_sync(prepared),
         )
         rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
-        if router is None and architecture.settings(architecture.causal_lm(model)).get("output_router_logits"):
+        if router is None and architecture.settings(architecture.causal_lm(scorer.model)).get("output_router_logits"):
             _say(
                 accelerator, "note: output_router_logits of the model's config has no effect; see train.router_aux_loss"
             )
@@ -108,7 +110,7 @@ class Trainer:
             run,
             data,
             accelerator,
-            checkpoint.Training(scorer, masters, optimizer, scheduler),
+            checkpoint.Training(scorer, masters, optimizer, scheduler, sharded=mesh is not None),
             Step(
                 rebuilt,
                 masters.parameters,
@@ -127,6 +129,7 @@ class Trainer:
         """Score some pairs again. Raises `InputError` where the policy, being the reference, differs from the cache."""
         settings = self.run.train
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
+        release(self.training.model)
         experts = architecture.has_experts(architecture.causal_lm(self.training.model.model))
         cache_check.require_agreement(found, lineage.dtype_of(self.run), experts=experts)
         agreement = f"policy equals the cached reference to {found.worst:.1e} nats per token"
@@ -168,16 +171,17 @@ class Trainer:
                     log.add(metrics, rows)
                     if keeps:
                         log.flush(step)
-                        with interval.writing():
-                            checkpoint.save(
-                                folder,
-                                self.training,
-                                step,
-                                state,
-                                keep=settings.keep_checkpoints,
-                                inside=paths.out,
-                                log=log.parts,
-                            )
+                if keeps and (main or self.training.sharded):
+                    with interval.writing():
+                        checkpoint.save(
+                            folder,
+                            self.training,
+                            step,
+                            state,
+                            keep=settings.keep_checkpoints,
+                            inside=paths.out,
+                            log=log.parts if log else None,
+                        )
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
@@ -186,9 +190,17 @@ class Trainer:
 
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""
-        if self.accelerator.is_main_process:
+        if self.accelerator.is_main_process or self.training.sharded:
             start, data, trained = lineage.start_of(self.run), self.run.data, self.training.model.model
-            save_policy.save(paths.policy, trained, start=start, data=data, lineage=made, inside=paths.out)
+            save_policy.save(
+                paths.policy,
+                trained,
+                start=start,
+                data=data,
+                lineage=made,
+                inside=paths.out,
+                sharded=getattr(torch, lineage.dtype_of(self.run)) if self.training.sharded else None,
+            )
         self.accelerator.wait_for_everyone()
 
     def take(
@@ -247,7 +259,10 @@ class Trainer:
         The loss of a step is that of the weights before it: those of the last step have no later loss to show it.
         """
         trained = zip(self.training.names, self.training.masters.parameters, strict=True)
-        counts = {name: int((~torch.isfinite(weights)).sum()) for name, weights in trained}
+        counts = {name: int((~own_part(weights.detach()).isfinite()).sum()) for name, weights in trained}
+        if self.training.sharded:
+            each = self.accelerator.reduce(torch.tensor(list(counts.values()), device=self.accelerator.device), "sum")
+            counts = dict(zip(counts, each.tolist(), strict=True))
         if broken := [name for name, count in counts.items() if count]:
             raise InputError(
                 "Training diverged: weights are not finite.",
@@ -275,7 +290,31 @@ def _say(accelerator: Accelerator, message: str) -> None:
         logger.info(message)
 
 
-def masking(method: Method, model: PreTrainedModel) -> Masking | None:
+def _whole_scorer(
+    run: Run, method: Method, data: TrainingData, device: torch.device
+) -> tuple[TokenScorer, layout_probe.Probe, Router | None]:
+    """The policy's scorer where this process keeps all of it, and the layout that is exact for it."""
+    settings = run.train
+    model = policy.load(run, device)
+    loading.require_fit(
+        model,
+        lineage.start_of(run).model,
+        largest_token=data.largest_token,
+        longest_sequence=data.longest_sequence,
+    )
+    multiple = sequence_multiple(run.compute.budget(device.type))
+    found = layout_probe.choose_layout(
+        model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
+    )
+    if settings.gradient_checkpointing:
+        loading.recompute_activations(model)
+        layout_probe.require_same_in_training(model, found.layout, multiple)
+    router = router_of(model) if settings.router_aux_loss else None
+    masks = masking(method, model, device)
+    return TokenScorer(model, found.layout, masks, multiple=multiple, top_k=router and router.top_k), found, router
+
+
+def masking(method: Method, model: PreTrainedModel, device: torch.device) -> Masking | None:
     """The token masks that a method reads: learnt where it penalises them, else from activations."""
     asked = PolicyColumns.of(method.reads)
     if not asked.reads("masks", "learnt masks"):
@@ -283,7 +322,7 @@ def masking(method: Method, model: PreTrainedModel) -> Masking | None:
     if not asked.reads("learnt masks"):
         return activation_masks
     # The reference is as wide as the policy: the policy starts from it, or has the same architecture.
-    return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(model.device, model.dtype)
+    return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(device, model.dtype)
 
 
 def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:

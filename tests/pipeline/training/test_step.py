@@ -70,7 +70,7 @@ def step_of(name, processes=ALONE):
     torch.manual_seed(1)
     model, rows, columns = problem()
     method = COMPOSED[name] if name in COMPOSED else methods.resolve(name, {})
-    scorer, calls = TokenScorer(model, "shared", masking(method, model)), []
+    scorer, calls = TokenScorer(model, "shared", masking(method, model, torch.device("cpu"))), []
     scorer.register_forward_hook(lambda *_: calls.append(1))
     asked = PolicyColumns.of(method.reads)
     if len(asked.completions) == 1:

@@ -1,0 +1,50 @@
+"""The processes that hold a model together: their mesh, and work that one of them does for all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Compute
+
+Result = TypeVar("Result")
+
+
+def mesh_of(compute: Compute, device: torch.device) -> DeviceMesh | None:
+    """The mesh to shard a model over, None where every process keeps all of it.
+
+    "full" shards over all processes; "hybrid" over those of a machine, and machines are replicas of each other.
+    """
+    if compute.shard == "none" or not dist.is_initialized():
+        return None
+    count = dist.get_world_size()
+    if compute.shard == "full":
+        return init_device_mesh(device.type, (count,))
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    if own == count:
+        return init_device_mesh(device.type, (count,))
+    return init_device_mesh(device.type, (count // own, own), mesh_dim_names=("replicas", "shards"))
+
+
+def on_first(work: Callable[[], Result]) -> Result:
+    """What `work` returns on the first process, on all of them; so does an `InputError` that it raises there."""
+    if not dist.is_initialized():
+        return work()
+    answer: list[tuple[Result | None, tuple[str, str, str, str] | None]] = [(None, None)]
+    if dist.get_rank() == 0:
+        try:
+            answer = [(work(), None)]
+        except InputError as error:
+            answer = [(None, (error.what, error.found, error.where, error.fix))]
+    dist.broadcast_object_list(answer, src=0)
+    result, problem = answer[0]
+    if problem is not None:
+        what, found, where, fix = problem
+        raise InputError(what, found=found, where=where, fix=fix)
+    return result  # type: ignore[return-value]  # of the type that work returns

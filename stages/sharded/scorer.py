@@ -1,0 +1,89 @@
+"""The policy's scorer, in parts over the processes of a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
+
+from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
+from scoreonce.pipeline.forward import layout_probe, sharding
+from scoreonce.pipeline.forward.routing import Router, router_of
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.forward.token_masks import Masking
+from scoreonce.pipeline.methods import Method
+from scoreonce.pipeline.training.optimizer import ELEMENTWISE
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Run
+from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.sharded.load import empty_policy, few_layers
+from scoreonce.stages.sharded.processes import on_first
+
+
+def sharded_scorer(
+    run: Run,
+    mesh: DeviceMesh,
+    device: torch.device,
+    masking: Callable[[PreTrainedModel], Masking | None],
+    *,
+    longest_row: int,
+    largest_token: int,
+    longest_sequence: int,
+) -> tuple[TokenScorer, layout_probe.Probe, Router | None]:
+    """The policy sharded over `mesh`, and the layout that the first process chose for all, on a few layers.
+
+    Raises `InputError`, on every process, as loading a whole model and choosing its layout do.
+    """
+    compute, settings, name = run.compute, run.train, lineage.start_of(run).model
+    multiple = sequence_multiple(compute.budget(device.type))
+
+    def tried() -> tuple[layout_probe.Probe, Router | None]:
+        model = few_layers(run, device)
+        loading.require_fit(model, name, largest_token=largest_token, longest_sequence=longest_sequence)
+        found = layout_probe.choose_layout(
+            model, compute.attention, longest_row, multiple, compiled=compute.compile, trains=True
+        )
+        router = router_of(model) if settings.router_aux_loss else None
+        if settings.gradient_checkpointing:
+            loading.recompute_activations(model)
+            layout_probe.require_same_in_training(model, found.layout, multiple)
+        return found, router
+
+    chosen, router = on_first(tried)
+    policy = empty_policy(run)
+    layout_probe.replace_attention_for(policy.model, chosen.layout, compiled=compute.compile)
+    if settings.gradient_checkpointing:
+        loading.recompute_activations(policy.model)
+    scorer = TokenScorer(
+        policy.model,
+        chosen.layout,
+        masking(policy.model),
+        multiple=multiple,
+        top_k=router and router.top_k,
+    )
+    sharding.shard(scorer, mesh, getattr(torch, lineage.dtype_of(run)))
+    sharding.materialise(scorer, device)
+    policy.fill(scorer)
+    return scorer, chosen, router
+
+
+def require_can_be_sharded(run: Run, method: Method) -> None:
+    """Raise `InputError` where the run asks for something that needs a whole model on every process."""
+    settings = run.train
+    if settings.optimizer not in ELEMENTWISE:
+        raise InputError(
+            "This optimizer needs whole weights.",
+            found=f"train.optimizer = {settings.optimizer!r}, compute.shard = {run.compute.shard!r}",
+            where="train.optimizer",
+            fix=f"Use one of: {', '.join(ELEMENTWISE)}.",
+        )
+    if settings.full_vocab == "live" and PolicyColumns.of(method.reads).needs("distributions", "hidden states"):
+        raise InputError(
+            f"{method.name} would need a second whole model on every process.",
+            found=f'train.full_vocab = "live", compute.shard = {run.compute.shard!r}',
+            where="train.full_vocab",
+            fix='Store what it reads: score.full_vocab = "hidden" and train.full_vocab = "hidden".',
+        )

@@ -1,0 +1,166 @@
+"""Training with a model in parts: the policy that one process trains, whatever the number of processes."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from scoreonce.pipeline import methods
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.score import stage as score
+from scoreonce.stages.sharded.scorer import require_can_be_sharded
+from scoreonce.stages.train import stage as train
+
+FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 4, "checkpoint_every": 2}
+
+SCRIPT = Path(__file__).resolve().parents[2] / "helpers" / "train_in_parts.py"
+
+
+@pytest.fixture
+def prepared(world):
+    """A world of 40 training pairs, scored."""
+    world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
+    score.score(world.run(score={"mismatched": True, "full_vocab": "hidden"}))
+    return world
+
+
+def launch(runs, processes, *, nodes=1, until=0):
+    """Train in one launch, by so many processes on each of one or two nodes, which are launchers here."""
+    trees = json.dumps([run.model_dump(exclude_none=True) for run in runs])
+    each = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+    if nodes == 1:
+        commands = [[*each, "--standalone", str(SCRIPT), trees, str(until)]]
+    else:
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            port = free.getsockname()[1]
+        meeting = ["--nnodes", str(nodes), "--master_addr", "localhost", "--master_port", str(port)]
+        commands = [
+            [*each, *meeting, "--node_rank", str(node), str(SCRIPT), trees, str(until)] for node in range(nodes)
+        ]
+    started = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for command in commands
+    ]
+    said = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0] * nodes, "\n".join(said)
+    return "\n".join(said)
+
+
+def weights(run):
+    paths = RunPaths.of(run)
+    return {
+        name: tensor for path in sorted(paths.policy.glob("*.safetensors")) for name, tensor in load_file(path).items()
+    }
+
+
+def metrics(run):
+    return [json.loads(line) for line in (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_same(left, right, tolerance=2e-5):
+    one, other = weights(left), weights(right)
+    assert one.keys() == other.keys()
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=tolerance, atol=tolerance)
+    for mine, theirs in zip(metrics(left), metrics(right), strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert mine["beta/mean"] == pytest.approx(theirs["beta/mean"], abs=1e-6)
+        assert mine["selection/kept"] == theirs["selection/kept"]
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
+
+
+def kept(said):
+    """Of each process and run: how many weights it keeps, of how many."""
+    return [tuple(map(int, found)) for found in re.findall(r"kept (\d+) (\d+)", said)]
+
+
+# Of each case: settings of [train], and of [compute].
+CASES = {
+    "dpo": ({}, {}),
+    "beta_dpo": ({}, {"tokens_per_microbatch": 128}),  # several micro-batches: its statistics are of the whole step
+    "alpha_dpo": ({}, {}),
+    "epsilon_dpo": ({}, {"tokens_per_microbatch": 128}),  # reads stored hidden states
+    "kto": ({}, {}),
+    "lora": ({"method": "dpo", "lora_rank": 2}, {}),
+    "recomputed": ({"method": "dpo", "gradient_checkpointing": True}, {"tokens_per_microbatch": 128}),
+    "clipped": ({"method": "dpo", "max_grad_norm": 0.01, "optimizer": "sgd", "learning_rate": 1.0}, {}),
+}
+
+
+@pytest.mark.slow
+def test_two_processes_with_a_part_each_train_what_one_process_does(prepared):
+    tied = {"model": str(prepared.model("tied", tie_word_embeddings=True))}
+    cases = {**CASES, "tied": ({"method": "dpo", **tied}, {})}
+    runs = {
+        kind: [
+            prepared.run(
+                train={**FAST, "method": name, **settings, "label": f"{name}-{kind}"},
+                compute={"shard": kind, **compute},
+            )
+            for name, (settings, compute) in cases.items()
+        ]
+        for kind in ("none", "full")
+    }
+    said = launch(runs["full"], 2)
+    shares = [own / of for own, of in kept(said)]
+    assert len(shares) == 2 * len(cases)
+    assert max(shares) < 0.52
+    for one, two in zip(runs["none"], runs["full"], strict=True):
+        train.train(one)
+        assert_same(one, two)
+
+
+@pytest.mark.slow
+def test_checkpoints_of_three_processes_go_on_with_two_and_with_one(prepared):
+    """Interrupted in step 3 by three, in step 5 by two, finished by one that keeps all; and the other way round."""
+    settings = {**FAST, "method": "beta_dpo", "max_steps": 6}
+    whole = prepared.run(train={**settings, "label": "whole"})
+    train.train(whole)
+    parts = prepared.run(train={**settings, "label": "parts"}, compute={"shard": "full"})
+    launch([parts], 3, until=3)
+    checkpoints = RunPaths.of(parts).training / "checkpoints"
+    assert [path.name for path in sorted(checkpoints.iterdir())] == ["step-000002"]
+    assert len(list((checkpoints / "step-000002").glob("shard-*.safetensors"))) == 3
+    launch([parts], 2, until=5)
+    train.train(parts.replace({"compute.shard": "none"}))
+    assert_same(whole, parts)
+
+
+@pytest.mark.slow
+def test_two_nodes_keep_a_copy_each(prepared):
+    """Two launchers of two processes: the parts are of one node's two processes."""
+    settings = {**FAST, "method": "alpha_dpo"}
+    runs = [prepared.run(train={**settings, "label": kind}, compute={"shard": kind}) for kind in ("hybrid", "none")]
+    said = launch(runs[:1], 2, nodes=2)
+    assert all(0.48 < own / of < 0.52 for own, of in kept(said))
+    train.train(runs[1])
+    assert_same(*runs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"optimizer": "adafactor"}, "needs whole weights"),
+        ({"method": "tdpo", "full_vocab": "live"}, "second whole model"),
+    ],
+)
+def test_what_needs_a_whole_model_is_refused(world, settings, what):
+    run = world.run(train={"method": "dpo", **settings}, compute={"shard": "full"})
+    with pytest.raises(InputError, match=what) as caught:
+        require_can_be_sharded(run, methods.resolve(run.train.method, {}))
+    assert all(part for part in (caught.value.found, caught.value.where, caught.value.fix))
