@@ -16,6 +16,7 @@ from accelerate import init_empty_weights
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import logging
 
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
@@ -105,7 +106,12 @@ def few_layers(run: Run, device: torch.device) -> PreTrainedModel:
             if isinstance(value, list) and len(value) == whole:
                 setattr(text, name, value[:count])
         text.num_hidden_layers = count
-    model = loading.from_files(folder, config, getattr(torch, lineage.dtype_of(run)))[0]
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it would list the layers that are left out
+    try:
+        model = loading.from_files(folder, config, getattr(torch, lineage.dtype_of(run)))[0]
+    finally:
+        logging.set_verbosity(verbosity)
     return model.eval().to(device)
 
 

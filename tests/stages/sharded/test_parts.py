@@ -149,7 +149,7 @@ def test_files_that_are_not_the_model_are_refused_as_without_parts(tmp_path, mes
         load.empty_policy(run_of(tmp_path / "model"))
 
 
-def test_few_layers_have_every_kind_of_layer(tmp_path):
+def test_few_layers_have_every_kind_of_layer(tmp_path, capfd):
     """Gemma 2 alternates windows and full attention: two layers of its four; their weights are the model's."""
     tiny_model("gemma2_softcap_sliding").save_pretrained(tmp_path / "model")
     few = load.few_layers(run_of(tmp_path / "model"), torch.device("cpu"))
@@ -158,6 +158,7 @@ def test_few_layers_have_every_kind_of_layer(tmp_path):
     whole = tiny_model("gemma2_softcap_sliding")
     assert torch.equal(few.model.layers[1].mlp.up_proj.weight, whole.model.layers[1].mlp.up_proj.weight)
     assert torch.equal(few.model.norm.weight, whole.model.norm.weight)
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())
 
 
 def test_tensors_are_read_into_whatever_is_there(tmp_path):
