@@ -38,6 +38,7 @@ from scoreonce.stages.commands.options import (
     Methods,
     Model,
     NearDuplicates,
+    Part,
     Preview,
     Prune,
     Query,
@@ -177,6 +178,7 @@ def sql(run: RunFile, query: Query, sets: Sets = None) -> None:
 def score(
     run: RunFile,
     sets: Sets = None,
+    part: Part = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
     lock_timeout: LockTimeout = None,
@@ -191,9 +193,9 @@ def score(
     from scoreonce.stages.score import stage
 
     if dry_run:
-        stage.estimate(settings)
+        stage.estimate(settings, part=part)
     else:
-        stage.score(settings, lock_timeout=lock_timeout)
+        stage.score(settings, part=part, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -124,6 +124,13 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Only estimate time, memory and disk, from a few seconds of work with the model."),
 ]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Only score part I of N, beside processes that score the others, on one machine or many.",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tomllib
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ def atomic(path: Path) -> Iterator[Path]:
     the thrift parts of a Parquet file, polars 2.1 says "File out of specification".
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes on two machines, or in two containers, can have the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as handle:

@@ -21,20 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterator[None]:
+def exclusive(path: Path, what: str, *, timeout: float | None = None, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` in this block. `what` names the locked thing in messages.
 
     The operating system releases the lock when its process ends, also when it is killed. Waits for `timeout` seconds
-    and then raises `InputError`, or waits forever if it is None; both name the process that holds the lock.
+    and then raises `InputError`, or waits forever if it is None; both name the process that holds the lock. A wait of
+    up to `patience` seconds is not worth a message.
     """
     holder = path.with_suffix(".holder.json")
     lock = FileLock(path)
+    silent = patience if timeout is None else min(patience, timeout)
+    left = None if timeout is None else timeout - silent
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=silent)
     except Timeout:
-        if timeout != 0:
+        if left != 0:
             logger.warning(f"waiting: {what} is in use by {_description(holder)}")
-        _wait(lock, holder, what, timeout)
+        _wait(lock, holder, what, left)
     try:
         remove_unfinished(holder, inside=path.parent)
         write_json(holder, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
@@ -43,6 +46,17 @@ def exclusive(path: Path, what: str, *, timeout: float | None = None) -> Iterato
         with suppress(OSError):  # a full or missing disk must not hide the error that ended the block
             remove(holder, inside=path.parent)
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 
@@ -49,16 +50,31 @@ class PreviewResult:
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """What `score` did: completions, positions and seconds over all processes."""
+    """What `score` did: completions, positions and seconds over all processes.
+
+    After a part was scored, `missing` completions of other parts are not in the store yet; the part that leaves none
+    missing writes the pair tables.
+    """
 
     paths: RunPaths
     scored: int
     reused: int
     tokens: int
     seconds: float
+    missing: int = 0
 
     def pairs(self, split: Split) -> pl.DataFrame:
-        """The reference columns of each distinct pair: rows of `schemas.tables.ReferencePair`."""
+        """The reference columns of each distinct pair: rows of `schemas.tables.ReferencePair`.
+
+        Raises `InputError` while completions of other parts are missing.
+        """
+        if self.missing:
+            raise InputError(
+                "The pair tables are not written yet.",
+                found=f"{self.missing:,} completions of other parts were not in the store when this part was done",
+                where=str(self.paths.reference(split)),
+                fix="Score the other parts, or call `score` without `part`, which scores what is missing.",
+            )
         return read_frame(self.paths.reference(split))
 
 

@@ -2,6 +2,7 @@
 
     scoreonce score configs/x.toml             needs: scoreonce prepare
     scoreonce score configs/x.toml --dry-run   what is left, time and disk
+    scoreonce score configs/x.toml --part 3/8  one part of eight, beside the others on any machine
 
 Writes the store (one row per completion, found again by content) and, per split, one row per distinct pair.
 """
@@ -28,20 +29,22 @@ from scoreonce.stages.score.reference_table import reference_view
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
+from scoreonce.stages.store.parts import Part
 from scoreonce.stages.store.store import ReferenceStore
 
 logger = logging.getLogger(__name__)
 
 
-def score(run: Run, *, lock_timeout: float | None = None) -> ScoreResult:
+def score(run: Run, *, part: str | None = None, lock_timeout: float | None = None) -> ScoreResult:
     """Score the completions that the store lacks, then write the pair tables.
 
-    Another process that scores the same model is waited for, at most `lock_timeout` seconds. Raises `InputError` where
-    the pairs are not prepared as the run file says, model and pairs do not fit, or the disk is full. Finished shards
-    stay, after Ctrl-C too.
+    Another process that scores the same model is waited for, at most `lock_timeout` seconds. With `part`, "3/8" say,
+    only the third of eight parts of the completions is scored, beside processes that score the others, and the pair
+    tables are written if nothing is missing at the end. Raises `InputError` where there is no such part, the pairs are
+    not prepared as the run file says, model and pairs do not fit, or the disk is full. Finished shards stay, after
+    Ctrl-C too.
     """
-    require_pairs(run)
-    job = ScoringJob.of(run)
+    job = _job(run, part)
     try:
         scoring = score_completions(job, lock_timeout=lock_timeout)
     except KeyboardInterrupt:
@@ -49,18 +52,24 @@ def score(run: Run, *, lock_timeout: float | None = None) -> ScoreResult:
         logger.warning("\n%s; what is missing is scored next time.", kept)
         raise
     if scoring.main:
-        _write_pairs(job, lock_timeout)
+        if scoring.missing == 0:
+            _write_pairs(job, lock_timeout)
         logger.info("\n".join(_summary(job, scoring)))
-    return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds)
+    return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds, scoring.missing)
 
 
-def estimate(run: Run) -> ScoringEstimate:
+def estimate(run: Run, *, part: str | None = None) -> ScoringEstimate:
     """What `score` would do: its time, memory and disk, measured with the model for some seconds. Writes nothing."""
-    require_pairs(run)
-    job = ScoringJob.of(run)
+    job = _job(run, part)
     found = estimate_scoring(job)
     logger.info("\n".join(_estimated(job, found)))
     return found
+
+
+def _job(run: Run, part: str | None) -> ScoringJob:
+    wanted = None if part is None else Part.parse(part)
+    require_pairs(run)
+    return ScoringJob.of(run, part=wanted)
 
 
 def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
@@ -74,6 +83,8 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     require_inside(path.parent, paths.out)
     # `prepare` takes the same lock, so that the tables are of one set of pairs.
     with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):
+        if not manifests.changes(ReferenceManifest, path, wanted):
+            return  # another process has written them meanwhile
         remove_unfinished(path.parent, inside=paths.out)
         counts = {}
         for split in SPLITS:
@@ -108,10 +119,10 @@ def _layouts(store: ReferenceStore) -> str:
 
 def _estimated(job: ScoringJob, left: ScoringEstimate) -> Iterator[str]:
     if left.completions == 0:
-        yield "Nothing is left to score."
+        yield f"Nothing is left to score{_of_part(job)}."
         return
     speed = f"{left.tokens / left.seconds:,.0f} tokens/s, measured here"
-    yield f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens"
+    yield f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens{_of_part(job)}"
     yield f"time       about {duration(left.seconds)} with one process ({speed})"
     yield f"memory     about {size(left.memory)} for each process"
     yield f"disk       about {size(left.bytes)} in {job.store.folder}"
@@ -124,12 +135,20 @@ def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
         did = f"{scoring.scored:,} completions in {duration(scoring.seconds)} ({speed})"
         yield f"scored     {did}, {scoring.reused:,} reused"
     else:
-        yield f"scored     nothing: all {scoring.reused:,} completions are in the store"
-    for split in SPLITS:
-        yield f"{split:<11}{_ranking(job.paths, split)}"
+        yield f"scored     nothing: all {scoring.reused:,} completions{_of_part(job)} are in the store"
+    if scoring.missing:
+        yield f"part {job.part!s:<6}done; {scoring.missing:,} completions of other parts are still missing"
+        yield "           the last part writes the pair tables, or `scoreonce score` without --part"
+    else:
+        for split in SPLITS:
+            yield f"{split:<11}{_ranking(job.paths, split)}"
     store = job.store
     used = sum(shard.stat().st_size for shard in store.shards())
     yield f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}"
+
+
+def _of_part(job: ScoringJob) -> str:
+    return f" of part {job.part}" if job.part else ""
 
 
 def _ranking(paths: RunPaths, split: Split) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Compute, Reference, Run, Score
+from scoreonce.stages.store.parts import Part
 from scoreonce.stages.store.store import POOLED, ReferenceStore
 
 LONGEST_ROW = 4_096  # tokens
@@ -23,12 +24,20 @@ class ScoringJob:
     store: ReferenceStore
     compute: Compute
     score: Score
+    part: Part | None = None  # only these completions, beside other processes
 
     @classmethod
-    def of(cls, run: Run, *, splits: Sequence[Split] = SPLITS, reference: Reference | None = None) -> ScoringJob:
+    def of(
+        cls,
+        run: Run,
+        *,
+        splits: Sequence[Split] = SPLITS,
+        reference: Reference | None = None,
+        part: Part | None = None,
+    ) -> ScoringJob:
         """Score `splits` under `reference`, or the run's own. Hashes the weights, once."""
         model = reference or run.reference
-        return cls(RunPaths.of(run), splits, model, ReferenceStore.of(run, model), run.compute, run.score)
+        return cls(RunPaths.of(run), splits, model, ReferenceStore.of(run, model), run.compute, run.score, part)
 
     @property
     def tensor_layers(self) -> list[str]:

@@ -1,6 +1,7 @@
 """Scoring what the store lacks: shared by `score` and `evaluate`.
 
-Under accelerate, process r of n scores shards r, r + n, ... and writes them itself; process 0 holds the writer's lock.
+Under accelerate, process r of n scores shards r, r + n, ... and writes them itself; process 0 holds the lock, of the
+whole store or of the job's part.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from scoreonce.stages.config import Compute
 from scoreonce.stages.scoring.estimate import tensor_bytes
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.rows import load_scorer, row_reader
-from scoreonce.stages.scoring.unscored import UnscoredCompletions, unscored_completions
+from scoreonce.stages.scoring.unscored import UnscoredCompletions, missing_completions, unscored_completions
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
 from scoreonce.stages.store.sidecar import Damage
 from scoreonce.stages.store.store import ReferenceStore
@@ -37,6 +38,7 @@ class ScoringResult:
     tokens: int = 0
     seconds: float = 0.0
     main: bool = True
+    missing: int = 0  # completions of other parts that the store lacks
 
 
 class ProcessGroup(NamedTuple):
@@ -48,31 +50,54 @@ class ProcessGroup(NamedTuple):
 
 
 def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> ScoringResult:
-    """Score every completion of the pairs that the store lacks, shard by shard.
+    """Score every completion of the pairs that the store lacks, or of the job's part of them, shard by shard.
 
     The model is loaded only if there is something to do. Damaged files of any layer are set aside, which is printed,
-    and their completions scored again. Another writer is waited for, at most `lock_timeout` seconds. Raises
+    and their completions scored again. A writer of the whole store waits for every other, a part for the same part and
+    for writers of the whole, at most `lock_timeout` seconds. Raises
     `InputError` where model and pairs do not fit, or where a log-prob is not finite; finished shards stay.
     """
     processes = _process_group(job.compute)
-    if processes.world == 1 and not _needs_repair(job):
+    if job.part is None and processes.world == 1 and not _needs_repair(job):
         work = unscored_completions(job)
         if len(work) == 0:
             job.store.tidy()
             return ScoringResult(0, work.wanted)
     with ExitStack() as held:
-        if processes.rank == 0:
-            held.enter_context(job.store.writing(timeout=lock_timeout))
-            for damage in job.store.set_aside_damaged():
-                _log_damage(job.store, damage)
-            if _lacks_head(job):
-                _restore_head(job)
-        processes.wait()  # all see the store that the first has put in order
-        work = unscored_completions(job)
-        processes.wait()  # no process writes before all have read the index
+        with ExitStack() as planning:
+            if processes.rank == 0:
+                _lock(job, held, planning, lock_timeout)
+                for damage in job.store.set_aside_damaged():
+                    _log_damage(job.store, damage)
+                if _lacks_head(job):
+                    _restore_head(job)
+            processes.wait()  # all see the store that the first has put in order
+            work = unscored_completions(job)
+            processes.wait()  # no process writes before all have read the index
+        if job.part is not None:
+            job.store.forget_indexes()  # other parts will replace them
         seconds = _score(job, work, processes) if len(work) else 0.0
         processes.wait()
-    return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds, processes.rank == 0)
+        missing = _missing(job) if processes.rank == 0 else 0
+    main = processes.rank == 0
+    return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds, main, missing)
+
+
+def _lock(job: ScoringJob, held: ExitStack, planning: ExitStack, timeout: float | None) -> None:
+    """Take what is held for the whole pass, and what only until the work is planned."""
+    if job.part is None:
+        held.enter_context(job.store.writing(timeout=timeout))
+    else:
+        held.enter_context(job.store.scoring_part(job.part, timeout=timeout))
+        planning.enter_context(job.store.changing(timeout=timeout))
+
+
+def _missing(job: ScoringJob) -> int:
+    """What the store lacks after a pass. The last of several parts to look sees what all of them have written."""
+    if job.part is None:
+        return 0
+    with job.store.changing():
+        return missing_completions(job)
 
 
 def _needs_repair(job: ScoringJob) -> bool:
@@ -107,9 +132,11 @@ def _restore_head(job: ScoringJob) -> None:
 def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) -> float:
     """Score this process's shards and return the seconds that this took, without those of loading the model."""
     scorer, read = load_scorer(job, work), row_reader(job)
-    provenance = {**scorer.provenance(), "processes": processes.world}
+    part = {"part": str(job.part)} if job.part else {}
+    provenance = {**scorer.provenance(), "processes": processes.world, **part}
     if job.score.form and processes.rank == 0:
-        job.store.head(job.score.form).write(scorer.head())
+        with job.store.changing() if job.part else nullcontext():
+            job.store.head(job.score.form).write(scorer.head())
     shards = ShardWriter(job, scorer, provenance)
     if job.keep_hidden and processes.rank == 0:
         layers = " and ".join(job.tensor_layers)

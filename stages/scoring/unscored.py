@@ -97,17 +97,25 @@ class UnscoredCompletions:
 
 
 def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
-    """What the store of a job lacks of the completions of its pairs.
+    """What the store of a job lacks of the completions of its pairs, or of its part of them.
 
     With `score.mismatched` each training prompt's mismatched completion is among them. Completions of one prompt share
     a row of at most `job.row_tokens` positions. Rows are sorted longest first: memory runs out at once or never, and
     what an interrupted run left over falls into the same shards as before.
     """
     wanted = completions(job.paths, job.splits, mismatches=job.score.mismatched)
+    if job.part is not None:
+        wanted = wanted.filter(job.part.holds("prompt_id"))
     stored = job.store.holds(wanted.get_column("completion_id"), job.tensor_layers)
     rows = wanted.filter(~stored).pipe(_into_rows, job.row_tokens).pipe(_longest_first)
     bounds = _bounds(rows.get_column("prompt_row").to_numpy(), job.shard_completions)
     return UnscoredCompletions(rows, bounds, wanted.height)
+
+
+def missing_completions(job: ScoringJob) -> int:
+    """How many completions of the pairs the store lacks, of all parts."""
+    wanted = completions(job.paths, job.splits, mismatches=job.score.mismatched)
+    return int((~job.store.holds(wanted.get_column("completion_id"), job.tensor_layers)).sum())
 
 
 def completions(paths: RunPaths, splits: Sequence[Split], *, mismatches: bool = False) -> pl.DataFrame:

@@ -40,7 +40,11 @@ class ShardWriter:
             self._append_distributions(self.job.score.form, shard, scores, hidden)
         if self.job.score.embeddings and hidden is not None:
             self._append_pooled(shard, scores, hidden)
-        self.job.store.append(_table(shard.ids, scores), self.provenance)
+        self.job.store.append(_table(shard.ids, scores), self.provenance, mark=self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return self.job.part.mark if self.job.part else ""
 
     def _append_distributions(self, form: str, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:
         layer, columns = self.job.store.tensors(form), {"hidden": hidden}
@@ -50,14 +54,14 @@ class ShardWriter:
             if not layer.files():
                 loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
                 logger.warning(f"{form} is approximate: {loss}")
-        layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance)
+        layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance, mark=self._mark)
 
     def _append_pooled(self, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:
         from scoreonce.pipeline.forward.embeddings import hidden_sums
 
         sums = hidden_sums(hidden, scores.lengths.tolist())
         block = TensorBlock(packed(shard.ids), np.ones(len(sums), np.int64), {"hidden_sum": sums})
-        self.job.store.tensors(POOLED).append(block, self.provenance)
+        self.job.store.tensors(POOLED).append(block, self.provenance, mark=self._mark)
 
 
 def require_finite(shard: ShardPlan, scores: CompletionScores, reference: Reference) -> None:

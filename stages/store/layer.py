@@ -79,13 +79,15 @@ class Layer(Generic[Rows]):
             raise self._damage(path, reason).error()
         return stated
 
-    def append(self, rows: Rows, provenance: dict[str, Any]) -> Path:
+    def append(self, rows: Rows, provenance: dict[str, Any], *, mark: str = "") -> Path:
         """Write one file and commit it. Several processes may append at the same time.
 
-        Raises `InputError` where the disk is full or cannot be written; then nothing of the file remains.
+        `mark` is that of the part which these rows are of, if any, and stands in the file's name. Raises `InputError`
+        where the disk is full or cannot be written; then nothing of the file remains.
         """
         now = datetime.now(UTC)
-        path = self.folder / f"{now:%Y%m%dT%H%M%S%f}-{secrets.token_hex(5)}{self.codec.suffix}"
+        name = "-".join(filter(None, (f"{now:%Y%m%dT%H%M%S%f}", mark, secrets.token_hex(5))))
+        path = self.folder / f"{name}{self.codec.suffix}"
         count, tokens = self.codec.size(rows)
         with writable(self.folder.parent):
             commit(
@@ -156,6 +158,10 @@ class Layer(Generic[Rows]):
         self.refresh()
         assert self._index is not None
         return self._index
+
+    def forget_index(self) -> None:
+        """Read the index from disk again when it is next needed."""
+        self._index = None
 
     def path_of(self, file: IndexedFile) -> Path:
         """Path of an indexed file."""

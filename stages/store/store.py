@@ -3,6 +3,7 @@
     <root>/<key>/identity.json    what the key stands for
     <root>/<key>/shards/          scores: rows of `CompletionScore` (Parquet)
     <root>/<key>/hidden/          hidden states and the head; topk-128/ the largest log-probs; pooled/ sums of states
+    <root>/<key>/parts/           locks of the parts that are being scored (see parts.py)
     <root>/<key>/index/           where each completion is in each layer: a cache, rebuilt when it is lost
     <root>/<key>/damaged/         files that failed a check, set aside by `score`
 
@@ -29,7 +30,6 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import CompletionScore
 from scoreonce.stages.common.files import read_json, write_json
 from scoreonce.stages.common.frames import frame_of
-from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.removal import remove, require_inside
 from scoreonce.stages.config import Reference, Run
@@ -39,6 +39,7 @@ from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
 from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
+from scoreonce.stages.store.parts import Part, alone, changing, mark_of, working
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 
 logger = logging.getLogger(__name__)
@@ -129,12 +130,13 @@ class ReferenceStore:
         """What the sidecar of a shard states. Raises `InputError` where it is damaged."""
         return self.scores.sidecar(shard)
 
-    def append(self, table: pa.Table, provenance: dict[str, Any]) -> Path:
+    def append(self, table: pa.Table, provenance: dict[str, Any], *, mark: str = "") -> Path:
         """Write one shard of `CompletionScore` rows and commit it. Several processes may append at the same time.
 
-        Raises `InputError` where the disk is full or cannot be written; then nothing of the shard remains.
+        `mark` is that of the part which the rows are of, if any. Raises `InputError` where the disk is full or cannot
+        be written; then nothing of the shard remains.
         """
-        return self.scores.append(table, provenance)
+        return self.scores.append(table, provenance, mark=mark)
 
     def ids(self) -> pl.Series:
         """`completion_id` of everything that has scores, each once. Raises `InputError` at a damaged shard."""
@@ -199,19 +201,68 @@ class ReferenceStore:
 
     @contextmanager
     def writing(self, *, timeout: float | None = None) -> Iterator[None]:
-        """Be the only writer, and remove what a killed one left. Waits, saying for whom, at most `timeout` seconds."""
-        name = f"the reference store of {self.model or self.identity.key}"
+        """Be the only writer, and remove what killed ones left. Waits, saying for whom, at most `timeout` seconds."""
         with ExitStack() as held:
             with writable(self.folder):
-                require_inside(self.folder, self.folder.parent)
-                self.shards_folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(exclusive(self.folder / "write.lock", name, timeout=timeout))
-                self._write_identity()
-                for path in self.leftovers():
-                    remove(path, inside=self.folder.parent)
-            for head in self.heads_without_digest():
-                head.record_digest()
+                self._make_folder()
+                held.enter_context(alone(self.folder, self._name, timeout=timeout))
+                self._put_in_order(self.leftovers())
+            self._record_digests()
             yield
+
+    @contextmanager
+    def scoring_part(self, part: Part, *, timeout: float | None = None) -> Iterator[None]:
+        """Be the only process that scores a part, beside those that score others, and remove what a killed one left.
+
+        Files may be appended in this block. All else that changes the store needs `changing` too.
+        """
+        with ExitStack() as held:
+            with writable(self.folder):
+                self._make_folder()
+                held.enter_context(working(self.folder, part, self._name, timeout=timeout))
+                for path in self.leftovers():
+                    if mark_of(path) == part.mark:  # no other process writes files of this mark
+                        remove(path, inside=self.folder.parent)
+            yield
+
+    @contextmanager
+    def changing(self, *, timeout: float | None = None) -> Iterator[None]:
+        """Change, for a moment, what parts share: damaged files, heads, the index. No one else writes all of the store.
+
+        Files of parts may appear meanwhile. Removes what was never finished and is no part's.
+        """
+        with ExitStack() as held:
+            with writable(self.folder):
+                held.enter_context(changing(self.folder, self._name, timeout=timeout))
+                self._put_in_order([path for path in self.leftovers() if mark_of(path) is None])
+            self._record_digests()
+            yield
+
+    def forget_indexes(self) -> None:
+        """Read the indexes from disk again when they are next needed.
+
+        Their tables are memory-mapped, and another process may replace them. On a network file system one that another
+        machine removed can no longer be read.
+        """
+        for layer in self.layers():
+            layer.forget_index()
+
+    @property
+    def _name(self) -> str:
+        return f"the reference store of {self.model or self.identity.key}"
+
+    def _make_folder(self) -> None:
+        require_inside(self.folder, self.folder.parent)
+        self.shards_folder.mkdir(parents=True, exist_ok=True)
+
+    def _put_in_order(self, leftovers: list[Path]) -> None:
+        self._write_identity()
+        for path in leftovers:
+            remove(path, inside=self.folder.parent)
+
+    def _record_digests(self) -> None:
+        for head in self.heads_without_digest():
+            head.record_digest()
 
     def tidy(self) -> None:
         """Remove what a killed process left, unless there is a writer: it may be the writer's, and a writer tidies."""

@@ -82,7 +82,7 @@ def test_options_reach_their_stage(stage, run_file):
     cli.run_command(["train", run_file, "--restart", "--allow-method-file"])
     cli.run_command(["train", run_file, "--dry-run", "--allow-method-file"])
     assert [(name, options) for name, _, options in stage.calls] == [
-        ("estimate", {}),
+        ("estimate", {"part": None}),
         ("evaluate", {"model": "m", "label": "other", "lock_timeout": None}),
         ("report", {"labels": ["a", "b"], "lock_timeout": None}),
         ("prepare", {"restart": True, "lock_timeout": None}),

@@ -162,10 +162,10 @@ def test_no_such_model(prepared):
 def test_ctrl_c_says_what_stays(prepared, monkeypatch, capsys):
     original, written = ReferenceStore.append, []
 
-    def interrupted(self, table, provenance):
+    def interrupted(self, table, provenance, **options):
         if written:
             raise KeyboardInterrupt
-        written.append(original(self, table, provenance))
+        written.append(original(self, table, provenance, **options))
 
     monkeypatch.setattr(ReferenceStore, "append", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -269,11 +269,11 @@ def test_an_interrupted_run_keeps_its_shards_and_goes_on(world, monkeypatch):
     job, appended = ScoringJob.of(world.run()), []
     original = type(job.store).append
 
-    def interrupted(self, table, provenance):
+    def interrupted(self, table, provenance, **options):
         if len(appended) == 2:
             raise KeyboardInterrupt
         appended.append(table.num_rows)
-        return original(self, table, provenance)
+        return original(self, table, provenance, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(job.store), "append", interrupted)
