@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,5 +203,8 @@ def _keep_only(layer: Layer[Any], wanted: Ids) -> None:
 
 def _bytes(root: Path) -> int:
     """Bytes of everything but the indexes, which come and go."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.parent.name != "index")
-    return sum(path.stat().st_size for path in files)
+    total = 0
+    for path in root.rglob("*"):
+        with suppress(FileNotFoundError):  # of a process at work, finished since the folder was listed
+            total += path.stat().st_size if path.is_file() and path.parent.name != "index" else 0
+    return total

@@ -60,19 +60,22 @@ def test_killed_twenty_times_and_resumed(world):
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work(world):
+@pytest.mark.parametrize("parts", [[], ["1/2", "2/2"]], ids=["whole", "in parts"])
+def test_two_processes_share_the_work(world, parts):
+    """Of everything, or of one part after the other."""
     pairs = world.random_pairs(60)
     world.prepare(pairs[:50], pairs[50:])
     finish(world.run(score={"shard_completions": 8, "store": str(world.folder / "whole")}))
     expected = tables(world)
     world.paths.reference_manifest.unlink()
-    drive("ranks", run_file(world, world.run(score={"shard_completions": 8})))
+    drive("ranks", run_file(world, world.run(score={"shard_completions": 8})), *parts)
     for split, table in tables(world).items():
         assert table["pair_id"].to_list() == expected[split]["pair_id"].to_list()
         assert (table["ref_margin"] - expected[split]["ref_margin"]).abs().max() <= 1e-5
     store = job_of(world.run()).store
     sidecars = [store.sidecar(shard) for shard in store.shards()]
-    assert len(sidecars) >= 15
+    assert len(sidecars) >= 13
+    assert {sidecar["provenance"].get("part") for sidecar in sidecars} == set(parts or [None])
     assert {sidecar["provenance"]["processes"] for sidecar in sidecars} == {2}
     assert sum(sidecar["rows"] for sidecar in sidecars) == store.ids().len() == 120
 
@@ -187,10 +190,10 @@ def run_file(world, run) -> Path:
     return path
 
 
-def drive(what: str, run: Path) -> str:
+def drive(what: str, run: Path, *more: str) -> str:
     """Start this file as a program."""
     done = subprocess.run(
-        [sys.executable, __file__, what, str(run)],
+        [sys.executable, __file__, what, str(run), *more],
         capture_output=True,
         text=True,
         check=False,
@@ -200,7 +203,7 @@ def drive(what: str, run: Path) -> str:
     return done.stdout
 
 
-def fork(run_path: Path, before: Callable[[], None]) -> int:
+def fork(run_path: Path, before: Callable[[], None], part: str | None = None) -> int:
     """Score in a child process."""
     child = os.fork()
     if child == 0:
@@ -210,7 +213,7 @@ def fork(run_path: Path, before: Callable[[], None]) -> int:
             from scoreonce.stages.score import stage as score
 
             before()
-            score.score(Run.model_validate_json(run_path.read_text()))
+            score.score(Run.model_validate_json(run_path.read_text()), part=part)
             code = 0
         finally:
             sys.stdout.flush()
@@ -248,13 +251,18 @@ def kill_again_and_again(run_path: Path) -> None:
     assert os.waitpid(fork(run_path, lambda: None), 0)[1] == 0
 
 
-def two_ranks(run_path: Path) -> None:
+def two_ranks(run_path: Path, *parts: str) -> None:
+    for part in parts or (None,):
+        _two_ranks(run_path, part)
+
+
+def _two_ranks(run_path: Path, part: str | None) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
     own = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    ranks = [fork(run_path, partial(os.environ.update, environment)) for environment in own]
+    ranks = [fork(run_path, partial(os.environ.update, environment), part) for environment in own]
     assert [os.waitpid(rank, 0)[1] for rank in ranks] == [0, 0]
 
 
@@ -321,4 +329,4 @@ if __name__ == "__main__":
 
     programs = {"kill": kill_again_and_again, "ranks": two_ranks}
     programs |= {job: partial(eight_parts, job) for job in ("slurm", "kubernetes")}
-    programs[sys.argv[1]](Path(sys.argv[2]))
+    programs[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
