@@ -33,3 +33,13 @@ def test_an_error_of_the_system_is_told_as_it_is(tmp_path, disk):
     disk.free = 0
     with pytest.raises(PermissionError), files.atomic(tmp_path / "a"):
         raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_two_processes_of_the_same_number_write_to_files_of_their_own(tmp_path):
+    """On two machines, or in two containers, where numbers are small."""
+    with files.atomic(tmp_path / "a") as one, files.atomic(tmp_path / "a") as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert one.read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_text() == "one"

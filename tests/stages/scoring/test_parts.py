@@ -1,5 +1,8 @@
 """Scoring in parts: together what one process scores; and what becomes of damage, leftovers and the pair tables."""
 
+import gc
+from pathlib import Path
+
 import polars as pl
 import pytest
 import torch
@@ -10,7 +13,7 @@ from scoreonce.stages.scoring import model_scorer as inference
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.store import maintenance
 from scoreonce.stages.store.compact import compact
-from scoreonce.stages.store.parts import Part
+from scoreonce.stages.store.parts import Part, mark_of
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 
@@ -54,20 +57,21 @@ def test_three_parts_give_what_one_process_gives(prepared, layer):
         assert (result.reused, result.missing) == (0, total - done)
     assert done == total == rows_of(store_of(prepared))
     for split, table in expected.items():
-        made = result.pairs(split)
-        assert made["pair_id"].to_list() == table["pair_id"].to_list()
+        joined = result.pairs(split)
+        assert joined["pair_id"].to_list() == table["pair_id"].to_list()
         for column in ("ref_chosen_logps", "ref_rejected_logps", "ref_margin", "ref_kl_logps", "ref_ches"):
-            assert made[column].null_count() == table[column].null_count()
-            assert ((made[column] - table[column]).abs() <= 1e-4).drop_nulls().all()
+            assert joined[column].null_count() == table[column].null_count()
+            assert ((joined[column] - table[column]).abs() <= 1e-4).drop_nulls().all()
+    made = store_of(prepared)
+    for filled in made.layers():
+        assert {mark_of(path) for path in filled.files()} == {"1of3", "2of3", "3of3"}
     if layer != "shards":
         column, ids = {"hidden": "hidden", "topk-8": "logps"}[layer], one.ids().to_list()
-        parts, alone = (TensorRows(store.tensors(layer)).read(ids, column) for store in (store_of(prepared), one))
+        parts, alone = (TensorRows(store.tensors(layer)).read(ids, column) for store in (made, one))
         torch.testing.assert_close(parts, alone, rtol=1e-3, atol=1e-3)
-        assert (
-            sum(store_of(prepared).tensors(layer).sidecar(b)["rows"] for b in store_of(prepared).tensors(layer).files())
-            == total
-        )
-        assert store_of(prepared).head(layer).damage() == []
+        blocks = made.tensors(layer)
+        assert sum(blocks.sidecar(block)["rows"] for block in blocks.files()) == total
+        assert made.head(layer).damage() == []
 
 
 def test_completions_of_a_prompt_are_scored_together(prepared):
@@ -225,6 +229,24 @@ def test_a_damaged_head_is_written_again_by_any_part(prepared):
     score.score(run, part="1/2")
     assert store_of(prepared).head("hidden").exists()
     assert store_of(prepared).damage() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux, which lists what is mapped")
+def test_no_index_is_mapped_while_a_part_scores(prepared, monkeypatch):
+    """Another part replaces its file. On a network file system, reading what another machine removed ends a process."""
+    score.score(prepared.run(), part="1/2")
+    table = next((store_of(prepared).folder / "index").glob("shards-*.bin"))
+    gc.collect()
+    original, mapped = ReferenceStore.append, []
+
+    def looks(self, rows, provenance, **options):
+        mapped.append(str(table.parent) in Path("/proc/self/maps").read_text())
+        return original(self, rows, provenance, **options)
+
+    monkeypatch.setattr(ReferenceStore, "append", looks)
+    score.score(prepared.run(), part="2/2")
+    assert mapped
+    assert not any(mapped)
 
 
 def test_tables_that_another_part_wrote_meanwhile_are_not_written_twice(prepared, monkeypatch):
