@@ -53,11 +53,15 @@ class ScoredRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelScorer:
-    """A loaded model, and the layout of prompt rows that the probe found exact for it."""
+    """A loaded model, and the layout of prompt rows that the probe found exact for it.
+
+    A sharded model has its whole `output_head` beside it, and every process takes part in each forward pass.
+    """
 
     scorer: TokenScorer
     probe: Probe
     budget: int
+    output_head: Head | None = None
 
     @classmethod
     def load(
@@ -69,6 +73,21 @@ class ModelScorer:
         than the table of absolute positions.
         """
         device = resolve_device(compute.device)
+        if compute.shard != "none":
+            from scoreonce.stages.sharded.processes import mesh_of
+            from scoreonce.stages.sharded.scoring import sharded_reference
+
+            if (mesh := mesh_of(compute, device)) is not None:
+                scorer, found, head = sharded_reference(
+                    reference,
+                    compute,
+                    mesh,
+                    device,
+                    longest_row=longest_row,
+                    longest_sequence=longest_sequence,
+                    largest_token=largest_token,
+                )
+                return cls(scorer, found, compute.budget(device.type), head)
         model = load_model(
             reference.model,
             dtype=reference.dtype,
@@ -99,18 +118,38 @@ class ModelScorer:
                 sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
             )
 
-        for batch in batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget):
+        batches = batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget)
+        others = self._most(len(batches)) - len(batches)
+        for batch in batches:
             started.append((batch, self._start([laid_out[index] for index in batch], keep_hidden)))
             if len(started) > 1:  # read one back while the GPU computes the next
                 finish()
         while started:
             finish()
+        self._take_part(others, rows)
         parts = [part for part in scored if part is not None]
         columns = zip(*(part.scores for part in parts), strict=True)
         hidden = [part.hidden for part in parts if part.hidden is not None]
         return ScoredRows(
             CompletionScores(*(np.concatenate(column) for column in columns)), torch.cat(hidden) if hidden else None
         )
+
+    def keep_up(self, rows: Sequence[PromptRow]) -> None:
+        """Take part in the forward passes of a shard that the other processes score; some of `rows` go through them."""
+        self._take_part(self._most(0), rows)
+
+    def _take_part(self, passes: int, rows: Sequence[PromptRow]) -> None:
+        shortest = min(self._laid_out(rows), key=lambda row: row.tokens)
+        for _ in range(passes):
+            self._start([shortest], False)()
+
+    def _most(self, passes: int) -> int:
+        """The forward passes of the process that makes the most; of a model that is not sharded this process's own."""
+        if self.output_head is None:
+            return passes
+        from scoreonce.stages.sharded.scoring import most
+
+        return most(passes, architecture.causal_lm(self.scorer.model).device)
 
     def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
@@ -121,14 +160,14 @@ class ModelScorer:
         for batch in batches[middle:] + batches[:middle]:  # of medium length first: they are typical
             self._start([laid_out[index] for index in batch], False)()
             done += sum(lengths[index] for index in batch)
-            if time.perf_counter() - start > seconds:
+            if not self._most(int(time.perf_counter() - start <= seconds)):  # of a sharded model, all go on or none
                 break
         repeated = sum(lengths) / sum(row.tokens for row in rows)  # prompts, once per completion in the padded layout
         return done / repeated / (time.perf_counter() - start)
 
     def head(self) -> Head:
         """The model's output head."""
-        return architecture.head_of(architecture.causal_lm(self.scorer.model))
+        return self.output_head or architecture.head_of(architecture.causal_lm(self.scorer.model))
 
     def top_k(self, hidden: Tensor, k: int) -> TopK:
         """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
@@ -147,20 +186,23 @@ class ModelScorer:
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
             "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
+            "sharded": self.output_head is not None,
             "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
         }
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
         return padded(rows) if self.probe.layout == "padded" else rows
 
-    @torch.inference_mode()
     def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
         """Start scoring a micro-batch; the function returned waits for it and gives the scores of each row."""
-        with enough_gpu_memory(
+        # What a sharded model gathers in inference mode it could not free.
+        no_gradient = torch.inference_mode() if self.output_head is None else torch.no_grad()
+        enough = enough_gpu_memory(
             "finished shards stay",
             where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",
             fix=f"Run again with a smaller budget, e.g. --set compute.tokens_per_microbatch={self.budget // 2}.",
-        ):
+        )
+        with no_gradient, enough:
             scored = self.scorer(rows, statistics=True, keep_hidden=keep_hidden)
             lengths = scored.lengths
             sums = (scored.sums(), *(sum_per_completion(column, lengths) for column in scored.statistics))

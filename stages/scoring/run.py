@@ -157,7 +157,13 @@ def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) 
             )
             bar.update(completions)
 
-        for shard in work.shards(processes.rank, processes.world):
+        # The last round may have fewer shards than processes.
+        own, rounds = work.shards(processes.rank, processes.world), work.rounds(processes.world)
+        for _ in range(rounds):
+            shard = next(own, None)
+            if shard is None:
+                scorer.keep_up(read(work.sample(1)))
+                continue
             scores, hidden = scorer.score(read(shard), advance, keep_hidden=job.keep_hidden)
             require_finite(shard, scores, job.reference)
             if written is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -83,6 +84,10 @@ class UnscoredCompletions:
         """The shards of one of `world` processes."""
         for start, stop in list(pairwise(self.bounds))[rank::world]:
             yield _shard(self.completions[start:stop])
+
+    def rounds(self, world: int = 1) -> int:
+        """Shards of the process that has the most."""
+        return math.ceil((len(self.bounds) - 1) / world)
 
     def share(self, rank: int, world: int) -> int:
         """Completions in the shards of one process."""

@@ -1,4 +1,4 @@
-"""The policy in parts: a model without memory, then sharded, then filled from its files.
+"""A model in parts: without memory at first, then sharded, then filled from its files.
 
 Each process reads the slices that it keeps, where the files name the tensors as the model does. Otherwise (tensors
 that transformers renames or stacks, adapters) the first process loads the model and sends the parts to the others.
@@ -6,7 +6,8 @@ that transformers renames or stacks, adapters) the first process loads the model
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from transformers import AutoModelForCausalLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils import logging
 
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -24,6 +25,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
 from scoreonce.stages.models.finite import not_finite
+from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import tensors
 from scoreonce.stages.sharded.processes import on_first
 
@@ -31,7 +33,7 @@ PROBED_LAYERS = 2
 
 
 @dataclass(frozen=True)
-class EmptyPolicy:
+class EmptyModel:
     """A model whose parameters are to be filled once it is sharded.
 
     `loaded` has all of them, on the first process alone, where the files cannot be read part by part.
@@ -45,7 +47,8 @@ class EmptyPolicy:
     def fill(self, scorer: TokenScorer) -> None:
         """Fill the parameters of the sharded scorer. Raises `InputError` where one is not finite."""
         if self.by_parts:
-            tensors.read(self.folder, {n: t for n, t in self.model.state_dict().items() if n in self._stored()})
+            stored = tensors.shapes(self.folder)
+            tensors.read(self.folder, {name: each for name, each in self.model.state_dict().items() if name in stored})
         else:
             whole: dict[str, Any] = {f"model.{name}": tensor for name, tensor in self.loaded.items()}
             options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
@@ -56,46 +59,68 @@ class EmptyPolicy:
         if names := sorted({name for part in found for name in part}):
             raise not_finite(names, self.folder)
 
-    def _stored(self) -> set[str]:
-        return set(tensors.shapes(self.folder))
 
-
-def empty_policy(run: Run) -> EmptyPolicy:
+def empty_policy(run: Run) -> EmptyModel:
     """The model that training starts from, with parameters on the meta device.
 
     All weights are trained in float32, in which their parts are kept; LoRA leaves frozen weights in their dtype.
     Raises `InputError` as loading a model does, and for LoRA on a start with an adapter.
     """
-    start, settings = lineage.start_of(run), run.train
-    if start.adapter and (settings.lora_rank or settings.lora_continue):
+    start, settings, cpu = lineage.start_of(run), run.train, torch.device("cpu")
+    if settings.lora_rank or settings.lora_continue:
+        _require_no_adapter(start)
+        dtype = getattr(torch, lineage.dtype_of(run))
+        empty = _first_loads(start, dtype, lambda: policy.load(run, cpu))
+        if not empty.loaded:
+            with init_empty_weights(include_buffers=False):
+                return replace(empty, model=policy.with_lora(empty.model, run))
+        return empty
+    if start.adapter:
+        return _first_loads(start, torch.float32, lambda: policy.load(run, cpu))
+    return _empty(start, torch.float32)
+
+
+def empty_reference(model: Start, dtype: torch.dtype) -> EmptyModel:
+    """A model to be scored, its parameters on the meta device. Raises `InputError` as loading it does."""
+    _require_no_adapter(model)
+    return _empty(model, dtype)
+
+
+def _require_no_adapter(start: Start) -> None:
+    if start.adapter:
         raise InputError(
-            "A LoRA on a model with an adapter is not sharded.",
-            found=f"compute.shard = {run.compute.shard!r}, and an adapter at {start.adapter}",
+            "A model with an adapter is not sharded.",
+            found=f"an adapter at {start.adapter}",
             where="compute.shard",
             fix='Merge the adapter first (`scoreonce merge`), or set compute.shard = "none".',
         )
+
+
+def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:
     folder = loading.folder_of(start.model, start.revision)
-    dtype = getattr(torch, lineage.dtype_of(run)) if settings.lora_rank else torch.float32
     policy_manifest.require_sound(folder)
-    model = _without_memory(loading.config_without_dropout(folder), folder, dtype)
-    if not start.adapter and not settings.lora_rank and _reads_by_parts(model, folder):
-        return EmptyPolicy(model, folder, True, {})
+    model = _without_memory(folder, dtype)
+    if _reads_by_parts(model, folder):
+        return EmptyModel(model, folder, True, {})
+    name = str(dtype).removeprefix("torch.")
+    return _first_loads(start, dtype, lambda: loading.load_model(str(folder), dtype=name, device="cpu"))
+
+
+def _first_loads(start: Start, dtype: torch.dtype, load: Callable[[], PreTrainedModel]) -> EmptyModel:
+    """The first process loads the whole model, the others make one without memory."""
+    folder = loading.folder_of(start.model, start.revision)
     loaded: list[PreTrainedModel] = []
-    on_first(lambda: loaded.append(policy.load(run, torch.device("cpu")).to(dtype)))
+    on_first(lambda: loaded.append(load().to(dtype)))
     if loaded:
-        return EmptyPolicy(loaded[0], folder, False, dict(loaded[0].state_dict()))
-    if settings.lora_rank:
-        with init_empty_weights(include_buffers=False):
-            model = policy.with_lora(model, run)
-    return EmptyPolicy(model, folder, False, {})
+        return EmptyModel(loaded[0], folder, False, dict(loaded[0].state_dict()))
+    return EmptyModel(_without_memory(folder, dtype), folder, False, {})
 
 
-def few_layers(run: Run, device: torch.device) -> PreTrainedModel:
-    """The first layers of the model that training starts from, of every kind that it has, in its dtype.
+def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """The first layers of a model, of every kind that it has.
 
-    It stands in for the whole model where one process tries layouts. Raises `InputError` as loading does.
+    They stand in for the whole model where one process tries layouts. Raises `InputError` as loading does.
     """
-    start = lineage.start_of(run)
     folder = loading.folder_of(start.model, start.revision)
     config = loading.config_without_dropout(folder)
     text = config.get_text_config()
@@ -109,13 +134,14 @@ def few_layers(run: Run, device: torch.device) -> PreTrainedModel:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it would list the layers that are left out
     try:
-        model = loading.from_files(folder, config, getattr(torch, lineage.dtype_of(run)))[0]
+        model = loading.from_files(folder, config, dtype)[0]
     finally:
         logging.set_verbosity(verbosity)
     return model.eval().to(device)
 
 
-def _without_memory(config: PretrainedConfig, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+def _without_memory(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    config = loading.config_without_dropout(folder)
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config,

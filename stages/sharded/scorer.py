@@ -37,12 +37,13 @@ def sharded_scorer(
 
     Raises `InputError`, on every process, as loading a whole model and choosing its layout do.
     """
-    compute, settings, name = run.compute, run.train, lineage.start_of(run).model
+    compute, settings, start = run.compute, run.train, lineage.start_of(run)
+    dtype = getattr(torch, lineage.dtype_of(run))
     multiple = sequence_multiple(compute.budget(device.type))
 
     def tried() -> tuple[layout_probe.Probe, Router | None]:
-        model = few_layers(run, device)
-        loading.require_fit(model, name, largest_token=largest_token, longest_sequence=longest_sequence)
+        model = few_layers(start, dtype, device)
+        loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
         found = layout_probe.choose_layout(
             model, compute.attention, longest_row, multiple, compiled=compute.compile, trains=True
         )
@@ -64,7 +65,7 @@ def sharded_scorer(
         multiple=multiple,
         top_k=router and router.top_k,
     )
-    sharding.shard(scorer, mesh, getattr(torch, lineage.dtype_of(run)))
+    sharding.shard(scorer, mesh, dtype)
     sharding.materialise(scorer, device)
     policy.fill(scorer)
     return scorer, chosen, router

@@ -14,6 +14,7 @@ from scoreonce.pipeline.forward import sharding
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
+from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import load, processes, save, tensors
 
 MIXTRAL = {
@@ -152,7 +153,7 @@ def test_files_that_are_not_the_model_are_refused_as_without_parts(tmp_path, mes
 def test_few_layers_have_every_kind_of_layer(tmp_path, capfd):
     """Gemma 2 alternates windows and full attention: two layers of its four; their weights are the model's."""
     tiny_model("gemma2_softcap_sliding").save_pretrained(tmp_path / "model")
-    few = load.few_layers(run_of(tmp_path / "model"), torch.device("cpu"))
+    few = load.few_layers(Start(str(tmp_path / "model"), None, None), torch.float32, torch.device("cpu"))
     assert few.config.num_hidden_layers == 2
     assert few.config.layer_types == ["sliding_attention", "full_attention"]
     whole = tiny_model("gemma2_softcap_sliding")

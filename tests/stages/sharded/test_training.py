@@ -1,15 +1,11 @@
 """Training with a model in parts: the policy that one process trains, whatever the number of processes."""
 
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from launches import launch
 from safetensors.torch import load_file
 
 from scoreonce.pipeline import methods
@@ -21,8 +17,6 @@ from scoreonce.stages.train import stage as train
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 4, "checkpoint_every": 2}
 
-SCRIPT = Path(__file__).resolve().parents[2] / "helpers" / "train_in_parts.py"
-
 
 @pytest.fixture
 def prepared(world):
@@ -30,35 +24,6 @@ def prepared(world):
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
     score.score(world.run(score={"mismatched": True, "full_vocab": "hidden"}))
     return world
-
-
-def launch(runs, processes, *, nodes=1, until=0):
-    """Train in one launch, by so many processes on each of one or two nodes, which are launchers here."""
-    trees = json.dumps([run.model_dump(exclude_none=True) for run in runs])
-    each = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    if nodes == 1:
-        commands = [[*each, "--standalone", str(SCRIPT), trees, str(until)]]
-    else:
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        meeting = ["--nnodes", str(nodes), "--master_addr", "localhost", "--master_port", str(port)]
-        commands = [
-            [*each, *meeting, "--node_rank", str(node), str(SCRIPT), trees, str(until)] for node in range(nodes)
-        ]
-    started = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for command in commands
-    ]
-    said = [process.communicate()[0] for process in started]
-    assert [process.returncode for process in started] == [0] * nodes, "\n".join(said)
-    return "\n".join(said)
 
 
 def weights(run):
@@ -116,7 +81,7 @@ def test_two_processes_with_a_part_each_train_what_one_process_does(prepared):
         ]
         for kind in ("none", "full")
     }
-    said = launch(runs["full"], 2)
+    said = launch("train", runs["full"], 2)
     shares = [own / of for own, of in kept(said)]
     assert len(shares) == 2 * len(cases)
     assert max(shares) < 0.52
@@ -132,11 +97,11 @@ def test_checkpoints_of_three_processes_go_on_with_two_and_with_one(prepared):
     whole = prepared.run(train={**settings, "label": "whole"})
     train.train(whole)
     parts = prepared.run(train={**settings, "label": "parts"}, compute={"shard": "full"})
-    launch([parts], 3, until=3)
+    launch("train", [parts], 3, until=3)
     checkpoints = RunPaths.of(parts).training / "checkpoints"
     assert [path.name for path in sorted(checkpoints.iterdir())] == ["step-000002"]
     assert len(list((checkpoints / "step-000002").glob("shard-*.safetensors"))) == 3
-    launch([parts], 2, until=5)
+    launch("train", [parts], 2, until=5)
     train.train(parts.replace({"compute.shard": "none"}))
     assert_same(whole, parts)
 
@@ -146,7 +111,7 @@ def test_two_nodes_keep_a_copy_each(prepared):
     """Two launchers of two processes: the parts are of one node's two processes."""
     settings = {**FAST, "method": "alpha_dpo"}
     runs = [prepared.run(train={**settings, "label": kind}, compute={"shard": kind}) for kind in ("hybrid", "none")]
-    said = launch(runs[:1], 2, nodes=2)
+    said = launch("train", runs[:1], 2, nodes=2)
     assert all(0.48 < own / of < 0.52 for own, of in kept(said))
     train.train(runs[1])
     assert_same(*runs)

@@ -1,8 +1,8 @@
-"""A process of a launch: trains the runs of a JSON list, one after the other.
+"""A process of a launch: scores, evaluates or trains the runs of a JSON list, one after the other.
 
-    torchrun ... train_in_parts.py RUNS STEP
+    torchrun ... stages_in_parts.py STAGE RUNS [STEP]
 
-STEP: the step before which each run is interrupted, 0 for none. Each process says how many weights it keeps.
+STEP: the step before which each training is interrupted. Each process says how many weights it keeps.
 """
 
 import contextlib
@@ -14,6 +14,8 @@ from accelerate import Accelerator
 
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.stages.config import Run
+from scoreonce.stages.evaluate.stage import evaluate
+from scoreonce.stages.score.stage import score
 from scoreonce.stages.train import stage as train
 from scoreonce.stages.train.trainer import Trainer
 
@@ -25,7 +27,7 @@ def take(self, step, *rest):
         parameters = list(self.training.model.parameters())
         own, whole = sum(own_part(each).numel() for each in parameters), sum(each.numel() for each in parameters)
         os.write(1, f"kept {own} {whole}\n".encode())  # at once: the processes share a pipe
-    if step == int(sys.argv[2]):
+    if step == int(sys.argv[3]):
         raise KeyboardInterrupt
     return honest(self, step, *rest)
 
@@ -33,6 +35,7 @@ def take(self, step, *rest):
 if __name__ == "__main__":
     Accelerator(cpu=True)
     Trainer.take = take
-    for tree in json.loads(sys.argv[1]):
+    stage = {"train": train.train, "score": score, "evaluate": evaluate}[sys.argv[1]]
+    for tree in json.loads(sys.argv[2]):
         with contextlib.suppress(KeyboardInterrupt):
-            train.train(Run.model_validate(tree))
+            stage(Run.model_validate(tree))
