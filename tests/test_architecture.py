@@ -56,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
     "stages.sharded": {"stages.config", "stages.models", "pipeline"},
 }
 SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
-ARROWS["stages.scoring"] = SHARED | {"pipeline"}
+ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.commands"] = SHARED | {"pipeline"}
