@@ -14,6 +14,7 @@ from scoreonce.pipeline.forward import sharding
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
+from scoreonce.stages.models import loading
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import load, processes, save, tensors
 
@@ -61,7 +62,8 @@ def test_parts_read_from_the_files_are_the_model(tmp_path, mesh, name):
     scorer = sharded(policy, mesh)
     with torch.no_grad():
         found = scorer(random_rows(3)).token_logps
-        wanted = TokenScorer(tiny_model(name), "padded")(random_rows(3)).token_logps
+        whole = loading.load_model(str(tmp_path / "model"), dtype="float32", device="cpu")
+        wanted = TokenScorer(whole, "padded")(random_rows(3)).token_logps
     assert torch.equal(found, wanted)
 
 
