@@ -63,6 +63,16 @@ class QueryGroup(NamedTuple):
         """Number of keys."""
         return sum(places.stop - places.start for places in self.keys)
 
+    def within(self, window: int) -> QueryGroup:
+        """The same group without the keys that lie before the window of its first query."""
+        before, keys = self.key_count - self.query_count - (window - 1), []
+        for places in self.keys:
+            left_out = min(max(before, 0), places.stop - places.start)
+            before -= left_out
+            if places.start + left_out < places.stop:
+                keys.append(slice(places.start + left_out, places.stop))
+        return QueryGroup(self.queries, tuple(keys))
+
     @property
     def padding(self) -> int:
         """Keys to add for a multiple of CPU_MULTIPLE."""
@@ -70,18 +80,22 @@ class QueryGroup(NamedTuple):
 
 
 class RowMask(Tensor):
-    """The attention mask of one packed sequence, `(1, 1, length, length)` bool, kept as the rows that it is made of."""
+    """The attention mask of one packed sequence, `(1, 1, length, length)` bool, kept as the rows that it is made of.
+
+    With a sliding `window`, queries attend to keys fewer than `window` positions before them.
+    """
 
     batch: Batch
+    window: int | None
     spans: list[Span]
     first_queries: list[int]  # of each row, the first position whose attention output is used
 
     @classmethod
-    def of(cls, rows: Sequence[PromptRow], batch: Batch) -> RowMask:
+    def of(cls, rows: Sequence[PromptRow], batch: Batch, window: int | None = None) -> RowMask:
         """The mask of `batch`, the packed `rows`."""
         length = batch.input_ids.shape[1]
         mask = torch.Tensor._make_subclass(cls, torch.zeros(1, 1, 1, 1, dtype=torch.bool).expand(1, 1, length, length))
-        mask.batch = batch
+        mask.batch, mask.window = batch, window
         mask.spans = [Span(len(row.prompt), tuple(len(c) - 1 for c in row.completions)) for row in rows]
         mask.first_queries = [0] * len(rows)
         return mask
@@ -93,7 +107,7 @@ class RowMask(Tensor):
         """
         with torch._C.DisableTorchFunctionSubclass():
             mask = torch.Tensor._make_subclass(RowMask, self.as_subclass(Tensor))
-        mask.batch, mask.spans = self.batch, self.spans
+        mask.batch, mask.window, mask.spans = self.batch, self.window, self.spans
         mask.first_queries = [span.prompt - 1 for span in self.spans]
         return mask
 
@@ -111,11 +125,11 @@ class RowMask(Tensor):
     @cached_property
     def dense(self) -> Tensor:
         """The same mask as a plain tensor."""
-        return attention_mask(self.batch)
+        return attention_mask(self.batch, self.window)
 
     @cached_property
     def groups(self) -> list[QueryGroup]:
-        """Of each row its prompt with the first completion, and each further completion."""
+        """Of each row its prompt with the first completion, and each further completion, with the keys they see."""
         groups, stop = [], 0
         for span, first in zip(self.spans, self.first_queries, strict=True):
             start = stop
@@ -125,7 +139,7 @@ class RowMask(Tensor):
                 own = slice(stop, stop := stop + positions)
                 if positions:
                     groups.append(QueryGroup(own, (slice(start, start + span.prompt), own)))
-        return groups
+        return groups if self.window is None else [group.within(self.window) for group in groups]
 
     @classmethod
     def __torch_function__(
@@ -172,16 +186,24 @@ def _attend(
             query, key, value, _dense(attn_mask), dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return _RowAttention.apply(query, key, value, attn_mask.groups, scale)
+    return _RowAttention.apply(query, key, value, attn_mask.groups, attn_mask.window, scale)
 
 
 class _RowAttention(torch.autograd.Function):
     """Causal attention of each group. The backward pass recomputes the probabilities, so that no scores are kept."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: list[QueryGroup], scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        groups: list[QueryGroup],
+        window: int | None,
+        scale: float,
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.groups, ctx.scale = groups, scale
+        ctx.groups, ctx.window, ctx.scale = groups, window, scale
         _, heads, length, _ = query.shape
         # Heads after positions, as transformers wants it next: its `transpose(1, 2).contiguous()` then copies nothing.
         # Unused output is 0.
@@ -190,8 +212,9 @@ class _RowAttention(torch.autograd.Function):
             for group in groups:
                 q, k, v = _operands(query, key, value, group, scale)
                 found = q.new_empty(*q.shape[:3], v.shape[2])
-                for own, seen in _blocks(q, k):
-                    found[own] = torch.bmm(_probabilities(q[own], k[seen], group.padding), v[seen]).view_as(found[own])
+                for own, seen in _blocks(q, k, window):
+                    probs = _probabilities(q[own], k[seen], _padding_in(seen, group), window)
+                    found[own] = torch.bmm(probs, v[seen]).view_as(found[own])
                 output[0, group.queries] = found.flatten(0, 1)[:, -group.query_count :].transpose(0, 1)
         return output.transpose(1, 2)
 
@@ -206,9 +229,9 @@ class _RowAttention(torch.autograd.Function):
                 q, k, v = _operands(query, key, value, group, ctx.scale)
                 up = _gathered(upstream, (group.queries,), q.shape[2]).unflatten(0, q.shape[:2])
                 d_q, d_k, d_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-                for own, seen in _blocks(q, k):
+                for own, seen in _blocks(q, k, ctx.window):
                     flat, up_flat = q[own].flatten(1, 2), up[own].flatten(1, 2)
-                    probs = _probabilities(q[own], k[seen], group.padding)
+                    probs = _probabilities(q[own], k[seen], _padding_in(seen, group), ctx.window)
                     d_scores = torch.bmm(up_flat, v[seen].mT, out=_scratch("gradient", probs.shape, wide))
                     torch.ops.aten._softmax_backward_data.out(d_scores, probs, 2, wide, grad_input=d_scores)
                     d_q[own] = torch.bmm(d_scores, k[seen]).view_as(d_q[own])
@@ -221,7 +244,7 @@ class _RowAttention(torch.autograd.Function):
                     d_key[0, :, places] += d_k[:, start:stop]
                     d_value[0, :, places] += d_v[:, start:stop]
                     start = stop
-        return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), None, None
+        return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), None, None, None
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -254,28 +277,41 @@ def _gathered(side: Tensor, places: Sequence[slice], size: int) -> Tensor:
     return made
 
 
-def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
-    """For each block the index of its queries in (key heads, group, queries, d) and keys in (key heads, keys, d)."""
+def _blocks(q: Tensor, k: Tensor, window: int | None) -> Iterator[tuple[tuple[slice, ...], tuple[slice, slice]]]:
+    """For each block the index of its queries in (key heads, group, queries, d) and keys in (key heads, keys, d).
+
+    Keys start where the window of the first query does, or up to CPU_MULTIPLE - 1 before.
+    """
     (heads, group, queries, _), before = q.shape, k.shape[1] - q.shape[2]
     for start in range(0, queries, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, queries)
-        seen = before + stop
-        several = max(1, SCORE_BYTES // (group * (stop - start) * seen * q.element_size()))
+        first = 0 if window is None else max(0, before + start - (window - 1)) // CPU_MULTIPLE * CPU_MULTIPLE
+        seen = slice(first, before + stop)
+        several = max(1, SCORE_BYTES // (group * (stop - start) * (before + stop - first) * q.element_size()))
         for head in range(0, heads, several):
             some = slice(head, head + several)
-            yield (some, slice(None), slice(start, stop)), (some, slice(seen))
+            yield (some, slice(None), slice(start, stop)), (some, seen)
 
 
-def _probabilities(q: Tensor, k: Tensor, padding: int) -> Tensor:
+def _padding_in(seen: tuple[slice, slice], group: QueryGroup) -> int:
+    """How many of a block's keys are padding."""
+    return max(0, group.padding - int(seen[1].start))
+
+
+def _probabilities(q: Tensor, k: Tensor, padding: int, window: int | None) -> Tensor:
     """`(heads, group * queries, keys)` for queries (heads, group, queries, d); the last one attends up to the last key.
 
-    No query attends to the first `padding` keys. The next call reuses the memory.
+    No query attends to the first `padding` keys, nor to those `window` or more before it. The next call reuses the
+    memory.
     """
     heads, group, queries, _ = q.shape
     scores = _scratch("scores", (heads, group * queries, k.shape[1]), q.dtype)
     torch.bmm(q.flatten(1, 2), k.mT, out=scores)
     scores.unflatten(1, (group, queries))[..., -queries:] += _after_diagonal(queries, q.dtype)
     scores[..., :padding] = UNSEEN
+    outside = 0 if window is None else k.shape[1] - window  # keys before the window of the last query
+    if outside > 0:
+        scores.unflatten(1, (group, queries))[..., :outside].masked_fill_(_before_window(queries, outside), UNSEEN)
     return torch.softmax(scores, dim=2, out=scores)
 
 
@@ -299,3 +335,9 @@ def _scratch(name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 def _after_diagonal(length: int, dtype: torch.dtype) -> Tensor:
     """`(length, length)`: -inf for the keys after a query, 0 elsewhere."""
     return torch.full((length, length), float("-inf"), dtype=dtype).triu_(1)
+
+
+@lru_cache(maxsize=QUERY_BLOCK)
+def _before_window(queries: int, outside: int) -> Tensor:
+    """`(queries, outside)` bool: of the last query all these keys lie before its window, of each earlier one fewer."""
+    return torch.ones(queries, outside, dtype=torch.bool).tril_(outside - queries)

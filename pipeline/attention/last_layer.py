@@ -63,8 +63,12 @@ def skip_unused_output(model: PreTrainedModel) -> None:
 
 
 def compute_all_output(model: PreTrainedModel) -> None:
-    """Undo `skip_unused_output`, for what is made of every position: how routers share them among experts."""
-    for hook in next(reversed(blocks(model)))._forward_pre_hooks.values():
+    """Undo `skip_unused_output`, for what is made of every position: how routers share them among experts.
+
+    Also for a block that reads its own attention's output at every position, to attend a second time.
+    """
+    last = next(reversed(blocks(model)), None)
+    for hook in () if last is None else last._forward_pre_hooks.values():
         if isinstance(hook, _SkipUnused):
             hook.skips = False
 

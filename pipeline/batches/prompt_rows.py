@@ -101,6 +101,8 @@ def collate(rows: Sequence[PromptRow], layout: RowLayout, multiple: int = FLEX_B
     predicts: list[npt.NDArray[np.int64]] = []
     segment = -1
     for number, own in enumerate(sequences):
+        # A padding token's embedding may be 0, at which Gemma 3n's backward pass divides by 0. Any real token will do.
+        ids[number] = own[0].prompt[0]
         stop = 0
         for row in own:
             start, stop = stop, stop + len(row.prompt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +57,46 @@ def has_experts(model: PreTrainedModel) -> bool:
     return bool(settings(model).get("num_experts_per_tok"))
 
 
-def head_of(model: PreTrainedModel) -> Head:
-    """The output head with the scale and soft-cap that the configuration declares.
+class HeadForm(NamedTuple):
+    """What a model does to the logits of its projection, as in `Head`, and how many of them it has (None: all)."""
 
-    Gemma caps its logits, Cohere and Falcon-H1 multiply them, Granite divides them. Anything else is caught by the
-    layout probe, which compares with the model's own logits.
+    scale: float = 1.0
+    softcap: float | None = None
+    vocabulary: int | None = None
+
+
+# Of models whose head was tried, see `head_probe`.
+_forms: WeakKeyDictionary[PreTrainedModel, HeadForm] = WeakKeyDictionary()
+
+
+def set_head_form(model: PreTrainedModel, form: HeadForm) -> None:
+    """Have `head_of` give this form for this model."""
+    _forms[model] = form
+
+
+def head_of(model: PreTrainedModel) -> Head:
+    """The output head, of the form that `head_probe` found, or the declared one where the model was not tried."""
+    return head_with(model, _forms.get(model) or declared_form(model))
+
+
+def head_with(model: PreTrainedModel, form: HeadForm) -> Head:
+    """The model's projection as a head of this form."""
+    projection = model.get_output_embeddings()
+    weight, bias = projection.weight, projection.bias if isinstance(projection, nn.Linear) else None
+    if form.vocabulary is not None and form.vocabulary < len(weight):  # the rest is padding
+        weight, bias = weight[: form.vocabulary], None if bias is None else bias[: form.vocabulary]
+    return Head(weight, bias, form.scale, form.softcap)
+
+
+def declared_form(model: PreTrainedModel) -> HeadForm:
+    """The scale and soft-cap that the configuration declares, exact where a measured one is rounded.
+
+    Gemma caps its logits, Cohere and Falcon-H1 multiply them, Granite divides them.
     """
-    projection, config = model.get_output_embeddings(), settings(model)
+    config = settings(model)
     scale = float(config.get("logit_scale") or 1.0) * float(config.get("lm_head_multiplier") or 1.0)
     scale /= float(config.get("logits_scaling") or 1.0)
-    bias = projection.bias if isinstance(projection, nn.Linear) else None
-    return Head(projection.weight, bias, scale, config.get("final_logit_softcapping"))
+    return HeadForm(scale, config.get("final_logit_softcapping"))
 
 
 def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
@@ -80,12 +110,9 @@ def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
     return {kind: known[kind] for kind in sorted(kinds)} if kinds <= set(known) else None
 
 
-def attends_by_rows(model: PreTrainedModel, longest_row: int) -> bool:
-    """Whether this model can attend row by row on a CPU, given rows of up to `longest_row` positions."""
-    kinds = windows(model)
-    if kinds is None or model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
-        return False
-    return all(window is None or longest_row <= window for window in kinds.values())
+def attends_by_rows(model: PreTrainedModel) -> bool:
+    """Whether this model can attend row by row on a CPU."""
+    return windows(model) is not None and model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
 
 
 Mask = Tensor | BlockMask
@@ -99,10 +126,11 @@ def masks(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layou
     variable-length attention the ends of causal runs.
     """
     kinds = windows(model) or {"full_attention": None}
-    if layout == "packed" and attends_by_rows(model, max(row.tokens for row in rows)):
-        made: dict[str, Mask] = dict.fromkeys(kinds, RowMask.of(rows, batch))
-    else:
-        made = {kind: _mask(model, rows, batch, window) for kind, window in kinds.items()}
+    by_rows = layout == "packed" and attends_by_rows(model)
+    made: dict[str, Mask] = {
+        kind: RowMask.of(rows, batch, window) if by_rows else _mask(model, rows, batch, window)
+        for kind, window in kinds.items()
+    }
     return next(iter(made.values())) if len(made) == 1 else made
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import flex, varlen
-from scoreonce.pipeline.attention.last_layer import restore_attention
+from scoreonce.pipeline.attention.last_layer import compute_all_output, restore_attention
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, SEQUENCE_LENGTHS, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.head_probe import understand_head
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 
@@ -57,29 +58,30 @@ def choose_layout(
     "auto" takes the first exact one of: packed rows (on a GPU by block masks or variable-length attention, whichever
     is faster), the shared layout, the padded one. After "flex" or "flash" the model's attention stays replaced; for
     "flex" its blocks are `compiled` on request, and sequences are padded to a multiple of `multiple`. For a model that
-    `trains` the backward pass is tried too. Raises `InputError` if the head's log-probs are not the model's own, and if
-    the requested layout is not exact.
+    `trains` the backward pass is tried too. Raises `InputError` if the model's head is not understood, if the model is
+    not causal, if it does not give the same in a padded batch as alone, and if the requested layout is not exact.
     """
     lm = architecture.causal_lm(model)
-    short = _random_rows(lm)
+    understand_head(lm)
+    short, tolerance = _random_rows(lm), LAYOUT_TOLERANCE[lm.dtype]
     padded = _token_logps(model, "padded", short)
-    head_deviation = _deviation(padded, _own_token_logps(lm, short), short)
-    tolerance = LAYOUT_TOLERANCE[lm.dtype]
+    _require_causal(model, short, padded)
+    batch_deviation = _deviation(padded, _own_token_logps(lm, short), short)
     # Models round their own logits to bfloat16 and our head does not, so allow for more.
-    if head_deviation > 5 * tolerance:
+    if not batch_deviation <= 5 * tolerance:
         raise InputError(
-            f"The output head of {type(lm).__name__} is not understood: log-probs differ from the model's own logits.",
-            found=f"{head_deviation:.2e} nats per token, more than {5 * tolerance:.0e}",
+            f"{type(lm).__name__} computes other log-probs in a padded batch than for a sequence alone.",
+            found=f"{batch_deviation:.2e} nats per token apart, more than {5 * tolerance:.0e}",
             where="the probe before scoring",
-            fix="Report this architecture; it scales or caps its logits in a way that is not declared in its config.",
+            fix="Use another model: what this one computes depends on the sequences beside.",
         )
     if requested == "padded":
-        return Probe("padded", head_deviation, "asked for")
+        return Probe("padded", batch_deviation, "asked for")
     oracle = [(short, padded)]
     if long := _rows_past_the_window(lm, longest_row):
         oracle.append((long, _token_logps(model, "padded", long)))
-    trials = _Trials(model, lm, oracle, tolerance + 5 * head_deviation, longest_row, multiple, compiled, trains)
-    groups = _candidates(lm, longest_row, compiled=compiled) if requested == "auto" else ((requested,),)
+    trials = _Trials(model, lm, oracle, tolerance + 5 * batch_deviation, longest_row, multiple, compiled, trains)
+    groups = _candidates(lm, compiled=compiled) if requested == "auto" else ((requested,),)
     reasons: list[str] = []
     for group in groups:
         found, problems = trials.best_of(group)
@@ -93,7 +95,25 @@ def choose_layout(
             where="compute.attention",
             fix='Use compute.attention = "auto".',
         )
-    return Probe("padded", head_deviation, "; ".join(reasons))
+    return Probe("padded", batch_deviation, "; ".join(reasons))
+
+
+def _require_causal(model: torch.nn.Module, rows: list[PromptRow], padded: Tensor) -> None:
+    """Raise `InputError` if log-probs in the padded layout change when the end of each completion is cut off."""
+    lm, parts, first = architecture.causal_lm(model), [], 0
+    halves = [PromptRow(row.prompt, tuple(c[: (len(c) + 1) // 2] for c in row.completions)) for row in rows]
+    for row, half in zip(rows, halves, strict=True):
+        for completion, kept in zip(row.completions, half.completions, strict=True):
+            parts.append(padded[first : first + len(kept)])
+            first += len(completion)
+    deviation = _deviation(torch.cat(parts), _token_logps(model, "padded", halves), halves)
+    if not deviation <= 5 * LAYOUT_TOLERANCE[lm.dtype]:
+        raise InputError(
+            f"{type(lm).__name__} is no causal language model: log-probs depend on the tokens that follow.",
+            found=f"they change by {deviation:.1e} nats per token when the end of a completion is cut off",
+            where="the probe before scoring",
+            fix="Use a decoder. Models of the BERT family are one only with is_decoder = true in config.json.",
+        )
 
 
 def require_same_in_training(model: torch.nn.Module, layout: RowLayout, multiple: int = FLEX_BLOCK) -> None:
@@ -123,11 +143,11 @@ def require_same_in_training(model: torch.nn.Module, layout: RowLayout, multiple
         )
 
 
-def _candidates(model: PreTrainedModel, longest_row: int, *, compiled: bool) -> tuple[tuple[RowLayout, ...], ...]:
+def _candidates(model: PreTrainedModel, *, compiled: bool) -> tuple[tuple[RowLayout, ...], ...]:
     """Groups of layouts, fastest first; within a group they are timed."""
     if model.device.type == "cuda":
         return (("flex",) if compiled else ("flex", "flash"), ("shared",))
-    return (("packed",), ("shared",)) if architecture.attends_by_rows(model, longest_row) else (("shared",),)
+    return (("packed",), ("shared",)) if architecture.attends_by_rows(model) else (("shared",),)
 
 
 def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = False) -> None:
@@ -185,10 +205,10 @@ class _Trials:
             return float("inf"), "flex attention has no backward pass on a CPU"
         try:
             replace_attention_for(self.lm, layout, compiled=self.compiled)
-            found = [
-                _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows)
-                for rows, logps in self.oracle
-            ]
+            found = self._deviations(layout)
+            if layout == "packed" and not max(found) <= self.limit:  # e.g. a last block that attends twice
+                compute_all_output(self.lm)
+                found = self._deviations(layout)
             # The backward kernel may not fit a GPU that the forward one fits.
             if layout in ("flex", "flash") and self.trains:
                 self._scorer(layout)(self.oracle[0][0]).sums().sum().backward()
@@ -203,6 +223,12 @@ class _Trials:
         finally:
             self.model.zero_grad()  # or the first step of training would add the gradient of these rows to its own
         return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
+
+    def _deviations(self, layout: RowLayout) -> list[float]:
+        return [
+            _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows)
+            for rows, logps in self.oracle
+        ]
 
     def _seconds(self, layout: RowLayout) -> float:
         """Median of three passes over a full sequence of rows half as long as the longest, after one to compile."""
@@ -231,7 +257,7 @@ class _Trials:
 
 
 def _rows_to_time(model: PreTrainedModel, longest_row: int, multiple: int) -> list[PromptRow]:
-    random, vocabulary = np.random.default_rng(2), model.get_input_embeddings().weight.shape[0]
+    random, vocabulary = np.random.default_rng(2), _vocabulary(model)
     tokens = max(8, longest_row // 2)
     count = max(1, SEQUENCE_LENGTHS * multiple // tokens)
 
@@ -241,8 +267,13 @@ def _rows_to_time(model: PreTrainedModel, longest_row: int, multiple: int) -> li
     return [PromptRow(ids(tokens // 2), (ids(tokens // 4), ids(tokens // 4))) for _ in range(count)]
 
 
+def _vocabulary(model: PreTrainedModel) -> int:
+    """Number of token ids that the model both reads and predicts."""
+    return min(len(model.get_input_embeddings().weight), len(architecture.head_of(model).weight))
+
+
 def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:
-    random, vocabulary = np.random.default_rng(seed), model.get_input_embeddings().weight.shape[0]
+    random, vocabulary = np.random.default_rng(seed), _vocabulary(model)
 
     def ids(low: int, high: int) -> np.ndarray:
         return random.integers(0, vocabulary, random.integers(low, high), dtype=np.int32)
@@ -254,7 +285,7 @@ def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[Prom
     window = min((w for w in (architecture.windows(model) or {}).values() if w), default=longest_row)
     if longest_row <= window:
         return []
-    random, vocabulary = np.random.default_rng(1), model.get_input_embeddings().weight.shape[0]
+    random, vocabulary = np.random.default_rng(1), _vocabulary(model)
     ids = random.integers(0, vocabulary, longest_row, dtype=np.int32)
     third = max(1, longest_row // 3)
     return [PromptRow(ids[:third], (ids[third : 2 * third], ids[2 * third :]))]

@@ -21,13 +21,13 @@ def sizes(request, monkeypatch):
     monkeypatch.setattr(row_attention, "_own", threading.local())
 
 
-def line(rows, heads=3, key_heads=3, d=5, value_d=5, dtype=torch.float64):
+def line(rows, heads=3, key_heads=3, d=5, value_d=5, dtype=torch.float64, window=None):
     torch.manual_seed(0)
     batch = collate(rows, "packed")
     length = batch.input_ids.shape[1]
     shapes = ((heads, d), (key_heads, d), (key_heads, value_d))
     sides = [torch.randn(1, n, length, width, dtype=dtype, requires_grad=True) for n, width in shapes]
-    return batch, RowMask.of(rows, batch), sides
+    return batch, RowMask.of(rows, batch, window), sides
 
 
 def test_groups_by_hand():
@@ -46,20 +46,40 @@ def test_groups_by_hand():
     assert of_used.used.tolist() == [*range(CPU_MULTIPLE)]
 
 
-def test_a_row_mask_says_what_the_dense_mask_says():
+def test_groups_with_a_window_by_hand():
+    """A prompt of four, completions of two and of three positions, a window of three: 0 1 2 3 | 4 5 | 6 7 8.
+
+    The third group's first query, position 4 of its sequence, attends to 2 and 3 of the prompt and to itself.
+    """
+    ids = np.arange(5, dtype=np.int32)
+    rows = [PromptRow(ids[:4], (ids[:3], ids[:4]))]
+    mask = RowMask.of(rows, collate(rows, "packed"), 3)
+    assert mask.groups == [
+        QueryGroup(slice(0, 6), (slice(0, 6),)),
+        QueryGroup(slice(6, 9), (slice(2, 4), slice(6, 9))),
+    ]
+    # Read is the prompt's last position, which attends to 1, 2 and itself.
+    assert mask.for_used().groups[0] == QueryGroup(slice(3, 6), (slice(1, 6),))
+    narrow = RowMask.of(rows, collate(rows, "packed"), 1)
+    assert narrow.groups[1] == QueryGroup(slice(6, 9), (slice(6, 9),))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_row_mask_says_what_the_dense_mask_says(window):
     rows = random_rows(4)
-    batch, mask, _ = line(rows)
-    dense = attention_mask(batch)
+    batch, mask, _ = line(rows, window=window)
+    dense = attention_mask(batch, window)
     assert mask.shape == dense.shape
     assert mask.dtype == dense.dtype
     assert torch.equal(mask | False, dense)  # any operation that is not attention
     assert [span.length for span in mask.spans] == [row.tokens for row in rows]
 
 
+@pytest.mark.parametrize("window", [None, 1, 2, 5, 9, 1000])
 @pytest.mark.parametrize(("key_heads", "value_d"), [(3, 5), (1, 5), (3, 7)])
-def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads, value_d):
-    batch, mask, sides = line(random_rows(5, longest=12), key_heads=key_heads, value_d=value_d)
-    gqa, dense = key_heads != 3, attention_mask(batch)
+def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads, value_d, window):
+    batch, mask, sides = line(random_rows(5, longest=12), key_heads=key_heads, value_d=value_d, window=window)
+    gqa, dense = key_heads != 3, attention_mask(batch, window)
     rows = sum(span.length for span in mask.spans)  # what follows in the line is padding, of which nothing is read
     ours = attention(*sides, attn_mask=mask[:, :, :, : dense.shape[3]], scale=0.7, enable_gqa=gqa)[:, :, :rows]
     theirs = attention(*sides, attn_mask=dense, scale=0.7, enable_gqa=gqa)[:, :, :rows]
@@ -79,8 +99,9 @@ def test_half_precision_is_attended_to_in_float32(sizes):
     assert torch.equal(ours[:, :, :rows], exact.to(torch.bfloat16)[:, :, :rows])
 
 
-def test_queries_that_nobody_reads_get_nothing(sizes):
-    batch, mask, sides = line(random_rows(5, longest=12), key_heads=1)
+@pytest.mark.parametrize("window", [None, 4])
+def test_queries_that_nobody_reads_get_nothing(sizes, window):
+    batch, mask, sides = line(random_rows(5, longest=12), key_heads=1, window=window)
     whole = attention(*sides, attn_mask=mask, enable_gqa=True)
     read = batch.predicts.unique()
     ours = attention(*sides, attn_mask=mask.for_used(), enable_gqa=True)
@@ -109,3 +130,27 @@ def test_dropout_and_a_part_of_the_keys_are_left_to_the_dense_mask():
     ours = attention(query, key, value, mask, dropout_p=0.5)
     torch.manual_seed(1)
     assert torch.equal(ours, attention(query, key, value, dense, dropout_p=0.5))
+
+
+def test_a_window_makes_long_rows_cheaper(monkeypatch):
+    """A row of 1,000 positions in blocks of 192: without a window each block's scores go back to the first key, with
+    one of 64 to the multiple of 64 at or before the first query's."""
+    rows = [PromptRow(np.arange(1000, dtype=np.int32), (np.arange(2, dtype=np.int32),))]
+    widths = {}
+    for window in (None, 64):
+        seen = []
+        honest = row_attention._probabilities
+        monkeypatch.setattr(
+            row_attention,
+            "_probabilities",
+            lambda q, k, padding, window, seen=seen, honest=honest: (
+                seen.append(k.shape[1]) or honest(q, k, padding, window)
+            ),
+        )
+        _, mask, sides = line(rows, heads=1, key_heads=1, window=window)
+        attention(*sides, attn_mask=mask)
+        monkeypatch.undo()
+        widths[window] = seen
+    # 1,001 positions are padded to 1,024: queries 0, 192, 384, 576, 768 and 960 begin a block.
+    assert widths[None] == [192, 384, 576, 768, 960, 1024]
+    assert widths[64] == [192, 256, 256, 256, 256, 128]

@@ -14,10 +14,10 @@ ROW = PromptRow(ids(10, 11), (ids(20, 21, 22), ids(30, 31)))
 
 def test_layout_by_hand():
     """Prompt 10 11, completions 20 21 22 and 30 31. The last token of each predicts nothing and is left out:
-    10 11 | 20 21 | 30. Position 1 (token 11) predicts both first tokens."""
+    10 11 | 20 21 | 30. Position 1 (token 11) predicts both first tokens. What follows a row repeats its first token."""
     batch = collate([ROW, PromptRow(ids(5), (ids(6),))], "shared")
     assert ROW.tokens == 5
-    assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30], [5, 0, 0, 0, 0]]
+    assert batch.input_ids.tolist() == [[10, 11, 20, 21, 30], [5, 5, 5, 5, 5]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2], [0, 0, 0, 0, 0]]
     assert batch.segments.tolist() == [[0, 0, 1, 1, 2], [3, -1, -1, -1, -1]]
     assert batch.prompts.tolist() == [[0, 0, 0, 0, 0], [3, -1, -1, -1, -1]]

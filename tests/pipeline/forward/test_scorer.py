@@ -1,7 +1,9 @@
 import pytest
 import torch
+import transformers as tr
 from tiny_models import PADDED_ONLY, SHARED, plain_token_logps, random_rows, tiny_model
 
+from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.batches import prompt_rows as rows
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.layout_probe import choose_layout
@@ -69,13 +71,8 @@ def test_sums_are_float64_per_completion():
 @pytest.mark.parametrize("name", SHARED)
 def test_probe_shares_prompts_where_that_is_exact(name):
     found = choose_layout(tiny_model(name), "auto", longest_row=60)
-    assert found.layout == ("shared" if "sliding" in name else "packed")
+    assert found.layout == ("shared" if name.startswith("gemma2") else "packed")
     assert found.deviation < 1e-5
-
-
-def test_a_window_that_no_row_reaches_past_is_none():
-    assert choose_layout(tiny_model("mistral_sliding"), "auto", longest_row=6).layout == "packed"
-    assert choose_layout(tiny_model("mistral_sliding"), "auto", longest_row=7).layout == "shared"
 
 
 def test_probe_tries_the_layout_that_was_asked_for():
@@ -93,22 +90,61 @@ def test_probe_falls_back_and_says_why(name):
         choose_layout(model, "shared", longest_row=60)
 
 
-def test_probe_sees_a_window_that_the_mask_forgot(monkeypatch):
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_probe_sees_a_window_that_the_mask_forgot(monkeypatch, attention):
     """A mask without the sliding window is silently wrong; only rows past the window show it."""
     model = tiny_model("mistral_sliding")
-    honest = rows.attention_mask
-    monkeypatch.setattr(architecture, "attention_mask", lambda batch, window: honest(batch))
+    model.set_attn_implementation(attention)
+    by_rows, dense = RowMask.of, rows.attention_mask
+    monkeypatch.setattr(RowMask, "of", lambda prompt_rows, batch, window: by_rows(prompt_rows, batch))
+    monkeypatch.setattr(architecture, "attention_mask", lambda batch, window: dense(batch))
     found = choose_layout(model, "auto", longest_row=60)
     assert found.layout == "padded"
     assert "differ" in found.reason
+    assert ("packed: " in found.reason) == (attention == "sdpa")
 
 
-def test_probe_refuses_a_head_that_it_does_not_understand(monkeypatch):
-    model = tiny_model("cohere_logit_scale")
-    del model.config.logit_scale
-    monkeypatch.setattr(type(model.config), "to_dict", lambda self: {"layer_types": None})
-    with pytest.raises(InputError, match="head of CohereForCausalLM is not understood"):
+def test_probe_refuses_a_model_that_reads_ahead():
+    """A model of the BERT family attends to what follows, unless its configuration says that it is a decoder."""
+    sizes = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for is_decoder in (True, False):
+        config = tr.BertGenerationConfig(**sizes, intermediate_size=64, initializer_range=0.3, is_decoder=is_decoder)
+        model = tr.AutoModelForCausalLM.from_config(config).eval()
+        if is_decoder:
+            assert choose_layout(model, "auto", longest_row=60).layout == "packed"
+            continue
+        with pytest.raises(InputError, match="BertGenerationDecoder is no causal language model") as caught:
+            choose_layout(model, "auto", longest_row=60)
+        assert "is_decoder" in caught.value.fix
+
+
+def test_probe_refuses_a_model_that_depends_on_its_batch():
+    model = tiny_model("llama")
+    # As if the sequences beside it changed this one: by their number.
+    model.model.embed_tokens.register_forward_hook(lambda module, args, output: output * (1 + args[0].shape[0] / 100))
+    with pytest.raises(InputError, match="other log-probs in a padded batch") as caught:
         choose_layout(model, "auto", longest_row=60)
+    assert "LlamaForCausalLM" in caught.value.what
+
+
+def test_probe_packs_a_model_whose_last_block_attends_twice():
+    """Its second attention reads the first one's output at every position, so none of it may be skipped."""
+    model = tiny_model("llama")
+    layer = model.model.layers[-1]
+    model.model.layers[-1] = Twice(layer)
+    model._no_split_modules = ["Twice", "LlamaDecoderLayer"]
+    assert choose_layout(model, "auto", longest_row=60).layout == "packed"
+
+
+class Twice(torch.nn.Module):
+    """A block that runs another one twice."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.block, self.attention_type = block, "full_attention"
+
+    def forward(self, states, **kwargs):
+        return self.block(self.block(states, **kwargs), **kwargs)
 
 
 def test_half_precision_is_probed_with_its_own_rounding():

@@ -1,0 +1,237 @@
+"""Every causal architecture of the installed transformers, as a tiny model of random weights: is scoreonce exact?
+
+    python benchmarks/architectures.py [MODEL_TYPE ...]
+
+Each model is saved, loaded as `score` loads it, and scored in the layout that `auto` chooses on a CPU. Token log-probs
+are compared with those of plain transformers, one sequence at a time, in float32 and float64, and gradients with plain
+autograd. Without arguments it writes benchmarks/results/architectures.md and the table of docs/architectures.md; it
+fails where something is not exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import machine
+import numpy as np
+import tiny_configs
+import torch
+import transformers as tr
+from torch import Tensor
+
+from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
+from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.models.loading import load_model
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "architectures.md", ROOT / "docs" / "architectures.md"
+START, END = "<!-- made by benchmarks/architectures.py -->\n", "<!-- /made -->"
+LARGEST_DIFFERENCE = 1e-5  # nats per token, where transformers' own rounding is not larger; of gradients, relative
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found of one architecture. Differences are the largest of all tokens, in nats."""
+
+    model_type: str
+    name: str
+    refused: str = ""  # why, where it is
+    layout: str = ""
+    why: str = ""  # it is not packed
+    difference: float = 0.0  # float32 in our layout to float64 in plain transformers
+    rounding: float = 0.0  # float32 to float64, both in plain transformers
+    in_double: float | None = 0.0  # both in float64; None where the model has no float64
+    gradient: float = 0.0  # the norm of the difference, relative
+    untrained: tuple[str, ...] = ()  # parameters that plain autograd gives a gradient, and we do not
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing but rounding differs, or the architecture is refused."""
+        within = max(LARGEST_DIFFERENCE, 4 * self.rounding)
+        others = (self.in_double or 0.0) <= LARGEST_DIFFERENCE and self.gradient <= LARGEST_DIFFERENCE
+        return self.difference <= within and others and not self.untrained
+
+
+def measured(model_type: str, rows: Sequence[PromptRow] | None = None) -> Measured:
+    """Measure one architecture."""
+    rows = rows or random_rows()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = _save(model_type, folder)
+        model = load_model(folder, dtype="float32", device="cpu")
+        try:
+            probe = choose_layout(model, "auto", max(row.tokens for row in rows))
+        except InputError as error:
+            return Measured(model_type, name, refused=error.what)
+        plain = _plain(folder)
+        ours, single = scored(model, probe, rows), plain_logps(plain, rows)
+        exact, in_double = single, None
+        for each in (model, plain):
+            each.config._experts_implementation = "eager"  # the others have no float64
+        try:
+            exact = plain_logps(plain.double(), rows)
+            in_double = _largest(scored(model.double(), probe, rows), exact)
+        except RuntimeError:  # of float32 constants in its code
+            model, plain = model.float(), plain.float()
+        gradient, untrained = gradients(model, plain, probe, rows)
+    return Measured(
+        model_type,
+        name,
+        "",
+        probe.layout,
+        why(model, probe),
+        _largest(ours, exact),
+        _largest(single, exact),
+        in_double,
+        gradient,
+        untrained,
+    )
+
+
+def _save(model_type: str, folder: str) -> str:
+    """Save a model of random weights; returns its class."""
+    config = tiny_configs.config_of(model_type)
+    torch.manual_seed(0)
+    model = tr.AutoModelForCausalLM.from_config(config).float()
+    if model.num_parameters() > tiny_configs.MOST_PARAMETERS:
+        raise ValueError(f"{model_type} has {model.num_parameters():,} parameters: a size kept its default")
+    model.save_pretrained(folder)
+    return type(model).__name__
+
+
+def _plain(folder: str) -> tr.PreTrainedModel:
+    return tr.AutoModelForCausalLM.from_pretrained(folder).eval()
+
+
+def random_rows(count: int = 5, longest: int = 24) -> list[PromptRow]:
+    """Random prompts with one to three completions."""
+    random = np.random.default_rng(0)
+
+    def ids() -> np.ndarray:
+        return random.integers(3, tiny_configs.VOCABULARY, random.integers(1, longest), dtype=np.int32)
+
+    return [PromptRow(ids(), tuple(ids() for _ in range(random.integers(1, 4)))) for _ in range(count)]
+
+
+@torch.no_grad()
+def scored(model: tr.PreTrainedModel, probe: Probe, rows: Sequence[PromptRow]) -> Tensor:
+    """Log-probs of all completion tokens in the layout that the probe chose."""
+    return TokenScorer(model, probe.layout)(rows).token_logps.double()
+
+
+@torch.no_grad()
+def plain_logps(model: tr.PreTrainedModel, rows: Sequence[PromptRow]) -> Tensor:
+    """The same in plain transformers, one sequence at a time and without padding."""
+    return torch.cat([_plain_logps(model, row.prompt, each) for row in rows for each in row.completions])
+
+
+def _plain_logps(model: tr.PreTrainedModel, prompt: np.ndarray, completion: np.ndarray) -> Tensor:
+    ids = torch.from_numpy(np.concatenate([prompt, completion]).astype(np.int64))
+    logps = model(input_ids=ids[None], use_cache=False).logits[0].double().log_softmax(-1)[len(prompt) - 1 : -1]
+    return logps.gather(1, ids[len(prompt) :, None]).squeeze(1)
+
+
+def gradients(
+    model: tr.PreTrainedModel, plain: tr.PreTrainedModel, probe: Probe, rows: Sequence[PromptRow]
+) -> tuple[float, tuple[str, ...]]:
+    """How far gradients differ from plain autograd, relative, and the parameters that have none.
+
+    Of the sum of log-probs, each completion with a factor of its own.
+    """
+    factors = [k + 1.0 for row in rows for k in range(len(row.completions))]
+    sums = TokenScorer(model, probe.layout)(rows).sums()
+    (sums * torch.tensor(factors, dtype=sums.dtype)).sum().backward()
+    completions = [(row.prompt, each) for row in rows for each in row.completions]
+    sum(f * _plain_logps(plain, *each).sum() for f, each in zip(factors, completions, strict=True)).backward()
+    ours, theirs = ({n: p.grad for n, p in each.named_parameters() if p.grad is not None} for each in (model, plain))
+    untrained = tuple(name for name, gradient in theirs.items() if gradient.any() and name not in ours)
+    both = [name for name in theirs if name in ours]
+    off = torch.stack([(ours[name] - theirs[name]).double().norm() for name in both]).norm()
+    return float(off / torch.stack([theirs[name].double().norm() for name in both]).norm()), untrained
+
+
+def why(model: tr.PreTrainedModel, probe: Probe) -> str:
+    """Why rows are not packed, in a few words."""
+    if probe.layout == "packed":
+        return ""
+    if architecture.windows(model) is None:
+        known = {"full_attention", "sliding_attention"}
+        return "layers of kind " + ", ".join(sorted(set(architecture.settings(model)["layer_types"]) - known))
+    if probe.layout == "shared":
+        own = model.config._attn_implementation
+        return "a sliding window" if own == "sdpa" else f"its attention is {own}"
+    return "differs with a shared prompt" if "differs" in probe.reason else "takes no such mask"
+
+
+def _largest(left: Tensor, right: Tensor) -> float:
+    return float((left - right).abs().max())
+
+
+def table(found: Iterable[Measured]) -> list[str]:
+    """The measured architectures, then the refused ones, then those left out."""
+    taken, refused = [], []
+    for each in found:
+        (refused if each.refused else taken).append(each)
+    return [
+        f"{len(taken)} architectures:",
+        "",
+        "| model type | layout | why not packed | difference | rounding | in float64 | gradient |",
+        "|---|---|---|---:|---:|---:|---:|",
+        *map(_row, taken),
+        "",
+        f"{len(refused)} are refused:",
+        "",
+        "| model type | error |",
+        "|---|---|",
+        *(f"| `{each.model_type}` | {each.refused} |" for each in refused),
+        "",
+        "Left out:",
+        "",
+        "| model types | why |",
+        "|---|---|",
+        *(f"| {', '.join(f'`{name}`' for name in names.split())} | {reason} |" for reason, names in LEFT_OUT),
+    ]
+
+
+LEFT_OUT = tiny_configs.LEFT_OUT.items()
+
+
+def _row(each: Measured) -> str:
+    numbers = (each.difference, each.rounding, each.in_double, each.gradient)
+    cells = [f"`{each.model_type}`", each.layout, each.why, *("" if n is None else f"{n:.0e}" for n in numbers)]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model_types", nargs="*")
+    asked = parser.parse_args().model_types
+    tr.logging.set_verbosity_error()
+    found = []
+    for model_type in asked or tiny_configs.model_types():
+        found.append(measured(model_type))
+        print(found[-1], flush=True)
+    if not asked:
+        lines = table(found)
+        machine.write_page(RESULTS, "Architectures", "python benchmarks/architectures.py", lines)
+        text = PAGE.read_text(encoding="utf-8")
+        before, after = text[: text.index(START)], text[text.index(END) :]
+        made = RESULTS.read_text(encoding="utf-8").partition("`. ")[2]
+        PAGE.write_text(f"{before}{START}\n{made}{after}", encoding="utf-8")
+    wrong = [each for each in found if not each.exact]
+    for each in wrong:
+        print(f"not exact: {each}", file=sys.stderr)
+    return len(wrong) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
