@@ -73,6 +73,13 @@ def compute_all_output(model: PreTrainedModel) -> None:
             hook.skips = False
 
 
+def computes_all_output(model: PreTrainedModel) -> bool:
+    """Whether `compute_all_output` was called on this model."""
+    last = next(reversed(blocks(model)), None)
+    hooks = () if last is None else last._forward_pre_hooks.values()
+    return any(isinstance(hook, _SkipUnused) and not hook.skips for hook in hooks)
+
+
 class _SkipUnused:
     """The hooks of one block; each call of the block sets them up again."""
 

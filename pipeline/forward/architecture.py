@@ -74,15 +74,21 @@ def set_head_form(model: PreTrainedModel, form: HeadForm) -> None:
     _forms[model] = form
 
 
+def form_of(model: PreTrainedModel) -> HeadForm:
+    """The form that `head_probe` found, or the declared one where the model was not tried."""
+    return _forms.get(model) or declared_form(model)
+
+
 def head_of(model: PreTrainedModel) -> Head:
-    """The output head, of the form that `head_probe` found, or the declared one where the model was not tried."""
-    return head_with(model, _forms.get(model) or declared_form(model))
+    """The output head, of the form that `form_of` gives."""
+    return head_with(model, form_of(model))
 
 
 def head_with(model: PreTrainedModel, form: HeadForm) -> Head:
     """The model's projection as a head of this form."""
     projection = model.get_output_embeddings()
-    weight, bias = projection.weight, projection.bias if isinstance(projection, nn.Linear) else None
+    weight: Tensor = projection.weight
+    bias: Tensor | None = projection.bias if isinstance(projection, nn.Linear) else None
     if form.vocabulary is not None and form.vocabulary < len(weight):  # the rest is padding
         weight, bias = weight[: form.vocabulary], None if bias is None else bias[: form.vocabulary]
     return Head(weight, bias, form.scale, form.softcap)

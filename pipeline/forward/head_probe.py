@@ -76,7 +76,7 @@ def _own_logits(model: PreTrainedModel, states: Float[Tensor, "states hidden"]) 
     """
     body = architecture.body_of(model)
     for part in (each for each in body.modules() if isinstance(each, PreTrainedModel)):
-        ran = []
+        ran: list[nn.Module] = []
 
         def replaced(module: nn.Module, args: tuple[Any, ...], output: Any, ran: list[nn.Module] = ran) -> Any:
             ran.append(module)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import flex, varlen
-from scoreonce.pipeline.attention.last_layer import compute_all_output, restore_attention
+from scoreonce.pipeline.attention.last_layer import compute_all_output, computes_all_output, restore_attention
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, SEQUENCE_LENGTHS, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head_probe import understand_head
@@ -158,6 +158,29 @@ def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled
         flex.switch_on(model)
         if compiled:
             flex.compile_blocks(model)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What was found out by running a model, for other models of its kind: with other weights, or more layers."""
+
+    probe: Probe
+    head: architecture.HeadForm
+    all_output: bool  # whether the last layer has to compute positions that nothing reads
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, probe: Probe) -> Trial:
+        """Of a model for which `choose_layout` returned `probe`."""
+        lm = architecture.causal_lm(model)
+        return cls(probe, architecture.form_of(lm), computes_all_output(lm))
+
+    def apply(self, scorer: TokenScorer, *, compiled: bool) -> None:
+        """Have the model of `scorer` compute as the one that was tried."""
+        lm = architecture.causal_lm(scorer.model)
+        architecture.set_head_form(lm, self.head)
+        replace_attention_for(lm, self.probe.layout, compiled=compiled)
+        if self.all_output:
+            compute_all_output(lm)
 
 
 @dataclass(frozen=True)

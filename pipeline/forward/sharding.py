@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
@@ -68,6 +69,7 @@ def materialise(scorer: TokenScorer, device: torch.device) -> None:
     for name, tensor in _tensors(scorer):
         if name in kept:
             own_part(tensor.detach()).copy_(kept[name])
+    use_fast_linears(scorer.model)  # which depends on the device
 
 
 def _tensors(scorer: TokenScorer) -> Iterator[tuple[str, Tensor]]:

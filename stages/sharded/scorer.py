@@ -41,7 +41,7 @@ def sharded_scorer(
     dtype = getattr(torch, lineage.dtype_of(run))
     multiple = sequence_multiple(compute.budget(device.type))
 
-    def tried() -> tuple[layout_probe.Probe, Router | None]:
+    def tried() -> tuple[layout_probe.Trial, Router | None]:
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
         found = layout_probe.choose_layout(
@@ -51,24 +51,24 @@ def sharded_scorer(
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
             layout_probe.require_same_in_training(model, found.layout, multiple)
-        return found, router
+        return layout_probe.Trial.of(model, found), router
 
-    chosen, router = on_first(tried)
+    trial, router = on_first(tried)
     policy = empty_policy(run)
-    layout_probe.replace_attention_for(policy.model, chosen.layout, compiled=compute.compile)
     if settings.gradient_checkpointing:
         loading.recompute_activations(policy.model)
     scorer = TokenScorer(
         policy.model,
-        chosen.layout,
+        trial.probe.layout,
         masking(policy.model),
         multiple=multiple,
         top_k=router and router.top_k,
     )
+    trial.apply(scorer, compiled=compute.compile)
     sharding.shard(scorer, mesh, dtype)
     sharding.materialise(scorer, device)
     policy.fill(scorer)
-    return scorer, chosen, router
+    return scorer, trial.probe, router
 
 
 def require_can_be_sharded(run: Run, method: Method) -> None:

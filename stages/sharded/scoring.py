@@ -35,21 +35,22 @@ def sharded_reference(
     dtype = getattr(torch, reference.dtype)
     multiple = sequence_multiple(compute.budget(device.type))
 
-    def tried() -> layout_probe.Probe:
+    def tried() -> layout_probe.Trial:
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
-        return layout_probe.choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        found = layout_probe.choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        return layout_probe.Trial.of(model, found)
 
     empty = empty_reference(start, dtype)
-    probe = on_first(tried)
-    layout_probe.replace_attention_for(empty.model, probe.layout, compiled=compute.compile)
-    scorer = TokenScorer(empty.model, probe.layout, multiple=multiple)
+    trial = on_first(tried)
+    scorer = TokenScorer(empty.model, trial.probe.layout, multiple=multiple)
+    trial.apply(scorer, compiled=compute.compile)
     sharding.shard(scorer, mesh, dtype)
     sharding.materialise(scorer, device)
     empty.fill(scorer)
     head = architecture.head_of(architecture.causal_lm(scorer.model))
     bias = None if head.bias is None else sharding.whole(head.bias.detach())
-    return scorer, probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)
+    return scorer, trial.probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)
 
 
 def most(count: int, device: torch.device) -> int:

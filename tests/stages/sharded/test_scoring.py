@@ -3,6 +3,7 @@
 import polars as pl
 import pytest
 from launches import launch
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 
 from scoreonce.stages.common.paths import RunPaths
@@ -18,7 +19,7 @@ def rows(run):
     store = ReferenceStore.of(run, run.reference)
     scores = pl.concat([pl.read_parquet(path) for path in store.shards()]).sort("completion_id")
     states = [load_file(path) for path in store.tensors("hidden").files()]
-    return scores, sorted(round(float(part["hidden"].double().sum()), 6) for part in states), len(store.shards())
+    return scores, sorted(float(part["hidden"].double().sum()) for part in states), len(store.shards())
 
 
 @pytest.mark.slow
@@ -34,8 +35,8 @@ def test_two_processes_with_a_part_each_score_what_one_process_does(world):
     store = ReferenceStore.of(two, two.reference)
     assert all(store.sidecar(shard)["provenance"]["sharded"] for shard in store.shards())
     assert found[2] % 2 == 1
-    assert found[0].equals(wanted[0].select(found[0].columns))
-    assert found[1] == wanted[1]
+    assert_frame_equal(found[0], wanted[0], abs_tol=1e-4)
+    assert found[1] == pytest.approx(wanted[1], abs=1e-2)
     launch("evaluate", [two.replace({"evaluate.model": two.reference.model, "evaluate.label": "parts"})], 2)
     evaluate(one.replace({"evaluate.model": one.reference.model, "evaluate.label": "whole"}))
     tables = [
