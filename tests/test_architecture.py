@@ -31,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.methods": {"pipeline.methods.pieces"},
     "pipeline.methods.papers": {"pipeline.methods", "pipeline.methods.pieces"},
     "pipeline.training": {"pipeline.batches", "pipeline.forward", "pipeline.methods"},
+    "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.forward"},
     "pipeline.evaluation": set(),
     "pipeline.audit": set(),
     "pipeline.audit.measures": {"pipeline.text"},
@@ -57,7 +58,7 @@ ARROWS: dict[str, set[str]] = {
 }
 SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo")
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.commands"] = SHARED | {"pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
@@ -72,6 +73,7 @@ TENSOR_ROOMS = (
     "pipeline.forward",
     "pipeline.methods",
     "pipeline.training",
+    "pipeline.memory",
 )
 
 

@@ -1,0 +1,147 @@
+"""Bytes of a GPU by part, at each moment that can be the peak.
+
+Three moments of a training step: the backward pass begins, in the output head, with all activations there; it goes
+through the blocks, where gradients grow as activations are given back; the optimizer steps, without activations.
+Scoring has one, a forward pass. A part that a moment has nothing of is left out.
+
+Whole weights on each GPU (DDP): half-precision weights have float32 masters, and DDP copies gradients into buckets of
+its own. Full sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the
+dtype of the forward pass, and beside them what is gathered at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
+from scoreonce.pipeline.memory.sizes import Sizes
+from scoreonce.pipeline.memory.weights import FLOAT32, NF4_BYTES, Part, Weights
+
+Shard = Literal["none", "full"]
+Parts = dict[str, int]  # bytes by name
+# Blocks that are gathered at a time: the one at work and the next.
+GATHERED = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How training and scoring are spread."""
+
+    device: str  # "cpu" or "cuda"
+    gpus: int
+    shard: Shard
+    nf4: bool = False  # frozen weights of linear layers in 4 bits
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The moment that takes most, and what it takes."""
+
+    moment: str
+    parts: Parts
+
+    @property
+    def bytes(self) -> int:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+
+def training_peak(
+    sizes: Sizes, plan: Plan, *, optimizer: str, decays: bool = False, extra: Mapping[str, int] | None = None
+) -> Peak:
+    """The peak of a training step on one GPU. `decays`: with weight decay. `extra` parts are there all the time."""
+    weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
+    accumulates, element = sizes.accumulates, sizes.element
+    trained, share = weights.whole.trained, plan.gpus if plan.shard == "full" else 1
+    always: Parts = {
+        **_weights(weights, plan),
+        "optimizer state": round(state_size(optimizer).per_weight * trained / share),
+        **(extra or {}),
+    }
+    gradients = stepped = FLOAT32 * trained // share
+    backward: Parts = {}
+    if plan.shard == "full":
+        backward = _gathered(weights, plan, element, trains=True)
+    else:
+        always["master weights"] = FLOAT32 * weights.whole.trained_half
+        always["DDP buckets"] = weights.whole.trained_bytes if plan.gpus > 1 else 0
+        gradients = weights.whole.trained_bytes
+    # Tied to the embeddings, the head's gradient waits for theirs; of the first micro-batch, it is there to stay.
+    held = head.kept_gradient if weights.tied or not accumulates else 0
+    moments = {
+        "the backward pass begins": {
+            **always,
+            **backward,
+            "gradients": gradients if accumulates else 0,
+            "activations": microbatch.kept,
+            "chunk of logits": head.chunk + _dequantised(weights, plan, element),
+            "gradient of the head": head.gradient,
+        },
+        "the backward pass of the blocks": {
+            **always,
+            **backward,
+            "gradients": (gradients if accumulates else microbatch.gradients_at_peak) + held,
+            "activations": microbatch.peak + _dequantised(weights, plan, element),
+        },
+        "the optimizer's step": {
+            **always,
+            "gradients": stepped,
+            "temporaries of the step": step_bytes(
+                optimizer,
+                device=plan.device,
+                trained=trained // share,
+                largest=weights.largest_trained // share,
+                decays=decays,
+            ),
+        },
+    }
+    return _largest(moments)
+
+
+def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
+    """The peak of a forward pass with statistics, which `score` is made of."""
+    weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
+    gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.shard == "full" else {}
+    always = {**_weights(weights, plan), **gathered}
+    return _largest(
+        {
+            "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
+            "the blocks": {**always, "activations": microbatch.peak},
+        }
+    )
+
+
+def _weights(weights: Weights, plan: Plan) -> Parts:
+    whole = weights.whole
+    frozen = whole.bytes - whole.trained_bytes
+    if plan.nf4:
+        frozen += round(NF4_BYTES * weights.frozen_linear) - weights.frozen_linear_bytes
+    if plan.shard == "full":
+        return {"weights": (frozen + FLOAT32 * whole.trained) // plan.gpus}
+    return {"weights": frozen + whole.trained_bytes}
+
+
+def _gathered(weights: Weights, plan: Plan, element: int, *, trains: bool) -> Parts:
+    """What lies outside of the blocks, and two of them; a block's gradient, and its float32 copy to be reduced."""
+    outside, block = weights.outside, weights.block
+    parts = {"gathered weights": element * (outside.count + GATHERED * block.count)}
+    if plan.nf4:
+        parts = {"gathered weights": element * outside.count + round(GATHERED * NF4_BYTES * block.count)}
+    if trains:
+        parts["gradients to be reduced"] = element * outside.trained + _reduced(block, element)
+    return parts
+
+
+def _reduced(block: Part, element: int) -> int:
+    return (element + (FLOAT32 if element < FLOAT32 else 0)) * block.trained
+
+
+def _dequantised(weights: Weights, plan: Plan, element: int) -> int:
+    return element * weights.largest_linear if plan.nf4 else 0
+
+
+def _largest(moments: Mapping[str, Parts]) -> Peak:
+    peaks = [Peak(name, {part: size for part, size in parts.items() if size}) for name, parts in moments.items()]
+    return max(peaks, key=lambda peak: peak.bytes)
