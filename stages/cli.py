@@ -9,6 +9,7 @@ found what --fail-on names; 130 interrupted.
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import traceback
@@ -24,29 +25,36 @@ from scoreonce.stages.commands.options import (
     AllowMethodFile,
     AsJson,
     AsMarkdown,
+    AsOneJson,
     Contamination,
     Drop,
     DryRun,
     FailOn,
     FullVocab,
+    Gpus,
     Label,
     Labels,
     LockTimeout,
+    Memory,
     Method,
     MethodFile,
     MethodName,
     Methods,
+    Mfu,
     Model,
     NearDuplicates,
     Part,
     Preview,
     Prune,
+    Qlora,
     Query,
     Rehash,
     Replace,
     Restart,
     RunFile,
     Sets,
+    Shard,
+    Tflops,
     Trust,
     Version,
     What,
@@ -223,6 +231,33 @@ def train(
             stage.estimate(settings, allow_method_file=allow_method_file)
         else:
             stage.train(settings, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
+
+
+@app.command()
+def estimate(
+    run: RunFile,
+    sets: Sets = None,
+    gpus: Gpus = 1,
+    memory: Memory = None,
+    shard: Shard = "none",
+    tflops: Tflops = None,
+    mfu: Mfu = None,
+    qlora: Qlora = False,
+    method: Method = None,
+    label: Label = None,
+    as_json: AsOneJson = False,
+    trust: Trust = False,
+) -> None:
+    """Work out memory and time before there is a GPU.
+
+    Needs no weights, only the model's config.json: bytes per GPU by part for train and score, whether they fit, and
+    which setting to change if not. Where weights and a device are there, --dry-run of train and score measures instead.
+    """
+    settings = _load(run, sets, method=method, label=label)
+    from scoreonce.stages.estimate import stage, text
+
+    found = stage.estimate(settings, gpus=gpus, memory=memory, shard=shard, tflops=tflops, mfu=mfu, qlora=qlora)
+    print(json.dumps(found.document(), indent=2) if as_json else printable("\n".join(text.lines(found))))
 
 
 @app.command()

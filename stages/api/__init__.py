@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scoreonce.stages.audit.stage import audit
     from scoreonce.stages.common.messages import verbose
     from scoreonce.stages.config import Run
+    from scoreonce.stages.estimate.stage import estimate
     from scoreonce.stages.evaluate.stage import evaluate
     from scoreonce.stages.prepare.stage import prepare
     from scoreonce.stages.report.stage import report
@@ -40,6 +41,7 @@ __all__ = [
     "Run",
     "__version__",
     "audit",
+    "estimate",
     "evaluate",
     "merge",
     "methods",
@@ -50,6 +52,7 @@ __all__ = [
     "verbose",
 ]
 
+STAGES = ("audit", "estimate", "evaluate", "prepare", "report", "score", "train")
 # Imported when first used: torch alone takes seconds, and `scoreonce --help` comes through here too.
 _MODULES = {
     "InputError": "schemas.errors",
@@ -57,7 +60,7 @@ _MODULES = {
     "Run": "stages.config",
     "merge": "stages.train.merge",
     "verbose": "stages.common.messages",
-    **{stage: f"stages.{stage}.stage" for stage in ("audit", "evaluate", "prepare", "report", "score", "train")},
+    **{stage: f"stages.{stage}.stage" for stage in STAGES},
 }
 
 

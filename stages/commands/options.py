@@ -6,7 +6,7 @@ Importing this has to be quick: what an option needs is imported when it is give
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -160,4 +160,25 @@ MethodFile = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="All methods as JSON, for programs.")]
 AsMarkdown = Annotated[bool, typer.Option("--markdown", help="A Markdown table, as in docs/methods-table.md.")]
+AsOneJson = Annotated[bool, typer.Option("--json", help="The same as JSON, for programs; sizes in bytes.")]
+Gpus = Annotated[int, typer.Option("--gpus", metavar="N", help="GPUs that train together, one process each.")]
+Memory = Annotated[
+    float | None, typer.Option("--memory", metavar="GIB", help="Memory of a GPU in GiB, to say what fits.")
+]
+Shard = Annotated[
+    Literal["none", "full"],
+    typer.Option(
+        "--shard", help="none: whole weights on each GPU. full: weights, gradients and optimizer shared out (FSDP2)."
+    ),
+]
+Tflops = Annotated[
+    float | None,
+    typer.Option("--tflops", metavar="N", help="Peak of a GPU in TFLOP/s in the dtype of the run, for the time."),
+]
+Mfu = Annotated[
+    float | None, typer.Option("--mfu", metavar="SHARE", help="Share of that peak that is reached; 0.35 by default.")
+]
+Qlora = Annotated[
+    bool, typer.Option("--qlora", help="As if frozen weights were in 4 bits (NF4). Training cannot do that yet.")
+]
 What = Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")]

@@ -63,13 +63,45 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
 
     Raises `InputError` as `with_new_lora` does, and where the adapter is more than a plain LoRA.
     """
-    peft = _peft("train.lora_rank")
     with _targets_checked(model, targets), deprecations_ignored():
-        settings = _lora(peft, rank, alpha, targets)
         wrapped = _loaded(model, adapter, REFERENCE)
         _require_plain_lora(wrapped, adapter)
-        wrapped.add_adapter(TRAINED, settings)
-        wrapped.base_model.set_adapter([REFERENCE, TRAINED])
+        return _with_second_lora(wrapped, rank, alpha, targets)
+
+
+def shaped(model: PreTrainedModel, adapter: Path, *, trains: bool = False, name: str = TRAINED) -> PeftModel:
+    """The model with new matrices of the sizes that an adapter's has, for a model without weights: nothing is loaded.
+
+    Raises `InputError` where the adapter's configuration cannot be read or does not fit.
+    """
+    peft = _peft("reference.adapter")
+    try:
+        with deprecations_ignored():
+            settings = peft.PeftConfig.from_pretrained(str(adapter))
+            settings.inference_mode = not trains
+            wrapped: PeftModel = peft.get_peft_model(model, settings, adapter_name=name)
+    except Exception as error:  # of any kind, as where its weights are loaded
+        raise InputError(
+            "The adapter cannot be loaded.",
+            found=first_line(error),
+            where=str(adapter),
+            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
+        ) from None
+    return wrapped
+
+
+def shaped_with_lora_on_top(
+    model: PreTrainedModel, adapter: Path, rank: int, alpha: float, targets: list[str]
+) -> PeftModel:
+    """What `with_lora_on_top` gives, for a model without weights: nothing is loaded."""
+    with _targets_checked(model, targets), deprecations_ignored():
+        return _with_second_lora(shaped(model, adapter, name=REFERENCE), rank, alpha, targets)
+
+
+def _with_second_lora(wrapped: PeftModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
+    """Add the trained LoRA beside the reference's adapter."""
+    wrapped.add_adapter(TRAINED, _lora(_peft("train.lora_rank"), rank, alpha, targets))
+    wrapped.base_model.set_adapter([REFERENCE, TRAINED])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{TRAINED}." in name)
     return wrapped

@@ -1,0 +1,81 @@
+"""Which settings to change where training does not fit: each alone, then several together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from scoreonce.stages.config import Run
+from scoreonce.stages.estimate.peaks import Sharing, device_of
+from scoreonce.stages.estimate.result import Change
+
+SMALLEST_BUDGET = 1_024
+EIGHT_BIT = "adamw_torch_8bit"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A change of the run file or of how the work is shared."""
+
+    name: str
+    keys: dict[str, Any]
+    sharing: dict[str, Any]
+
+
+def changes(run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharing], int]) -> tuple[Change, ...]:
+    """What each setting makes of the peak bytes of training; where none alone fits, also the fewest together that do.
+
+    The order is that of what they change: nothing but time, then rounding, then what is trained.
+    """
+    settings = list(_settings(run, sharing))
+    alone = [_change([setting], run, sharing, memory, peak) for setting in settings]
+    if any(change.fits for change in alone):
+        return tuple(alone)
+    needed = settings
+    for setting in settings:  # leave out what is not needed, what costs most first
+        fewer = [other for other in needed if other is not setting]
+        if _change(fewer, run, sharing, memory, peak).fits:
+            needed = fewer
+    return (*alone, _change(needed, run, sharing, memory, peak))
+
+
+def first_that_fits(found: tuple[Change, ...]) -> Change | None:
+    """The change to make first."""
+    return next((change for change in found if change.fits), None)
+
+
+def _change(
+    settings: list[Setting], run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharing], int]
+) -> Change:
+    for setting in settings:
+        run, sharing = run.replace(setting.keys), replace(sharing, **setting.sharing)
+    size = peak(run, sharing)
+    return Change(tuple(setting.name for setting in settings), size, size <= memory)
+
+
+def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
+    train, budget = run.train, run.compute.budget(device_of(run))
+    if not train.gradient_checkpointing:
+        yield _key("train.gradient_checkpointing", True)
+    if budget > SMALLEST_BUDGET:
+        yield _key("compute.tokens_per_microbatch", max(SMALLEST_BUDGET, budget // 4))
+    if sharing.gpus > 1 and sharing.shard == "none":
+        yield Setting("--shard full", {}, {"shard": "full"})
+    whole = not (train.lora_rank or train.lora_continue)
+    if whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
+        yield _key("train.optimizer", EIGHT_BIT)
+    if (train.dtype or run.reference.dtype) == "float32":
+        # Both, so that the policy still starts from the scored reference.
+        yield Setting(
+            "reference.dtype=bfloat16",
+            {"reference.dtype": "bfloat16"} | ({"train.dtype": "bfloat16"} if train.dtype else {}),
+            {},
+        )
+    if whole:
+        yield _key("train.lora_rank", 16)
+
+
+def _key(key: str, value: Any) -> Setting:
+    shown = str(value).lower() if isinstance(value, bool) else value
+    return Setting(f"{key}={shown}", {key: value}, {})

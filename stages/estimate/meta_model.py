@@ -1,0 +1,56 @@
+"""The models of a run as their configuration describes them, on the meta device: shapes without weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.config import Run
+from scoreonce.stages.models import adapters, lineage, loading
+
+
+def reference(run: Run) -> nn.Module:
+    """The reference as `score` loads it; nothing of it is trained. Raises `InputError` where it cannot be built."""
+    given = run.reference
+    model = _built(given.model, given.revision, given.dtype)
+    return (adapters.shaped(model, loading.folder_of(given.adapter)) if given.adapter else model).requires_grad_(False)
+
+
+def policy(run: Run) -> nn.Module:
+    """The policy as `train` loads it, with its trained parameters. Raises `InputError` where it cannot be built."""
+    settings, start = run.train, lineage.start_of(run)
+    model = _built(start.model, start.revision, lineage.dtype_of(run))
+    whole = not (settings.lora_rank or settings.lora_continue)  # an adapter is merged then
+    adapter = loading.folder_of(start.adapter) if start.adapter and not whole else None
+    if settings.lora_rank:
+        lora = (settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets)
+        shaped = adapters.shaped_with_lora_on_top
+        model = shaped(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+    elif adapter:
+        model = adapters.shaped(model, adapter, trains=True)
+    if settings.gradient_checkpointing:
+        loading.recompute_activations(model)
+    return model
+
+
+def _built(name: str, revision: str | None, dtype: str) -> PreTrainedModel:
+    folder = loading.folder_of(name, revision, weights=False)
+    config = loading.load_config(folder)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config,
+                dtype=getattr(torch, dtype),
+                attn_implementation=loading.attention_for(config),
+                trust_remote_code=loading.trust_remote_code,
+            )
+    except Exception as error:  # of any kind, as when its weights are loaded
+        raise InputError(
+            "The model cannot be built from its configuration.",
+            found=first_line(error),
+            where=str(folder),
+            fix="Check that the folder's config.json is that of a causal language model.",
+        ) from None
+    return model.eval()

@@ -1,0 +1,150 @@
+"""The peaks of a run's stages, as one run file and one way of sharing the work make them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from torch import nn
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
+from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.memory.peaks import Peak, Plan, Shard, scoring_peak, training_peak
+from scoreonce.pipeline.memory.sizes import Sizes, sizes_of
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
+from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.common.paths import SPLITS, RunPaths
+from scoreonce.stages.config import Run
+from scoreonce.stages.estimate import meta_model
+from scoreonce.stages.estimate.workload import Workload, assumed, of_pairs
+from scoreonce.stages.models import lineage
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """How the work is shared."""
+
+    gpus: int = 1
+    shard: Shard = "none"
+    nf4: bool = False
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A stage of a run: its sizes, what it goes through, how rows are laid out."""
+
+    model: str  # class
+    sizes: Sizes
+    workload: Workload
+    layout: RowLayout
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run's method asks of the forward pass."""
+
+    sides: tuple[str, ...]  # completions
+    distributions: bool
+
+    @classmethod
+    def of(cls, run: Run) -> Asked:
+        """By the method of the run file; both completions where it comes from a file, whose code is not run here."""
+        settings = run.train
+        if settings.method_file:
+            return cls(("chosen", "rejected"), distributions=False)
+        method = methods.resolve(
+            settings.method,
+            settings.hyperparameters,
+            objective=settings.objective,
+            calibration=settings.calibration,
+            selection=settings.selection,
+        )
+        asked = PolicyColumns.of(method.reads)
+        return cls(asked.completions, asked.needs("distributions", "hidden states"))
+
+
+def device_of(run: Run) -> Device:
+    """Where the run will be: on GPUs, unless the run file says otherwise."""
+    return "cpu" if run.compute.device == "cpu" else "cuda"
+
+
+def counted_training(run: Run, gpus: int) -> Counted:
+    """The sizes of a training step on one of the GPUs. Raises `InputError` where they cannot be worked out."""
+    asked, budget = Asked.of(run), run.compute.budget(device_of(run))
+    each = max(1, run.train.batch_pairs // gpus)
+    found = of_pairs(RunPaths.of(run), ("train",), asked.sides, budget, each, step_tokens=True)
+    workload = found or assumed(budget, run.data.max_length)
+    return _counted(run, meta_model.policy(run), workload, trains=True, distributions=asked.distributions)
+
+
+def counted_scoring(run: Run) -> Counted:
+    """The sizes of a forward pass of `score`. Raises `InputError` where they cannot be worked out."""
+    budget = run.compute.budget(device_of(run))
+    # A micro-batch is made of one shard's rows, two completions to a row.
+    most = max(1, run.score.shard_completions // 2)
+    found = of_pairs(RunPaths.of(run), SPLITS, ("chosen", "rejected"), budget, most, step_tokens=False)
+    return _counted(run, meta_model.reference(run), found or assumed(budget, run.data.max_length), trains=False)
+
+
+def training(run: Run, counted: Counted, sharing: Sharing) -> Peak:
+    """The peak of training."""
+    return training_peak(
+        counted.sizes,
+        Plan(device_of(run), sharing.gpus, sharing.shard, sharing.nf4),
+        optimizer=run.train.optimizer,
+        decays=run.train.weight_decay > 0,
+        extra={"loaded reference": _loaded_reference(run)},
+    )
+
+
+def scoring(run: Run, counted: Counted, sharing: Sharing) -> Peak:
+    """The peak of scoring."""
+    return scoring_peak(counted.sizes, Plan(device_of(run), sharing.gpus, sharing.shard))
+
+
+def _loaded_reference(run: Run) -> int:
+    """Bytes of the reference where training keeps it loaded; a new LoRA switched off is the reference."""
+    if run.train.full_vocab != "live" or not Asked.of(run).distributions:
+        return 0
+    if run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
+        return 0
+    return sum(parameter.nbytes for parameter in meta_model.reference(run).parameters())
+
+
+def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, distributions: bool = False) -> Counted:
+    device, lm = device_of(run), architecture.causal_lm(model)
+    layout = _layout(run, architecture.windows(lm), lm.config._attn_implementation, device)
+    try:
+        sizes = sizes_of(
+            model,
+            workload.rows,
+            layout,
+            device=device,
+            trains=trains,
+            accumulates=workload.accumulates,
+            distributions=distributions,
+            multiple=sequence_multiple(run.compute.budget(device)),
+        )
+    except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+        raise InputError(
+            f"The memory of {type(lm).__name__} cannot be worked out without running it.",
+            found=first_line(error),
+            where="a micro-batch on the meta device",
+            fix="Measure it with weights: `scoreonce train --dry-run` and `scoreonce score --dry-run`.",
+        ) from None
+    return Counted(type(lm).__name__, sizes, workload, layout)
+
+
+def _layout(run: Run, windows: Mapping[str, int | None] | None, attention: str | None, device: Device) -> RowLayout:
+    """The layout that the probe finds exact for most models; only running it shows."""
+    if run.compute.attention != "auto":
+        return cast(RowLayout, run.compute.attention)
+    if windows is None:  # a kind of layer that takes no mask
+        return "padded"
+    if attention == "eager":
+        return "shared"
+    return "flex" if device == "cuda" else "packed"

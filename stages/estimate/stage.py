@@ -1,0 +1,142 @@
+"""What a run will take of each GPU, before there is one: no weights and no GPU are needed.
+
+    scoreonce estimate configs/x.toml --gpus 8 --memory 80
+    scoreonce estimate configs/x.toml --gpus 8 --memory 80 --shard full --tflops 989 --mfu 0.35
+
+Where weights and a device are there, `score --dry-run` and `train --dry-run` measure instead.
+
+Left out: what CUDA and its libraries take (1 GiB or so), fragmentation, and compiled blocks (compute.compile), which
+keep fewer activations.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+from scoreonce.pipeline.memory.optimizer_memory import state_size
+from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Run
+from scoreonce.stages.estimate import peaks, speed
+from scoreonce.stages.estimate.changes import changes
+from scoreonce.stages.estimate.peaks import Counted, Sharing
+from scoreonce.stages.estimate.result import GIB, Estimate, StageEstimate
+from scoreonce.stages.estimate.speed import Speed
+from scoreonce.stages.models import lineage, policy
+
+
+def estimate(
+    run: Run,
+    *,
+    gpus: int = 1,
+    memory: float | None = None,
+    shard: Shard = "none",
+    tflops: float | None = None,
+    mfu: float | None = None,
+    qlora: bool = False,
+) -> Estimate:
+    """Bytes of each of `gpus` GPUs with `memory` GiB, for `train` and `score`, and the time of an epoch.
+
+    From the model's config.json alone; with the lengths of the pairs where they are prepared. `shard` is "none" (whole
+    weights on each GPU) or "full" (FSDP2). `tflops`: peak of a GPU in 10^12 operations per second, `mfu`: the share of
+    it that is reached; without them the rate of an earlier training run under this label counts, if there is one.
+    `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet. Raises `InputError` where the model
+    cannot be built from its configuration.
+    """
+    policy.require_lora_settings(run)
+    _require_counts(run, gpus, memory, tflops, mfu, qlora)
+    sharing = Sharing(gpus, shard, qlora)
+
+    counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
+
+    def training(run: Run, sharing: Sharing) -> Peak:
+        return peaks.training(run, counted(run.model_dump_json(exclude_unset=True)), sharing)
+
+    trained, scored = counted(run.model_dump_json(exclude_unset=True)), peaks.counted_scoring(run)
+    peak, limit = training(run, sharing), None if memory is None else int(memory * GIB)
+    given = speed.given(tflops, mfu, gpus)
+    whole = not (run.train.lora_rank or run.train.lora_continue)
+    weights = trained.sizes.weights.whole
+    short = limit is not None and peak.bytes > limit
+    return Estimate(
+        trained.model,
+        weights.count,
+        weights.trained,
+        lineage.dtype_of(run),
+        peaks.device_of(run),
+        gpus,
+        shard,
+        memory,
+        run.compute.budget(peaks.device_of(run)),
+        trained.sizes.microbatch.positions,
+        trained.layout,
+        trained.workload.pairs,
+        _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
+        _stage(peaks.scoring(run, scored, sharing), limit, scored, given, passes=1),
+        changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
+        tuple(_notes(run, sharing, trained)),
+    )
+
+
+def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, *, passes: int) -> StageEstimate:
+    """`passes`: how many times the operations of a forward pass; a backward pass to all weights is two, else one."""
+    work = counted.workload
+    operations = passes * speed.operations(counted)
+    return StageEstimate(
+        peak.moment,
+        peak.parts,
+        peak.bytes,
+        None if limit is None else peak.bytes <= limit,
+        work.positions,
+        operations,
+        rate and rate.seconds(operations, work.positions),
+        rate and rate.source,
+    )
+
+
+def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
+    notes = []
+    if counted.workload.pairs is None:
+        notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
+    if sharing.shard == "full":
+        notes.append("Full sharding is arithmetic here: `train` runs on one process or under DDP.")
+    if sharing.nf4:
+        notes.append("QLoRA is an estimate of what cannot be trained yet.")
+    if not state_size(run.train.optimizer).known:
+        notes.append(f"The state of {run.train.optimizer} is not known; it is taken to be AdamW's.")
+    if run.compute.compile:
+        notes.append("Compiled blocks keep fewer activations than is said here.")
+    return notes
+
+
+def _require_counts(
+    run: Run, gpus: int, memory: float | None, tflops: float | None, mfu: float | None, qlora: bool
+) -> None:
+    for flag, value, most in (
+        ("--gpus", gpus, None),
+        ("--memory", memory, None),
+        ("--tflops", tflops, None),
+        ("--mfu", mfu, 1),
+    ):
+        if value is not None and not (math.isfinite(value) and value > 0 and (most is None or value <= most)):
+            raise InputError(
+                f"{flag} is out of range.",
+                found=f"{flag} {value}",
+                where="the options",
+                fix="Give a share above 0 and up to 1, such as 0.35." if most else "Give a number above 0.",
+            )
+    if mfu is not None and tflops is None:
+        raise InputError(
+            "A share of the peak says nothing without the peak.",
+            found=f"--mfu {mfu}, and no --tflops",
+            where="the options",
+            fix="Give the GPU's peak too, e.g. --tflops 989 for an H100 in bfloat16.",
+        )
+    if qlora and not run.train.lora_rank:
+        raise InputError(
+            "QLoRA trains LoRA matrices on frozen weights, and the run file trains all weights.",
+            found="--qlora, and no train.lora_rank",
+            where="the options",
+            fix="Add --set train.lora_rank=16, or leave --qlora out.",
+        )

@@ -1,0 +1,182 @@
+"""`scoreonce estimate`: from config.json alone, with prepared pairs, and what it says to change."""
+
+import json
+
+import polars as pl
+import pytest
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages import cli
+from scoreonce.stages.estimate import text
+from scoreonce.stages.estimate.stage import estimate
+from scoreonce.stages.estimate.workload import of_pairs
+
+GIB = 1 << 30
+# Two layers, 32 wide, 48 in the feed-forward, 4 heads and 2 of keys, 97 words, untied.
+LAYER = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32 + 2 * 32
+
+
+@pytest.fixture
+def without_weights(world):
+    (world.model() / "model.safetensors").unlink()
+    return world
+
+
+def parameters(world):
+    vocabulary = json.loads((world.model() / "config.json").read_text())["vocab_size"]
+    return 2 * LAYER + 2 * vocabulary * 32 + 32
+
+
+def test_it_needs_no_weights(without_weights):
+    found = estimate(without_weights.run())
+    count = parameters(without_weights)
+    assert found.parameters == found.trained == count
+    assert found.train.parts["weights"] == found.score.parts["weights"] == 4 * count
+    assert found.train.parts["optimizer state"] == 8 * count
+    assert found.train.bytes == sum(found.train.parts.values())
+    assert (found.device, found.layout, found.pairs, found.train.fits) == ("cpu", "packed", None, None)
+    assert found.microbatch == 512
+    assert any("not prepared" in note for note in found.notes)
+    json.dumps(found.document())
+
+
+def test_a_gpu_unless_the_run_file_says_otherwise(without_weights):
+    found = estimate(without_weights.run(compute={"device": "auto"}), gpus=2)
+    assert (found.device, found.layout) == ("cuda", "flex")
+    assert "DDP buckets" in found.train.parts
+    assert "DDP buckets" not in estimate(without_weights.run(compute={"device": "auto"})).train.parts
+
+
+def test_settings_change_it(without_weights):
+    """LoRA of rank 4: 4 x (in + out) for each linear layer, q and o 64, k and v 48, the feed-forward 80."""
+    plain = estimate(without_weights.run())
+    assert estimate(without_weights.run(train={"optimizer": "sgd"})).train.bytes < plain.train.bytes
+    bigger = estimate(without_weights.run(compute={"tokens_per_microbatch": 2048}))
+    assert bigger.train.parts["activations"] > 3 * plain.train.parts["activations"]
+    pytest.importorskip("peft")
+    lora = estimate(without_weights.run(train={"lora_rank": 4}))
+    assert lora.trained == 2 * 4 * (2 * 64 + 2 * 48 + 3 * 80)
+    assert lora.parameters == plain.parameters + lora.trained
+
+
+def test_prepared_pairs_are_counted(without_weights):
+    """Two pairs: prompts of 3 and 5, completions of 4 and 2, 6 and 6. Positions: 3 + 3 + 1 and 5 + 5 + 5."""
+    without_weights.prepare([([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6)])
+    found = estimate(without_weights.run(), tflops=100, mfu=0.5)
+    assert found.pairs == 2
+    assert found.train.positions == 22
+    assert found.microbatch == 64  # 22 positions, padded
+    assert not any("not prepared" in note for note in found.notes)
+    operations = found.score.operations
+    assert found.train.operations == 3 * operations
+    assert found.train.seconds == pytest.approx(found.train.operations / 50e12)
+    assert found.train.speed == "50% of 100 TFLOP/s on each of 1"
+    # Products of all linear layers, the head at 18 tokens, attention: 6 + (3 x 3 + 6) + (1 x 3 + 1) query-key pairs of
+    # the first, 15 + 2 x (5 x 5 + 15) of the second.
+    linear = 2 * (LAYER - 2 * 32)
+    vocabulary = (parameters(without_weights) - 2 * LAYER - 32) // 64
+    visible = (6 + 15 + 4) + (15 + 2 * 40)
+    assert operations == pytest.approx(2 * linear * 22 + 2 * 32 * vocabulary * 18 + 4 * 32 * 2 * visible)
+
+
+def test_the_largest_micro_batch_is_of_the_longest_rows(without_weights):
+    """Rows of 22, 7 and 15 positions and a budget of 40: the two longest. One GPU of three has one pair of a step."""
+    paths = without_weights.prepare(
+        [([1] * 8, [2] * 8, [2] * 8), ([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6)]
+    )
+    sides = ("chosen", "rejected")
+    found = of_pairs(paths, ("train",), sides, 40, 64, step_tokens=True)
+    assert [row.tokens for row in found.rows] == [22, 15]
+    assert found.accumulates  # 44 positions are more than 40
+    assert [row.tokens for row in of_pairs(paths, ("train",), sides, 40, 1, step_tokens=True).rows] == [22]
+    assert not of_pairs(paths, ("train",), sides, 100, 64, step_tokens=True).accumulates
+    assert [row.tokens for row in of_pairs(paths, ("train",), ("chosen",), 5, 64, step_tokens=True).rows] == [15]
+
+
+def test_the_rate_of_an_earlier_run(without_weights):
+    """22 positions at 11 per second; the first step, which compiles, does not count."""
+    paths = without_weights.prepare([([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6)])
+    paths.training.mkdir(parents=True)
+    pl.DataFrame({"perf/tokens_per_second": [1.0, 11.0, 11.0]}).write_parquet(paths.training / "metrics.parquet")
+    found = estimate(without_weights.run())
+    assert found.train.seconds == 2
+    assert found.train.speed == "11 tokens/s, measured by the run dpo"
+    assert found.score.seconds is None
+    assert estimate(without_weights.run(), tflops=1).train.speed.startswith("35% of 1 TFLOP/s")
+
+
+def test_what_to_change(without_weights):
+    """A little less than is needed: the first change that is enough. Next to nothing: none is."""
+    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    needed = estimate(run, gpus=2).train.bytes / GIB
+    assert estimate(run, gpus=2, memory=needed * 1.01).changes == ()
+    found = estimate(run, gpus=2, memory=needed * 0.99)
+    assert not found.train.fits
+    names = [change.settings for change in found.changes]
+    assert names[:3] == [
+        ("train.gradient_checkpointing=true",),
+        ("compute.tokens_per_microbatch=1024",),
+        ("--shard full",),
+    ]
+    assert found.changes[0].fits
+    assert "Change first: train.gradient_checkpointing=true." in list(text.lines(found))
+    none = estimate(run, gpus=2, memory=1e-6)
+    assert not any(change.fits for change in none.changes)
+    assert any(line.startswith("None of these is enough") for line in text.lines(none))
+
+
+def test_several_changes_together_only_as_many_as_are_needed(without_weights):
+    """Between what all settings reach together and the best of them alone."""
+    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    least = estimate(run, gpus=8, memory=1e-6).changes
+    best, together = min(change.bytes for change in least[:-1]), least[-1]
+    assert together.bytes < best
+    found = estimate(run, gpus=8, memory=(together.bytes + 0.9 * (best - together.bytes)) / GIB).changes[-1]
+    assert found.fits
+    assert 2 <= len(found.settings) < len(together.settings)
+
+
+def test_a_full_vocabulary_reference_that_is_loaded_counts(without_weights):
+    run = without_weights.run(train={"method": "tdpo2", "full_vocab": "live"})
+    count = parameters(without_weights)
+    assert estimate(run).train.parts["loaded reference"] == 4 * count
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"gpus": 0}, "--gpus 0"),
+        ({"memory": -1.0}, "--memory -1.0"),
+        ({"tflops": float("nan")}, "--tflops nan"),
+        ({"tflops": 100.0, "mfu": 40.0}, "--mfu 40.0"),
+        ({"mfu": 0.4}, "no --tflops"),
+        ({"qlora": True}, "no train.lora_rank"),
+    ],
+)
+def test_options_out_of_range(without_weights, options, found):
+    with pytest.raises(InputError, match="the options") as refused:
+        estimate(without_weights.run(), **options)
+    assert found in refused.value.found
+
+
+def test_a_model_that_cannot_be_built(without_weights):
+    (without_weights.model() / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(InputError, match=r"config.json|configuration"):
+        estimate(without_weights.run())
+
+
+def test_the_command(without_weights, capsys):
+    path = without_weights.folder / "run.toml"
+    path.write_text(
+        f'out = "{without_weights.folder / "out"}"\n[data]\nsource = "none"\n'
+        f'[reference]\nmodel = "{without_weights.model()}"\n'
+    )
+    assert cli.run_command(["estimate", str(path), "--gpus", "2", "--memory", "80"]) == 0
+    shown = capsys.readouterr().out
+    assert "fits 80 GiB" in shown
+    assert "DDP buckets" in shown
+    assert cli.run_command(["estimate", str(path), "--json", "--shard", "full"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["shard"] == "full"
+    assert document["train"]["bytes"] == sum(document["train"]["parts"].values())
+    assert cli.run_command(["estimate", str(path), "--mfu", "0.4"]) == 2
