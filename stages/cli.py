@@ -239,7 +239,7 @@ def estimate(
     sets: Sets = None,
     gpus: Gpus = 1,
     memory: Memory = None,
-    shard: Shard = "none",
+    shard: Shard = None,
     tflops: Tflops = None,
     mfu: Mfu = None,
     qlora: Qlora = False,

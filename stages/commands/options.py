@@ -166,9 +166,11 @@ Memory = Annotated[
     float | None, typer.Option("--memory", metavar="GIB", help="Memory of a GPU in GiB, to say what fits.")
 ]
 Shard = Annotated[
-    Literal["none", "full"],
+    Literal["none", "full"] | None,
     typer.Option(
-        "--shard", help="none: whole weights on each GPU. full: weights, gradients and optimizer shared out (FSDP2)."
+        "--shard",
+        help="none: whole weights on each GPU. full: weights, gradients and optimizer shared out (FSDP2). By default "
+        "compute.shard of the run file.",
     ),
 ]
 Tflops = Annotated[

@@ -61,9 +61,10 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
     if budget > SMALLEST_BUDGET:
         yield _key("compute.tokens_per_microbatch", max(SMALLEST_BUDGET, budget // 4))
     if sharing.gpus > 1 and sharing.shard == "none":
-        yield Setting("--shard full", {}, {"shard": "full"})
+        yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
-    if whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
+    # Optimizers of 8 bits need whole weights.
+    if sharing.shard == "none" and whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
         yield _key("train.optimizer", EIGHT_BIT)
     if (train.dtype or run.reference.dtype) == "float32":
         # Both, so that the policy still starts from the scored reference.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 from torch import nn
 
@@ -142,7 +142,7 @@ def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, di
 def _layout(run: Run, windows: Mapping[str, int | None] | None, attention: str | None, device: Device) -> RowLayout:
     """The layout that the probe finds exact for most models; only running it shows."""
     if run.compute.attention != "auto":
-        return cast(RowLayout, run.compute.attention)
+        return run.compute.attention
     if windows is None:  # a kind of layer that takes no mask
         return "padded"
     if attention == "eager":

@@ -31,7 +31,7 @@ def estimate(
     *,
     gpus: int = 1,
     memory: float | None = None,
-    shard: Shard = "none",
+    shard: Shard | None = None,
     tflops: float | None = None,
     mfu: float | None = None,
     qlora: bool = False,
@@ -39,13 +39,14 @@ def estimate(
     """Bytes of each of `gpus` GPUs with `memory` GiB, for `train` and `score`, and the time of an epoch.
 
     From the model's config.json alone; with the lengths of the pairs where they are prepared. `shard` is "none" (whole
-    weights on each GPU) or "full" (FSDP2). `tflops`: peak of a GPU in 10^12 operations per second, `mfu`: the share of
-    it that is reached; without them the rate of an earlier training run under this label counts, if there is one.
-    `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet. Raises `InputError` where the model
-    cannot be built from its configuration.
+    weights on each GPU) or "full" (FSDP2), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations
+    per second, `mfu`: the share of it that is reached; without them the rate of an earlier training run under this label
+    counts, if there is one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet. Raises
+    `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
     _require_counts(run, gpus, memory, tflops, mfu, qlora)
+    shard = shard or ("none" if run.compute.shard == "none" else "full")
     sharing = Sharing(gpus, shard, qlora)
 
     counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
@@ -90,8 +91,8 @@ def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, 
         None if limit is None else peak.bytes <= limit,
         work.positions,
         operations,
-        rate and rate.seconds(operations, work.positions),
-        rate and rate.source,
+        None if rate is None else rate.seconds(operations, work.positions),
+        None if rate is None else rate.source,
     )
 
 
@@ -99,8 +100,6 @@ def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
     notes = []
     if counted.workload.pairs is None:
         notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
-    if sharing.shard == "full":
-        notes.append("Full sharding is arithmetic here: `train` runs on one process or under DDP.")
     if sharing.nf4:
         notes.append("QLoRA is an estimate of what cannot be trained yet.")
     if not state_size(run.train.optimizer).known:

@@ -116,7 +116,7 @@ def test_what_to_change(without_weights):
     assert names[:3] == [
         ("train.gradient_checkpointing=true",),
         ("compute.tokens_per_microbatch=1024",),
-        ("--shard full",),
+        ("compute.shard=full",),
     ]
     assert found.changes[0].fits
     assert "Change first: train.gradient_checkpointing=true." in list(text.lines(found))
