@@ -40,9 +40,10 @@ def estimate(
 
     From the model's config.json alone; with the lengths of the pairs where they are prepared. `shard` is "none" (whole
     weights on each GPU) or "full" (FSDP2), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations
-    per second, `mfu`: the share of it that is reached; without them the rate of an earlier training run under this label
-    counts, if there is one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet. Raises
-    `InputError` where the model cannot be built from its configuration.
+    per second, `mfu`: the share of it that is reached; without them the rate of an earlier training run under this
+    label counts, if there is one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet.
+
+    Raises `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
     _require_counts(run, gpus, memory, tflops, mfu, qlora)
