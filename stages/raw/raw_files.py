@@ -39,6 +39,8 @@ KINDS = {
     ".arrow": "Arrow",
     ".feather": "Arrow",
 }
+# Values that Python has no object for: dates out of range, a time zone that is not known here (a `KeyError`).
+UNREADABLE = (ValueError, OverflowError, KeyError)
 
 
 def kind_of_file(file: Path) -> str | None:
@@ -179,7 +181,7 @@ def python_rows(batch: pa.RecordBatch | pa.Table) -> list[RawRow]:
         raise ValueError(f"two columns have the name {twice[0]!r}")
     try:
         rows: list[RawRow] = batch.to_pylist()
-    except (ValueError, OverflowError):
+    except UNREADABLE:
         rows = [_python_row(batch.slice(index, 1)) for index in range(batch.num_rows)]
     with_objects = [column.name for column in batch.schema if _has_objects(column.type)]
     for row in rows:
@@ -216,6 +218,6 @@ def _python_row(batch: pa.RecordBatch | pa.Table) -> RawRow:
             row[name] = batch.column(name).to_pylist()[0]
         except UnicodeDecodeError as error:
             return RowError("invalid_utf8", str(error))
-        except (ValueError, OverflowError) as error:
+        except UNREADABLE as error:
             row[name] = Unreadable(str(error))
     return row

@@ -5,6 +5,7 @@ import torch
 import transformers as tr
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.stages.models.loading import attention_for
 
 VOCABULARY = 97
 # Random weights of the usual 0.02 give nearly uniform distributions, in which a wrong mask hardly shows.
@@ -53,7 +54,9 @@ PADDED_ONLY = {
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0):
     torch.manual_seed(seed)
-    return tr.AutoModelForCausalLM.from_config({**SHARED, **PADDED_ONLY}[name]()).eval().to(dtype)
+    config = {**SHARED, **PADDED_ONLY}[name]()
+    made = tr.AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
+    return made.eval().to(dtype)
 
 
 def random_rows(count: int, seed: int = 0, longest: int = 24) -> list[PromptRow]:
