@@ -41,10 +41,11 @@ def write_model(folder: Path, shape: Shape, dtype: str = "float32") -> None:
         eos_token_id=2,
     )
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    _write_tokenizer(folder, shape.vocabulary)
+    write_tokenizer(folder, shape.vocabulary)
 
 
-def _write_tokenizer(folder: Path, vocabulary: int) -> None:
+def write_tokenizer(folder: Path, vocabulary: int) -> None:
+    """A tokenizer of that many words; ids of the special ones come first."""
     from tokenizers import Tokenizer, pre_tokenizers
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

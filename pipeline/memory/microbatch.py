@@ -93,7 +93,9 @@ def _run(
 def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout, device: str) -> Tensor:
     """The mask, with the model's attention replaced, and with its last block as lazy as on that device."""
     if lm.config._attn_implementation != "eager":  # which keeps scores, and is run as it is
-        attend_without_computing(lm, keeps_output=device == "cuda" or layout != "packed")
+        attend_without_computing(
+            lm, keeps_output=device == "cuda" or layout != "packed", repeats_keys=layout not in ("flex", "flash")
+        )
     if device == "cpu" and layout == "packed":
         skip_unused_output(lm)
         return RowMask.of(rows, batch)

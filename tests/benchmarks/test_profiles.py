@@ -32,7 +32,7 @@ def test_multi_turn_lengths_are_exact():
 
 def test_text_gives_the_ids_back(tmp_path):
     """Through a tokenizer as both sides use it; control tokens of real tokenizers become an ordinary word."""
-    world._write_tokenizer(tmp_path, VOCABULARY)
+    world.write_tokenizer(tmp_path, VOCABULARY)
     pairs = PROFILES[0].pairs(3, None)
     pairs[0].prompt[0] = 2
     world.write_pairs(tmp_path / "pairs.jsonl", pairs)

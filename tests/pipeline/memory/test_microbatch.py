@@ -137,7 +137,7 @@ def test_only_the_experts_of_a_position_compute():
         num_experts_per_tok=2,
     )
     with torch.device("meta"):
-        model = tr.AutoModelForCausalLM.from_config(config)
+        model = tr.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     found = sizes_of(model, rows(2, 4, 31), "flex", device="cuda", trains=True)
     attention, router, experts = 4 * 32 * 32, 4 * 32, 3 * 16 * 32
     assert found.microbatch.flops == 2 * 128 * (attention + router + 2 * experts)

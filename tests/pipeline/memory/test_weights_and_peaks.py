@@ -10,6 +10,7 @@ from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
 from scoreonce.pipeline.memory.peaks import Plan, scoring_peak, training_peak
 from scoreonce.pipeline.memory.sizes import Sizes
 from scoreonce.pipeline.memory.weights import NF4_BYTES, weights_of
+from scoreonce.stages.models.adapters import with_new_lora
 
 # A Llama of 2 layers. A layer: queries and output 2 x 32 x 32, keys and values 2 x 16 x 32, feed-forward 3 x 64 x 32,
 # two norms of 32: 2,048 + 1,024 + 6,144 + 64.
@@ -65,10 +66,8 @@ def test_tied_weights_count_once():
 
 def test_lora_trains_its_matrices_alone():
     """Rank 2 on queries, 2 x (32 + 32), in each of two layers; PEFT makes them in float32."""
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(
-        llama(torch.bfloat16), peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    )
+    pytest.importorskip("peft")
+    model = with_new_lora(llama(torch.bfloat16), 2, 4.0, ["q_proj"])
     found = weights_of(model)
     assert found.whole.trained == 2 * 2 * (32 + 32)
     assert found.whole.trained_bytes == 4 * found.whole.trained
@@ -149,10 +148,8 @@ def test_full_sharding_divides_by_the_gpus():
 
 def test_four_bits():
     """Linear layers in 4.13 bits per weight, the rest in bfloat16."""
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(
-        llama(torch.bfloat16), peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    )
+    pytest.importorskip("peft")
+    model = with_new_lora(llama(torch.bfloat16), 2, 4.0, ["q_proj"])
     given = sizes(torch.bfloat16, kept=10**6, model=model)
     found = training_peak(given, Plan("cuda", 1, "none", nf4=True), optimizer="adamw_torch")
     linear, lora = 2 * (LAYER - 64), 2 * 2 * 64

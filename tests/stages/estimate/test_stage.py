@@ -82,7 +82,7 @@ def test_prepared_pairs_are_counted(without_weights):
 def test_the_largest_micro_batch_is_of_the_longest_rows(without_weights):
     """Rows of 22, 7 and 15 positions and a budget of 40: the two longest. One GPU of three has one pair of a step."""
     paths = without_weights.prepare(
-        [([1] * 8, [2] * 8, [2] * 8), ([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6)]
+        [([1] * 8, [2] * 8, [3] * 8), ([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6)]
     )
     sides = ("chosen", "rejected")
     found = of_pairs(paths, ("train",), sides, 40, 64, step_tokens=True)

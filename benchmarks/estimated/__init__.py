@@ -1,0 +1,1 @@
+"""Measured peaks of memory beside those that `scoreonce estimate` works out."""
