@@ -78,6 +78,12 @@ def timed(work: Callable[[], object], device: str = "cpu") -> float:
     return time.perf_counter() - started
 
 
+def has_avx512() -> bool:
+    """Whether the processor multiplies vectors of 512 bits, as far as this system says."""
+    information = Path("/proc/cpuinfo")
+    return information.exists() and " avx512f" in information.read_text()
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import child
+import machine
 import real_data
 from compared import figures, tables
 from compared.profiles import HH, PROFILES, Profile, TokenPair
@@ -92,8 +93,10 @@ class Where:
 
     @property
     def results(self) -> str:
-        """Name of the results."""
-        return "peers" if self == Where("cpu", "float32") else f"peers_{self.device}_{self.dtype}"
+        """Name of the results; float32 on a CPU has two, because AVX-512 makes a difference there."""
+        if self == Where("cpu", "float32"):
+            return (tables.AVX512 if machine.has_avx512() else tables.AVX2).stem
+        return f"peers_{self.device}_{self.dtype}"
 
 
 @dataclass(frozen=True)

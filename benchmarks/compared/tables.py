@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from typing import Any
 import machine
 
 ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ROOT / "benchmarks" / "results" / "peers.json"
+AVX512 = ROOT / "benchmarks" / "results" / "peers.json"
+AVX2 = AVX512.with_name("peers_avx2.json")
+MACHINES = {"AVX-512": AVX512, "AVX2": AVX2}
 STAGES = {"score": "scoring", "train": "training"}
 SIDES = {"default": "TRL", "trl": "TRL, tuned", "ours": "scoreonce"}
 TUNED = {"trl": "TRL", "ours": "scoreonce"}
 MIB, GIGA = 2**20, 1e9
 
 Figures = dict[str, Any]
+Machines = Mapping[str, Figures]  # by the name of what sets them apart
 
 
 def page(figures: Figures) -> str:
@@ -27,22 +30,38 @@ def page(figures: Figures) -> str:
     return "# TRL and scoreonce side by side\n\n" + "\n".join(parts)
 
 
-def docs_section(figures: Figures) -> str:
-    """Rates, memory and the sweep, with the setting, the date and the machine."""
-    more = "All figures: [peers.md](../benchmarks/results/peers.md); `make bench ONLY=peers` measures again."
-    parts = [_setting(figures), _side_by_side(figures), _sweep(figures)]
-    return "\n" + "\n".join([*parts, f"{machine.line(figures['measured'])} {more}\n"])
+def docs_section(machines: Machines) -> str:
+    """Of each machine rates, shares of its GEMM rate, memory and the sweep, with the date; the setting is the same."""
+    parts = [_setting(next(iter(machines.values())))]
+    for name, figures in machines.items():
+        page = MACHINES[name].with_suffix(".md").name
+        more = f"All figures: [{page}](../benchmarks/results/{page}); `make bench ONLY=peers` measures again."
+        parts += [f"### With {name}\n", _side_by_side(figures), _sweep(figures), _shares(figures)]
+        parts.append(f"{machine.line(figures['measured'])} {more}\n")
+    return "\n" + "\n".join(parts)
 
 
-def readme_section(figures: Figures) -> str:
-    """One small table: pairs per second, and the ratios to both TRL configurations."""
-    measured = figures["measured"]
-    head = ["pairs", "stage", *(f"{name}, pairs/s" for name in SIDES.values()), "ratio", "to tuned"]
-    profiles = figures["profiles"].values()
-    rows = table(head, (_compared(entry, stage)[: len(head)] for entry in profiles for stage in STAGES))
-    where = f"{figures['dtype']} on {figures['device']}, {measured['machine']}, {measured['cores']} cores"
-    model = f"a Llama of {figures['model']['parameters'] / 1e6:.1f} M parameters"
-    return f"\n{rows}\nMeasured {measured['date']}: {model}, {where}.\n"
+def readme_section(machines: Machines) -> str:
+    """One small table: of each machine pairs per second, and the ratios to both TRL configurations."""
+    head = ["pairs", "stage"]
+    for name in machines:
+        head += [f"{name}: pairs/s", "to TRL", "to TRL, tuned"]
+    first = next(iter(machines.values()))
+    cells = [
+        [first["profiles"][profile]["title"], STAGES[stage]]
+        + [cell for figures in machines.values() for cell in _rate_and_ratios(figures["profiles"][profile], stage)]
+        for profile in first["profiles"]
+        for stage in STAGES
+    ]
+    dates = ", ".join(f"{figures['measured']['date']} with {name}" for name, figures in machines.items())
+    model = f"a Llama of {first['model']['parameters'] / 1e6:.1f} M parameters, {first['dtype']}"
+    where = f"{first['measured']['cores']} cores of {first['measured']['machine']}"
+    return f"\n{table(head, cells)}\nMeasured {dates}: {model} on {where}.\n"
+
+
+def _rate_and_ratios(entry: Figures, stage: str) -> list[str]:
+    faster = [entry["ratio"][f"{stage} to {side}"] for side in ("default", "trl")]
+    return [f"{entry['pairs/s'][f'ours {stage}']:.2f}", f"**{faster[0]:.1f}**", f"{faster[1]:.1f}"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +70,7 @@ class Section:
 
     path: Path
     name: str
-    make: Callable[[Figures], str]
+    make: Callable[[Machines], str]
 
     @property
     def start(self) -> str:
@@ -65,7 +84,8 @@ class Section:
 
     def on_disk(self) -> str:
         """What the figures on disk give; empty without figures."""
-        return self.make(json.loads(FIGURES.read_text())) if FIGURES.exists() else ""
+        machines = {name: json.loads(path.read_text()) for name, path in MACHINES.items() if path.exists()}
+        return self.make(machines) if machines else ""
 
     def found_in(self, text: str) -> str:
         """What stands between the markers of a text."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import machine
 import peers
 import pytest
 import torch
@@ -41,6 +42,9 @@ def test_there_is_more_than_one_batch_of_any_size_to_time():
             assert pairs * size.steps >= 2 * max(tried for tried in size.search if pairs % tried == 0)
 
 
-def test_only_the_plain_run_is_the_readme_s():
-    assert peers.Where("cpu", "float32").results == tables.FIGURES.stem
+@pytest.mark.parametrize(("wide", "name"), [(True, "peers"), (False, "peers_avx2")])
+def test_the_plain_run_is_the_readme_s_by_the_kind_of_processor(monkeypatch, wide, name):
+    monkeypatch.setattr(machine, "has_avx512", lambda: wide)
+    assert peers.Where("cpu", "float32").results == name
+    assert name in {path.stem for path in tables.MACHINES.values()}
     assert peers.Where("cpu", "bfloat16").results == "peers_cpu_bfloat16"
