@@ -4,10 +4,11 @@ import threading
 
 import polars as pl
 import pytest
+from filelock import FileLock
 
 from scoreonce.schemas import identity
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.locking import exclusive
+from scoreonce.stages.common import locking
 from scoreonce.stages.store.identity import StoreIdentity
 from scoreonce.stages.store.parts import Part, mark_of
 from scoreonce.stages.store.store import ReferenceStore
@@ -161,12 +162,29 @@ def test_each_removes_what_only_a_dead_process_can_have_left(store):
     assert remaining() == set()
 
 
-def test_a_short_wait_is_not_worth_a_message(tmp_path, capfd):
-    """What holds the lock for a moment is not announced; what is held for longer is."""
+def test_a_short_wait_is_not_worth_a_message(tmp_path, monkeypatch, capfd):
+    """Who holds the lock lets it go as soon as the other waits."""
     path = tmp_path / "x.lock"
-    with exclusive(path, "it"), pytest.raises(InputError), exclusive(path, "it", timeout=0.1, patience=5):
+    other = FileLock(path)
+
+    class Waited(FileLock):
+        def acquire(self, timeout, **options):
+            if timeout != 0:
+                other.release()
+            return super().acquire(timeout, **options)
+
+    monkeypatch.setattr(locking, "FileLock", Waited)
+    for patience, said in ((5, ""), (0, "waiting: it is in use by")):
+        other.acquire(timeout=0)
+        with locking.exclusive(path, "it", patience=patience):
+            pass
+        err = capfd.readouterr().err
+        assert err.startswith(said)
+        assert bool(err) == bool(said)
+
+
+def test_the_wait_without_a_message_counts(tmp_path, capfd):
+    path = tmp_path / "x.lock"
+    with locking.exclusive(path, "it"), pytest.raises(InputError), locking.exclusive(path, "it", timeout=0, patience=5):
         pass
     assert capfd.readouterr().err == ""
-    with exclusive(path, "it"), pytest.raises(InputError), exclusive(path, "it", timeout=0.1, patience=0.05):
-        pass
-    assert "waiting: it is in use by process" in capfd.readouterr().err
