@@ -16,7 +16,7 @@ def test_the_table_has_its_head():
     "shape",
     [
         memory_table.SHAPES[0],
-        *(pytest.param(shape, marks=pytest.mark.slow) for shape in memory_table.SHAPES[1:]),
+        *(pytest.param(shape, marks=pytest.mark.long) for shape in memory_table.SHAPES[1:]),
     ],
     ids=lambda shape: shape.name,
 )

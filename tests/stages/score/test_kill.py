@@ -80,8 +80,9 @@ def test_two_processes_share_the_work(world, parts):
     assert sum(sidecar["rows"] for sidecar in sidecars) == store.ids().len() == 120
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("job", ["slurm", "kubernetes"])
+@pytest.mark.parametrize(
+    "job", [pytest.param("slurm", marks=pytest.mark.long), pytest.param("kubernetes", marks=pytest.mark.slow)]
+)
 def test_eight_parts_of_which_three_are_killed(world, job):
     """Started by the job files. The five others end without the dead, which are then started by the same command."""
     pairs = world.random_pairs(120)

@@ -90,7 +90,7 @@ def test_two_processes_with_a_part_each_train_what_one_process_does(prepared):
         assert_same(one, two)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_checkpoints_of_three_processes_go_on_with_two_and_with_one(prepared):
     """Interrupted in step 3 by three, in step 5 by two, finished by one that keeps all; and the other way round."""
     settings = {**FAST, "method": "beta_dpo", "max_steps": 6}
@@ -106,7 +106,7 @@ def test_checkpoints_of_three_processes_go_on_with_two_and_with_one(prepared):
     assert_same(whole, parts)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_nodes_keep_a_copy_each(prepared):
     """Two launchers of two processes: the parts are of one node's two processes."""
     settings = {**FAST, "method": "alpha_dpo"}
