@@ -161,7 +161,7 @@ def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled
 
 
 @dataclass(frozen=True)
-class Trial:
+class ProbeOutcome:
     """What was found out by running a model, for other models of its kind: with other weights, or more layers."""
 
     probe: Probe
@@ -169,7 +169,7 @@ class Trial:
     all_output: bool  # whether the last layer has to compute positions that nothing reads
 
     @classmethod
-    def of(cls, model: torch.nn.Module, probe: Probe) -> Trial:
+    def of(cls, model: torch.nn.Module, probe: Probe) -> ProbeOutcome:
         """Of a model for which `choose_layout` returned `probe`."""
         lm = architecture.causal_lm(model)
         return cls(probe, architecture.form_of(lm), computes_all_output(lm))

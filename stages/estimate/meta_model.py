@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import adapters, lineage, loading
+from scoreonce.stages.models.empty import without_weights
+from scoreonce.stages.models.policy import lora_settings
 
 
 def reference(run: Run) -> nn.Module:
@@ -25,7 +26,7 @@ def policy(run: Run) -> nn.Module:
     whole = not (settings.lora_rank or settings.lora_continue)  # an adapter is merged then
     adapter = loading.folder_of(start.adapter) if start.adapter and not whole else None
     if settings.lora_rank:
-        lora = (settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets)
+        lora = lora_settings(run)
         shaped = adapters.shaped_with_lora_on_top
         model = shaped(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
     elif adapter:
@@ -36,21 +37,4 @@ def policy(run: Run) -> nn.Module:
 
 
 def _built(name: str, revision: str | None, dtype: str) -> PreTrainedModel:
-    folder = loading.folder_of(name, revision, weights=False)
-    config = loading.load_config(folder)
-    try:
-        with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config,
-                dtype=getattr(torch, dtype),
-                attn_implementation=loading.attention_for(config),
-                trust_remote_code=loading.trust_remote_code,
-            )
-    except Exception as error:  # of any kind, as when its weights are loaded
-        raise InputError(
-            "The model cannot be built from its configuration.",
-            found=first_line(error),
-            where=str(folder),
-            fix="Check that the folder's config.json is that of a causal language model.",
-        ) from None
-    return model.eval()
+    return without_weights(loading.folder_of(name, revision, weights=False), getattr(torch, dtype))

@@ -41,10 +41,15 @@ def load(run: Run, device: torch.device) -> PreTrainedModel:
 
 def with_lora(model: PreTrainedModel, run: Run, adapter: Path | None = None) -> PreTrainedModel:
     """The model with new LoRA matrices as the run file describes them, on top of an adapter if there is one."""
+    lora = lora_settings(run)
+    return adapters.with_lora_on_top(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+
+
+def lora_settings(run: Run) -> tuple[int, float, list[str]]:
+    """Rank, alpha and targets of the new LoRA matrices of a run with `lora_rank`."""
     settings = run.train
     assert settings.lora_rank
-    lora = (settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets)
-    return adapters.with_lora_on_top(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+    return settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets
 
 
 def require_lora_settings(run: Run) -> None:

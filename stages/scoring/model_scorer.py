@@ -63,6 +63,11 @@ class ModelScorer:
     budget: int
     output_head: Head | None = None
 
+    @property
+    def sharded(self) -> bool:
+        """Whether each process has a part of the model."""
+        return self.output_head is not None
+
     @classmethod
     def load(
         cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
@@ -145,7 +150,7 @@ class ModelScorer:
 
     def _most(self, passes: int) -> int:
         """The forward passes of the process that makes the most; of a model that is not sharded this process's own."""
-        if self.output_head is None:
+        if not self.sharded:
             return passes
         from scoreonce.stages.sharded.scoring import most
 
@@ -186,7 +191,7 @@ class ModelScorer:
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
             "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
-            "sharded": self.output_head is not None,
+            "sharded": self.sharded,
             "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
         }
 
@@ -196,7 +201,7 @@ class ModelScorer:
     def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
         """Start scoring a micro-batch; the function returned waits for it and gives the scores of each row."""
         # What a sharded model gathers in inference mode it could not free.
-        no_gradient = torch.inference_mode() if self.output_head is None else torch.no_grad()
+        no_gradient = torch.no_grad() if self.sharded else torch.inference_mode()
         enough = enough_gpu_memory(
             "finished shards stay",
             where=f"a micro-batch of {sum(row.tokens for row in rows):,} tokens",

@@ -54,8 +54,8 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
 
     The model is loaded only if there is something to do. Damaged files of any layer are set aside, which is printed,
     and their completions scored again. A writer of the whole store waits for every other, a part for the same part and
-    for writers of the whole, at most `lock_timeout` seconds. Raises
-    `InputError` where model and pairs do not fit, or where a log-prob is not finite; finished shards stay.
+    for writers of the whole, at most `lock_timeout` seconds. Raises `InputError` where model and pairs do not fit, or
+    where a log-prob is not finite; finished shards stay.
     """
     processes = _process_group(job.compute)
     if job.part is None and processes.world == 1 and not _needs_repair(job):
@@ -162,7 +162,8 @@ def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) 
         for _ in range(rounds):
             shard = next(own, None)
             if shard is None:
-                scorer.keep_up(read(work.sample(1)))
+                if scorer.sharded:
+                    scorer.keep_up(read(work.sample(1)))
                 continue
             scores, hidden = scorer.score(read(shard), advance, keep_hidden=job.keep_hidden)
             require_finite(shard, scores, job.reference)

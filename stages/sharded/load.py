@@ -16,14 +16,18 @@ import torch.distributed as dist
 from accelerate import init_empty_weights
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from torch.distributed.device_mesh import DeviceMesh
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from scoreonce.pipeline.forward import sharding
+from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
+from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.finite import not_finite
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import tensors
@@ -36,19 +40,31 @@ PROBED_LAYERS = 2
 class EmptyModel:
     """A model whose parameters are to be filled once it is sharded.
 
-    `loaded` has all of them, on the first process alone, where the files cannot be read part by part.
+    `stored` names the tensors that each process reads its parts of. Where the files cannot be read so there are none,
+    and the first process has `loaded` all.
     """
 
     model: PreTrainedModel
     folder: Path
-    by_parts: bool
+    stored: frozenset[str]
     loaded: dict[str, Tensor]
 
-    def fill(self, scorer: TokenScorer) -> None:
-        """Fill the parameters of the sharded scorer. Raises `InputError` where one is not finite."""
-        if self.by_parts:
-            stored = tensors.shapes(self.folder)
-            tensors.read(self.folder, {name: each for name, each in self.model.state_dict().items() if name in stored})
+    def spread(
+        self, scorer: TokenScorer, outcome: ProbeOutcome, mesh: DeviceMesh, dtype: torch.dtype, *, compiled: bool
+    ) -> None:
+        """Shard the scorer of this model over `mesh`, to compute in `dtype` as the model that was tried, and fill it.
+
+        Raises `InputError` where a weight is not finite.
+        """
+        outcome.apply(scorer, compiled=compiled)
+        sharding.shard(scorer, mesh, dtype)
+        sharding.materialise(scorer, torch.device(mesh.device_type))
+        self._fill(scorer)
+
+    def _fill(self, scorer: TokenScorer) -> None:
+        if self.stored:
+            state = self.model.state_dict()
+            tensors.read(self.folder, {name: state[name] for name in sorted(self.stored)})
         else:
             whole: dict[str, Any] = {f"model.{name}": tensor for name, tensor in self.loaded.items()}
             options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
@@ -99,9 +115,9 @@ def _require_no_adapter(start: Start) -> None:
 def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:
     folder = loading.folder_of(start.model, start.revision)
     policy_manifest.require_sound(folder)
-    model = _without_memory(folder, dtype)
-    if _reads_by_parts(model, folder):
-        return EmptyModel(model, folder, True, {})
+    model = without_weights(folder, dtype, buffers=True)
+    if stored := _stored_parts(model, folder):
+        return EmptyModel(model, folder, stored, {})
     name = str(dtype).removeprefix("torch.")
     return _first_loads(start, dtype, lambda: loading.load_model(str(folder), dtype=name, device="cpu"))
 
@@ -112,8 +128,8 @@ def _first_loads(start: Start, dtype: torch.dtype, load: Callable[[], PreTrained
     loaded: list[PreTrainedModel] = []
     on_first(lambda: loaded.append(load().to(dtype)))
     if loaded:
-        return EmptyModel(loaded[0], folder, False, dict(loaded[0].state_dict()))
-    return EmptyModel(_without_memory(folder, dtype), folder, False, {})
+        return EmptyModel(loaded[0], folder, frozenset(), dict(loaded[0].state_dict()))
+    return EmptyModel(without_weights(folder, dtype, buffers=True), folder, frozenset(), {})
 
 
 def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -140,29 +156,14 @@ def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTra
     return model.eval().to(device)
 
 
-def _without_memory(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    config = loading.config_without_dropout(folder)
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=loading.attention_for(config),
-            trust_remote_code=loading.trust_remote_code,
-        )
-    model.tie_weights()
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
-    return model.eval()
-
-
-def _reads_by_parts(model: PreTrainedModel, folder: Path) -> bool:
-    """Whether the files hold just the tensors of the model, by name and shape; what is tied may be left out."""
+def _stored_parts(model: PreTrainedModel, folder: Path) -> frozenset[str]:
+    """The tensors in the files, if they are just those of the model by name and shape; what is tied may be left out."""
     if not list(folder.glob("*.safetensors")):
-        return False
+        return frozenset()
     try:
-        stored = tensors.shapes(folder)
+        stored = {name: each.shape for name, each in tensors.stored(folder).items()}
     except Exception:  # whatever is wrong with the files, loading the model says it
-        return False
+        return frozenset()
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     parameters = {name for name, _ in model.named_parameters()}
-    return stored.items() <= own.items() and parameters <= stored.keys()
+    return frozenset(stored) if stored.items() <= own.items() and parameters <= stored.keys() else frozenset()

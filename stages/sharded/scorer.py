@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
-from scoreonce.pipeline.forward import layout_probe, sharding
+from scoreonce.pipeline.forward import layout_probe
 from scoreonce.pipeline.forward.routing import Router, router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import Masking
@@ -41,7 +41,7 @@ def sharded_scorer(
     dtype = getattr(torch, lineage.dtype_of(run))
     multiple = sequence_multiple(compute.budget(device.type))
 
-    def tried() -> tuple[layout_probe.Trial, Router | None]:
+    def tried() -> tuple[layout_probe.ProbeOutcome, Router | None]:
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
         found = layout_probe.choose_layout(
@@ -51,24 +51,21 @@ def sharded_scorer(
         if settings.gradient_checkpointing:
             loading.recompute_activations(model)
             layout_probe.require_same_in_training(model, found.layout, multiple)
-        return layout_probe.Trial.of(model, found), router
+        return layout_probe.ProbeOutcome.of(model, found), router
 
-    trial, router = on_first(tried)
+    outcome, router = on_first(tried)
     policy = empty_policy(run)
     if settings.gradient_checkpointing:
         loading.recompute_activations(policy.model)
     scorer = TokenScorer(
         policy.model,
-        trial.probe.layout,
+        outcome.probe.layout,
         masking(policy.model),
         multiple=multiple,
         top_k=router and router.top_k,
     )
-    trial.apply(scorer, compiled=compute.compile)
-    sharding.shard(scorer, mesh, dtype)
-    sharding.materialise(scorer, device)
-    policy.fill(scorer)
-    return scorer, trial.probe, router
+    policy.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
+    return scorer, outcome.probe, router
 
 
 def require_can_be_sharded(run: Run, method: Method) -> None:

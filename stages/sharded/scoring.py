@@ -35,22 +35,19 @@ def sharded_reference(
     dtype = getattr(torch, reference.dtype)
     multiple = sequence_multiple(compute.budget(device.type))
 
-    def tried() -> layout_probe.Trial:
+    def tried() -> layout_probe.ProbeOutcome:
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
         found = layout_probe.choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
-        return layout_probe.Trial.of(model, found)
+        return layout_probe.ProbeOutcome.of(model, found)
 
     empty = empty_reference(start, dtype)
-    trial = on_first(tried)
-    scorer = TokenScorer(empty.model, trial.probe.layout, multiple=multiple)
-    trial.apply(scorer, compiled=compute.compile)
-    sharding.shard(scorer, mesh, dtype)
-    sharding.materialise(scorer, device)
-    empty.fill(scorer)
+    outcome = on_first(tried)
+    scorer = TokenScorer(empty.model, outcome.probe.layout, multiple=multiple)
+    empty.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
     head = architecture.head_of(architecture.causal_lm(scorer.model))
     bias = None if head.bias is None else sharding.whole(head.bias.detach())
-    return scorer, trial.probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)
+    return scorer, outcome.probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)
 
 
 def most(count: int, device: torch.device) -> int:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -39,16 +40,18 @@ def read(folder: Path, into: Mapping[str, Tensor]) -> None:
             raise ValueError("; ".join(str(failure[0]) for failure in error.failures.values())) from None
 
 
-def shapes(folder: Path) -> dict[str, torch.Size]:
-    """The whole shape of each tensor in the safetensors files of a folder."""
-    found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: entry.size for name, entry in found.items()}  # type: ignore[union-attr]  # there are only tensors
+class Stored(NamedTuple):
+    """A tensor in files, as a whole."""
+
+    shape: torch.Size
+    dtype: torch.dtype
 
 
-def dtypes(folder: Path) -> dict[str, torch.dtype]:
-    """The dtype of each tensor in the safetensors files of a folder."""
+def stored(folder: Path) -> dict[str, Stored]:
+    """The tensors in the safetensors files of a folder, by name."""
     found = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-    return {name: entry.properties.dtype for name, entry in found.items()}  # type: ignore[union-attr]
+    # There are only tensors.
+    return {name: Stored(entry.size, entry.properties.dtype) for name, entry in found.items()}  # type: ignore[union-attr]
 
 
 @contextmanager

@@ -217,17 +217,13 @@ def _read_tensors(checkpoint: Path, training: Training) -> dict[str, Tensor]:
             for name, master in weights.items():
                 master.copy_(stored[name])
         return load_file(checkpoint / "optimizer.safetensors")
-    shapes, dtypes = sharded_tensors.shapes(checkpoint), sharded_tensors.dtypes(checkpoint)
     optimizer: dict[str, Tensor] = {}
-    for path in shapes:
+    for path, (shape, dtype) in sharded_tensors.stored(checkpoint).items():
         name, slash, _ = path.partition("/")
-        if not slash:
-            continue
-        weight = weights[name].detach()
-        alike = shapes[path] == weight.shape
-        optimizer[path] = (
-            torch.zeros_like(weight, dtype=dtypes[path]) if alike else torch.zeros(shapes[path], dtype=dtypes[path])
-        )
+        if slash:
+            weight = weights[name].detach()
+            alike = shape == weight.shape
+            optimizer[path] = torch.zeros_like(weight, dtype=dtype) if alike else torch.zeros(shape, dtype=dtype)
     sharded_tensors.read(checkpoint, {name: weight.detach() for name, weight in weights.items()} | optimizer)
     return optimizer
 

@@ -10,7 +10,8 @@ from tiny_models import random_rows, tiny_model
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from scoreonce.pipeline.forward import sharding
+from scoreonce.pipeline.forward import architecture, sharding
+from scoreonce.pipeline.forward.layout_probe import Probe, ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
@@ -46,9 +47,8 @@ def run_of(folder, **train):
 
 def sharded(policy, mesh, dtype=torch.float32):
     scorer = TokenScorer(policy.model, "padded")
-    sharding.shard(scorer, mesh, dtype)
-    sharding.materialise(scorer, torch.device("cpu"))
-    policy.fill(scorer)
+    outcome = ProbeOutcome(Probe("padded", 0.0), architecture.form_of(policy.model), all_output=False)
+    policy.spread(scorer, outcome, mesh, dtype, compiled=False)
     return scorer
 
 
@@ -57,7 +57,7 @@ def test_parts_read_from_the_files_are_the_model(tmp_path, mesh, name):
     """Nothing was loaded whole. GPT-2 and Gemma 2 tie their embeddings."""
     tiny_model(name).save_pretrained(tmp_path / "model")
     policy = load.empty_policy(run_of(tmp_path / "model"))
-    assert policy.by_parts
+    assert policy.stored
     assert all(parameter.is_meta for parameter in policy.model.parameters())
     scorer = sharded(policy, mesh)
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_a_model_that_is_stored_under_other_names_goes_by_the_first_process(tmp_
     model = AutoModelForCausalLM.from_config(MixtralConfig(**MIXTRAL)).eval()
     model.save_pretrained(tmp_path / "model")
     policy = load.empty_policy(run_of(tmp_path / "model"))
-    assert not policy.by_parts
+    assert not policy.stored
     scorer = sharded(policy, mesh)
     with torch.no_grad():
         found = scorer(random_rows(3)).token_logps
@@ -172,7 +172,7 @@ def test_tensors_are_read_into_whatever_is_there(tmp_path):
     tensors.read(tmp_path, into)
     assert into["a"].tolist() == [[0, 1], [2, 3], [4, 5]]
     assert into["b/step"].item() == 3
-    assert tensors.shapes(tmp_path) == {"a": (3, 2), "b/step": ()}
+    assert tensors.stored(tmp_path) == {"a": ((3, 2), torch.float32), "b/step": ((), torch.float32)}
     for wrong in ({"c": torch.zeros(1)}, {"a": torch.zeros(4, 2)}):
         with pytest.raises((ValueError, RuntimeError)):
             tensors.read(tmp_path, wrong)

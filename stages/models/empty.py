@@ -1,0 +1,40 @@
+"""Models as their configuration describes them, on the meta device: shapes without weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.models import loading
+
+
+def without_weights(folder: Path, dtype: torch.dtype, *, buffers: bool = False) -> PreTrainedModel:
+    """The model of a folder in evaluation mode, dropout off, its parameters on the meta device.
+
+    `buffers` are computed, as rotary frequencies are, or on the meta device too. Raises `InputError` where the model
+    cannot be built from its configuration.
+    """
+    config = loading.config_without_dropout(folder)
+    try:
+        with init_empty_weights(include_buffers=not buffers):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config,
+                dtype=dtype,
+                attn_implementation=loading.attention_for(config),
+                trust_remote_code=loading.trust_remote_code,
+            )
+        model.tie_weights()  # each parameter was made anew on the meta device
+        if (folder / "generation_config.json").is_file():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # of any kind, as when its weights are loaded
+        raise InputError(
+            "The model cannot be built from its configuration.",
+            found=first_line(error),
+            where=str(folder),
+            fix="Check that the folder's config.json is that of a causal language model.",
+        ) from None
+    return model.eval()
