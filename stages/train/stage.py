@@ -212,6 +212,7 @@ def _plan(run: Run, paths: RunPaths, record: Lineage) -> dict[str, Any]:
             facts["method"],
             run.train.model_dump(mode="json", exclude={"model", "method_file"}),
         ],
+        "compute.shard": run.compute.shard,
         "the pairs": facts["data"],
         "the weights to start from": [facts["policy"]["weights"], facts["policy"]["adapter"]],
         "the reference scores": facts["reference"] and facts["reference"]["files"],

@@ -210,6 +210,7 @@ def test_two_processes_that_differ_are_refused_on_both(prepared, tmp_path):
         "steps": [run_of(prepared, "steps"), ahead],
         "settings": [run_of(prepared, "settings"), run_of(prepared, "settings", other, learning_rate=1e-2)],
         "pairs": [run_of(prepared, "pairs"), run_of(prepared, "pairs", other, where="chosen_len > 3")],
+        "parts": [run_of(prepared, "parts"), run_of(prepared, "parts").replace({"compute.shard": "full"})],
     }
     script, said = tmp_path / "two.py", tmp_path / "said"
     script.write_text(TWO_PROCESSES)
@@ -229,4 +230,5 @@ def test_two_processes_that_differ_are_refused_on_both(prepared, tmp_path):
     assert 'the last checkpoint: null on process 0, "step-000003" on process 1' in heard["steps"][0]
     assert "the settings of [train]: " in heard["settings"][0]
     assert "the pairs: " in heard["pairs"][0]
+    assert 'compute.shard: "none" on process 0, "full" on process 1' in heard["parts"][0]
     assert not list(prepared.folder.glob("o*/train/*/model"))
