@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from scoreonce.pipeline.forward.head import Head, chunk_tokens
+from scoreonce.pipeline.memory.weights import FLOAT32
 
-FLOAT32 = 4
 # Tensors of a chunk's size at once, on a CPU: log-probs make a second one of their exponentials, statistics a third
 # (`head._with_statistics`), the gradient a second.
 CPU_LOG_PROBS, CPU_STATISTICS, CPU_GRADIENT = 2, 3, 2

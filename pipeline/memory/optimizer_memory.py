@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-FLOAT32 = 4
+from scoreonce.pipeline.memory.weights import FLOAT32
+
 # A moment of 8 bits with a float32 scale per 256 weights, as torchao and bitsandbytes keep it; of 4 bits with a scale
 # per 128.
 EIGHT_BIT, FOUR_BIT = 1 + FLOAT32 / 256, 0.5 + FLOAT32 / 128

@@ -17,7 +17,7 @@ from typing import Literal
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
 from scoreonce.pipeline.memory.sizes import Sizes
-from scoreonce.pipeline.memory.weights import FLOAT32, NF4_BYTES, Part, Weights
+from scoreonce.pipeline.memory.weights import FLOAT32, NF4_BYTES, WeightCount, Weights
 
 Shard = Literal["none", "full"]
 Parts = dict[str, int]  # bytes by name
@@ -134,7 +134,7 @@ def _gathered(weights: Weights, plan: Plan, element: int, *, trains: bool) -> Pa
     return parts
 
 
-def _reduced(block: Part, element: int) -> int:
+def _reduced(block: WeightCount, element: int) -> int:
     return (element + (FLOAT32 if element < FLOAT32 else 0)) * block.trained
 
 

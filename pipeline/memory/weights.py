@@ -16,7 +16,7 @@ NF4_BYTES = 0.5 + 1 / 64 + FLOAT32 / (64 * 256)
 
 
 @dataclass(frozen=True)
-class Part:
+class WeightCount:
     """Some weights of a model. Tied ones count once."""
 
     count: int
@@ -30,10 +30,10 @@ class Part:
 class Weights:
     """The weights of a model."""
 
-    whole: Part
+    whole: WeightCount
     blocks: int  # number of transformer blocks
-    block: Part  # the largest of them
-    outside: Part  # of all blocks: embeddings, last norm, output head
+    block: WeightCount  # the largest of them
+    outside: WeightCount  # of all blocks: embeddings, last norm, output head
     largest_trained: int  # number of weights in the largest trained tensor
     largest_linear: int  # in the largest linear layer of a block
     frozen_linear: int  # in linear layers of blocks, where they are not trained
@@ -44,7 +44,7 @@ class Weights:
 def weights_of(model: nn.Module) -> Weights:
     """Count the weights of a model, on any device, with LoRA matrices or without."""
     lm = architecture.causal_lm(model)
-    inner = [part_of(block.parameters()) for block in blocks(lm)]
+    inner = [count_of(block.parameters()) for block in blocks(lm)]
     in_blocks = {id(parameter) for block in blocks(lm) for parameter in block.parameters()}
     linear = [
         layer.weight
@@ -52,13 +52,13 @@ def weights_of(model: nn.Module) -> Weights:
         for layer in block.modules()
         if isinstance(layer, nn.Linear) and layer.weight.ndim == 2
     ]
-    frozen = part_of(weight for weight in linear if not weight.requires_grad)
+    frozen = count_of(weight for weight in linear if not weight.requires_grad)
     embedding, head = lm.get_input_embeddings(), lm.get_output_embeddings()
     return Weights(
-        part_of(model.parameters()),
+        count_of(model.parameters()),
         len(inner),
-        max(inner, key=lambda part: part.bytes, default=part_of([])),
-        part_of(parameter for parameter in model.parameters() if id(parameter) not in in_blocks),
+        max(inner, key=lambda part: part.bytes, default=count_of([])),
+        count_of(parameter for parameter in model.parameters() if id(parameter) not in in_blocks),
         max((p.numel() for p in model.parameters() if p.requires_grad), default=0),
         max((weight.numel() for weight in linear), default=0),
         frozen.count,
@@ -67,11 +67,11 @@ def weights_of(model: nn.Module) -> Weights:
     )
 
 
-def part_of(parameters: Iterable[Tensor]) -> Part:
+def count_of(parameters: Iterable[Tensor]) -> WeightCount:
     """Count some weights."""
     distinct = list({id(parameter): parameter for parameter in parameters}.values())
     trained = [parameter for parameter in distinct if parameter.requires_grad]
-    return Part(
+    return WeightCount(
         sum(each.numel() for each in distinct),
         sum(each.nbytes for each in distinct),
         sum(each.numel() for each in trained),

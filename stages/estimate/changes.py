@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.stages.config import Run
 from scoreonce.stages.estimate.peaks import Sharing, device_of
 from scoreonce.stages.estimate.result import Change
@@ -22,6 +23,11 @@ class Setting:
     keys: dict[str, Any]
     sharing: dict[str, Any]
 
+    @property
+    def needs_whole_weights(self) -> bool:
+        """Whether it is an optimizer that a sharded model cannot have."""
+        return self.keys.get("train.optimizer", ELEMENTWISE[0]) not in ELEMENTWISE
+
 
 def changes(run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharing], int]) -> tuple[Change, ...]:
     """What each setting makes of the peak bytes of training; where none alone fits, also the fewest together that do.
@@ -32,8 +38,9 @@ def changes(run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharin
     alone = [_change([setting], run, sharing, memory, peak) for setting in settings]
     if any(change.fits for change in alone):
         return tuple(alone)
-    needed = settings
-    for setting in settings:  # leave out what is not needed, what costs most first
+    shards = sharing.shard == "full" or any(setting.sharing for setting in settings)
+    needed = together = [setting for setting in settings if not (shards and setting.needs_whole_weights)]
+    for setting in together:  # leave out what is not needed, what costs most first
         fewer = [other for other in needed if other is not setting]
         if _change(fewer, run, sharing, memory, peak).fits:
             needed = fewer
@@ -63,7 +70,6 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
     if sharing.gpus > 1 and sharing.shard == "none":
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
-    # Optimizers of 8 bits need whole weights.
     if sharing.shard == "none" and whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
         yield _key("train.optimizer", EIGHT_BIT)
     if (train.dtype or run.reference.dtype) == "float32":

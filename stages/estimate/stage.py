@@ -16,6 +16,7 @@ from functools import cache
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size
 from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.estimate import peaks, speed
@@ -101,6 +102,10 @@ def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
     notes = []
     if counted.workload.pairs is None:
         notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
+    if run.compute.shard == "hybrid":
+        notes.append('compute.shard = "hybrid" is counted as "full": give the GPUs of one machine as --gpus.')
+    if sharing.shard == "full" and run.train.optimizer not in ELEMENTWISE:
+        notes.append(f"`train` does not shard with {run.train.optimizer}: it needs whole weights.")
     if sharing.nf4:
         notes.append("QLoRA is an estimate of what cannot be trained yet.")
     if not state_size(run.train.optimizer).known:

@@ -125,6 +125,24 @@ def test_what_to_change(without_weights):
     assert any(line.startswith("None of these is enough") for line in text.lines(none))
 
 
+def test_changes_together_do_not_contradict_each_other(without_weights):
+    """An optimizer of 8 bits and sharding each reduce memory, and `train` refuses both together."""
+    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    *alone, together = estimate(run, gpus=8, memory=1e-6).changes
+    assert ("train.optimizer=adamw_torch_8bit",) in [change.settings for change in alone]
+    assert "compute.shard=full" in together.settings
+    assert "train.optimizer=adamw_torch_8bit" not in together.settings
+
+
+def test_what_train_refuses_is_noted(without_weights):
+    run = without_weights.run(compute={"shard": "hybrid"}, train={"optimizer": "adamw_torch_8bit"})
+    found = estimate(run, gpus=2)
+    assert found.shard == "full"
+    notes = "\n".join(text.lines(found))
+    assert "does not shard with adamw_torch_8bit" in notes
+    assert "give the GPUs of one machine" in notes
+
+
 def test_several_changes_together_only_as_many_as_are_needed(without_weights):
     """Between what all settings reach together and the best of them alone."""
     run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
