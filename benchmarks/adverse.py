@@ -33,15 +33,11 @@ if __name__ == "__main__":
 import full_disk
 import kills
 import machine
-from tortured import readers
 
-from scoreonce.schemas.errors import InputError
-from scoreonce.stages.commands.failures import environment_error
 from scoreonce.stages.common import digests, locking
 from scoreonce.stages.store import layer, sidecar, store
 
 RESULTS = Path(__file__).resolve().parent / "results" / "adverse.md"
-TOLD = "told"
 REFUSALS = ("Permission denied", "Read-only file system", "Operation not permitted")
 SOMEBODY = 12345  # a user id that nobody has
 DAY = 24 * 60 * 60
@@ -74,9 +70,9 @@ def read_only(stage: kills.Stage, folder: Path) -> list[str]:
         run = kills.copied(stage.before, folder / "run")
         said = folder.with_suffix(".said")
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
-        first = kills.results_of(*kills.fork(run, telling(stage.run), said=said))
+        first = kills.results_of(*kills.fork(run, full_disk.telling(stage.run, REFUSALS), said=said))
         subprocess.run(["mount", "-o", "remount,rw", str(folder)], check=True)
-        if first is None or first[0] != TOLD:
+        if first is None or first[0] != full_disk.TOLD:
             return [f"it was not said that nothing can be written: {said.read_text()[-2_000:]}"]
         return [afterwards(stage, run)]
 
@@ -92,10 +88,10 @@ def another_user(mode: int) -> Callable[[kills.Stage, Path], list[str]]:
 
         def without_privileges() -> str:
             give_up_privileges()
-            return telling(stage.run)()
+            return full_disk.telling(stage.run, REFUSALS)()
 
         first = kills.results_of(*kills.fork(folder, without_privileges))
-        if first is None or first[0] != TOLD:
+        if first is None or first[0] != full_disk.TOLD:
             return [f"it was not said that permission is missing: {_said(folder)}"]
         for path in (folder, *folder.rglob("*")):
             os.chown(path, os.geteuid(), os.getegid())
@@ -129,21 +125,6 @@ CASES: dict[str, Callable[[kills.Stage, Path], list[str]]] = {
     "another user's, closed": another_user(0o700),
     "clock backwards": clock_backwards,
 }
-
-
-def telling(run: readers.Reader) -> readers.Reader:
-    """A stage that returns a word where the command line would tell that something may not be read or written."""
-
-    def told() -> str:
-        try:
-            return run()
-        except Exception as error:
-            found = error if isinstance(error, InputError) else environment_error(error)
-            if found is not None and any(refusal in str(found) for refusal in REFUSALS):
-                return TOLD
-            raise
-
-    return told
 
 
 def afterwards(stage: kills.Stage, folder: Path) -> str:

@@ -63,15 +63,15 @@ def disk(folder: Path, size: int) -> Iterator[None]:
         folder.rmdir()
 
 
-def telling(run: readers.Reader) -> readers.Reader:
-    """A stage that returns a word where the command line would tell that the disk is full."""
+def telling(run: readers.Reader, words: Sequence[str] = ("No space left",)) -> readers.Reader:
+    """A stage that returns `TOLD` where the command line would print an error with some of these words."""
 
     def told() -> str:
         try:
             return run()
         except Exception as error:
             found = error if isinstance(error, InputError) else environment_error(error)
-            if found is not None and "No space left" in str(found):
+            if found is not None and any(each in str(found) for each in words):
                 return TOLD
             raise
 
