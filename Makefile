@@ -140,7 +140,7 @@ test: check ## lint, format, types and the tests
 test-fast: check ## the same without the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long and not slow'
 
-test-slow: $(READY) ## the tests that take minutes: every benchmark at a tiny size
+test-slow: $(READY) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # In random order, without vector instructions on one thread, and with AVX2 at most on two.

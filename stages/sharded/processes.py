@@ -19,14 +19,20 @@ Result = TypeVar("Result")
 def mesh_of(compute: Compute, device: torch.device) -> DeviceMesh | None:
     """The mesh to shard a model over, None where every process keeps all of it.
 
-    "full" shards over all processes; "hybrid" over those of a machine, and machines are replicas of each other.
+    "full" shards over all processes; "hybrid" over those of a machine, and machines are replicas of each other. Raises
+    `InputError` where machines have different numbers of them.
     """
     if compute.shard == "none" or not dist.is_initialized():
         return None
     count = dist.get_world_size()
-    if compute.shard == "full":
-        return init_device_mesh(device.type, (count,))
-    own = int(os.environ.get("LOCAL_WORLD_SIZE", count))
+    own = int(os.environ.get("LOCAL_WORLD_SIZE", count)) if compute.shard == "hybrid" else count
+    if count % own:
+        raise InputError(
+            "Machines that are replicas of each other need the same number of processes.",
+            found=f"{count} processes, {own} of them on this machine",
+            where='compute.shard = "hybrid"',
+            fix='Start as many on each machine, or set compute.shard = "full".',
+        )
     if own == count:
         return init_device_mesh(device.type, (count,))
     return init_device_mesh(device.type, (count // own, own), mesh_dim_names=("replicas", "shards"))

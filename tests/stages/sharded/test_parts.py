@@ -14,8 +14,9 @@ from scoreonce.pipeline.forward import architecture, sharding
 from scoreonce.pipeline.forward.layout_probe import Probe, ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Compute, Run
 from scoreonce.stages.models import loading
+from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import load, processes, save, tensors
 
@@ -187,6 +188,23 @@ def test_what_the_first_process_finds_all_find(mesh):
     with pytest.raises(InputError, match="No") as caught:
         processes.on_first(refused)
     assert (caught.value.found, caught.value.where, caught.value.fix) == ("a", "b", "c")
+
+
+def test_machines_with_different_numbers_of_processes_are_no_replicas(mesh, monkeypatch):
+    monkeypatch.setattr(dist, "get_world_size", lambda: 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="same number of processes") as caught:
+        processes.mesh_of(Compute(shard="hybrid"), torch.device("cpu"))
+    assert caught.value.found == "5 processes, 3 of them on this machine"
+
+
+def test_a_configuration_that_no_model_has_is_an_error(tmp_path):
+    """Before a sharded model is loaded, and in `estimate`."""
+    tiny_model("llama").save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_attention_heads": 5, "num_key_value_heads": 0}))
+    with pytest.raises(InputError, match=r"cannot be (built|loaded)"):
+        without_weights(tmp_path / "model", torch.float32)
 
 
 def test_a_model_without_known_blocks_is_refused():
