@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from scoreonce.pipeline.attention.cpu_matmul import onednn_is_faster
 from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.attention.last_layer import skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, collate
@@ -93,9 +94,8 @@ def _run(
 def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout, device: str) -> Tensor:
     """The mask, with the model's attention replaced, and with its last block as lazy as on that device."""
     if lm.config._attn_implementation != "eager":  # which keeps scores, and is run as it is
-        attend_without_computing(
-            lm, keeps_output=device == "cuda" or layout != "packed", repeats_keys=layout not in ("flex", "flash")
-        )
+        by_products = device == "cpu" and layout == "packed" and onednn_is_faster()
+        attend_without_computing(lm, keeps_output=not by_products, repeats_keys=layout not in ("flex", "flash"))
     if device == "cpu" and layout == "packed":
         skip_unused_output(lm)
         return RowMask.of(rows, batch)

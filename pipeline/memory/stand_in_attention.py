@@ -1,8 +1,9 @@
 """Attention that computes nothing: it makes and keeps the tensors that the real one makes and keeps.
 
-No kernel that scoreonce uses keeps scores: flex and variable-length attention on a GPU keep queries, keys, values,
-output and a log-normaliser per query and head; attention by rows on a CPU keeps the first three and recomputes. Where
-transformers' SDPA is what calls a kernel, it first repeats keys and values for each query head.
+No kernel that scoreonce uses keeps scores: flex and variable-length attention on a GPU and torch's kernel on a CPU keep
+queries, keys, values, output and a log-normaliser per query and head; attention by products on a CPU keeps the first
+three and recomputes. Where transformers' SDPA is what calls a kernel, it first repeats keys and values for each query
+head.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from scoreonce.pipeline.attention import row_kernel
+from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.attention.last_layer import replace_attention
 
 
@@ -29,8 +32,15 @@ def _attend(keeps_output: bool, repeats_keys: bool) -> Callable[..., tuple[Tenso
     ) -> tuple[Tensor, None]:
         if repeats_keys and (groups := query.shape[1] // key.shape[1]) > 1:
             key, value = (side.repeat_interleave(groups, dim=1) for side in (key, value))
-        output: Tensor = _Attention.apply(query, key, value, keeps_output)
-        return output, None
+        if keeps_output and isinstance(attention_mask, RowMask):  # copies of what several groups attend to, too
+            work = (attention_mask.groups, attention_mask.window, 1.0, attention_mask.kernel_masks)
+            return row_kernel.attend(query, key, value, *work, kernel).transpose(1, 2), None
+        return kernel(query, key, value).transpose(1, 2), None
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, **_: Any) -> Tensor:
+        """Heads before positions, as torch's."""
+        made: Tensor = _Attention.apply(query, key, value, keeps_output)
+        return made.transpose(1, 2)
 
     return attend
 

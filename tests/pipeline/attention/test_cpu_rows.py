@@ -6,19 +6,29 @@ import torch
 from tiny_models import random_rows
 from torch.nn.functional import scaled_dot_product_attention as attention
 
-from scoreonce.pipeline.attention import cpu_rows as row_attention
-from scoreonce.pipeline.attention.cpu_rows import QueryGroup, RowMask
+from scoreonce.pipeline.attention import cpu_rows, row_kernel, row_products
+from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.attention.row_groups import QueryGroup
 from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, PromptRow, attention_mask, collate
 
 
-@pytest.fixture(params=[(4, 1), (4, 4096), (192, 4 << 20)], ids=["a head at once", "blocks", "whole rows"])
-def sizes(request, monkeypatch):
-    """Blocks far shorter than a row, a head or several at once; or every row as one block."""
-    block, scores = request.param
-    monkeypatch.setattr(row_attention, "QUERY_BLOCK", block)
-    monkeypatch.setattr(row_attention, "CPU_MULTIPLE", min(block, 64))
-    monkeypatch.setattr(row_attention, "SCORE_BYTES", scores)
-    monkeypatch.setattr(row_attention, "_own", threading.local())
+@pytest.fixture(
+    params=[(4, 1), (4, 4096), (192, 4 << 20), None, 16],
+    ids=["a head at once", "blocks", "whole rows", "kernel", "kernel, blocks"],
+)
+def way(request, monkeypatch):
+    """Products in blocks far shorter than a row, of a head or several; every row as one; or torch's kernel."""
+    products = isinstance(request.param, tuple)
+    monkeypatch.setattr(cpu_rows, "onednn_is_faster", lambda: products)
+    if products:
+        block, scores = request.param
+        monkeypatch.setattr(row_products, "QUERY_BLOCK", block)
+        monkeypatch.setattr(row_products, "CPU_MULTIPLE", min(block, 64))
+        monkeypatch.setattr(row_products, "SCORE_BYTES", scores)
+        monkeypatch.setattr(row_products, "_own", threading.local())
+    elif request.param is not None:
+        monkeypatch.setattr(row_kernel, "MASK_ELEMENTS", request.param)
+        monkeypatch.setattr(row_kernel, "FEWEST_QUERIES", 2)
 
 
 def line(rows, heads=3, key_heads=3, d=5, value_d=5, dtype=torch.float64, window=None):
@@ -77,7 +87,7 @@ def test_a_row_mask_says_what_the_dense_mask_says(window):
 
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 9, 1000])
 @pytest.mark.parametrize(("key_heads", "value_d"), [(3, 5), (1, 5), (3, 7)])
-def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads, value_d, window):
+def test_values_and_gradients_equal_the_dense_mask(way, key_heads, value_d, window):
     batch, mask, sides = line(random_rows(5, longest=12), key_heads=key_heads, value_d=value_d, window=window)
     gqa, dense = key_heads != 3, attention_mask(batch, window)
     rows = sum(span.length for span in mask.spans)  # what follows in the line is padding, of which nothing is read
@@ -91,7 +101,7 @@ def test_values_and_gradients_equal_the_dense_mask(sizes, key_heads, value_d, wi
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
-def test_half_precision_is_attended_to_in_float32(sizes):
+def test_half_precision_is_attended_to_in_float32(way):
     batch, mask, sides = line(random_rows(3), dtype=torch.bfloat16)
     exact = attention(*(side.double() for side in sides), attn_mask=attention_mask(batch))
     ours, rows = attention(*sides, attn_mask=mask), sum(span.length for span in mask.spans)
@@ -100,7 +110,7 @@ def test_half_precision_is_attended_to_in_float32(sizes):
 
 
 @pytest.mark.parametrize("window", [None, 4])
-def test_queries_that_nobody_reads_get_nothing(sizes, window):
+def test_queries_that_nobody_reads_get_nothing(way, window):
     batch, mask, sides = line(random_rows(5, longest=12), key_heads=1, window=window)
     whole = attention(*sides, attn_mask=mask, enable_gqa=True)
     read = batch.predicts.unique()
@@ -113,7 +123,7 @@ def test_queries_that_nobody_reads_get_nothing(sizes, window):
         torch.testing.assert_close(mine, other, rtol=1e-10, atol=1e-12)
 
 
-def test_float32_stays_float32(sizes):
+def test_float32_stays_float32(way):
     """oneDNN is allowed bfloat16 for these products, and must not use it."""
     batch, mask, sides = line(random_rows(3, longest=80), d=64, value_d=64, dtype=torch.float32)
     rows = sum(span.length for span in mask.spans)
@@ -139,9 +149,10 @@ def test_a_window_makes_long_rows_cheaper(monkeypatch):
     widths = {}
     for window in (None, 64):
         seen = []
-        honest = row_attention._probabilities
+        honest = row_products._probabilities
+        monkeypatch.setattr(cpu_rows, "onednn_is_faster", lambda: True)
         monkeypatch.setattr(
-            row_attention,
+            row_products,
             "_probabilities",
             lambda q, k, padding, window, seen=seen, honest=honest: (
                 seen.append(k.shape[1]) or honest(q, k, padding, window)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_models import PADDED_ONLY, SHARED, random_rows, tiny_model
 
-from scoreonce.pipeline.attention import cpu_rows as row_attention
+from scoreonce.pipeline.attention import cpu_rows, row_groups, row_products
 from scoreonce.pipeline.attention import last_layer as blocks
 from scoreonce.pipeline.batches import prompt_rows as rows_module
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -17,7 +17,7 @@ BY_ROWS = [name for name in SHARED if not name.startswith("gemma2")]
 @pytest.fixture(autouse=True)
 def _always(monkeypatch):
     monkeypatch.setattr(blocks, "LARGEST_SHARE", 1.0)
-    for module in (rows_module, row_attention):  # no rounding
+    for module in (rows_module, cpu_rows, row_groups, row_products):  # no rounding
         monkeypatch.setattr(module, "CPU_MULTIPLE", 1)
 
 
