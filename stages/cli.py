@@ -29,6 +29,7 @@ from scoreonce.stages.commands.options import (
     Contamination,
     Drop,
     DryRun,
+    Engine,
     FailOn,
     FullVocab,
     Gpus,
@@ -187,6 +188,7 @@ def score(
     run: RunFile,
     sets: Sets = None,
     part: Part = None,
+    engine: Engine = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
     lock_timeout: LockTimeout = None,
@@ -197,7 +199,8 @@ def score(
 
     Completions that the store already holds are not scored again.
     """
-    settings = _load(run, sets).replace({"score.full_vocab": full_vocab} if full_vocab else {})
+    given = {"score.full_vocab": full_vocab, "score.engine": engine}
+    settings = _load(run, sets).replace({key: value for key, value in given.items() if value is not None})
     from scoreonce.stages.score import stage
 
     if dry_run:

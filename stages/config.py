@@ -173,6 +173,11 @@ class Score(_Section):
     )
     mismatched: bool = Field(False, description="for kto, also score each prompt with a completion of another prompt")
     shard_completions: int = Field(2048, ge=1, description="completions per shard, the unit of resuming")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="local: this process, or those of a launch; ray: the GPUs of a Ray cluster, or its CPUs, see "
+        "docs/cache.md",
+    )
 
     @property
     def form(self) -> str | None:

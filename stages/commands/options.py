@@ -131,6 +131,13 @@ Part = Annotated[
         help="Only score part I of N, beside processes that score the others, on one machine or many.",
     ),
 ]
+Engine = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(
+        "--engine",
+        help="local: this process, or those of a launch. ray: the GPUs of a Ray cluster, or its CPUs (score.engine).",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

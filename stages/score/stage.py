@@ -3,6 +3,7 @@
     scoreonce score configs/x.toml             needs: scoreonce prepare
     scoreonce score configs/x.toml --dry-run   what is left, time and disk
     scoreonce score configs/x.toml --part 3/8  one part of eight, beside the others on any machine
+    scoreonce score configs/x.toml --engine ray      by the GPUs of a Ray cluster, or its CPUs
 
 Writes the store (one row per completion, found again by content) and, per split, one row per distinct pair.
 """
@@ -25,6 +26,7 @@ from scoreonce.stages.common.removal import require_inside
 from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
+from scoreonce.stages.score.ray_engine import require_ray, score_with_ray
 from scoreonce.stages.score.reference_table import reference_view
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
@@ -46,7 +48,7 @@ def score(run: Run, *, part: str | None = None, lock_timeout: float | None = Non
     """
     job = _job(run, part)
     try:
-        scoring = score_completions(job, lock_timeout=lock_timeout)
+        scoring = _scored(run, job, lock_timeout)
     except KeyboardInterrupt:
         kept = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
         logger.warning("\n%s; what is missing is scored next time.", kept)
@@ -66,8 +68,16 @@ def estimate(run: Run, *, part: str | None = None) -> ScoringEstimate:
     return found
 
 
+def _scored(run: Run, job: ScoringJob, lock_timeout: float | None) -> ScoringResult:
+    if run.score.engine == "ray":
+        return score_with_ray(run, job, lock_timeout=lock_timeout)
+    return score_completions(job, lock_timeout=lock_timeout)
+
+
 def _job(run: Run, part: str | None) -> ScoringJob:
     wanted = None if part is None else Part.parse(part)
+    if run.score.engine == "ray":
+        require_ray(run, part)
     require_pairs(run)
     return ScoringJob.of(run, part=wanted)
 

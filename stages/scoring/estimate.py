@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.rows import load_scorer, row_reader
+from scoreonce.stages.scoring.rows import Extent, load_scorer, row_reader
 from scoreonce.stages.scoring.unscored import UnscoredCompletions, pairs_left, unscored_completions
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def estimate_scoring(job: ScoringJob) -> ScoringEstimate:
     from scoreonce.stages.models.loading import resolve_device  # torch
     from scoreonce.stages.models.memory import peak_bytes  # torch
 
-    scorer = load_scorer(job, work)
+    scorer = load_scorer(job, Extent.of(job, work))
     rate = scorer.positions_per_second(row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)
     scores = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
     disk = scores + tensor_bytes(job, scorer, work)

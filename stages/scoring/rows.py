@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,16 +19,29 @@ if TYPE_CHECKING:
     from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 
-def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
+class Extent(NamedTuple):
+    """What the model of a job has to take."""
+
+    longest_row: int  # positions
+    longest_sequence: int  # positions of a prompt with one completion
+    largest_token: int
+
+    @classmethod
+    def of(cls, job: ScoringJob, work: UnscoredCompletions) -> Extent:
+        """What the unscored completions ask for."""
+        return cls(work.longest_row, work.longest_sequence, largest_token(job.paths, job.splits))
+
+
+def load_scorer(job: ScoringJob, extent: Extent) -> ModelScorer:
     """Load the model of a job. Where prompts cannot be shared or rows not packed, the reason is printed."""
     from scoreonce.stages.scoring.model_scorer import ModelScorer  # torch, not needed where nothing is left to score
 
     scorer = ModelScorer.load(
         job.reference,
         job.compute,
-        longest_row=work.longest_row,
-        longest_sequence=work.longest_sequence,
-        largest_token=largest_token(job.paths, job.splits),
+        longest_row=extent.longest_row,
+        longest_sequence=extent.longest_sequence,
+        largest_token=extent.largest_token,
     )
     if job.compute.attention != "auto":
         return scorer

@@ -13,20 +13,23 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Compute
 from scoreonce.stages.scoring.estimate import tensor_bytes
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.rows import load_scorer, row_reader
+from scoreonce.stages.scoring.rows import Extent, load_scorer, row_reader
 from scoreonce.stages.scoring.unscored import UnscoredCompletions, missing_completions, unscored_completions
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
 from scoreonce.stages.store.sidecar import Damage
 from scoreonce.stages.store.store import ReferenceStore
 
 logger = logging.getLogger(__name__)
+
+if TYPE_CHECKING:
+    from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 
 @dataclass(frozen=True)
@@ -64,23 +67,66 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
             job.store.tidy()
             return ScoringResult(0, work.wanted)
     with ExitStack() as held:
-        with ExitStack() as planning:
-            if processes.rank == 0:
-                _lock(job, held, planning, lock_timeout)
-                for damage in job.store.set_aside_damaged():
-                    _log_damage(job.store, damage)
-                if _lacks_head(job):
-                    _restore_head(job)
-            processes.wait()  # all see the store that the first has put in order
-            work = unscored_completions(job)
-            processes.wait()  # no process writes before all have read the index
-        if job.part is not None:
-            job.store.forget_indexes()  # other parts will replace them
-        seconds = _score(job, work, processes) if len(work) else 0.0
+        work = _planned(job, processes, held, lock_timeout)
+        seconds = _score(job, work, processes, _loader(job, work)) if len(work) else 0.0
         processes.wait()
         missing = _missing(job) if processes.rank == 0 else 0
     main = processes.rank == 0
     return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds, main, missing)
+
+
+def score_part(job: ScoringJob, loaded: Callable[[], ModelScorer], *, lock_timeout: float | None = None) -> None:
+    """Score a job's part as `score_completions` does, in this process alone, with a model that is used again.
+
+    `loaded` gives the model, and is called only if there is something to do. What other parts lack is not counted.
+    """
+    alone = ProcessGroup(0, 1, lambda: None)
+    with ExitStack() as held:
+        work = _planned(job, alone, held, lock_timeout)
+        if len(work):
+            _score(job, work, alone, loaded)
+
+
+def plan(job: ScoringJob, *, lock_timeout: float | None = None) -> UnscoredCompletions:
+    """Put the store in order, and find what it lacks for parts to score. Raises what `score_completions` raises."""
+    with job.store.changing(timeout=lock_timeout):
+        _put_in_order(job)
+        work = unscored_completions(job)
+    job.store.forget_indexes()
+    return work
+
+
+def count_missing(job: ScoringJob, *, lock_timeout: float | None = None) -> int:
+    """How many completions of the pairs the store lacks. The last of several parts to look sees what all wrote."""
+    with job.store.changing(timeout=lock_timeout):
+        return missing_completions(job)
+
+
+def _planned(
+    job: ScoringJob, processes: ProcessGroup, held: ExitStack, lock_timeout: float | None
+) -> UnscoredCompletions:
+    """What is to be scored, after the first process has taken the lock, into `held`, and put the store in order."""
+    with ExitStack() as planning:
+        if processes.rank == 0:
+            _lock(job, held, planning, lock_timeout)
+            _put_in_order(job)
+        processes.wait()  # all see the store that the first has put in order
+        work = unscored_completions(job)
+        processes.wait()  # no process writes before all have read the index
+    if job.part is not None:
+        job.store.forget_indexes()  # other parts will replace them
+    return work
+
+
+def _put_in_order(job: ScoringJob) -> None:
+    for damage in job.store.set_aside_damaged():
+        _log_damage(job.store, damage)
+    if _lacks_head(job):
+        _restore_head(job)
+
+
+def _loader(job: ScoringJob, work: UnscoredCompletions) -> Callable[[], ModelScorer]:
+    return lambda: load_scorer(job, Extent.of(job, work))
 
 
 def _lock(job: ScoringJob, held: ExitStack, planning: ExitStack, timeout: float | None) -> None:
@@ -93,11 +139,8 @@ def _lock(job: ScoringJob, held: ExitStack, planning: ExitStack, timeout: float 
 
 
 def _missing(job: ScoringJob) -> int:
-    """What the store lacks after a pass. The last of several parts to look sees what all of them have written."""
-    if job.part is None:
-        return 0
-    with job.store.changing():
-        return missing_completions(job)
+    """What the store lacks after a pass."""
+    return 0 if job.part is None else count_missing(job)
 
 
 def _needs_repair(job: ScoringJob) -> bool:
@@ -129,9 +172,11 @@ def _restore_head(job: ScoringJob) -> None:
     job.store.head(job.score.form).write(architecture.head_of(architecture.causal_lm(model)))
 
 
-def _score(job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup) -> float:
+def _score(
+    job: ScoringJob, work: UnscoredCompletions, processes: ProcessGroup, loaded: Callable[[], ModelScorer]
+) -> float:
     """Score this process's shards and return the seconds that this took, without those of loading the model."""
-    scorer, read = load_scorer(job, work), row_reader(job)
+    scorer, read = loaded(), row_reader(job)
     part = {"part": str(job.part)} if job.part else {}
     provenance = {**scorer.provenance(), "processes": processes.world, **part}
     if job.score.form and processes.rank == 0:

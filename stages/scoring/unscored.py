@@ -18,6 +18,7 @@ from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.store.parts import Part, parts_of, prompt_bits
 
 if TYPE_CHECKING:
     from scoreonce.stages.data.token_file import TokenColumn
@@ -48,9 +49,9 @@ class ShardPlan:
 class UnscoredCompletions:
     """Unscored completions, each once, in order of scoring.
 
-    `completions` has completion_id, split, pair, donor, column, row, prompt_len, completion_len, prompt_row (number of
-    the prompt row), row_tokens (positions that row takes); `bounds` are the first completions of the shards, and the
-    end.
+    `completions` has completion_id, split, pair, donor, column, row, prompt_len, completion_len, prompt_bits (which
+    decide the part), prompt_row (number of the prompt row), row_tokens (positions that row takes); `bounds` are the
+    first completions of the shards, and the end.
     """
 
     completions: pl.DataFrame
@@ -79,6 +80,10 @@ class UnscoredCompletions:
     def longest_sequence(self) -> int:
         """Positions of the longest prompt with one completion (the last token is only predicted)."""
         return int(self.completions.select((pl.col("prompt_len") + pl.col("completion_len") - 1).max()).item())
+
+    def parts(self, of: int) -> list[Part]:
+        """The parts, of so many, that hold one of them."""
+        return parts_of(self.completions.get_column("prompt_bits"), of)
 
     def shards(self, rank: int = 0, world: int = 1) -> Iterator[ShardPlan]:
         """The shards of one of `world` processes."""
@@ -200,6 +205,7 @@ def _longest_first(frame: pl.DataFrame) -> pl.DataFrame:
     return (
         frame.sort("row_tokens", "prompt_row", "position", descending=[True, False, False])
         .with_columns(prompt_row=pl.col("prompt_row").rle_id())
+        .with_columns(prompt_bits=prompt_bits("prompt_id"))
         .drop("prompt_id", "piece", "position")
     )
 

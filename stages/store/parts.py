@@ -63,7 +63,17 @@ class Part:
 
     def holds(self, prompt_id: str) -> pl.Expr:
         """Whether each row is in this part, by the column of prompt ids (hex digits) that is named."""
-        return pl.col(prompt_id).str.slice(0, _DIGITS).str.to_integer(base=16) % self.of == self.number - 1
+        return prompt_bits(prompt_id) % self.of == self.number - 1
+
+
+def prompt_bits(prompt_id: str) -> pl.Expr:
+    """The first 32 bits of the prompt ids (hex digits) in the column that is named: they decide the part."""
+    return pl.col(prompt_id).str.slice(0, _DIGITS).str.to_integer(base=16).cast(pl.UInt32)
+
+
+def parts_of(bits: pl.Series, of: int) -> list[Part]:
+    """The parts, of so many, in which the prompts with these `prompt_bits` are, in order."""
+    return [Part(number + 1, of) for number in (bits % of).unique().sort()]
 
 
 def mark_of(path: Path) -> str | None:

@@ -233,6 +233,7 @@ class ReferenceStore:
         """
         with ExitStack() as held:
             with writable(self.folder):
+                self._make_folder()
                 held.enter_context(changing(self.folder, self._name, timeout=timeout))
                 self._put_in_order([path for path in self.leftovers() if mark_of(path) is None])
             self._record_digests()

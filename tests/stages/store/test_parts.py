@@ -10,7 +10,7 @@ from scoreonce.schemas import identity
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import locking
 from scoreonce.stages.store.identity import StoreIdentity
-from scoreonce.stages.store.parts import Part, mark_of
+from scoreonce.stages.store.parts import Part, mark_of, parts_of, prompt_bits
 from scoreonce.stages.store.store import ReferenceStore
 
 FIRST, SECOND = Part(1, 2), Part(2, 2)
@@ -29,6 +29,14 @@ def test_the_part_of_a_prompt_by_hand():
         [True, True, False],
         [False, False, False],
     ]
+
+
+def test_the_parts_that_prompts_are_in_by_hand():
+    """As above: 10 and 256 leave 1 when divided by 3, 2**32 - 1 leaves 0; by 4 they leave 2, 0 and 3."""
+    prompts = pl.DataFrame({"prompt_id": ["0000000a" + "7" * 24, "00000100" + "f" * 24, "ffffffff" + "0" * 24]})
+    bits = prompts.select(prompt_bits("prompt_id")).to_series()
+    assert parts_of(bits, 3) == [Part(1, 3), Part(2, 3)]
+    assert parts_of(bits, 4) == [Part(1, 4), Part(3, 4), Part(4, 4)]
 
 
 @pytest.mark.parametrize("of", [1, 2, 7, 8, 1000])

@@ -1,0 +1,298 @@
+"""Scoring with Ray: what is refused, what an actor does, and a cluster whose worker or driver dies.
+
+This file is also the program that the tests of a cluster start: two CPUs, a small object store, no dashboard.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import polars as pl
+import pytest
+import tomli_w
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.files import sha256
+from scoreonce.stages.score import ray_engine, ray_worker
+from scoreonce.stages.score import stage as score
+from scoreonce.stages.score.ray_worker import MOST_STARTS, Order, PartScorer, Starts
+from scoreonce.stages.scoring import rows
+from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.run import plan
+from scoreonce.stages.store.parts import mark_of
+
+CLUSTER = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
+
+
+@pytest.fixture
+def prepared(world):
+    """240 completions of 91 prompts, in shards of at least eight: 15 parts."""
+    pairs = world.random_pairs(120)
+    world.prepare(pairs[:100], pairs[100:])
+    return world
+
+
+@pytest.fixture
+def expected(prepared):
+    """What one process gives, in a store of its own."""
+    score.score(run_of(prepared, store=str(prepared.folder / "whole")))
+    found = tables(prepared)
+    prepared.paths.reference_manifest.unlink()
+    return found
+
+
+def run_of(world, **settings):
+    return world.run(score={"shard_completions": 8, **settings})
+
+
+def tables(world):
+    return {split: pl.read_parquet(world.paths.reference(split)) for split in ("train", "test")}
+
+
+def require_the_same(world, expected):
+    """Each completion is stored once, in sound files, and the pair tables are those of one process."""
+    for split, table in tables(world).items():
+        assert table["pair_id"].to_list() == expected[split]["pair_id"].to_list()
+        for column in ("ref_chosen_logps", "ref_rejected_logps", "ref_chosen_entropy"):
+            assert (table[column] - expected[split][column]).abs().max() <= 1e-5
+    store = ScoringJob.of(run_of(world)).store
+    assert sum(store.sidecar(shard)["rows"] for shard in store.shards()) == store.ids().len() == 240
+    assert store.damage() == []
+    assert store.leftovers() == []
+
+
+class Call:
+    """A method of an actor, called at once in this process."""
+
+    def __init__(self, method):
+        self.remote = method
+
+
+@pytest.fixture
+def ray_here(monkeypatch):
+    """As much of Ray as an actor asks for, without a cluster."""
+    node = SimpleNamespace(get_node_id=lambda: "a")
+    nodes = [{"NodeID": "b", "Resources": {"CPU": 64}}, {"NodeID": "a", "Resources": {"CPU": 4}}]
+    ray = SimpleNamespace(get=lambda value: value, get_runtime_context=lambda: node, nodes=lambda: nodes)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    threads = []
+    monkeypatch.setattr("torch.set_num_threads", threads.append)
+    return threads
+
+
+def actor(world, *, before=0, **changes):
+    """An actor as the driver would start it; `changes` of what it is told."""
+    run = run_of(world)
+    job = ScoringJob.of(run)
+    work = plan(job)
+    told = Order(
+        run,
+        parts=15,
+        extent=rows.Extent.of(job, work),
+        folder=str(Path.cwd()),
+        store_key=job.store.identity.key,
+        files={str(path): sha256(path) for path in (job.paths.pairs_manifest, job.store.folder / "identity.json")},
+        trust_remote_code=False,
+        lock_timeout=None,
+    )
+    starts = Starts()
+    starts._of.update(dict.fromkeys(range(1, 16), before))
+    return PartScorer(Order(**{**vars(told), **changes}), SimpleNamespace(another=Call(starts.another))), work.parts(15)
+
+
+@pytest.mark.parametrize(
+    ("settings", "part", "message"),
+    [
+        ({"score": {"engine": "ray"}}, "1/2", "(?s)no parts to choose.*--part 1/2"),
+        ({"score": {"engine": "ray"}, "compute": {"shard": "full"}}, None, '(?s)whole model on each GPU.*"full"'),
+    ],
+)
+def test_what_ray_cannot_do_is_refused_before_anything_is_read(world, monkeypatch, settings, part, message):
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
+    for command in (score.score, score.estimate):
+        with pytest.raises(InputError, match=message):
+            command(world.run(**settings), part=part)
+
+
+def test_ray_in_a_launch_of_several_processes_is_refused(world, monkeypatch):
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match=r"(?s)starts its processes itself.*launch of 2 processes"):
+        score.score(world.run(score={"engine": "ray"}))
+
+
+def test_without_the_package_the_extra_is_named(world, monkeypatch):
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"(?s)ray is not installed.*scoreonce\[ray\]"):
+        score.score(world.run(score={"engine": "ray"}))
+
+
+@pytest.mark.parametrize(
+    ("completions", "shard", "parts"), [(1, 2048, 1), (4096, 2048, 1), (4097, 2048, 2), (10**8, 2048, 512)]
+)
+def test_parts_are_of_two_shards_and_not_too_many(completions, shard, parts):
+    assert ray_engine.number_of_parts(completions, shard) == parts
+
+
+def test_where_nothing_is_left_no_cluster_is_started(prepared, expected, monkeypatch, capsys):
+    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_engine, "_connected", None)
+    score.score(run_of(prepared))
+    capsys.readouterr()
+    result = score.score(run_of(prepared, engine="ray"))
+    assert (result.scored, result.reused, result.missing) == (0, 240, 0)
+    assert "scored     nothing: all 240 completions are in the store" in capsys.readouterr().out
+
+
+def test_an_actor_scores_each_part_once_and_loads_one_model(prepared, expected, ray_here, monkeypatch):
+    """Its threads are its share of the node: 64 cores for four CPUs are 16 each."""
+    loaded = []
+    load = ray_worker.load_scorer
+    monkeypatch.setattr(ray_worker, "load_scorer", lambda *given: loaded.append(given) or load(*given))
+    scorer, parts = actor(prepared)
+    assert len(parts) == 15
+    for part in [*parts, parts[0]]:  # the last is done: it was started again after its last shard
+        assert scorer({"part": part.number}) == {"part": part.number, "problem": ""}
+    assert len(loaded) == 1
+    assert ray_here == [16]
+    assert {mark_of(shard) for shard in ScoringJob.of(run_of(prepared)).store.shards()} == {part.mark for part in parts}
+    score.score(run_of(prepared))
+    require_the_same(prepared, expected)
+
+
+def test_a_part_that_ends_its_process_again_and_again_is_given_up(prepared, ray_here):
+    scorer, parts = actor(prepared, before=MOST_STARTS - 1)
+    first = {"part": parts[0].number}
+    assert scorer(first)["problem"] == ""
+    what, found, _, fix = json.loads(scorer(first)["problem"])
+    assert what == "A part of the completions ends every process that scores it."
+    assert found == f"part {parts[0]} was started 6 times, and its process died"
+    assert "tokens_per_microbatch" in fix
+
+
+def test_a_node_with_other_files_scores_nothing(prepared, ray_here):
+    manifest = str(prepared.paths.pairs_manifest)
+    for changes, found in (
+        ({"folder": "/no/such/folder"}, "No such file"),
+        ({"files": {manifest: "0" * 64}}, "other contents"),
+        ({"files": {"/no/such/file": "0" * 64}}, "no such file"),
+        ({"store_key": "another"}, "not to another"),
+    ):
+        scorer, parts = actor(prepared, **changes)
+        problem = json.loads(scorer({"part": parts[0].number})["problem"])
+        assert problem[0].startswith("A node of the Ray cluster")
+        assert found in problem[1]
+    assert ScoringJob.of(run_of(prepared)).store.shards() == []
+
+
+@pytest.mark.long
+@needs_ray
+def test_a_worker_that_is_killed(prepared, expected):
+    """Between a shard and its sidecar. Ray starts the worker and its part again, and nothing is scored twice."""
+    done = drive(prepared, "worker", signal.SIGKILL)
+    assert done.returncode == 0, done.stderr
+    assert (prepared.folder / "killed").exists()
+    require_the_same(prepared, expected)
+    store = ScoringJob.of(run_of(prepared)).store
+    assert len({mark_of(shard) for shard in store.shards()}) == 15
+    assert "scored     240 completions in" in done.stdout
+    assert "20 pairs; the reference prefers the chosen side in" in done.stdout
+
+
+@pytest.mark.long
+@needs_ray
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "killed"])
+def test_a_driver_that_ends_leaves_what_is_finished(prepared, expected, number):
+    """The next `score` goes on from there, here without Ray. It waits for a worker that has not noticed yet."""
+    done = drive(prepared, "driver", number)
+    assert done.returncode == {signal.SIGINT: 130, signal.SIGKILL: -signal.SIGKILL}[number], done.stderr
+    assert not prepared.paths.reference_manifest.exists()
+    result = score.score(run_of(prepared))
+    assert 0 < result.scored < 240
+    require_the_same(prepared, expected)
+
+
+@pytest.mark.long
+@needs_ray
+def test_the_command_on_a_cluster_that_is_there(prepared, expected):
+    """Started as `ray start` starts it. The model has a relative path, as in most run files."""
+    ray = [str(Path(sys.executable).with_name("ray"))]
+    options = ["--num-cpus=2", f"--object-store-memory={80 * 2**20}", "--include-dashboard=false", "--port=0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    started = subprocess.run(
+        [*ray, "start", "--head", *options], capture_output=True, text=True, check=True, env=environment
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "scoreonce.stages.cli", "score", str(run_file(prepared)), "--engine", "ray"],
+            cwd=prepared.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**environment, "RAY_ADDRESS": "auto"},
+        )
+    finally:
+        subprocess.run([*ray, "stop", "--force"], capture_output=True, check=True)
+    assert done.returncode == 0, started.stdout + done.stderr
+    require_the_same(prepared, expected)
+
+
+def run_file(world) -> Path:
+    """With paths relative to the world's folder."""
+    tree = run_of(world).model_dump(mode="json", exclude_unset=True)
+    tree["out"], tree["reference"]["model"] = "out", "model"
+    path = world.folder / "run.toml"
+    path.write_text(tomli_w.dumps(tree))
+    return path
+
+
+def drive(world, victim: str, number: int) -> subprocess.CompletedProcess[str]:
+    """Score with Ray in a program of its own, in which the victim gets a signal at the third shard of a process."""
+    return subprocess.run(
+        [sys.executable, __file__, str(run_file(world)), victim, str(int(number))],
+        cwd=world.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def main(run: str, victim: str, number: int) -> int:
+    import ray
+
+    from scoreonce.stages import cli
+
+    driver, marker = os.getpid(), str(Path("killed").absolute())
+
+    def setup() -> None:
+        """In each process that Ray starts."""
+        import os
+        import sys
+
+        seen = 0
+
+        def hook(event: str, given: tuple) -> None:
+            nonlocal seen
+            if event != "os.rename" or "/shards/" not in str(given[1]) or not str(given[1]).endswith(".json"):
+                return
+            seen += 1
+            if seen == 3 and not os.path.exists(marker):  # noqa: PTH110 - pathlib would be one more thing to send
+                os.close(os.open(marker, os.O_CREAT))
+                os.kill(os.getpid() if victim == "worker" else driver, number)
+
+        sys.addaudithook(hook)
+
+    ray.init(**CLUSTER, runtime_env={"worker_process_setup_hook": setup})
+    return cli.run_command(["score", run, "--engine", "ray"])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
