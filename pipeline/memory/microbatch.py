@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.attention.last_layer import skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
@@ -92,7 +93,7 @@ def _run(
 
 def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout, device: str) -> Tensor:
     """The mask, with the model's attention replaced, and with its last block as lazy as on that device."""
-    if lm.config._attn_implementation != "eager":  # which keeps scores, and is run as it is
+    if attention_of(lm) != "eager":  # which keeps scores, and is run as it is
         attend_without_computing(
             lm, keeps_output=device == "cuda" or layout != "packed", repeats_keys=layout not in ("flex", "flash")
         )
