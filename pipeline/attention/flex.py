@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import compile_limits
@@ -24,6 +24,7 @@ from scoreonce.pipeline.attention.last_layer import blocks, replace_attention
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch
 
 NAME = "scoreonce_flex"  # of the attention implementation in transformers
+SMALLEST_WIDTH = 16  # of a head in the kernel, which rounds wider ones up to a power of two itself
 
 
 class KeyRuns(NamedTuple):
@@ -122,28 +123,49 @@ def _attend(
     """Attention as transformers calls it: `(sequences, length, heads, width)`, and no weights."""
     if not isinstance(attention_mask, BlockMask):
         raise ValueError("flex attention takes a BlockMask only")
-    if s_aux is not None or dropout:
-        raise ValueError("flex attention has no sinks and no dropout")
+    if dropout:
+        raise ValueError("flex attention has no dropout")
+    width, scale = value.shape[-1], query.shape[-1] ** -0.5 if scaling is None else scaling
     output = _kernel(query)(
-        query,
-        key,
-        value,
+        *map(_widened, (query, key, value)),
         score_mod=None if softcap is None else _capped(softcap),
         block_mask=attention_mask,
-        scale=scaling,
+        scale=scale,
         enable_gqa=query.shape[1] != key.shape[1],
+        return_aux=None if s_aux is None else AuxRequest(lse=True),
     )
-    return output.transpose(1, 2).contiguous(), None
+    if s_aux is not None:
+        output, normalisers = output
+        output = output * share_beside_sinks(normalisers.lse, s_aux).unsqueeze(-1).to(output.dtype)
+    return output[..., :width].transpose(1, 2).contiguous(), None
 
 
-def _kernel(query: Tensor) -> Callable[..., Tensor]:
+def _widened(heads: Tensor) -> Tensor:
+    """Heads with zeros up to the kernel's smallest width, which change no score and are cut off the output."""
+    missing = SMALLEST_WIDTH - heads.shape[-1]
+    return nn.functional.pad(heads, (0, missing)) if missing > 0 else heads
+
+
+def share_beside_sinks(
+    lse: Tensor,  # (sequences, heads, length)
+    sinks: Tensor,  # (heads,)
+) -> Tensor:
+    """The share of a softmax that its keys have beside a sink: Z / (Z + e^s), of `lse` = log Z and a head's sink s.
+
+    Attention without sinks times this share is attention with them: a sink takes probability and has no value (gpt-oss,
+    Xiao et al. 2023, arXiv 2309.17453).
+    """
+    return torch.sigmoid(lse - sinks.to(lse.dtype).unsqueeze(-1))
+
+
+def _kernel(query: Tensor) -> Callable[..., Any]:
     """The compiled kernel on a GPU; plain `flex_attention` inside a block that is compiled itself, and on a CPU."""
-    plain: Callable[..., Tensor] = flex_attention
+    plain: Callable[..., Any] = flex_attention
     return _compiled() if query.is_cuda and not torch.compiler.is_compiling() else plain
 
 
 @cache
-def _compiled() -> Callable[..., Tensor]:
+def _compiled() -> Callable[..., Any]:
     # Lengths come in few sizes (`prompt_rows.collate`), so each gets its own kernel: dynamic shapes cost bounds checks,
     # and some releases specialise anyway. `fullgraph`, as a graph break would run it unfused without notice.
     return torch.compile(flex_attention, dynamic=False, fullgraph=True)

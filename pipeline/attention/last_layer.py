@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.attention.language_model import attention_of, language_model
 
 # Largest share of used positions at which skipping the others pays off. Measured on two cores of Zen 5 with six
 # layers: rows of two thirds prompt score 7 to 9 % and train 9 to 11 % faster, HH pairs (half prompt) 4 and 2 %;
@@ -24,22 +25,23 @@ LARGEST_SHARE = 0.75
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The transformer blocks in order, found by the class names that transformers lists for each architecture."""
-    names = set(model._no_split_modules or ())
-    return [module for module in model.modules() if type(module).__name__ in names]
+    """The language model's transformer blocks in order, found by the class names that transformers lists for it."""
+    reader = language_model(model)
+    names = set(reader._no_split_modules or ())
+    return [module for module in reader.modules() if type(module).__name__ in names]
 
 
 def replace_attention(model: PreTrainedModel, name: str, attend: Callable[..., tuple[Tensor, None]]) -> None:
     """Replace a model's attention by `attend`, called as transformers does. Raises `ValueError` where it cannot be."""
     AttentionInterface.register(name, attend)
-    model.set_attn_implementation(name)
-    if model.config._attn_implementation != name:
+    language_model(model).set_attn_implementation(name)
+    if attention_of(model) != name:
         raise ValueError("its attention cannot be replaced")
 
 
 def restore_attention(model: PreTrainedModel, implementation: str) -> None:
     """Go back to an earlier attention `implementation`, with blocks that are not compiled."""
-    model.set_attn_implementation(implementation)
+    language_model(model).set_attn_implementation(implementation)
     for block in blocks(model):
         block._compiled_call_impl = None
 

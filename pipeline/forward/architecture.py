@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import flex, varlen
 from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.attention.language_model import attention_of, language_model
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, attention_mask
 from scoreonce.pipeline.forward.head import Head
 from scoreonce.schemas.errors import InputError
@@ -27,15 +28,17 @@ def causal_lm(model: nn.Module) -> PreTrainedModel:
 
 
 def body_of(model: PreTrainedModel) -> nn.Module:
-    """The model without its output head, which returns hidden states after the last norm.
+    """The language model without its output head, which returns hidden states after the last norm.
 
     transformers' `base_model` is the model itself where the name in `base_model_prefix` is not that of the body, as in
     Llama 4. Raises `InputError` where there is no such part.
     """
-    body: nn.Module = model.base_model
-    if body is not model:
+    reader = language_model(model)
+    body: nn.Module = reader.base_model
+    # Of a model of images too the language model often is the body itself, and the head is outside of it.
+    if body is not reader or (reader is not model and reader.get_output_embeddings() is None):
         return body
-    inner = [child for child in model.children() if isinstance(child, PreTrainedModel)]
+    inner = [child for child in reader.children() if isinstance(child, PreTrainedModel)]
     if len(inner) != 1:
         raise InputError(
             f"{type(model).__name__} cannot be run without its output head, as scoreonce does.",
@@ -118,7 +121,7 @@ def windows(model: PreTrainedModel) -> dict[str, int | None] | None:
 
 def attends_by_rows(model: PreTrainedModel) -> bool:
     """Whether this model can attend row by row on a CPU."""
-    return windows(model) is not None and model.device.type == "cpu" and model.config._attn_implementation == "sdpa"
+    return windows(model) is not None and model.device.type == "cpu" and attention_of(model) == "sdpa"
 
 
 Mask = Tensor | BlockMask
@@ -141,7 +144,7 @@ def masks(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layou
 
 
 def _mask(model: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, window: int | None) -> Mask:
-    implementation = model.config._attn_implementation
+    implementation = attention_of(model)
     if implementation == flex.NAME:
         return flex.block_mask(batch, window)
     if implementation == varlen.NAME:

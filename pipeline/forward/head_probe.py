@@ -40,6 +40,8 @@ def understand_head(model: PreTrainedModel) -> None:
     It is the declared one where that gives the model's own logits, otherwise the one measured. Raises `InputError`
     where neither does: other layers stand before the projection, or something else happens to the logits.
     """
+    if not isinstance(model.get_output_embeddings(), nn.Module):
+        raise _not_understood(model, "transformers names no output embeddings of it")
     weight = architecture.head_of(model).weight
     directions = torch.randn(STATES, weight.shape[1], generator=torch.Generator().manual_seed(0)).to(weight.device)
     usual = directions * (USUAL / float((directions @ weight.float().T).abs().max()))

@@ -19,10 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import flex, varlen
+from scoreonce.pipeline.attention.language_model import attention_of, language_model
 from scoreonce.pipeline.attention.last_layer import compute_all_output, computes_all_output, restore_attention
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, SEQUENCE_LENGTHS, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head_probe import understand_head
+from scoreonce.pipeline.forward.rotary import RotaryLengths
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 
@@ -53,7 +55,9 @@ def choose_layout(
     compiled: bool = False,
     trains: bool = False,
 ) -> Probe:
-    """Try layouts on `model` with random rows, and with rows of `longest_row` positions if a sliding window is shorter.
+    """Try layouts on `model` with random rows, and with rows of `longest_row` positions where these differ.
+
+    They do if a sliding window is shorter, or the usual frequencies of rotary positions end before.
 
     "auto" takes the first exact one of: packed rows (on a GPU by block masks or variable-length attention, whichever
     is faster), the shared layout, the padded one. After "flex" or "flash" the model's attention stays replaced; for
@@ -69,12 +73,7 @@ def choose_layout(
     batch_deviation = _deviation(padded, _own_token_logps(lm, short), short)
     # Models round their own logits to bfloat16 and our head does not, so allow for more.
     if not batch_deviation <= 5 * tolerance:
-        raise InputError(
-            f"{type(lm).__name__} computes other log-probs in a padded batch than for a sequence alone.",
-            found=f"{batch_deviation:.2e} nats per token apart, more than {5 * tolerance:.0e}",
-            where="the probe before scoring",
-            fix="Use another model: what this one computes depends on the sequences beside.",
-        )
+        raise _not_as_alone(lm, f"{batch_deviation:.2e} nats per token apart, more than {5 * tolerance:.0e}")
     if requested == "padded":
         return Probe("padded", batch_deviation, "asked for")
     oracle = [(short, padded)]
@@ -96,6 +95,22 @@ def choose_layout(
             fix='Use compute.attention = "auto".',
         )
     return Probe("padded", batch_deviation, "; ".join(reasons))
+
+
+def _not_as_alone(model: PreTrainedModel, found: str) -> InputError:
+    if language_model(model) is not model:
+        return InputError(
+            f"The language model of {type(model).__name__} computes other log-probs of text than the whole model.",
+            found=found,
+            where="the probe before scoring",
+            fix="Use another model: scoreonce trains models of images or audio by their language model alone.",
+        )
+    return InputError(
+        f"{type(model).__name__} computes other log-probs in a padded batch than for a sequence alone.",
+        found=found,
+        where="the probe before scoring",
+        fix="Use another model: what this one computes depends on the sequences beside.",
+    )
 
 
 def _require_causal(model: torch.nn.Module, rows: list[PromptRow], padded: Tensor) -> None:
@@ -201,7 +216,7 @@ class _Trials:
         found: list[Probe] = []
         problems: list[str] = []
         seconds: dict[RowLayout, float] = {}
-        before = self.lm.config._attn_implementation
+        before = attention_of(self.lm)
         for layout in group:
             deviation, problem = self._tried(layout)
             if deviation <= self.limit:
@@ -305,8 +320,10 @@ def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:
 
 
 def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[PromptRow]:
-    window = min((w for w in (architecture.windows(model) or {}).values() if w), default=longest_row)
-    if longest_row <= window:
+    rotary = RotaryLengths.of(model)
+    usual = [limit.length for limit in rotary.limits] if rotary else []
+    windows = [window for window in (architecture.windows(model) or {}).values() if window]
+    if longest_row <= min([*windows, *usual], default=longest_row):
         return []
     random, vocabulary = np.random.default_rng(1), _vocabulary(model)
     ids = random.integers(0, vocabulary, longest_row, dtype=np.int32)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from jaxtyping import Float
@@ -14,9 +15,10 @@ from transformers.utils import ModelOutput
 
 from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
 from scoreonce.pipeline.attention.last_layer import compute_all_output, skip_unused_output
-from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate
+from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate, padded
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, token_columns
+from scoreonce.pipeline.forward.rotary import RotaryLengths
 from scoreonce.pipeline.forward.routing import position_weights, routing_of
 from scoreonce.pipeline.forward.token_masks import Masking
 from scoreonce.pipeline.forward.token_scores import TokenMasks, TokenScores
@@ -45,6 +47,7 @@ class TokenScorer(nn.Module):
         super().__init__()
         use_fast_linears(model)
         skip_unused_output(architecture.causal_lm(model))
+        self.rotary = RotaryLengths.of(architecture.causal_lm(model))
         self.model = model
         self.layout = layout
         self.multiple = multiple  # to which the layout "flex" pads its sequence
@@ -67,7 +70,7 @@ class TokenScorer(nn.Module):
         next-token distributions at the same completion tokens in the same order, adds the KL divergence from it, its
         log-probs of the tokens, and perturbed log-probs where it says so. `keep_hidden` adds the hidden states.
         """
-        model = architecture.causal_lm(self.model)
+        model, prompt_rows = architecture.causal_lm(self.model), self._rows(prompt_rows)
         batch = self._batch(prompt_rows, model.device)
         output, head = self._body_output(prompt_rows, batch), architecture.head_of(model)
         hidden = predicting(output, batch)
@@ -87,9 +90,14 @@ class TokenScorer(nn.Module):
     @torch.no_grad()
     def hidden(self, prompt_rows: Sequence[PromptRow]) -> Float[Tensor, "tokens hidden"]:
         """Hidden states that predict each completion token, in the model's dtype."""
-        model = architecture.causal_lm(self.model)
+        model, prompt_rows = architecture.causal_lm(self.model), self._rows(prompt_rows)
         batch = self._batch(prompt_rows, model.device)
         return predicting(self._body_output(prompt_rows, batch), batch)
+
+    def _rows(self, prompt_rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
+        """The rows of each sequence, completion by completion where they cannot share their prompt."""
+        rows = padded(prompt_rows) if self.layout == "padded" else prompt_rows
+        return self.rotary.apart(rows) if self.rotary else rows
 
     def _batch(self, prompt_rows: Sequence[PromptRow], device: torch.device) -> Batch:
         return collate(prompt_rows, self.layout, self.multiple).to(device)
@@ -105,12 +113,13 @@ class TokenScorer(nn.Module):
         body, options = architecture.body_of(model), {"use_cache": False}
         if self.top_k is not None:
             options["output_router_logits"] = True
-        if self.layout != "padded":
-            mask = architecture.masks(model, prompt_rows, batch, self.layout)
-            made = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, **options)
-        else:
-            # Without position ids and with a plain padding mask, as any transformers model takes it.
-            made = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), **options)
+        with self.rotary.set_for(prompt_rows, batch) if self.rotary else nullcontext():
+            if self.layout != "padded":
+                mask = architecture.masks(model, prompt_rows, batch, self.layout)
+                made = body(input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, **options)
+            else:
+                # Without position ids and with a plain padding mask, as any transformers model takes it.
+                made = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), **options)
         output: ModelOutput = made
         return output
 

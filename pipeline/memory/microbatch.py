@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention.cpu_matmul import onednn_is_faster
 from scoreonce.pipeline.attention.cpu_rows import RowMask
+from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.attention.last_layer import skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
@@ -93,7 +94,7 @@ def _run(
 
 def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout, device: str) -> Tensor:
     """The mask, with the model's attention replaced, and with its last block as lazy as on that device."""
-    if lm.config._attn_implementation != "eager":  # which keeps scores, and is run as it is
+    if attention_of(lm) != "eager":  # which keeps scores, and is run as it is
         by_products = device == "cpu" and layout == "packed" and onednn_is_faster()
         attend_without_computing(lm, keeps_output=not by_products, repeats_keys=layout not in ("flex", "flash"))
     if device == "cpu" and layout == "packed":

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from scoreonce.pipeline import methods
+from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.memory.peaks import Peak, Plan, Shard, scoring_peak, training_peak
@@ -117,7 +118,7 @@ def _loaded_reference(run: Run) -> int:
 
 def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, distributions: bool = False) -> Counted:
     device, lm = device_of(run), architecture.causal_lm(model)
-    layout = _layout(run, architecture.windows(lm), lm.config._attn_implementation, device)
+    layout = _layout(run, architecture.windows(lm), attention_of(lm), device)
     try:
         sizes = sizes_of(
             model,

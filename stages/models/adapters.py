@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.models import multimodal
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
@@ -54,7 +55,8 @@ def with_new_lora(model: PreTrainedModel, rank: int, alpha: float, targets: list
     """
     peft = _peft("train.lora_rank")
     with _targets_checked(model, targets), deprecations_ignored():
-        wrapped: PeftModel = peft.get_peft_model(model, _lora(peft, rank, alpha, targets))
+        settings = _lora(peft, rank, alpha, targets, multimodal.frozen_parts(model))
+        wrapped: PeftModel = peft.get_peft_model(model, settings)
     return wrapped
 
 
@@ -64,9 +66,10 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
     Raises `InputError` as `with_new_lora` does, and where the adapter is more than a plain LoRA.
     """
     with _targets_checked(model, targets), deprecations_ignored():
+        added = _lora(_peft("train.lora_rank"), rank, alpha, targets, multimodal.frozen_parts(model))
         wrapped = _loaded(model, adapter, REFERENCE)
         _require_plain_lora(wrapped, adapter)
-        return _with_second_lora(wrapped, rank, alpha, targets)
+        return _with_second_lora(wrapped, added)
 
 
 def shaped(model: PreTrainedModel, adapter: Path, *, trains: bool = False, name: str = TRAINED) -> PeftModel:
@@ -95,12 +98,13 @@ def shaped_with_lora_on_top(
 ) -> PeftModel:
     """What `with_lora_on_top` gives, for a model without weights: nothing is loaded."""
     with _targets_checked(model, targets), deprecations_ignored():
-        return _with_second_lora(shaped(model, adapter, name=REFERENCE), rank, alpha, targets)
+        added = _lora(_peft("train.lora_rank"), rank, alpha, targets, multimodal.frozen_parts(model))
+        return _with_second_lora(shaped(model, adapter, name=REFERENCE), added)
 
 
-def _with_second_lora(wrapped: PeftModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
+def _with_second_lora(wrapped: PeftModel, added: PeftConfig) -> PeftModel:
     """Add the trained LoRA beside the reference's adapter."""
-    wrapped.add_adapter(TRAINED, _lora(_peft("train.lora_rank"), rank, alpha, targets))
+    wrapped.add_adapter(TRAINED, added)
     wrapped.base_model.set_adapter([REFERENCE, TRAINED])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{TRAINED}." in name)
@@ -189,9 +193,11 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
     return wrapped
 
 
-def _lora(peft: Any, rank: int, alpha: float, targets: list[str]) -> PeftConfig:
+def _lora(peft: Any, rank: int, alpha: float, targets: list[str], excluded: str | None) -> PeftConfig:
     modules = "all-linear" if targets == ["all-linear"] else targets
-    settings: PeftConfig = peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=modules, task_type="CAUSAL_LM")
+    settings: PeftConfig = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=modules, exclude_modules=excluded, task_type="CAUSAL_LM"
+    )
     return settings
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
@@ -24,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import adapters
+from scoreonce.stages.models import adapters, multimodal
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
@@ -138,10 +137,10 @@ def load_model(
 def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
     """A model as transformers loads it, and its report of missing, unexpected and mismatched weights.
 
-    Raises `InputError` where it cannot be loaded.
+    What text does not go through is frozen. Raises `InputError` where it cannot be loaded.
     """
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = multimodal.auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -150,6 +149,8 @@ def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tu
             ignore_mismatched_sizes=True,  # the report has them, with their names
             output_loading_info=True,
         )
+    except InputError:
+        raise
     except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise InputError(
             "The model cannot be loaded.",
@@ -157,6 +158,7 @@ def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tu
             where=str(folder),
             fix="Check that the folder holds a causal language model: config.json and its safetensors.",
         ) from None
+    multimodal.freeze_other_parts(model)
     return model, report
 
 

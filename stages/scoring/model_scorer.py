@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline.attention.cpu_matmul import lay_out_for_forward
+from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_multiple
@@ -189,7 +190,7 @@ class ModelScorer:
             "probe_deviation": self.probe.deviation,
             # Infinite where memory ran out; JSON has no infinity.
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
-            "attention": model.config._attn_implementation,
+            "attention": attention_of(model),
             "tokens_per_microbatch": self.budget,
             "sharded": self.sharded,
             "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},

@@ -15,7 +15,7 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import template_of
-from scoreonce.stages.models import adapters, loading, policy_manifest
+from scoreonce.stages.models import adapters, loading, multimodal, policy_manifest
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded.processes import on_first
 from scoreonce.stages.sharded.save import gathered_adapter, write_model
@@ -49,6 +49,7 @@ def save(
 
     def finish() -> None:
         _write_tokenizer(temporary, data, origin)
+        multimodal.copy_processor(origin, temporary)
         library = "transformers" if isinstance(model, PreTrainedModel) else "peft"
         (temporary / "README.md").write_text(card(lineage, library), encoding="utf-8")
         policy_manifest.write(temporary, lineage.identity)

@@ -43,6 +43,12 @@ SHARED = {
     "cohere_logit_scale": lambda: tr.CohereConfig(**SHAPE, logit_scale=0.25),
     "granite_logits_scaling": lambda: tr.GraniteConfig(**SHAPE, logits_scaling=4.0),
 }
+# ...those that pack rows on a GPU alone...
+SHARED_ON_GPU = {
+    "gpt_oss_sinks_sliding": lambda: tr.GptOssConfig(
+        **SHAPE | {"initializer_range": 0.2}, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2
+    ),
+}
 # ...and those whose attention takes no custom mask.
 PADDED_ONLY = {
     "bloom": lambda: tr.BloomConfig(
@@ -54,7 +60,7 @@ PADDED_ONLY = {
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0):
     torch.manual_seed(seed)
-    config = {**SHARED, **PADDED_ONLY}[name]()
+    config = {**SHARED, **SHARED_ON_GPU, **PADDED_ONLY}[name]()
     made = tr.AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
     return made.eval().to(dtype)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch._dynamo
-from tiny_models import SHARED, plain_token_logps, random_rows, tiny_model
+import transformers as tr
+from tiny_models import SHAPE, SHARED, SHARED_ON_GPU, plain_token_logps, random_rows, tiny_model
 from torch._dynamo.utils import counters
 from torch.nn.attention import flex_attention
 from torch.nn.attention.flex_attention import create_block_mask
@@ -81,7 +82,7 @@ def test_lines_are_padded_to_a_multiple():
     assert sequence_multiple(1_000) == FLEX_BLOCK
 
 
-@pytest.mark.parametrize("name", [name for name in SHARED if name != "gpt2_absolute_positions"])
+@pytest.mark.parametrize("name", [name for name in (*SHARED, *SHARED_ON_GPU) if name != "gpt2_absolute_positions"])
 def test_token_logps_equal_plain_transformers(name):
     model, prompt_rows = tiny_model(name), random_rows(6)
     expected = plain_token_logps(model, prompt_rows)
@@ -89,6 +90,34 @@ def test_token_logps_equal_plain_transformers(name):
     with torch.no_grad():
         ours = TokenScorer(model, "flex")(prompt_rows)
     assert (ours.token_logps.double() - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("width", [2, 10, 20, 24])
+def test_heads_of_any_width(width):
+    """Below 16 the kernel has none, and above it only powers of two; torch rounds those up."""
+    torch.manual_seed(0)
+    model = tr.AutoModelForCausalLM.from_config(tr.LlamaConfig(**SHAPE, head_dim=width)).eval()
+    prompt_rows = random_rows(6)
+    expected = plain_token_logps(model, prompt_rows)
+    flex.switch_on(model)
+    with torch.no_grad():
+        found = TokenScorer(model, "flex")(prompt_rows).token_logps
+    assert (found.double() - expected).abs().max() < 2e-5
+
+
+def test_the_kernel_sees_no_head_below_its_smallest_width(monkeypatch):
+    seen, honest = [], flex.flex_attention
+
+    def watched(query, key, value, **settings):
+        seen.extend(each.shape[-1] for each in (query, key, value))
+        return honest(query, key, value, **settings)
+
+    monkeypatch.setattr(flex, "flex_attention", watched)
+    model = tiny_model("llama")  # heads of 8
+    flex.switch_on(model)
+    with torch.no_grad():
+        TokenScorer(model, "flex")(random_rows(2))
+    assert set(seen) == {flex.SMALLEST_WIDTH}
 
 
 @pytest.mark.parametrize("name", ["mistral_sliding", "gemma3_sliding"])
@@ -104,7 +133,7 @@ def test_rows_past_the_window(name):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("name", ["llama", "mistral_sliding", "gemma2_softcap_sliding"])
+@pytest.mark.parametrize("name", ["llama", "mistral_sliding", "gemma2_softcap_sliding", "gpt_oss_sinks_sliding"])
 def test_gradients_equal_the_padded_ones(monkeypatch, name, compiled):
     """Torch refuses a CPU's gradient because the kernel has none; uncompiled it is there all the same."""
     torch._dynamo.reset()
@@ -142,6 +171,17 @@ def test_one_length_is_compiled_once(monkeypatch, name, what):
             assert (scorer(rows).token_logps.double() - expected).abs().max() < 2e-5
             assert counters["stats"]["unique_graphs"] == 1
     assert not counters["graph_break"]
+
+
+def test_a_sink_is_one_more_key_without_a_value():
+    """Two scores of log 2 and log 3 and a sink of log 5: the keys have (2 + 3) / 10 of the softmax."""
+    lse = torch.tensor([[[5.0]], [[1e4]]]).log()  # (2 sequences, 1 head, 1 position)
+    share = flex.share_beside_sinks(lse, torch.tensor([5.0]).log())
+    torch.testing.assert_close(share[:, 0, 0], torch.tensor([0.5, 1e4 / (1e4 + 5)]))
+    scores, sink = torch.randn(1, 2, 3, 7), torch.tensor([0.3, -40.0])
+    whole = torch.cat([scores, sink.view(1, 2, 1, 1).expand(1, 2, 3, 1)], dim=-1).softmax(-1)[..., :-1]
+    ours = scores.softmax(-1) * flex.share_beside_sinks(scores.logsumexp(-1), sink).unsqueeze(-1)
+    torch.testing.assert_close(ours, whole)
 
 
 def test_switched_attention_refuses_other_masks():

@@ -37,9 +37,14 @@ CONFIGS = {
     "qwen2_heads_not_a_power_of_two": lambda: tr.Qwen2Config(
         **{**COMMON, "hidden_size": 192, "num_attention_heads": 6}
     ),
+    "llama_heads_of_odd_width": lambda: tr.LlamaConfig(**COMMON, head_dim=80),
+    "llama_narrow_heads": lambda: tr.LlamaConfig(**COMMON, head_dim=8),
     "mistral_sliding": lambda: tr.MistralConfig(**COMMON, sliding_window=6),
     "gemma2_softcap_sliding": lambda: tr.Gemma2Config(
         **COMMON, head_dim=32, sliding_window=6, query_pre_attn_scalar=32, final_logit_softcapping=3.0
+    ),
+    "gpt_oss_sinks_sliding": lambda: tr.GptOssConfig(
+        **COMMON, head_dim=32, sliding_window=6, num_local_experts=4, num_experts_per_tok=2
     ),
 }
 
