@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Callable
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 1500  # characters of what was found, in a message that a person reads
@@ -16,8 +17,16 @@ class InputError(Exception):
         super().__init__(what)
         self.what, self.found, self.where, self.fix = what, _shortened(found), _shortened(where), fix
 
+    def __reduce__(self) -> tuple[Callable[..., InputError], tuple[str, ...]]:
+        # As exceptions are copied to another process: by their positional arguments alone otherwise.
+        return _input_error, (self.what, self.found, self.where, self.fix)
+
     def __str__(self) -> str:
         return printable(f"{self.what}\n  found: {self.found}\n  where: {self.where}\n  do:    {self.fix}")
+
+
+def _input_error(what: str, found: str, where: str, fix: str) -> InputError:
+    return InputError(what, found=found, where=where, fix=fix)
 
 
 def printable(text: str) -> str:

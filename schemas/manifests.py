@@ -59,16 +59,20 @@ class LocalInput(Record):
 
 
 class HubInput(Record):
-    """A split of a Hub dataset as it was read. Off line no revision is known; then the rows' fingerprint is."""
+    """A split of a Hub dataset as it was read; of one that was streamed the number of rows is not known.
 
-    rows: int
+    Off line no revision is known; then the rows' fingerprint is.
+    """
+
+    rows: int | None = None
     revision: str | None = None
     fingerprint: str | None = None
 
     @property
     def content(self) -> str:
         """What decides the rows."""
-        return f"{self.rows:,} rows, revision {self.revision or self.fingerprint}"
+        rows = "" if self.rows is None else f"{self.rows:,} rows, "
+        return f"{rows}revision {self.revision or self.fingerprint}"
 
 
 class SpecialTokens(Record):

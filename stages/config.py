@@ -94,6 +94,8 @@ class Data(_Section):
     limit: int | None = Field(None, ge=1, description="use only this many rows, from the first")
     seed: int = Field(0, ge=0, description="for which prompts are held out and which pairs are drawn")
     workers: int | None = Field(None, ge=1, description="tokenisation threads; by default one per core")
+    processes: int = Field(1, ge=1, description="processes that make pairs, over 1 beside one that reads and writes")
+    streaming: bool = Field(False, description="read a Hub dataset as it comes, without a copy on this disk")
 
 
 class Reference(_Section):
@@ -167,6 +169,9 @@ class Score(_Section):
         "none",
         description="for full-vocabulary methods, also store hidden states (exact) or the largest log-probs",
     )
+    hidden: Literal["exact", "int8"] = Field(
+        "exact", description="hidden states as the model gives them, or in 8 bits: half the disk, approximate"
+    )
     topk: int = Field(128, ge=1, description="log-probs stored per token with topk, at 6 bytes each")
     embeddings: bool = Field(
         False, description="compute embedding similarity (REAL) and CHES score per pair; 4 bytes * width per completion"
@@ -182,7 +187,11 @@ class Score(_Section):
     @property
     def form(self) -> str | None:
         """Name of the store's layer for next-token distributions, None without one."""
-        return {"none": None, "hidden": "hidden", "topk": f"topk-{self.topk}"}[self.full_vocab]
+        return None if self.full_vocab == "none" else self.layer_of(self.full_vocab)
+
+    def layer_of(self, kept: Literal["hidden", "topk"]) -> str:
+        """Name of the store's layer where next-token distributions are kept as hidden states, or as log-probs."""
+        return {"hidden": "hidden" if self.hidden == "exact" else "hidden-int8", "topk": f"topk-tail-{self.topk}"}[kept]
 
 
 class Train(_Section):

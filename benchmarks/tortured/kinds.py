@@ -36,7 +36,7 @@ KINDS = (
     Kind("manifest of the reference", ("out/reference/manifest.json",), (r.trained, r.evaluated, r.reported)),
     Kind("store: scores", ("out/store/*/shards/*.parquet",), (*OF_STORE, r.evaluated)),
     Kind("store: hidden states", ("out/store/*/hidden/2*.safetensors",), OF_STORE),
-    Kind("store: top-k", ("out/store/*/topk-8/2*.safetensors",), OF_STORE),
+    Kind("store: top-k", ("out/store/*/topk-tail-8/2*.safetensors",), OF_STORE),
     Kind("store: pooled states", ("out/store/*/pooled/*.safetensors",), OF_STORE),
     Kind("store: head", ("out/store/*/*/head.safetensors",), OF_STORE),
     Kind("store: sidecars", ("out/store/*/[sht]*/*.json", "out/store/*/pooled/*.json"), OF_STORE),

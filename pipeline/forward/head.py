@@ -50,30 +50,39 @@ class ReferenceLogits(NamedTuple):
 
 
 class TopLogps(NamedTuple):
-    """An approximation: the reference's largest log-probs, the rest of the mass spread evenly; no gradient."""
+    """An approximation: the reference's largest log-probs, all other tokens as one bin, the tail; no gradient.
+
+    Nothing is known of the tail but its mass, so it is given the policy's shape. That makes KL(reference || policy) the
+    KL of the coarser distributions over k tokens and the tail. It is never above the exact KL: what it lacks is
+    mass of the tail * KL(reference's tail || policy's tail), by the chain rule of the KL. Its gradient is that of a
+    reference with this shape: d / d logits = policy - completed reference.
+    """
 
     ids: Int[Tensor, "tokens k"]
     logps: Float[Tensor, "tokens k"]  # nats
-    vocabulary: int
+    tail: Float[Tensor, "tokens"]  # nats: log of the mass of all other tokens
     perturbation: float | None = None
     rounded: bool = False
 
-    def logits(self, start: int, stop: int) -> Float[Tensor, "chunk vocabulary"]:
-        """Float32 log-probs of the tokens from `start` to before `stop`."""
-        top = self.logps[start:stop].float()
-        # log((1 - mass of the top k) / number of other tokens); the mass is kept below 1, which rounding can reach.
-        tail = torch.log1p(-top.exp().sum(1, keepdim=True).clamp(max=1 - 1e-6)) - math.log(
-            self.vocabulary - top.shape[1]
-        )
-        return tail.repeat(1, self.vocabulary).scatter_(1, self.ids[start:stop].long(), top)
+    def completed(
+        self, start: int, stop: int, policy_logps: Float[Tensor, "chunk vocabulary"]
+    ) -> Float[Tensor, "chunk vocabulary"]:
+        """Float32 log-probs of the tokens from `start` to before `stop`, the tail shaped as `policy_logps`."""
+        top, ids = self.logps[start:stop].float(), self.ids[start:stop].long()
+        tail = self.tail[start:stop].float().unsqueeze(1)
+        policy_tail = policy_logps.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
+        # A policy may give its tail nothing that float32 can hold; then it stays at nothing.
+        ahead = tail - policy_tail.clamp(min=torch.finfo(torch.float32).min)
+        return (policy_logps + ahead).scatter(1, ids, top.to(policy_logps.dtype))
 
 
 class TopK(NamedTuple):
-    """The largest log-probs of each token's distribution, and how far their approximation is off."""
+    """The largest log-probs of each token's distribution, and what they leave out."""
 
     ids: Int[Tensor, "tokens k"]  # int32
     logps: Float[Tensor, "tokens k"]  # float16, nats
-    divergence: Float[Tensor, "tokens"]  # float32, nats: KL(distribution || its approximation by `TopLogps`)
+    # float16, nats: log of the mass of all other tokens, which rounded log-probs do not give: their sum is 1e-4 off
+    tail: Float[Tensor, "tokens"]
 
 
 @torch.no_grad()
@@ -83,10 +92,39 @@ def top_k(hidden: Float[Tensor, "tokens hidden"], head: Head, k: int) -> TopK:
     for start, stop in _chunks(hidden, head.weight):
         logps = _logits(hidden[start:stop], head).log_softmax(1)
         values, ids = logps.topk(min(k, logps.shape[1] - 1), dim=1)
-        kept = TopLogps(ids, values.half(), logps.shape[1]).logits(0, stop - start).log_softmax(1)
-        divergence = torch.einsum("tv,tv->t", logps.exp(), logps - kept)
-        parts.append((ids.int(), values.half(), divergence))
+        # At least the least number of float16: a tail of nothing has no logarithm.
+        tail = logps.scatter(1, ids, -math.inf).logsumexp(1).clamp(min=torch.finfo(torch.float16).min)
+        parts.append((ids.int(), values.half(), tail.half()))
     return TopK(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+class StateError(NamedTuple):
+    """How far the distributions of approximate hidden states are from those of the exact ones."""
+
+    kl: Float[Tensor, "tokens"]  # float32, nats: KL(exact || approximate)
+    logps: Float[Tensor, "tokens"]  # float32, nats: log-prob of the token, approximate minus exact
+
+
+@torch.no_grad()
+def state_error(
+    hidden: Float[Tensor, "tokens hidden"],
+    approximate: Float[Tensor, "tokens hidden"],
+    head: Head,
+    targets: Int[Tensor, "tokens"],
+) -> StateError:
+    """The error of `approximate` hidden states under one head, at each token and for the token that followed."""
+    parts = []
+    for start, stop in _chunks(hidden, head.weight):
+        exact, near = (_logits(states[start:stop], head).log_softmax(1) for states in (hidden, approximate))
+        own = targets[start:stop].unsqueeze(1)
+        parts.append((_kl(exact, near), (near.gather(1, own) - exact.gather(1, own)).squeeze(1)))
+    return StateError(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+def _kl(logps: Tensor, others: Tensor) -> Tensor:
+    """KL between rows of log-probs. A token that is masked out (log-prob -inf) adds nothing."""
+    probs = logps.exp()
+    return torch.einsum("tv,tv->t", probs, (logps - others).masked_fill_(probs == 0, 0))
 
 
 ReferenceDistribution = ReferenceLogits | TopLogps
@@ -220,7 +258,7 @@ def _against_reference(
     logits: Tensor, log_normaliser: Tensor, targets: Tensor, reference: ReferenceDistribution, start: int, stop: int
 ) -> list[Tensor]:
     """KL(reference || policy) of a chunk, the reference's log-probs and, if asked for, the perturbed ones."""
-    ref_logits = reference.logits(start, stop)
+    ref_logits = _reference_logits(reference, start, stop, logits, log_normaliser)
     ref_logps = ref_logits - torch.logsumexp(ref_logits, dim=1, keepdim=True)
     gaps = ref_logps - logits + log_normaliser.unsqueeze(1)
     chosen = ref_logps.gather(1, targets.unsqueeze(1)).squeeze(1).clamp(max=0)
@@ -229,6 +267,15 @@ def _against_reference(
         perturbed = _perturbed_in_bfloat16 if reference.rounded else _perturbed
         columns += perturbed(logits, ref_logits, targets, reference.perturbation)
     return columns
+
+
+def _reference_logits(
+    reference: ReferenceDistribution, start: int, stop: int, logits: Tensor, log_normaliser: Tensor
+) -> Tensor:
+    """The reference's logits of a chunk; `logits` and `log_normaliser` are the policy's."""
+    if isinstance(reference, TopLogps):
+        return reference.completed(start, stop, logits - log_normaliser.unsqueeze(1))
+    return reference.logits(start, stop)
 
 
 def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
@@ -315,6 +362,8 @@ def _d_logits(probs: Tensor, targets: Tensor, upstream: Tensor) -> Tensor:
 
 def _d_kl(probs: Tensor, reference: ReferenceDistribution, start: int, stop: int) -> Tensor:
     """d KL(reference || policy) / d logits = policy - reference."""
+    if isinstance(reference, TopLogps):
+        return probs - reference.completed(start, stop, probs.log()).softmax(1)
     return probs - reference.logits(start, stop).softmax(1)
 
 

@@ -117,12 +117,21 @@ class Step:
         loss = sum(weight * losses) / sum(weight) over the step, however it is split; the auxiliary loss of routers, if
         any, is of all positions of the step, and added to it.
         """
-        plan = MicrobatchPlan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
-        own = plan.microbatches[self.processes.index]
+        own = self._own(rows, budget)
         # One micro-batch needs no second forward pass either way, and this way its weights are exact from the start.
         coupled = self.method.batch_coupled or self.router_loss > 0
         run = self._columns_first if len(own) == 1 or coupled else self._pair_by_pair
         return run(rows, own, columns, state)
+
+    def batches(self, rows: Sequence[PromptRow], budget: int) -> list[list[PromptRow]]:
+        """The rows of this process's micro-batches, as `reference` will be asked for them."""
+        asked = PolicyColumns.of(self.method.reads)
+        return [[row.present() for row in _chosen(rows, pairs, asked)] for pairs in self._own(rows, budget)]
+
+    def _own(self, rows: Sequence[PromptRow], budget: int) -> tuple[tuple[int, ...], ...]:
+        """The micro-batches of this process."""
+        plan = MicrobatchPlan.of([row.tokens for row in rows], self.processes.count, budget, self.split)
+        return plan.microbatches[self.processes.index]
 
     def _columns_first(
         self,
@@ -184,9 +193,7 @@ class Step:
 
     def _forward(self, rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> Forwarded:
         """Policy columns of a micro-batch: (pairs of the micro-batch,) float64 each; gradients flow."""
-        # A process without pairs left forwards the shortest pair, with a gradient of zero.
-        chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
-        chosen = [PromptRow(row.prompt, row.completions[: len(asked.completions)]) for row in chosen]
+        chosen = _chosen(rows, pairs, asked)
         present = [row.present() for row in chosen]
         reference = self.reference(present) if self.reference else None
         scored = self.scorer(present, statistics=asked.reads("statistics"), reference=reference)
@@ -248,6 +255,13 @@ class Step:
         return nullcontext() if last else self.processes.no_sync()
 
 
+def _chosen(rows: Sequence[PromptRow], pairs: Sequence[int], asked: PolicyColumns) -> list[PromptRow]:
+    """The rows of a micro-batch with the completions that are asked for."""
+    # A process without pairs left forwards the shortest pair, with a gradient of zero.
+    chosen = [rows[pair] for pair in pairs] or [min(rows, key=lambda row: row.tokens)]
+    return [PromptRow(row.prompt, row.completions[: len(asked.completions)]) for row in chosen]
+
+
 def _select(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Tensor]:
     """Columns (pairs,) at some pairs; a number that all pairs share, 0-d, stays as it is."""
     devices = {column.device for column in columns.values()}
@@ -256,6 +270,11 @@ def _select(columns: Mapping[str, Tensor], pairs: Sequence[int]) -> dict[str, Te
         name: column.index_select(0, indices[column.device]) if column.ndim else column
         for name, column in columns.items()
     }
+
+
+def slices(count: int, pairs: int) -> list[slice]:
+    """The parts of a step of `count` pairs, of `pairs` consecutive ones each."""
+    return [slice(start, start + pairs) for start in range(0, count, pairs)]
 
 
 def in_parts(
@@ -270,10 +289,9 @@ def in_parts(
 
     Statistics move once per part, its loss is its own mean, and the parts' losses are averaged.
     """
-    starts = range(0, len(rows), pairs)
-    part, outcomes, made = replace(step, share=1 / len(starts)), [], []
-    for start in starts:
-        own = slice(start, start + pairs)
+    parts = slices(len(rows), pairs)
+    part, outcomes, made = replace(step, share=1 / len(parts)), [], []
+    for own in parts:
         cached = {name: column[own] if column.ndim else column for name, column in columns.items()}
         outcome, everything = part(rows[own], cached, state, budget)
         state = outcome.state

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,12 @@ def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations |
 
 def _raw_sets(data: Data) -> list[tuple[tuple[str, ...], RawData]]:
     """The raw data with the splits whose pairs come from them."""
-    train = open_data(data.source, subset=data.subset, split=data.split)
+    opened = partial(open_data, streaming=data.streaming)
+    train = opened(data.source, subset=data.subset, split=data.split)
     if data.test_source is not None:
-        return [(("train",), train), (("test",), open_data(data.test_source, subset=None, split=data.test_split))]
+        return [(("train",), train), (("test",), opened(data.test_source, subset=None, split=data.test_split))]
     if data.test_split is not None:
-        return [(("train",), train), (("test",), open_data(data.source, subset=data.subset, split=data.test_split))]
+        return [(("train",), train), (("test",), opened(data.source, subset=data.subset, split=data.test_split))]
     return [(("train", "test"), train)]
 
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from scoreonce.pipeline.methods import Method
+from scoreonce.schemas.columns import COLUMNS
 from scoreonce.schemas.manifests import (
     Lineage,
     MethodRecord,
@@ -80,7 +81,7 @@ def describe(
     parts = {
         "method": _method(method),
         "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD - off)
-        | {"dtype": dtype_of(run)},
+        | {"dtype": dtype_of(run), **_approximate(run, method)},
         "policy": _policy(run),
         "reference": reference and _reference(reference),
         "data": TrainedPairs(
@@ -96,6 +97,15 @@ def describe(
     }
     unnamed = Lineage(label=RunPaths.of(run).label, identity="0" * 64, **parts)
     return unnamed.model_copy(update={"identity": _identity(unnamed)})
+
+
+def _approximate(run: Run, method: Method) -> dict[str, str]:
+    """What the reference's distributions are approximated by, where a method reads them; else they are the same."""
+    needs = {COLUMNS[name].needs for name in method.reads if name in COLUMNS}
+    if run.train.full_vocab == "live" or not needs & {"distributions", "hidden states"}:
+        return {}
+    layer = run.score.layer_of(run.train.full_vocab)
+    return {} if layer == "hidden" else {"reference_distributions": layer}
 
 
 def conflicts(there: Lineage, wanted: Lineage) -> list[Difference]:

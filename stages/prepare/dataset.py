@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.pairing import Pairing
@@ -14,8 +17,9 @@ from scoreonce.pipeline.text.rows_to_pairs import COMPLETIONS, PLAIN, Preparatio
 from scoreonce.pipeline.text.tokenize import Limits
 from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Data
+from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import Encoding
+from scoreonce.stages.models.loading import load_tokenizer
 from scoreonce.stages.raw.raw_data import RawData, open_data
 from scoreonce.stages.raw.recognition import head_of
 
@@ -31,9 +35,19 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
+def tokenizer_of(run: Run) -> PreTrainedTokenizerBase:
+    """The tokenizer that the run file names, by default the reference model's. Raises `InputError` for none."""
+    if run.data.workers is not None:
+        # The tokenizers library runs its own threads and reads their number here, once per process.
+        os.environ["RAYON_NUM_THREADS"] = str(run.data.workers)
+    if run.data.tokenizer is not None:
+        return load_tokenizer(run.data.tokenizer)
+    return load_tokenizer(run.reference.model, revision=run.reference.revision)
+
+
 def open_train(data: Data) -> RawData:
     """The data that the run file names. Raises `InputError` where there are none."""
-    return open_data(data.source, subset=data.subset, split=data.split)
+    return open_data(data.source, subset=data.subset, split=data.split, streaming=data.streaming)
 
 
 def open_test(data: Data) -> RawData | None:
@@ -42,7 +56,7 @@ def open_test(data: Data) -> RawData | None:
     Raises `InputError` where there are none of that name.
     """
     if data.test_source is not None:
-        return open_data(data.test_source, subset=None, split=data.test_split)
+        return open_data(data.test_source, subset=None, split=data.test_split, streaming=data.streaming)
     if data.test_split is None:
         return None
     if Path(data.source).is_file():
@@ -52,7 +66,7 @@ def open_test(data: Data) -> RawData | None:
             where="data.test_split",
             fix="Name the held-out file under data.test_source, or leave both out and set data.test_share.",
         )
-    return open_data(data.source, subset=data.subset, split=data.test_split)
+    return open_data(data.source, subset=data.subset, split=data.test_split, streaming=data.streaming)
 
 
 def dataset_of(raw: RawData, data: Data, encoding: Encoding) -> Dataset:

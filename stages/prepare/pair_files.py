@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,36 +23,42 @@ from scoreonce.stages.common.files import atomic, parquet_options
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 
 ROWS_PER_PIECE = 4096
-RowT = TypeVar("RowT")
 
 
 @dataclass
-class Pieces(Generic[RowT]):
-    """Rows on their way into a file, in pieces of `ROWS_PER_PIECE`."""
+class Pieces:
+    """Rows on their way into files, in pieces of `ROWS_PER_PIECE`: of one table, or of several that go together."""
 
-    write: Callable[[Sequence[RowT]], None]
-    waiting: list[RowT] = field(default_factory=list)
+    write: Callable[[Sequence[pa.Table]], None]
+    waiting: list[Sequence[pa.Table]] = field(default_factory=list)
+    rows: int = 0
 
-    def add(self, rows: Sequence[RowT]) -> None:
-        """Take rows; write every piece that is full."""
-        self.waiting.extend(rows)
-        while len(self.waiting) >= ROWS_PER_PIECE:
-            self.write(self.waiting[:ROWS_PER_PIECE])
-            del self.waiting[:ROWS_PER_PIECE]
+    def add(self, *tables: pa.Table) -> None:
+        """Take as many rows of each table; write every piece that is full."""
+        self.waiting.append(tables)
+        self.rows += tables[0].num_rows
+        if self.rows >= ROWS_PER_PIECE:
+            self._write_out(self.rows - self.rows % ROWS_PER_PIECE)
 
     def finish(self) -> None:
         """Write what is left."""
-        if self.waiting:
-            self.write(self.waiting)
-            self.waiting.clear()
+        if self.rows:
+            self._write_out(self.rows)
+
+    def _write_out(self, rows: int) -> None:
+        whole = [pa.concat_tables(parts) for parts in zip(*self.waiting, strict=True)]
+        for start in range(0, rows, ROWS_PER_PIECE):
+            length = min(ROWS_PER_PIECE, rows - start)
+            self.write([table.slice(start, length).combine_chunks() for table in whole])
+        self.waiting, self.rows = [[table.slice(rows) for table in whole]], self.rows - rows
 
 
 @dataclass(frozen=True)
 class PairFiles:
     """The open files of one `prepare`."""
 
-    pairs: dict[Split, Pieces[PreparedPair]]
-    quarantine: Pieces[QuarantinedRow]
+    pairs: dict[Split, Pieces]  # of `pair_table` and `token_table`
+    quarantine: Pieces  # of `quarantine_table`
 
 
 @contextmanager
@@ -80,26 +86,20 @@ def open_pair_files(paths: RunPaths, growing: dict[Path, Path]) -> Iterator[Pair
         files.quarantine.finish()
 
 
-def _pair_pieces(writers: ExitStack, pairs_path: Path, tokens_path: Path) -> Pieces[PreparedPair]:
-    pairs_schema, tokens_schema = arrow_schema(Pair), arrow_schema(PairTokens)
-    pairs = _parquet_writer(writers, pairs_path, pairs_schema)
-    tokens = writers.enter_context(pa.ipc.new_file(pa.OSFile(str(tokens_path), "wb"), tokens_schema))
+def _pair_pieces(writers: ExitStack, pairs_path: Path, tokens_path: Path) -> Pieces:
+    pairs = _parquet_writer(writers, pairs_path, arrow_schema(Pair))
+    tokens = writers.enter_context(pa.ipc.new_file(pa.OSFile(str(tokens_path), "wb"), arrow_schema(PairTokens)))
 
-    def write(rows: Sequence[PreparedPair]) -> None:
-        pairs.write_table(pa.Table.from_pydict(pair_columns(rows), schema=pairs_schema))
-        tokens.write_batch(pa.RecordBatch.from_arrays(token_columns(rows), schema=tokens_schema))
-
-    return Pieces(write)
-
-
-def _quarantine_pieces(writers: ExitStack, path: Path) -> Pieces[QuarantinedRow]:
-    schema = arrow_schema(Quarantine)
-    writer = _parquet_writer(writers, path, schema)
-
-    def write(rows: Sequence[QuarantinedRow]) -> None:
-        writer.write_table(pa.Table.from_pylist([vars(row) for row in rows], schema=schema))
+    def write(tables: Sequence[pa.Table]) -> None:
+        pairs.write_table(tables[0])
+        tokens.write_table(tables[1])
 
     return Pieces(write)
+
+
+def _quarantine_pieces(writers: ExitStack, path: Path) -> Pieces:
+    writer = _parquet_writer(writers, path, arrow_schema(Quarantine))
+    return Pieces(lambda tables: writer.write_table(tables[0]))
 
 
 def _parquet_writer(writers: ExitStack, path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -132,17 +132,29 @@ def pair_columns(rows: Sequence[PreparedPair]) -> dict[str, list[Any]]:
     }
 
 
-def token_columns(rows: Sequence[PreparedPair]) -> list[pa.Array]:
-    """The columns of `PairTokens`, in order."""
-    return [
+def pair_table(rows: Sequence[PreparedPair]) -> pa.Table:
+    """Rows of `Pair`."""
+    return pa.Table.from_pydict(pair_columns(rows), schema=arrow_schema(Pair))
+
+
+def token_table(rows: Sequence[PreparedPair]) -> pa.Table:
+    """Rows of `PairTokens`."""
+    columns = [
         pa.array([row.pair_id for row in rows], pa.string()),
         _list_column([row.tokens.prompt_ids for row in rows]),
         _list_column([row.tokens.chosen_ids for row in rows]),
         _list_column([row.tokens.rejected_ids for row in rows]),
     ]
+    return pa.Table.from_arrays(columns, schema=arrow_schema(PairTokens))
+
+
+def quarantine_table(rows: Sequence[QuarantinedRow]) -> pa.Table:
+    """Rows of `Quarantine`."""
+    return pa.Table.from_pylist([vars(row) for row in rows], schema=arrow_schema(Quarantine))
 
 
 def _list_column(lists: list[npt.NDArray[np.int32]]) -> pa.ListArray:
     # Python lists of integers would take ten times as long.
     offsets = np.cumsum([0, *map(len, lists)], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, np.concatenate(lists), type=ARROW_TYPES["list[int32]"])
+    values = np.concatenate(lists) if lists else np.empty(0, np.int32)
+    return pa.ListArray.from_arrays(offsets, values, type=ARROW_TYPES["list[int32]"])

@@ -2,18 +2,16 @@
 
 Reads a Hub dataset or local files, finds the format, tokenises every pair once, and writes under `<out>/pairs`:
 {train,test}.parquet, {train,test}.tokens.arrow, quarantine.parquet and, last, manifest.json. Does nothing where the
-manifest shows the same data, settings, tokenizer and chat template. Memory is bounded by a batch of rows (but for a
-`.json` file that holds one array). `data.limit` cuts the training data and the given test data alike.
+manifest shows the same data, settings, tokenizer and chat template. Memory is bounded by a few batches of rows for each
+of `data.processes` (but for a `.json` file that holds one array). `data.limit` cuts the training data and the given
+test data alike.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from scoreonce.pipeline.text.formats import FORMATS
 from scoreonce.pipeline.text.preparation_summary import summary_lines
@@ -27,8 +25,8 @@ from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
-from scoreonce.stages.models.loading import load_tokenizer, special_tokens
-from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train
+from scoreonce.stages.models.loading import special_tokens
+from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
 from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs
@@ -47,7 +45,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
     """
     data, paths = run.data, RunPaths.of(run)
     _require_room(data)
-    tokenizer = _load_tokenizer(run)
+    tokenizer = tokenizer_of(run)
     encoding = encoding_of(tokenizer, run)
     train, test = open_train(data), open_test(data)
     wanted: dict[str, Any] = {
@@ -77,7 +75,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
         datasets = [dataset_of(raw, data, encoding) for raw in (train, test) if raw is not None]
         _log_plan([*changed, *damaged], datasets)
         with lost.unused(paths, lock_timeout):
-            summary, manifest = write_pairs(paths, data, wanted, lost.folders, *datasets)
+            summary, manifest = write_pairs(run, wanted, lost.folders, *datasets)
     deleted = [f"Deleted {lost}"] if lost.folders else []
     logger.info("\n".join([*summary_lines(summary), *deleted, f"Written to {paths.prepared}"]))
     return PrepareResult(paths, manifest, written_pairs(paths, encoding.encoder, PREVIEWED))
@@ -86,7 +84,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
 def preview(run: Run, count: int) -> PreviewResult:
     """The first `count` training pairs as text, without writing anything. Raises `InputError` as `prepare` does."""
     _require_room(run.data)
-    dataset = dataset_of(open_train(run.data), run.data, encoding_of(_load_tokenizer(run), run))
+    dataset = dataset_of(open_train(run.data), run.data, encoding_of(tokenizer_of(run), run))
     _log_plan([], [dataset])
     return first_pairs(dataset, run.data, count)
 
@@ -108,15 +106,6 @@ def _require_room(data: Data) -> None:
             where="the data section of the run file, or --set",
             fix="Raise data.max_length or lower data.max_prompt_length.",
         )
-
-
-def _load_tokenizer(run: Run) -> PreTrainedTokenizerBase:
-    if run.data.workers is not None:
-        # The tokenizers library runs its own threads and reads their number here, once per process.
-        os.environ["RAYON_NUM_THREADS"] = str(run.data.workers)
-    if run.data.tokenizer is not None:
-        return load_tokenizer(run.data.tokenizer)
-    return load_tokenizer(run.reference.model, revision=run.reference.revision)
 
 
 def _log_plan(changed: Sequence[Difference], datasets: Sequence[Dataset]) -> None:

@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from scoreonce.pipeline.detection.judged_values import JudgedValues
 from scoreonce.pipeline.text.held_out import is_held_out
 from scoreonce.pipeline.text.preparation_summary import PreparationSummary, preparation_summary
-from scoreonce.pipeline.text.rows_to_pairs import PreparedPair, QuarantinedRow, prepare_rows
+from scoreonce.pipeline.text.rows_to_pairs import QuarantinedRow
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest
 from scoreonce.stages.common import manifests
@@ -20,10 +23,12 @@ from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.common.removal import remove
-from scoreonce.stages.config import Data
+from scoreonce.stages.config import Data, Run
+from scoreonce.stages.prepare.batches import Prepare, PreparedBatch, preparing
 from scoreonce.stages.prepare.dataset import Dataset
-from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, uncommitted
+from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, quarantine_table, uncommitted
 from scoreonce.stages.raw.raw_data import limited
+from scoreonce.stages.raw.raw_files import RawRow
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +36,7 @@ FIRST_REASONS = 3  # rows that the message shows where none can be used
 
 
 def write_pairs(
-    paths: RunPaths,
-    data: Data,
+    run: Run,
     wanted: dict[str, Any],
     lost: Sequence[Path],
     train: Dataset,
@@ -43,10 +47,14 @@ def write_pairs(
     `wanted` has the fields of the manifest that decide the pairs; `lost` are the folders of what was made of the old
     ones, removed with them. Raises `InputError` where no row can be used; then the quarantine alone is written.
     """
+    paths, data = RunPaths.of(run), run.data
     with uncommitted(paths) as growing:
-        with open_pair_files(paths, growing) as files:
-            held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data)
-            rows = _write_train(files, train, data, held_out)
+        with (
+            open_pair_files(paths, growing) as files,
+            preparing(run, [each for each in (train, test) if each is not None]) as prepare,
+        ):
+            held_out, test_rows = (None, 0) if test is None else _write_test(files, test, data, prepare)
+            rows = _write_train(files, train, data, held_out, prepare)
         tables = (paths.pairs("train"), paths.pairs("test"), paths.quarantine)
         summary = preparation_summary(*(scan_frame(growing[path]) for path in tables), raw=rows + test_rows)
         if not summary.train or (test is not None and not summary.test):
@@ -61,62 +69,67 @@ def write_pairs(
     return summary, manifest
 
 
-def _write_test(files: PairFiles, dataset: Dataset, data: Data) -> tuple[set[str], int]:
+def _write_test(files: PairFiles, dataset: Dataset, data: Data, prepare: Prepare) -> tuple[set[str], int]:
     """Write the given held-out pairs; returns their prompts, and how many rows there were."""
     prompts: set[str] = set()
     rows = 0
-    for read, pairs, refused in _prepared(dataset, data, "Preparing test"):
-        rows = read
-        prompts.update(pair.prompt_id for pair in pairs)
-        files.pairs["test"].add(pairs)
-        files.quarantine.add([replace(row, detail=f"test data: {row.detail}") for row in refused])
+    for batch in _prepared(dataset, data, prepare, "Preparing test"):
+        rows += batch.rows
+        prompts.update(batch.pairs.column("prompt_id").to_pylist())
+        files.pairs["test"].add(batch.pairs, batch.tokens)
+        refused = [replace(row, detail=f"test data: {row.detail}") for row in batch.refused]
+        files.quarantine.add(quarantine_table(refused))
     return prompts, rows
 
 
-def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[str] | None) -> int:
+def _write_train(files: PairFiles, dataset: Dataset, data: Data, held_out: set[str] | None, prepare: Prepare) -> int:
     """Write the training pairs, and without given held-out pairs the share of prompts that is kept from training.
 
     Returns how many rows there were.
     """
     rows = 0
-    for read, pairs, refused in _prepared(dataset, data, "Preparing"):
-        rows = read
+    for batch in _prepared(dataset, data, prepare, "Preparing"):
+        rows += batch.rows
+        prompts, refused = batch.pairs.column("prompt_id").to_pylist(), batch.refused
         if held_out is None:
-            of_test = {pair.prompt_id for pair in pairs if is_held_out(pair.prompt_id, data.test_share, data.seed)}
-            files.pairs["test"].add([pair for pair in pairs if pair.prompt_id in of_test])
+            of_test = {prompt for prompt in prompts if is_held_out(prompt, data.test_share, data.seed)}
         else:
             of_test = held_out
-            refused = sorted([*refused, *_leaked(pairs, held_out)], key=lambda row: row.row)
-        files.pairs["train"].add([pair for pair in pairs if pair.prompt_id not in of_test])
-        files.quarantine.add(refused)
+        apart = pa.array([prompt in of_test for prompt in prompts], pa.bool_())
+        if held_out is None:
+            files.pairs["test"].add(batch.pairs.filter(apart), batch.tokens.filter(apart))
+        else:
+            refused = sorted([*refused, *_leaked(batch.pairs.filter(apart))], key=lambda row: row.row)
+        kept = pc.invert(apart)
+        files.pairs["train"].add(batch.pairs.filter(kept), batch.tokens.filter(kept))
+        files.quarantine.add(quarantine_table(refused))
     return rows
 
 
-def _leaked(pairs: list[PreparedPair], held_out: set[str]) -> list[QuarantinedRow]:
+def _leaked(pairs: pa.Table) -> list[QuarantinedRow]:
     return [
-        QuarantinedRow(pair.row, "prompt_is_in_test_set", f"prompt {pair.prompt_id}", pair.text.source)
-        for pair in pairs
-        if pair.prompt_id in held_out
+        QuarantinedRow(pair["row"], "prompt_is_in_test_set", f"prompt {pair['prompt_id']}", pair["source"])
+        for pair in pairs.select(["row", "prompt_id", "source"]).to_pylist()
     ]
 
 
-def _prepared(
-    dataset: Dataset, data: Data, description: str
-) -> Iterator[tuple[int, list[PreparedPair], list[QuarantinedRow]]]:
-    """Rows read so far, pairs and quarantined rows, batch by batch, with a progress bar.
+def _prepared(dataset: Dataset, data: Data, prepare: Prepare, description: str) -> Iterator[PreparedBatch]:
+    """Pairs and quarantined rows, batch by batch, with a progress bar.
 
     Logs how often each value of a preference or a label occurs.
     """
     raw, recipe = dataset.raw, dataset.recipe
     judged = JudgedValues(recipe.columns)
-    first_row = 0
-    with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
+
+    def counted() -> Iterator[list[RawRow]]:
         for rows in limited(raw.batches(recipe.columns.read), data.limit):
-            pairs, refused = prepare_rows(rows, first_row, recipe)
             judged.add(rows)
-            first_row += len(rows)
-            yield first_row, pairs, refused
-            bar.update(len(rows))
+            yield rows
+
+    with progress(min(raw.rows, data.limit or raw.rows), "rows", description) as bar:
+        for batch in prepare(counted(), dataset):
+            yield batch
+            bar.update(batch.rows)
     for line in judged.lines():
         logger.info(line)
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from scoreonce.schemas.errors import InputError, did_you_mean
+import pyarrow as pa
+
+from scoreonce.schemas.errors import InputError, did_you_mean, first_line
 from scoreonce.schemas.manifests import HubInput, LocalInput
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.raw.compression import SUFFIXES, is_compressed, uncompressed_name
@@ -46,8 +50,10 @@ class RawData:
     untyped: bool = False  # CSV: all values are text
 
 
-def open_data(source: str, *, subset: str | None, split: str | None, batch_rows: int = 2048) -> RawData:
-    """The dataset `source`: a local file or folder, otherwise a Hub dataset.
+def open_data(
+    source: str, *, subset: str | None, split: str | None, streaming: bool = False, batch_rows: int = 2048
+) -> RawData:
+    """The dataset `source`: a local file or folder, otherwise a Hub dataset, with `streaming` without a copy of it.
 
     `split` None means held-out data: the split "test" if there are splits. Raises `InputError` if there is no such
     dataset or split.
@@ -71,7 +77,7 @@ def open_data(source: str, *, subset: str | None, split: str | None, batch_rows:
             fix="Give a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a folder of them, or a Hub name such as "
             "org/name.",
         )
-    return _hub(source, subset, split or HELD_OUT, batch_rows)
+    return (_streamed if streaming else _hub)(source, subset, split or HELD_OUT, batch_rows)
 
 
 def local_inputs(source: str, split: str | None) -> dict[str, LocalInput] | None:
@@ -182,31 +188,80 @@ def _split_named(relative: Path) -> str | None:
     return next((match[1] for match in matches if match), None)
 
 
-def _hub(name: str, subset: str | None, split: str | None, batch_rows: int) -> RawData:
-    import datasets
-
+def _hub(name: str, subset: str | None, split: str, batch_rows: int) -> RawData:
     revision = _hub_revision(name)
-    try:
-        dataset = datasets.load_dataset(name, subset, split=split, revision=revision)
-    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
-        raise InputError(
-            "The dataset cannot be loaded.",
-            found=str(error).strip().splitlines()[0][:300],
-            where=f"data.source = {name!r}, subset {subset!r}, split {split!r}",
-            fix="Correct the name, the subset or the split, log in with `hf auth login` if it is gated, "
-            "or give a local file.",
-        ) from None
-    dataset = dataset.with_format("arrow")
+    dataset = _loaded(name, subset, split, revision, streaming=False).with_format("arrow")
 
     def batches(columns: Names) -> Iterator[list[RawRow]]:
         kept = dataset if columns is None else dataset.select_columns([n for n in dataset.column_names if n in columns])
         for table in kept.iter(batch_rows):
             yield python_rows(table)
 
-    key = ":".join(part for part in (name, subset, split) if part)
     # Offline the revision is unknown, and the rows' fingerprint takes its place.
     identity = HubInput(rows=len(dataset), revision=revision, fingerprint=None if revision else dataset._fingerprint)
-    return RawData(name, {key: identity}, len(dataset), batches)
+    return RawData(name, {_key(name, subset, split): identity}, len(dataset), batches)
+
+
+def _streamed(name: str, subset: str | None, split: str, batch_rows: int) -> RawData:
+    """Rows as they come, in the order of the dataset's files; how many there are is not known."""
+    revision = _hub_revision(name)
+    if revision is None:
+        raise InputError(
+            "The revision of the dataset is not known, so a later run could not tell whether its rows have changed.",
+            found="the Hub does not answer, or knows no such dataset",
+            where=f"data.source = {name!r}, data.streaming = true",
+            fix="Correct the name, go on line, log in with `hf auth login` if it is gated, or set data.streaming to "
+            "false to use a copy of it that is on this disk.",
+        )
+    dataset = _loaded(name, subset, split, revision, streaming=True).with_format("arrow")
+
+    def batches(columns: Names) -> Iterator[list[RawRow]]:
+        known = dataset.column_names  # None where only the rows would tell
+        chosen = [column for column in known or [] if column in (columns or known)]
+        kept = dataset.select_columns(chosen) if chosen else dataset
+        with _network(name):
+            for table in kept.iter(batch_rows):
+                yield python_rows(table)
+
+    return RawData(name, {_key(name, subset, split): HubInput(revision=revision)}, 0, batches)
+
+
+def _loaded(name: str, subset: str | None, split: str, revision: str | None, *, streaming: bool) -> Any:
+    """What `datasets` makes of a name on the Hub. Raises `InputError` where it cannot."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, subset, split=split, revision=revision, streaming=streaming)
+    except (datasets.exceptions.DatasetsError, ValueError, OSError) as error:
+        raise InputError(
+            "The dataset cannot be loaded.",
+            found=first_line(error),
+            where=f"data.source = {name!r}, subset {subset!r}, split {split!r}",
+            fix="Correct the name, the subset or the split, log in with `hf auth login` if it is gated, "
+            "or give a local file.",
+        ) from None
+
+
+@contextmanager
+def _network(name: str) -> Iterator[None]:
+    """Turn errors of reading a streamed dataset into an `InputError`."""
+    import datasets
+
+    try:
+        yield
+    # Of the network, of a damaged file, and of rows whose columns are not those of the first file.
+    except (datasets.exceptions.DatasetsError, pa.ArrowException, OSError, ValueError, EOFError) as error:
+        raise InputError(
+            "The dataset cannot be read to its end.",
+            found=first_line(error),
+            where=f"data.source = {name!r}, data.streaming = true",
+            fix="Run the command again if it was the network; data.streaming = false makes a copy first, which goes on "
+            "where it stopped.",
+        ) from None
+
+
+def _key(name: str, subset: str | None, split: str) -> str:
+    return ":".join(part for part in (name, subset, split) if part)
 
 
 def _hub_revision(name: str) -> str | None:

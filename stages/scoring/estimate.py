@@ -51,6 +51,9 @@ def estimate_scoring(job: ScoringJob) -> ScoringEstimate:
 
 def tensor_bytes(job: ScoringJob, scorer: ModelScorer, work: UnscoredCompletions) -> int:
     """Disk that whole distributions and pooled states of the unscored completions take."""
+    from scoreonce.pipeline.forward.quantised import int8_bytes  # torch
+
     width, element = scorer.head().weight.shape[1], scorer.head().weight.element_size()
-    per_token = {"none": 0, "hidden": width * element, "topk": 6 * job.score.topk}[job.score.full_vocab]
+    states = int8_bytes(width) if job.score.hidden == "int8" else width * element
+    per_token = {"none": 0, "hidden": states, "topk": 6 * job.score.topk + 2}[job.score.full_vocab]
     return per_token * work.completion_tokens + (4 * width * len(work) if job.score.embeddings else 0)

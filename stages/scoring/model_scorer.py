@@ -20,7 +20,7 @@ from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_multiple
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import Head, TopK, top_k
+from scoreonce.pipeline.forward.head import Head, StateError, TopK, state_error, top_k
 from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_scores import sum_per_completion
@@ -179,6 +179,12 @@ class ModelScorer:
         """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
         model = architecture.causal_lm(self.scorer.model)
         return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
+
+    def state_error(self, hidden: Tensor, approximate: Tensor, targets: Tensor) -> StateError:
+        """How far approximate hidden states are off at each token, on the CPU."""
+        device = architecture.causal_lm(self.scorer.model).device
+        exact, near, tokens = (tensor.to(device) for tensor in (hidden, approximate, targets))
+        return StateError(*(column.cpu() for column in state_error(exact, near, self.head(), tokens)))
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers were computed with; recorded beside them, not part of the store's key."""

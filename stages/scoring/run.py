@@ -210,11 +210,12 @@ def _score(
                 if scorer.sharded:
                     scorer.keep_up(read(work.sample(1)))
                 continue
-            scores, hidden = scorer.score(read(shard), advance, keep_hidden=job.keep_hidden)
+            rows = read(shard)
+            scores, hidden = scorer.score(rows, advance, keep_hidden=job.keep_hidden)
             require_finite(shard, scores, job.reference)
             if written is not None:
                 written.result()  # raises what went wrong there, a full disk say
-            written = writer.submit(shards.write, shard, scores, hidden)
+            written = writer.submit(shards.write, shard, rows, scores, hidden)
         if written is not None:
             written.result()
     return time.perf_counter() - start

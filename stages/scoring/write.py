@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,28 +17,41 @@ from scoreonce.stages.scoring.unscored import ShardPlan
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.index import packed
 from scoreonce.stages.store.store import POOLED
+from scoreonce.stages.store.tensor_rows import APPROXIMATION
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scoreonce.pipeline.batches.prompt_rows import PromptRow
+    from scoreonce.stages.scoring.distributions import Errors
     from scoreonce.stages.scoring.model_scorer import CompletionScores, ModelScorer
 
 
-@dataclass(frozen=True)
+@dataclass
 class ShardWriter:
-    """Writes the shards of one process."""
+    """Writes the shards of one process.
+
+    Where what is kept of distributions is approximate, its errors over the first shard are printed, and stand in the
+    provenance of all.
+    """
 
     job: ScoringJob
     scorer: ModelScorer
     provenance: dict[str, Any]
+    errors: Errors | None = None
 
-    def write(self, shard: ShardPlan, scores: CompletionScores, hidden: Tensor | None) -> None:
-        """Append a shard to the layers, `hidden` (tokens, d) being the hidden states where they are needed."""
+    def write(
+        self, shard: ShardPlan, rows: Sequence[PromptRow], scores: CompletionScores, hidden: Tensor | None
+    ) -> None:
+        """Append a shard to the layers, `hidden` (tokens, d) being the hidden states where they are needed.
+
+        `rows` are the prompt rows of the shard.
+        """
         # Tensors before scores: a completion counts as done with both, and most readers look at the scores alone.
         if self.job.score.form and hidden is not None:
-            self._append_distributions(self.job.score.form, shard, scores, hidden)
+            self._append_distributions(self.job.score.form, shard, rows, scores, hidden)
         if self.job.score.embeddings and hidden is not None:
             self._append_pooled(shard, scores, hidden)
         self.job.store.append(_table(shard.ids, scores), self.provenance, mark=self._mark)
@@ -46,15 +60,21 @@ class ShardWriter:
     def _mark(self) -> str:
         return self.job.part.mark if self.job.part else ""
 
-    def _append_distributions(self, form: str, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:
-        layer, columns = self.job.store.tensors(form), {"hidden": hidden}
-        if form != "hidden":
-            top = self.scorer.top_k(hidden, self.job.score.topk)
-            columns = {"ids": top.ids, "logps": top.logps}
-            if not layer.files():
-                loss = f"{top.divergence.mean():.2e} nats of KL per token in the first shard"
-                logger.warning(f"{form} is approximate: {loss}")
-        layer.append(TensorBlock(packed(shard.ids), scores.lengths, columns), self.provenance, mark=self._mark)
+    def _append_distributions(
+        self, form: str, shard: ShardPlan, rows: Sequence[PromptRow], scores: CompletionScores, hidden: Tensor
+    ) -> None:
+        import torch
+
+        from scoreonce.stages.scoring.distributions import error_text, kept_of
+
+        targets = np.concatenate([completion for row in rows for completion in row.completions]).astype(np.int64)
+        kept = kept_of(self.job.score, self.scorer, hidden, torch.from_numpy(targets), measure=self.errors is None)
+        if kept.errors is not None:
+            self.errors = kept.errors
+            logger.warning(error_text(form, kept.errors))
+        provenance = self.provenance if self.errors is None else {**self.provenance, APPROXIMATION: self.errors}
+        block = TensorBlock(packed(shard.ids), scores.lengths, kept.columns)
+        self.job.store.tensors(form).append(block, provenance, mark=self._mark)
 
     def _append_pooled(self, shard: ShardPlan, scores: CompletionScores, hidden: Tensor) -> None:
         from scoreonce.pipeline.forward.embeddings import hidden_sums

@@ -63,14 +63,13 @@ def compact_layer(layer: Layer[Rows], target: int) -> None:
 def merged_provenance(parts: list[dict[str, Any]]) -> dict[str, Any]:
     """What produced the rows of a merged file: what all parts agree on, and the distinct values where they do not.
 
-    Texts are joined by "and", so that a text stays a text.
+    Texts are joined by "and", so that a text stays a text; the list of an earlier merge is continued.
     """
     merged: dict[str, Any] = {}
     for key in sorted({key for part in parts for key in part}):
         values: list[Any] = []
         for value in (part[key] for part in parts if key in part):
-            if value not in values:
-                values.append(value)
+            values += [each for each in (value if isinstance(value, list) else [value]) if each not in values]
         texts = all(isinstance(value, str) for value in values)
         merged[key] = values[0] if len(values) == 1 else " and ".join(sorted(values)) if texts else values
     return merged

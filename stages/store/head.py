@@ -100,11 +100,17 @@ class StoredHead:
 def not_stored(found: str, folder: Path) -> InputError:
     """What is said where a method needs next-token distributions that `score` was not asked to keep."""
     fix = 'Set score.full_vocab = "hidden" and run `scoreonce score`, or set train.full_vocab = "live".'
-    if folder.name.startswith("topk-"):
-        k = folder.name.removeprefix("topk-")
+    if folder.name == "hidden" and (folder.parent / "hidden-int8").is_dir():
+        fix += ' Stored in 8 bits: to train from these, set score.hidden = "int8".'
+    if folder.name == "hidden-int8":
+        fix = 'Set score.full_vocab = "hidden" and score.hidden = "int8", and run `scoreonce score`.'
+        if (folder.parent / "hidden").is_dir():
+            fix += ' Stored exactly: to train from these, set score.hidden = "exact".'
+    if folder.name.startswith("topk-tail-"):
+        k = folder.name.removeprefix("topk-tail-")
         fix = f'Set score.full_vocab = "topk" and score.topk = {k}, and run `scoreonce score`.'
-        stored = (other for other in sorted(folder.parent.glob("topk-*")) if other != folder)
-        if others := ", ".join(other.name.removeprefix("topk-") for other in stored):
+        stored = (other for other in sorted(folder.parent.glob("topk-tail-*")) if other != folder)
+        if others := ", ".join(other.name.removeprefix("topk-tail-") for other in stored):
             fix += f" Stored with score.topk = {others}."
     return InputError(
         "The method needs the reference's whole next-token distributions, and they are not stored.",

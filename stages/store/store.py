@@ -2,7 +2,8 @@
 
     <root>/<key>/identity.json    what the key stands for
     <root>/<key>/shards/          scores: rows of `CompletionScore` (Parquet)
-    <root>/<key>/hidden/          hidden states and the head; topk-128/ the largest log-probs; pooled/ sums of states
+    <root>/<key>/hidden/          hidden states and the head; hidden-int8/ the same in 8 bits; topk-tail-128/ the
+                                  largest log-probs and the mass of the rest; pooled/ sums of states
     <root>/<key>/parts/           locks of the parts that are being scored (see parts.py)
     <root>/<key>/index/           where each completion is in each layer: a cache, rebuilt when it is lost
     <root>/<key>/damaged/         files that failed a check, set aside by `score`
@@ -44,7 +45,8 @@ from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 
 logger = logging.getLogger(__name__)
 
-SCORES, HIDDEN, POOLED, TOP_K = "shards", "hidden", "pooled", "topk-"
+SCORES, HIDDEN, HIDDEN_INT8, POOLED, TOP_K = "shards", "hidden", "hidden-int8", "pooled", "topk-tail-"
+TOP_K_ALONE = "topk-"  # of version 0.1: without the mass of the tail, no longer read
 
 
 class ReferenceStore:
@@ -107,19 +109,19 @@ class ReferenceStore:
         return self.scores.folder
 
     def tensors(self, name: str) -> Layer[TensorBlock]:
-        """A layer of tensors: hidden, pooled or topk-<k>, whether anything is in it or not."""
+        """A layer of tensors: hidden, hidden-int8, pooled or topk-tail-<k>, whether anything is in it or not."""
         if name not in self._tensors:
-            self._tensors[name] = Layer(self.folder / name, TensorCodec(), unit="block", setting=_setting(name))
+            self._tensors[name] = Layer(self.folder / name, TensorCodec(), unit="block", setting=setting_of(name))
         return self._tensors[name]
 
     def head(self, name: str) -> StoredHead:
         """The head that belongs to a layer of tensors."""
-        return StoredHead(self.folder / name, _setting(name))
+        return StoredHead(self.folder / name, setting_of(name))
 
     def layers(self) -> list[Layer[Any]]:
         """Every layer that has a folder, scores first."""
         present = [path.name for path in sorted(self.folder.iterdir())] if self.folder.is_dir() else []
-        named = [name for name in present if name in (HIDDEN, POOLED) or name.startswith(TOP_K)]
+        named = [name for name in present if name in (HIDDEN, HIDDEN_INT8, POOLED) or name.startswith(TOP_K_ALONE)]
         return [self.scores, *(self.tensors(name) for name in named)]
 
     def shards(self) -> list[Path]:
@@ -315,8 +317,10 @@ class ReferenceStore:
             )
 
 
-def _setting(layer: str) -> str:
+def setting_of(layer: str) -> str:
     """The setting of the run file that fills a layer of tensors."""
     if layer.startswith(TOP_K):
         return f'score.full_vocab = "topk" and score.topk = {layer.removeprefix(TOP_K)}'
-    return {HIDDEN: 'score.full_vocab = "hidden"', POOLED: "score.embeddings = true"}.get(layer, "")
+    hidden = 'score.full_vocab = "hidden"'
+    settings = {HIDDEN: hidden, HIDDEN_INT8: f'{hidden} and score.hidden = "int8"', POOLED: "score.embeddings = true"}
+    return settings.get(layer, "")

@@ -1,8 +1,9 @@
 """Columns of a tensor layer by completion id, read by memory map as they are asked for.
 
-    <store>/<key>/hidden/     the hidden state after the last norm of each completion token: exact, with the head
-    <store>/<key>/topk-128/   the 128 largest log-probs and their tokens: approximate, and smaller
-    <store>/<key>/pooled/     the sum of the hidden states of each completion
+    <store>/<key>/hidden/         the hidden state after the last norm of each completion token: exact, with the head
+    <store>/<key>/hidden-int8/    the same in 8 bits: half the size, approximate
+    <store>/<key>/topk-tail-128/  the 128 largest log-probs, their tokens, and the mass of all others: approximate
+    <store>/<key>/pooled/         the sum of the hidden states of each completion
 
 A hidden state takes 2 d bytes a token in bfloat16, against 2 V for the logits.
 """
@@ -24,7 +25,18 @@ from scoreonce.stages.store.head import not_stored
 from scoreonce.stages.store.index import ID_BYTES, Ids, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import Layer
 
+APPROXIMATION = "approximation"  # in the provenance of a block: how far what is kept is off, see `largest_error`
 OPEN_BLOCKS = 128  # at a time: a store may have more blocks than a process may have open files
+
+
+def largest_error(layer: Layer[TensorBlock]) -> float:
+    """The largest error of a token's log-prob, in nats, that the files of a layer state; 0 where none does.
+
+    Every process states that of its first shard in all its files. Raises `InputError` at a damaged sidecar.
+    """
+    stated = (layer.sidecar(path)["provenance"].get(APPROXIMATION, []) for path in layer.files())
+    each = (error for errors in stated for error in (errors if isinstance(errors, list) else [errors]))
+    return max((error["logps_max"] for error in each), default=0.0)
 
 
 class _OpenBlock(NamedTuple):

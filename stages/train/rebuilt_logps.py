@@ -20,10 +20,14 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.token_scores import TokenScores, sum_per_completion
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
+from scoreonce.schemas.manifests import ReferenceManifest
+from scoreonce.stages.common import manifests
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.store.index import Ids, packed
+from scoreonce.stages.store.store import HIDDEN_INT8, ReferenceStore, setting_of
+from scoreonce.stages.store.tensor_rows import largest_error
 from scoreonce.stages.train.cache_check import CACHE_TOLERANCE
 
 Scorer = Callable[..., TokenScores]
@@ -36,6 +40,7 @@ class CachedLogps:
     ids: Ids  # (completions,), sorted
     logps: npt.NDArray[np.float64]  # (completions,) nats, summed
     tolerance: float  # nats per token, mean over a completion
+    states: str = "hidden"  # the layer of the store that they are compared with
 
     @classmethod
     def of(cls, run: Run) -> CachedLogps:
@@ -45,7 +50,8 @@ class CachedLogps:
         table = read_frame(RunPaths.of(run).reference("train"), names)
         parts = [table.select(id=f"{side}_id", logps=f"ref_{side}_logps").drop_nulls() for side in sides]
         whole = pl.concat(parts).unique("id").sort("id")  # hex digits sort as the bytes do
-        return cls(packed(whole["id"].to_list()), whole["logps"].to_numpy(), CACHE_TOLERANCE[run.reference.dtype])
+        tolerance = CACHE_TOLERANCE[run.reference.dtype] + _approximation(run)
+        return cls(packed(whole["id"].to_list()), whole["logps"].to_numpy(), tolerance, _states_of(run))
 
     def require_agreement(
         self, completions: Sequence[str], rebuilt: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64]
@@ -63,11 +69,29 @@ class CachedLogps:
             worst = int(np.where(wrong, np.nan_to_num(apart, nan=np.inf), -1).argmax())
             raise InputError(
                 "The reference log-probs rebuilt from hidden states are not the cached ones.",
-                found=f"{apart[worst]:.1e} nats per token apart; {self.tolerance:.0e} is rounding",
+                found=f"{apart[worst]:.1e} nats per token apart; {self.tolerance:.0e} is rounding"
+                f"{' and 8 bits' if self.states == HIDDEN_INT8 else ''}",
                 where=f"completion {completions[worst]} of the training pairs",
                 fix="The stored hidden states or the stored head are not those of the reference. Remove the folder "
-                'hidden of the store and run `scoreonce score` with score.full_vocab = "hidden" again.',
+                f"{self.states} of the store and run `scoreonce score` with {setting_of(self.states)} again.",
             )
+
+
+def _states_of(run: Run) -> str:
+    return run.score.layer_of("hidden")
+
+
+def _approximation(run: Run) -> float:
+    """What 8 bits may add, in nats per token.
+
+    The mean over a completion is not above the largest error of one token; that is known of the shards that `score`
+    measured, and other shards may have one that is larger, so twice as much is allowed.
+    """
+    if _states_of(run) != HIDDEN_INT8:
+        return 0.0
+    paths = RunPaths.of(run)
+    store = ReferenceStore.at(paths.store / manifests.read(ReferenceManifest, paths.reference_manifest).store_key)
+    return 2 * largest_error(store.tensors(HIDDEN_INT8))
 
 
 class Comparison:

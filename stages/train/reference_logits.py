@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 import polars as pl
 import torch
@@ -11,7 +12,8 @@ import torch
 from scoreonce.pipeline.batches.device_transfer import moved
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, sequence_multiple
 from scoreonce.pipeline.forward import architecture, layout_probe
-from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopLogps
+from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
+from scoreonce.pipeline.forward.quantised import Int8States, restored
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
@@ -21,14 +23,39 @@ from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
-from scoreonce.stages.store.store import TOP_K, ReferenceStore
+from scoreonce.stages.store.read_ahead import ReadAhead
+from scoreonce.stages.store.store import HIDDEN, HIDDEN_INT8, ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 
-Provider = Callable[[Sequence[PromptRow]], ReferenceDistribution]
+Given = Callable[[Sequence[PromptRow]], ReferenceDistribution]
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A function from a micro-batch to its reference logits, and how to tell it of the next step's micro-batches."""
+
+    given: Given
+    perturbation: float | None
+    rounded: bool
+    ahead: ReadAhead | None = None
+
+    def __call__(self, rows: Sequence[PromptRow]) -> ReferenceDistribution:
+        """The reference's distributions at the completion tokens of the rows."""
+        return self.given(rows)._replace(perturbation=self.perturbation, rounded=self.rounded)
+
+    def announce(self, batches: Sequence[Sequence[PromptRow]]) -> None:
+        """Begin to read what the step after the next needs, where it is read from disk. See `ReadAhead.announce`."""
+        if self.ahead is not None:
+            self.ahead.announce(map(_ids, batches))
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self.ahead is not None:
+            self.ahead.close()
 
 
 def provider(run: Run, method: Method, device: torch.device, longest_row: int, policy: TokenScorer) -> Provider | None:
-    """A function from a micro-batch to its reference logits, or None for a method that does not read them.
+    """What gives a micro-batch's reference logits, or None for a method that does not read them.
 
     Kept loaded, the reference is the policy without its adapter where a first LoRA is trained on it, else a second
     model.
@@ -47,17 +74,19 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     epsilon = method.hyperparameters["epsilon"] if asked.reads("perturbed", "rounded") else None
     rounded = asked.reads("rounded")
     if run.train.full_vocab != "live":
-        given = _stored(run, device)
-    elif run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
+        given, ahead = _stored(run, device)
+        return Provider(given, epsilon, rounded, ahead)
+    if run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
         given = _live(policy, adapter_off=True)
     else:
         given = _live(_loaded(run, device, longest_row))
-    return lambda rows: given(rows)._replace(perturbation=epsilon, rounded=rounded)
+    return Provider(given, epsilon, rounded)
 
 
-def _stored(run: Run, device: torch.device) -> Provider:
+def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:
     paths = RunPaths.of(run)
-    form = "hidden" if run.train.full_vocab == "hidden" else f"{TOP_K}{run.score.topk}"
+    assert run.train.full_vocab != "live"
+    form = run.score.layer_of(run.train.full_vocab)
     store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
     pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
@@ -68,21 +97,31 @@ def _stored(run: Run, device: torch.device) -> Provider:
             "Some completions have no reference distributions.",
             found=f"{missing:,} of the training completions are not stored",
             where=str(store.folder / form),
-            fix=f'Set score.full_vocab = "{run.train.full_vocab}" and run `scoreonce score`: it adds what is missing.',
+            fix=f"Set {states.layer.setting} and run `scoreonce score`: it adds what is missing.",
         )
 
+    names = {HIDDEN: ["hidden"], HIDDEN_INT8: list(Int8States._fields)}.get(form, list(TopK._fields))
+
+    ahead = ReadAhead(lambda ids: [states.read(ids, name) for name in names])
+
     def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
-        # Content is the address: the ids need not travel with the rows.
-        ids = [completion_id(row.prompt, completion) for row in rows for completion in row.completions]
-        if form == "hidden":
-            return ReferenceLogits(moved(states.read(ids, "hidden"), device), head)
-        top_ids, top_logps = (moved(states.read(ids, column), device) for column in ("ids", "logps"))
-        return TopLogps(top_ids, top_logps, head.weight.shape[0])
+        columns = [moved(column, device) for column in ahead(_ids(rows))]
+        if form == HIDDEN:
+            return ReferenceLogits(columns[0], head)
+        if form == HIDDEN_INT8:
+            return ReferenceLogits(restored(Int8States(*columns), head.weight.dtype), head)
+        ids, logps, tail = columns
+        return TopLogps(ids, logps, tail)
 
-    return read
+    return read, ahead
 
 
-def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
+def _ids(rows: Sequence[PromptRow]) -> tuple[str, ...]:
+    # Content is the address: the ids need not travel with the rows.
+    return tuple(completion_id(row.prompt, completion) for row in rows for completion in row.completions)
+
+
+def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Given:
     def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
         with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
             hidden = scorer.hidden(rows)

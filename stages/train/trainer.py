@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from scoreonce.pipeline.training.agreement import require_agreement
 from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
-from scoreonce.pipeline.training.step import Collectives, Step, in_parts
+from scoreonce.pipeline.training.step import Collectives, Step, in_parts, slices
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.paths import RunPaths
@@ -62,6 +62,7 @@ class Trainer:
     training: checkpoint.Training
     step: Step
     rebuilt: rebuilt_logps.Comparison
+    reference: reference_logits.Provider | None
     budget: int
     steps: int
 
@@ -121,6 +122,7 @@ class Trainer:
                 router_loss=router.coefficient if router else 0.0,
             ),
             rebuilt,
+            reference,
             budget,
             steps,
         )
@@ -153,11 +155,11 @@ class Trainer:
         with (
             _stop_requested(alone=self.accelerator.num_processes == 1) as requested,
             progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
+            closing(self.reference) if self.reference else nullcontext(),
         ):
+            upcoming = self._planned(done + 1)
             for step in range(done + 1, self.steps + 1):
-                epoch, pairs = sampling.batch(
-                    len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
-                )
+                (epoch, pairs), upcoming = upcoming, self._planned(step + 1)
                 state, metrics, rows = self.take(step, epoch, pairs, state)
                 self.accelerator.log(metrics, step=step)
                 bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
@@ -187,6 +189,21 @@ class Trainer:
                     raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
         if log is not None:
             log.finish()
+
+    def _planned(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
+        """Epoch and pairs of a step, none behind the last, whose reference distributions begin to be read."""
+        settings = self.run.train
+        epoch, pairs = sampling.batch(
+            len(self.data), step, settings.batch_pairs, shuffle=settings.shuffle, seed=settings.seed
+        )
+        if step > self.steps:
+            pairs = pairs[:0]
+        if self.reference is not None:
+            rows = [self.data.row(pair) for pair in pairs]
+            size = settings.microbatch_pairs if settings.scope == "microbatch" else max(1, len(rows))
+            parts = [self.step.batches(rows[part], self.budget) for part in slices(len(rows), size)]
+            self.reference.announce([batch for part in parts for batch in part])
+        return epoch, pairs
 
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
         """Write the trained model, from the main process."""

@@ -155,14 +155,77 @@ def test_equal_models_have_no_kl_and_nothing_to_perturb():
     assert torch.equal(columns.perturbed.minus_logps, columns.logps)
 
 
-def test_top_logps_by_hand():
-    """p = (1/2, 1/4, 1/8, 1/8), k = 2: the tail of 1/4 is spread evenly over two tokens, which is exact here; with
-    k = 1 the tail of 1/2 over three: KL = 1/4 log(1/4 / (1/6)) + 2 (1/8) log(1/8 / (1/6))."""
-    probs = torch.tensor([[0.5, 0.25, 0.125, 0.125]])
-    head = Head(torch.eye(4), None)
-    for k, kl in ((2, 0.0), (1, 0.25 * math.log(1.5) + 0.25 * math.log(0.75))):
-        top = top_k(probs.log(), head, k)
-        assert top.ids.tolist() == [[0, 1][:k]]
-        assert top.divergence.item() == pytest.approx(kl, abs=2e-3)
-        logits = TopLogps(top.ids, top.logps, 4).logits(0, 1)
-        assert logits.exp().sum().item() == pytest.approx(1, abs=2e-3)
+def coarse_kl(p, q, k):
+    """KL over k tokens and one bin, from its definition."""
+    top = p.topk(k, dim=1).indices
+    p_top, q_top = p.gather(1, top), q.gather(1, top)
+    p_tail, q_tail = 1 - p_top.sum(1), 1 - q_top.sum(1)
+    return (p_top * (p_top / q_top).log()).sum(1) + p_tail * (p_tail / q_tail).log()
+
+
+def test_the_tail_is_one_bin_by_hand():
+    """Reference (1/2, 1/4, 1/8, 1/8), k = 1, policy (1/4, 1/2, 1/8, 1/8): the bins are (1/2, 1/2) and (1/4, 3/4), so
+    KL = 1/2 log 2 + 1/2 log(2/3) = 1/2 log(4/3). The exact KL is 1/2 log 2 - 1/4 log 2 = 1/4 log 2, and what is lacking
+    is 1/2 KL((1/2, 1/4, 1/4) || (2/3, 1/6, 1/6)) = 1/4 log(3/4) + 1/4 log(3/2). Token 1 has the policy's share of the
+    tail: 1/2 * 2/3 = 1/3. Moving away by epsilon = 1 makes weights q^2 / p: (1/8, 3/4, 3/16, 3/16) with p = (1/2, 1/3,
+    1/12, 1/12), so token 1 gets 0.75 / 1.25 = 3/5; moving towards gives p itself, 1/3."""
+    top = top_k(torch.tensor([[0.5, 0.25, 0.125, 0.125]]).log(), Head(torch.eye(4), None), 1)
+    assert top.tail.exp().item() == pytest.approx(0.5, rel=1e-3)
+    policy = torch.tensor([[0.25, 0.5, 0.125, 0.125]]).log()
+    reference = TopLogps(top.ids, torch.tensor([[0.5]]).log(), torch.tensor([0.5]).log(), 1.0)
+    columns = token_columns(policy, Head(torch.eye(4), None), torch.tensor([1]), reference=reference)
+    kl, exact = 0.5 * math.log(4 / 3), 0.25 * math.log(2)
+    assert columns.kl.item() == pytest.approx(kl, rel=1e-5)
+    assert exact - kl == pytest.approx(0.25 * math.log(3 / 4) + 0.25 * math.log(3 / 2))
+    assert columns.reference_logps.item() == pytest.approx(math.log(1 / 3), rel=1e-5)
+    assert columns.perturbed.plus_logps.item() == pytest.approx(math.log(3 / 5), rel=1e-5)
+    assert columns.perturbed.minus_logps.item() == pytest.approx(math.log(1 / 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_the_kl_of_bins_is_a_lower_bound_that_grows_with_k(chunk, scale):
+    """Against its definition, with autograd through it for the gradient; equal to the exact KL at k = 6 of 7."""
+    hidden, weight, _, targets = inputs(False)
+    generator = torch.Generator().manual_seed(1)
+    ref_logps = (scale * torch.randn(11, 7, generator=generator, dtype=torch.float64)).log_softmax(1)
+    policy = (hidden @ weight.T).log_softmax(1)
+    exact = (ref_logps.exp() * (ref_logps - policy)).sum(1)
+    before = torch.zeros(11, dtype=torch.float64)
+    up = torch.linspace(3, -1, 11, dtype=torch.float64)
+    for k in range(1, 7):
+        logps, ids = ref_logps.topk(k, dim=1)
+        tail = (1 - logps.exp().sum(1)).log()
+        found = token_columns(hidden, Head(weight, None), targets, reference=TopLogps(ids.int(), logps, tail)).kl
+        expected = coarse_kl(ref_logps.exp(), policy.exp(), k)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        assert (expected <= exact + 1e-12).all()
+        assert (expected >= before - 1e-12).all()
+        before = expected.detach()
+        for mine, other in zip(
+            torch.autograd.grad((found * up).sum(), (hidden, weight)),
+            torch.autograd.grad((expected * up).sum(), (hidden, weight), retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(before, exact.detach(), rtol=1e-10, atol=1e-12)
+
+
+def test_the_reference_itself_has_no_kl_from_its_bins():
+    """Rounding to float16 alone is left, in the square: at most (12 * 2^-11)^2 / 2 = 2e-5 for log-probs above -12. From
+    k = 39 of 40 the tail is one token. Without its mass it would be what rounding leaves of 1, and the KL 2e-3."""
+    logits = 3 * torch.randn(50, 40, generator=torch.Generator().manual_seed(0))
+    head, targets = Head(torch.eye(40), None), torch.zeros(50, dtype=torch.int64)
+    for k in (1, 5, 39):
+        top = top_k(logits, head, k)
+        columns = token_columns(logits, head, targets, reference=TopLogps(*top))
+        assert columns.kl.abs().max() < 2e-5
+
+
+def test_a_policy_without_a_tail_stays_finite():
+    """The policy is sure of token 0, in float32 without anything left; the reference gives the tail half."""
+    policy = torch.tensor([[200.0, 0.0, 0.0, 0.0]]).requires_grad_()
+    reference = TopLogps(torch.tensor([[0]]), torch.tensor([[0.5]]).log(), torch.tensor([0.5]).log())
+    kl = token_columns(policy, Head(torch.eye(4), None), torch.tensor([0]), reference=reference).kl
+    assert kl.item() == pytest.approx(0.5 * math.log(0.5) + 0.5 * (math.log(0.5) + 200 - math.log(3)), rel=1e-5)
+    kl.sum().backward()
+    assert policy.grad.isfinite().all()

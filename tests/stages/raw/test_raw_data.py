@@ -300,7 +300,7 @@ def test_a_hub_dataset_is_read_at_the_hubs_revision(monkeypatch):
     monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: DatasetInfo(id="org/name", sha="abc"))
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     data = open_data("org/name", subset="sub", split="train_prefs", batch_rows=2)
-    assert asked == [(("org/name", "sub"), {"split": "train_prefs", "revision": "abc"})]
+    assert asked == [(("org/name", "sub"), {"split": "train_prefs", "revision": "abc", "streaming": False})]
     assert [row for batch in data.batches(["prompt"]) for row in batch] == [{"prompt": row["prompt"]} for row in ROWS]
     assert data.inputs == {"org/name:sub:train_prefs": HubInput(rows=5, revision="abc")}
 
@@ -317,6 +317,61 @@ def test_a_hub_dataset_that_is_not_there(monkeypatch):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         open_data("org/nme", subset=None, split="train")
     assert "doesn't exist" in caught.value.found
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub of one dataset of three files, read by datasets' own streaming from this disk."""
+    import datasets
+    from huggingface_hub import DatasetInfo, HfApi
+
+    honest, asked = datasets.load_dataset, []
+    for shard in range(3):
+        rows = (json.dumps({"prompt": f"p{shard}-{n}", "other": n}) for n in range(4))
+        (tmp_path / f"shard-{shard}.jsonl").write_text("\n".join(rows))
+
+    def load_dataset(*names: object, **options: object) -> object:
+        asked.append((names, options))
+        files = sorted(map(str, tmp_path.glob("shard-*.jsonl")))
+        return honest("json", data_files={"train": files}, split="train", streaming=options["streaming"])
+
+    monkeypatch.setattr(HfApi, "dataset_info", lambda *_, **__: DatasetInfo(id="org/name", sha="abc"))
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_hub_dataset_that_is_streamed(hub):
+    """File after file, as often as it is asked for; nothing says how many rows there are."""
+    data = open_data("org/name", subset=None, split="train", streaming=True, batch_rows=3)
+    assert hub == [(("org/name", None), {"split": "train", "revision": "abc", "streaming": True})]
+    expected = [f"p{shard}-{n}" for shard in range(3) for n in range(4)]
+    for columns, names in ((["prompt"], {"prompt"}), (None, {"prompt", "other"})):
+        batches = list(data.batches(columns))
+        assert [row["prompt"] for batch in batches for row in batch] == expected
+        assert max(map(len, batches)) == 3
+        assert all(set(row) == names for batch in batches for row in batch)
+    assert data.rows == 0
+    assert data.inputs == {"org/name:train": HubInput(revision="abc")}
+    assert data.inputs["org/name:train"].content == "revision abc"
+
+
+def test_a_stream_that_ends_in_the_middle(hub, tmp_path):
+    (tmp_path / "shard-2.jsonl").write_text('{"prompt": "p", "oth')
+    data = open_data("org/name", subset=None, split="train", streaming=True, batch_rows=3)
+    with pytest.raises(InputError, match="cannot be read to its end") as caught:
+        list(data.batches(["prompt"]))
+    assert "data.streaming = false" in caught.value.fix
+
+
+def test_a_stream_of_an_unknown_revision_is_refused(monkeypatch):
+    from huggingface_hub import HfApi
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("off line")
+
+    monkeypatch.setattr(HfApi, "dataset_info", refuse)
+    with pytest.raises(InputError, match="revision of the dataset is not known"):
+        open_data("org/name", subset=None, split="train", streaming=True)
 
 
 # ---- input that is made to hurt ----

@@ -20,7 +20,7 @@ from scoreonce.stages.store.tensor_rows import TensorRows
 LAYERS = {
     "shards": {},
     "hidden": {"full_vocab": "hidden", "embeddings": True},
-    "topk-8": {"full_vocab": "topk", "topk": 8, "mismatched": True},
+    "topk-tail-8": {"full_vocab": "topk", "topk": 8, "mismatched": True},
 }
 
 
@@ -66,7 +66,7 @@ def test_three_parts_give_what_one_process_gives(prepared, layer):
     for filled in made.layers():
         assert {mark_of(path) for path in filled.files()} == {"1of3", "2of3", "3of3"}
     if layer != "shards":
-        column, ids = {"hidden": "hidden", "topk-8": "logps"}[layer], one.ids().to_list()
+        column, ids = {"hidden": "hidden", "topk-tail-8": "logps"}[layer], one.ids().to_list()
         parts, alone = (TensorRows(store.tensors(layer)).read(ids, column) for store in (made, one))
         torch.testing.assert_close(parts, alone, rtol=1e-3, atol=1e-3)
         blocks = made.tensors(layer)

@@ -25,7 +25,8 @@ from scoreonce.stages.train import stage as train
 
 FORMS = {
     "hidden": {"full_vocab": "hidden", "embeddings": True},
-    "topk-8": {"full_vocab": "topk", "topk": 8},
+    "hidden-int8": {"full_vocab": "hidden", "hidden": "int8"},
+    "topk-tail-8": {"full_vocab": "topk", "topk": 8},
     "pooled": {"embeddings": True},
 }
 
@@ -156,8 +157,13 @@ def fresh(world) -> ReferenceStore:
 
 def read_layer(world) -> dict[str, torch.Tensor]:
     rows, names = TensorRows(fresh(world).tensors(world.layer)), fresh(world).ids().to_list()
-    column = {"hidden": "hidden", "topk-8": "logps", "pooled": "hidden_sum"}[world.layer]
-    return {name: rows.read([name], column) for name in names}
+    columns = {
+        "hidden": ["hidden"],
+        "hidden-int8": ["codes", "scales"],
+        "topk-tail-8": ["logps"],
+        "pooled": ["hidden_sum"],
+    }[world.layer]
+    return {name: torch.cat([rows.read([name], column) for column in columns], 1) for name in names}
 
 
 def test_score_repairs_a_damaged_block(scored, capsys):
@@ -172,7 +178,8 @@ def test_score_repairs_a_damaged_block(scored, capsys):
     assert f"damaged block {block.name}" in capsys.readouterr().err
     assert maintenance.verify(scored.paths.store) == 0
     for name, values in read_layer(scored).items():
-        torch.testing.assert_close(values, before[name], rtol=1e-3, atol=1e-3)
+        # Another batch shape moves a hidden state by rounding, which may be the next code.
+        torch.testing.assert_close(values, before[name], rtol=1e-3, atol=1.0 if scored.layer == "hidden-int8" else 1e-3)
 
 
 def test_list_and_gc_see_every_layer(scored):
@@ -217,23 +224,23 @@ def expect_damage(world, file: Path, method: str, **settings) -> None:
     assert raised.value.where == str(file)
 
 
-@pytest.mark.parametrize("scored", ["hidden", "topk-8"], indirect=True)
+@pytest.mark.parametrize("scored", ["hidden", "hidden-int8", "topk-tail-8"], indirect=True)
 @pytest.mark.parametrize("keep_date", [False, True])
 def test_training_notices_a_flipped_bit(scored, keep_date):
-    store, form = fresh(scored), "hidden" if scored.layer == "hidden" else "topk"
+    store, form = fresh(scored), "topk" if scored.layer == "topk-tail-8" else "hidden"
     for block in store.tensors(scored.layer).files():
         flip(block, keep_date=keep_date)
         expect_damage(scored, block, "tdpo1", full_vocab=form)
         flip(block, keep_date=keep_date)
 
 
-@pytest.mark.parametrize("scored", ["hidden", "topk-8"], indirect=True)
+@pytest.mark.parametrize("scored", ["hidden", "hidden-int8", "topk-tail-8"], indirect=True)
 def test_a_damaged_head_is_noticed_and_restored(scored, capsys):
     """All blocks are sound: nothing is scored again, and the head is the model's own once more."""
     head = fresh(scored).head(scored.layer)
     before = load_file(head.path)["weight"].clone()
     flip(head.path)
-    expect_damage(scored, head.path, "tdpo1", full_vocab="hidden" if scored.layer == "hidden" else "topk")
+    expect_damage(scored, head.path, "tdpo1", full_vocab="topk" if scored.layer == "topk-tail-8" else "hidden")
     assert maintenance.verify(scored.paths.store) == 1
     assert f"{head.path}: the contents" in capsys.readouterr().out
     result = score_completions(ScoringJob.of(scored.run(score=scored.settings)))

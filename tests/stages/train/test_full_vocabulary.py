@@ -19,7 +19,9 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.models import loading as models
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.store import compact
 from scoreonce.stages.store.index import unpacked
+from scoreonce.stages.store.sidecar import record
 from scoreonce.stages.store.tensor_rows import TensorRows
 from scoreonce.stages.train import data as training_data
 from scoreonce.stages.train import rebuilt_logps
@@ -196,7 +198,7 @@ def test_top_k_comes_close_and_says_how_close(prepared, method, capsys):
     for k in (96, 8):
         form = {"full_vocab": "topk", "topk": k}
         score.score(prepared.run(score=form))
-        assert f"topk-{k} is approximate" in capsys.readouterr().err
+        assert f"topk-tail-{k} is approximate" in capsys.readouterr().err
         run = prepared.run(train={**FAST, "method": method, "label": f"top{k}", "full_vocab": "topk"}, score=form)
         train.train(run)
         lines = (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()
@@ -219,6 +221,113 @@ def test_another_top_k_than_the_stored_one_is_named(prepared):
     with pytest.raises(InputError, match="they are not stored") as raised:
         train.train(prepared.run(train={**FAST, "method": "tdpo1", "full_vocab": "topk"}, score={"topk": 16}))
     assert raised.value.fix.endswith("Stored with score.topk = 8.")  # not the damaged one itself
+
+
+INT8 = {"full_vocab": "hidden", "hidden": "int8", "shard_completions": 16}
+
+
+@pytest.fixture
+def in_8_bits(world, capsys):
+    world.prepare(world.random_pairs(24))
+    score.score(world.run(score=INT8))
+    world.said = capsys.readouterr().err
+    return world
+
+
+def errors_of(world):
+    layer = store_of(world).tensors("hidden-int8")
+    return [layer.sidecar(path)["provenance"]["approximation"] for path in layer.files()]
+
+
+def test_int8_states_say_what_they_cost(in_8_bits):
+    """The error that `score` prints and keeps is that of the first shard, computed here from the model's own states."""
+    score.score(in_8_bits.run(score=STORED))
+    first, *others = errors_of(in_8_bits)
+    assert all(error == first for error in others)
+    layer = store_of(in_8_bits).tensors("hidden-int8")
+    names = unpacked(layer.codec.ids(layer.files()[0]))
+    head = store_of(in_8_bits).head("hidden").read(torch.device("cpu"))
+    codes, scales = (TensorRows(layer).read(names, column) for column in ("codes", "scales"))
+    near = (codes * scales.float().repeat_interleave(32, 1)) @ head.weight.T
+    exact = TensorRows(hidden(in_8_bits)).read(names, "hidden") @ head.weight.T
+    gaps = exact.log_softmax(1) - near.log_softmax(1)
+    kl = (exact.softmax(1) * gaps).sum(1)
+    assert first["tokens"] == len(kl)
+    assert first["kl_mean"] == pytest.approx(kl.mean().item(), rel=1e-2)
+    assert first["kl_max"] == pytest.approx(kl.max().item(), rel=1e-2)
+    assert 0 < first["logps_max"] <= gaps.abs().max().item() * 1.01
+    said = f"mean {first['kl_mean']:.1e}, largest {first['kl_max']:.1e} nats"
+    assert f"hidden-int8 is approximate: KL per token over the first shard: {said}" in in_8_bits.said
+
+
+@pytest.mark.parametrize("method", ["epsilon_dpo", "tdpo2", "sparse_po", "mapo"])
+def test_int8_states_train_nearly_as_exact_ones(in_8_bits, method):
+    run = in_8_bits.run(train={**FAST, "method": method, "label": "int8"}, score=INT8)
+    train.train(run)
+    lines = [json.loads(line) for line in (RunPaths.of(run).training / "metrics.jsonl").read_text().splitlines()]
+    score.score(in_8_bits.run(score=STORED))
+    exact, _ = training(in_8_bits, method, "hidden")
+    gaps = [abs(near["loss"] - line["loss"]) for near, line in zip(lines, exact, strict=True)]
+    assert 0 < max(gaps) < 5e-3
+
+
+def test_int8_and_exact_states_are_kept_apart(in_8_bits):
+    settings = {**FAST, "method": "tdpo1"}
+    assert 'set score.hidden = "int8"' in expect(in_8_bits, "they are not stored", method="tdpo1").fix
+    run = in_8_bits.run(train=settings, score=INT8)
+    train.train(run)
+    lineage = json.loads(RunPaths.of(run).lineage.read_text())
+    assert lineage["train"]["reference_distributions"] == "hidden-int8"
+    score.score(in_8_bits.run(score=STORED))
+    assert len(hidden_ids(in_8_bits)) == 48
+    # Another approximation is another run; exact states are the same run as a loaded reference.
+    with pytest.raises(InputError, match="Another training run") as raised:
+        train.train(in_8_bits.run(train=settings))
+    assert "reference_distributions" in raised.value.found
+    train.train(in_8_bits.run(train={**settings, "method": "dpo", "label": "plain"}, score=INT8))
+    plain = json.loads((in_8_bits.paths.out / "train/plain/lineage.json").read_text())
+    assert "reference_distributions" not in plain["train"]
+
+
+def test_the_comparison_with_the_cache_knows_the_error_of_int8(in_8_bits):
+    """Twice the largest error of a log-prob that the files state, beside rounding; merged files state several."""
+    run = in_8_bits.run(score=INT8)
+    largest = errors_of(in_8_bits)[0]["logps_max"]
+    assert CachedLogps.of(run).tolerance == pytest.approx(1e-5 + 2 * largest)
+    assert CachedLogps.of(in_8_bits.run()).tolerance == 1e-5
+    pairs = in_8_bits.random_pairs(40)
+    in_8_bits.prepare(pairs)
+    score.score(run)
+    assert compact.compact(in_8_bits.paths.store) > 0
+    stated = errors_of(in_8_bits)
+    assert len(stated) == 1
+    assert len(stated[0]) == 2
+    assert CachedLogps.of(run).tolerance == pytest.approx(1e-5 + 2 * max(error["logps_max"] for error in stated[0]))
+    train.train(in_8_bits.run(train={**FAST, "method": "tdpo1"}, score=INT8))
+
+
+def test_wrong_int8_states_are_found(in_8_bits):
+    """The codes of one token in reverse, under a digest of their own."""
+    layer = store_of(in_8_bits).tensors("hidden-int8")
+    block = layer.files()[0]
+    stated, tensors = layer.sidecar(block), load_file(block)
+    tensors["codes"] = tensors["codes"].flip(1).contiguous()
+    save_file(tensors, block)
+    record(block, rows=stated["rows"], tokens=stated["tokens"], provenance=stated["provenance"])
+    with pytest.raises(InputError, match="rebuilt from hidden states") as raised:
+        train.train(in_8_bits.run(train={**FAST, "method": "tdpo1"}, score=INT8))
+    assert "is rounding and 8 bits" in raised.value.found
+    assert "folder hidden-int8" in raised.value.fix
+    assert 'score.hidden = "int8"' in raised.value.fix
+
+
+def test_disk_a_token_in_8_bits(in_8_bits):
+    """Width 32: 32 codes and one scale of 2 bytes, 34 bytes in place of 128 in float32; ids and lengths besides."""
+    layer = store_of(in_8_bits).tensors("hidden-int8")
+    tokens = sum(len(c) + len(r) for _, c, r in in_8_bits.random_pairs(24))
+    tensors = [load_file(path) for path in layer.files()]
+    kept = sum(each[name].numel() * each[name].element_size() for each in tensors for name in ("codes", "scales"))
+    assert kept == 34 * tokens
 
 
 def test_masks_need_hidden_states(prepared):

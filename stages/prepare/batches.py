@@ -1,0 +1,136 @@
+"""Batches of raw rows become tables of pairs: in this process, or in several whose results come back in order.
+
+Rows are independent of each other, so the number of processes changes nothing. Each process finds out from the same
+first rows how to read the data; only rows and tables travel between them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, QuarantinedRow, prepare_rows
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Run
+from scoreonce.stages.data.encoding import encoding_of
+from scoreonce.stages.models import loading
+from scoreonce.stages.prepare.dataset import Dataset, dataset_of, tokenizer_of
+from scoreonce.stages.prepare.pair_files import pair_table, token_table
+from scoreonce.stages.raw.raw_data import RawData
+from scoreonce.stages.raw.raw_files import RawRow
+
+AHEAD = 2  # batches for each process that are read and not yet written
+
+
+class PreparedBatch(NamedTuple):
+    """What a batch of raw rows became."""
+
+    rows: int
+    pairs: pa.Table  # rows of `Pair`
+    tokens: pa.Table  # rows of `PairTokens`, in the same order
+    refused: list[QuarantinedRow]
+
+
+class FirstRows(NamedTuple):
+    """What tells how a dataset is to be read."""
+
+    name: str
+    rows: list[RawRow]
+    untyped: bool
+
+
+Batches = Iterator[list[RawRow]]
+Prepare = Callable[[Batches, Dataset], Iterator[PreparedBatch]]
+
+
+@contextmanager
+def preparing(run: Run, datasets: Sequence[Dataset]) -> Iterator[Prepare]:
+    """How the batches of each of `datasets` become pairs, in their order.
+
+    With `data.processes` over 1 in that many processes besides this one, which reads and writes. Raises `InputError`
+    where one of them is killed.
+    """
+    count = run.data.processes
+    if count == 1:
+        yield lambda batches, dataset: _here(batches, dataset.recipe)
+        return
+    first = [FirstRows(each.raw.name, next(each.raw.batches(None), []), each.raw.untyped) for each in datasets]
+    # Not forked: a copy of a process with threads (tokenizers, polars) may wait for ever for a thread that it lacks.
+    pool = ProcessPoolExecutor(
+        count, get_context("spawn"), initializer=_begin, initargs=(run, first, loading.trust_remote_code)
+    )
+    try:
+        yield lambda batches, dataset: _elsewhere(pool, batches, datasets.index(dataset), AHEAD * count)
+    except BrokenProcessPool:
+        raise InputError(
+            "A process that makes pairs has ended in the middle of its work.",
+            found="it was killed, perhaps because memory ran out, or could not start; its own message is above, if any",
+            where=f"data.processes = {count}",
+            fix="Set data.processes to a smaller number. In a script, call scoreonce.prepare under "
+            '`if __name__ == "__main__":`: each process imports the script.',
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def prepared(rows: Sequence[RawRow], first_row: int, recipe: PreparationSettings) -> PreparedBatch:
+    """The pairs of a batch of raw rows, of which the first is row `first_row` of the dataset."""
+    pairs, refused = prepare_rows(rows, first_row, recipe)
+    return PreparedBatch(len(rows), pair_table(pairs), token_table(pairs), refused)
+
+
+def _here(batches: Batches, recipe: PreparationSettings) -> Iterator[PreparedBatch]:
+    first_row = 0
+    for rows in batches:
+        yield prepared(rows, first_row, recipe)
+        first_row += len(rows)
+
+
+def _elsewhere(pool: ProcessPoolExecutor, batches: Batches, dataset: int, most: int) -> Iterator[PreparedBatch]:
+    waiting: deque[Future[PreparedBatch]] = deque()
+    first_row = 0
+    for rows in batches:
+        waiting.append(pool.submit(_prepared, dataset, rows, first_row))
+        first_row += len(rows)
+        if len(waiting) == most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+# ---- in the other processes ----
+
+_recipes: list[PreparationSettings] = []
+
+
+def _begin(run: Run, first: Sequence[FirstRows], trust_remote_code: bool) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that writes ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    loading.trust_remote_code = trust_remote_code
+    threads = run.data.workers or os.cpu_count() or 1
+    alone = run.replace({"data.workers": max(1, threads // run.data.processes)})
+    encoding = encoding_of(tokenizer_of(alone), alone)
+    for name, rows, untyped in first:
+        raw = RawData(name, {}, 0, lambda _, rows=rows: iter([rows]), untyped)  # type: ignore[misc]
+        _recipes.append(dataset_of(raw, run.data, encoding).recipe)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it was killed: nobody else would."""
+    if (parent := parent_process()) is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _prepared(dataset: int, rows: Sequence[RawRow], first_row: int) -> PreparedBatch:
+    return prepared(rows, first_row, _recipes[dataset])
