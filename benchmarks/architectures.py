@@ -67,16 +67,16 @@ def measured(model_type: str, rows: Sequence[PromptRow] | None = None) -> Measur
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         name = _save(model_type, folder)
-        model = load_model(folder, dtype="float32", device="cpu")
         try:
+            model = load_model(folder, dtype="float32", device="cpu")
             probe = choose_layout(model, "auto", max(row.tokens for row in rows))
         except InputError as error:
             return Measured(model_type, name, refused=error.what)
-        plain = _plain(folder)
+        plain = _plain(model_type, folder)
         ours, single = scored(model, probe, rows), plain_logps(plain, rows)
         exact, in_double = single, None
         for each in (model, plain):
-            each.config._experts_implementation = "eager"  # the others have no float64
+            each.config.get_text_config()._experts_implementation = "eager"  # the others have no float64
         try:
             exact = plain_logps(plain.double(), rows)
             in_double = _largest(scored(model.double(), probe, rows), exact)
@@ -101,15 +101,20 @@ def _save(model_type: str, folder: str) -> str:
     """Save a model of random weights; returns its class."""
     config = tiny_configs.config_of(model_type)
     torch.manual_seed(0)
-    model = tr.AutoModelForCausalLM.from_config(config).float()
+    model = _class(model_type).from_config(config).float()
     if model.num_parameters() > tiny_configs.MOST_PARAMETERS:
         raise ValueError(f"{model_type} has {model.num_parameters():,} parameters: a size kept its default")
     model.save_pretrained(folder)
     return type(model).__name__
 
 
-def _plain(folder: str) -> tr.PreTrainedModel:
-    return tr.AutoModelForCausalLM.from_pretrained(folder).eval()
+def _plain(model_type: str, folder: str) -> tr.PreTrainedModel:
+    return _class(model_type).from_pretrained(folder).eval()
+
+
+def _class(model_type: str) -> type:
+    """The class that has all of a model's parts."""
+    return tr.AutoModelForMultimodalLM if model_type in tiny_configs.multimodal_types() else tr.AutoModelForCausalLM
 
 
 def random_rows(count: int = 5, longest: int = 24) -> list[PromptRow]:

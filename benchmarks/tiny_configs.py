@@ -10,11 +10,14 @@ from typing import Any
 
 import transformers as tr
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 VOCABULARY = 128
 LAYERS = 4
-MOST_PARAMETERS = 3_000_000  # more means that a size kept its default
+MOST_PARAMETERS = 10_000_000  # more means that a size kept its default
 
 # Random weights of the usual 0.02 give nearly uniform distributions, in which a wrong mask hardly shows.
 SIZES: dict[str, Any] = {
@@ -50,9 +53,38 @@ SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+TOWER: dict[str, Any] = {
+    **dict.fromkeys(("embed_dim", "width", "out_hidden_size", "encoder_hidden_size"), 32),
+    **dict.fromkeys(("projector_input_dim", "projector_output_dim", "vision_output_dim", "projector_hidden_size"), 32),
+    **dict.fromkeys(("hidden_dim", "d_model", "proj_dim", "output_dim"), 32),
+    **dict.fromkeys(("encoder_ffn_dim", "mlp_dim"), 64),
+    **dict.fromkeys(("depth", "encoder_layers", "num_hidden_layers", "num_layers"), 2),
+    **dict.fromkeys(("encoder_attention_heads", "num_heads"), 4),
+    "downsample_hidden_size": 32,
+}
+# Rotary positions of time, height and width, each with some of the frequencies.
+SECTIONS = {
+    "rope_type": "default",
+    "rope_theta": 10_000.0,
+    "partial_rotary_factor": 1.0,
+    "mrope_section": [2, 1, 1],
+}
 KINDS_OF_LAYERS = ("layer_types", "layers_block_type", "block_types", "mlp_layer_types")
 MIXED = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
 OWN: dict[str, dict[str, Any]] = {
+    **{
+        f"{name}_text": {"rope_parameters": SECTIONS}
+        for name in (
+            "glm4v",
+            "glm4v_moe",
+            "glm_ocr",
+            "hunyuan_vl",
+            "paddleocr_vl",
+            "qwen2_vl",
+            "qwen2_5_vl",
+            "qwen2_5_omni",
+        )
+    },
     "bailing_hybrid": {"layer_types": MIXED},
     "bamba": {"attn_layer_indices": [1, 3], "num_experts_per_tok": None},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
@@ -123,9 +155,12 @@ LEFT_OUT = {
         "bart bigbird_pegasus blenderbot blenderbot-small marian mbart moshi musicgen musicgen_melody mvp pegasus "
         "plbart prophetnet trocr whisper"
     ),
-    "models of images or audio too, whose text model has a row of its own": (
-        "dots3_note emu3 fuyu gemma3 gemma3n gemma4 gemma4_unified git got_ocr2 llama4 mllama moss_transcribe_diarize "
-        "phi4_multimodal qwen3_5 qwen3_5_moe qwen4_exp"
+    "models of images or audio whose towers need the package timm": "fast_vlm gemma3n perception_lm",
+    "models of images or audio of which no tiny one was made": (
+        "chameleon cosmos3_edge deepseek_ocr2 diffusion_gemma dots3_note emu3 ernie4_5_vl_moe evolla florence2 "
+        "fun_asr_nano glm5_next granite4_vision inkling2 inkling_mm_model janus kosmos-2 kosmos-2.5 "
+        "kyutai_speech_to_text mistral4 molmo2 muse_glimmer muse_spark nemo_speechlm nemotron_h_omni pi0 "
+        "pp_formulanet qwen2_5_omni qwen3_omni_moe shieldgemma2 step3p7 t5gemma2 unlimited_ocr vibevoice_asr"
     ),
     "drafts of another model's tokens": "gemma4_assistant gemma4_unified_assistant",
     "other names of Llama and GPT-2": "gpt-sw3 internlm3 iquestcoder",
@@ -134,9 +169,32 @@ LEFT_OUT = {
 
 
 def config_of(model_type: str) -> tr.PretrainedConfig:
-    """The tiny configuration of a model type of transformers."""
+    """The tiny configuration of a model type of transformers, with tiny parts where it has several."""
     default = CONFIG_MAPPING[model_type]()
+    if model_type not in multimodal_types():
+        return _tiny(default)
+    parts = {key: getattr(default, key) for key in default.sub_configs}
+    tiny = {
+        key: (_tiny if part is default.get_text_config() else _tiny_tower)(part) for key, part in parts.items() if part
+    }
+    whole = _tiny(default) if default.get_text_config() is default else default
+    changed = {key: part.to_dict() for key, part in tiny.items()} | OWN.get(model_type, {})
+    return type(default)(**{**whole.to_dict(), **changed})
+
+
+def _tiny_tower(default: tr.PretrainedConfig) -> tr.PretrainedConfig:
+    """The part of a configuration that describes a tower of images or audio, made tiny."""
     plain = default.to_dict()
+    changed = {key: size for key, size in (SIZES | TOWER).items() if isinstance(plain.get(key), type(size))}
+    for key in KINDS_OF_LAYERS:
+        if plain.get(key):
+            changed[key] = plain[key][: changed["num_hidden_layers"]]
+    return type(default)(**{**plain, **changed})
+
+
+def _tiny(default: tr.PretrainedConfig) -> tr.PretrainedConfig:
+    """The configuration of a model that reads text, made tiny."""
+    model_type, plain = default.model_type, default.to_dict()
     changed = {key: size for key, size in SIZES.items() if plain.get(key) is not None}
     for key in KINDS_OF_LAYERS:
         if plain.get(key):
@@ -151,7 +209,15 @@ def config_of(model_type: str) -> tr.PretrainedConfig:
     return type(default)(**{**changed, **OWN.get(model_type, {})})
 
 
+def multimodal_types() -> list[str]:
+    """Every model type of transformers that reads images or audio beside text, without those in `LEFT_OUT`."""
+    return sorted(set(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES) - _left_out())
+
+
 def model_types() -> list[str]:
     """Every model type of transformers that has a causal language model, without those in `LEFT_OUT`."""
-    left_out = {model_type for types in LEFT_OUT.values() for model_type in types.split()}
-    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - left_out)
+    return sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - _left_out() | set(multimodal_types()))
+
+
+def _left_out() -> set[str]:
+    return {model_type for types in LEFT_OUT.values() for model_type in types.split()}

@@ -24,6 +24,10 @@ OFTEN = (
     "lfm2",
     "electra",
     "xlnet",
+    "qwen2_5_vl",
+    "gemma3",
+    "mllama",
+    "paligemma",
 )
 needs_measured_version = pytest.mark.skipif(
     Version(version("transformers")) < Version(MEASURED_WITH), reason="older transformers have other architectures"

@@ -105,6 +105,15 @@ def test_heads_of_any_width(width):
     assert (found.double() - expected).abs().max() < 2e-5
 
 
+def test_scores_are_scaled_by_the_width_before_zeros_are_added():
+    """Where a model leaves the scale to its attention: against torch's own, with heads of 10."""
+    batch = collate(random_rows(3), "flex")
+    query, key, value = torch.randn(3, 1, 2, batch.segments.shape[1], 10)
+    found, _ = flex._attend(torch.nn.Module(), query, key, value, flex.block_mask(batch))
+    expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask(batch))
+    torch.testing.assert_close(found.transpose(1, 2), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_kernel_sees_no_head_below_its_smallest_width(monkeypatch):
     seen, honest = [], flex.flex_attention
 
