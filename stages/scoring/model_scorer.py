@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,14 +16,17 @@ from torch import Tensor
 from scoreonce.pipeline.attention.cpu_matmul import lay_out_for_forward
 from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
-from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_multiple
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, padded, sequence_multiple
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import Head, TopK, top_k
-from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
+from scoreonce.pipeline.forward.layout_probe import Probe
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_scores import sum_per_completion
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
+from scoreonce.stages.models.forward_record import provenance_of
 from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
+from scoreonce.stages.sharded.layout import agreed_layout
+from scoreonce.stages.sharded.processes import mesh_of
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Compute, Reference
@@ -62,6 +64,7 @@ class ModelScorer:
     probe: Probe
     budget: int
     output_head: Head | None = None
+    compiled: bool = False  # the blocks
 
     @property
     def sharded(self) -> bool:
@@ -70,29 +73,37 @@ class ModelScorer:
 
     @classmethod
     def load(
-        cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
+        cls,
+        reference: Reference,
+        compute: Compute,
+        *,
+        longest_row: int,
+        longest_sequence: int,
+        largest_token: int,
+        first: RowLayout | None = None,
     ) -> ModelScorer:
-        """Load a model and probe which layout of prompt rows is exact for it.
+        """Load a model and probe which layout of prompt rows is exact for it: on the first process, for all of them.
+
+        `first` is the layout of the scores that these belong to, if there are some.
 
         Raises `InputError`, before any forward, where a token id lies outside the vocabulary or a sequence is longer
         than the table of absolute positions.
         """
         device = resolve_device(compute.device)
-        if compute.shard != "none":
-            from scoreonce.stages.sharded.processes import mesh_of
+        if (mesh := mesh_of(compute, device)) is not None:
             from scoreonce.stages.sharded.scoring import sharded_reference
 
-            if (mesh := mesh_of(compute, device)) is not None:
-                scorer, found, head = sharded_reference(
-                    reference,
-                    compute,
-                    mesh,
-                    device,
-                    longest_row=longest_row,
-                    longest_sequence=longest_sequence,
-                    largest_token=largest_token,
-                )
-                return cls(scorer, found, compute.budget(device.type), head)
+            scorer, found, head = sharded_reference(
+                reference,
+                compute,
+                mesh,
+                device,
+                longest_row=longest_row,
+                longest_sequence=longest_sequence,
+                largest_token=largest_token,
+                first=first,
+            )
+            return cls(scorer, found, compute.budget(device.type), head, compute.compile)
         model = load_model(
             reference.model,
             dtype=reference.dtype,
@@ -106,8 +117,8 @@ class ModelScorer:
         if device.type == "cpu":
             keep_freed_memory()
         lay_out_for_forward(architecture.causal_lm(model))
-        probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
-        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)
+        probe = agreed_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile, first=first)
+        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget, compiled=compute.compile)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> ScoredRows:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
@@ -182,17 +193,13 @@ class ModelScorer:
     def provenance(self) -> dict[str, Any]:
         """What the numbers were computed with; recorded beside them, not part of the store's key."""
         model = architecture.causal_lm(self.scorer.model)
-        device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
         return {
-            "device": device,
-            "layout": self.probe.layout,
+            **provenance_of(model, self.probe.layout, compiled=self.compiled),
             "probe_deviation": self.probe.deviation,
             # Infinite where memory ran out; JSON has no infinity.
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
-            "attention": model.config._attn_implementation,
             "tokens_per_microbatch": self.budget,
             "sharded": self.sharded,
-            "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
         }
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:

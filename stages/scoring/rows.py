@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from scoreonce.pipeline.batches.prompt_rows import PromptRow
+    from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout
     from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 
@@ -29,6 +30,7 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
         longest_row=work.longest_row,
         longest_sequence=work.longest_sequence,
         largest_token=largest_token(job.paths, job.splits),
+        first=job.layout or _stored_layout(job),
     )
     if job.compute.attention != "auto":
         return scorer
@@ -37,6 +39,12 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
     elif scorer.probe.reason:
         logger.warning(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}")
     return scorer
+
+
+def _stored_layout(job: ScoringJob) -> RowLayout | None:
+    """The layout of the newest shard, in which what is still missing is scored too."""
+    shards = job.store.shards()
+    return single_layout(job.store.sidecar(shards[-1])["provenance"].get("layout", "")) if shards else None
 
 
 def row_reader(job: ScoringJob) -> Callable[[ShardPlan], list[PromptRow]]:

@@ -56,7 +56,7 @@ class EmptyModel:
 
         Raises `InputError` where a weight is not finite.
         """
-        outcome.apply(scorer, compiled=compiled)
+        outcome.apply(scorer.model, compiled=compiled)
         sharding.shard(scorer, mesh, dtype)
         sharding.materialise(scorer, torch.device(mesh.device_type))
         self._fill(scorer)

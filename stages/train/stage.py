@@ -26,7 +26,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import Lineage, TrainingLogManifest
+from scoreonce.schemas.manifests import Lineage, ReferenceManifest, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.common.locking import locked
@@ -57,7 +57,7 @@ def train(
     `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written.
     """
     paths, method = RunPaths.of(run), _method(run, allow_method_file)
-    data, record = _inputs(run, method)
+    data, record, scored = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
     with _only_run(accelerator, paths, restart, lock_timeout):
@@ -66,7 +66,7 @@ def train(
             say("%s: up to date, %s", paths.label, paths.policy)
             return TrainResult(paths, 0)
         with _enough_gpu_memory(run, accelerator, "before the first step"):
-            trainer = Trainer.build(run, method, data, accelerator)
+            trainer = Trainer.build(run, method, data, accelerator, scored)
             if run.train.verify_pairs and lineage.policy_is_reference(record):
                 trainer.check_against_cache()
         # Whatever is refused is refused before this point, so that it leaves nothing under the label.
@@ -90,10 +90,10 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     Raises `InputError` as `train` does.
     """
     method = _method(run, allow_method_file)
-    data, _ = _inputs(run, method)
+    data, _, scored = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
     with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
-        left = estimate_training(Trainer.build(run, method, data, accelerator))
+        left = estimate_training(Trainer.build(run, method, data, accelerator, scored))
     if accelerator.is_main_process:
         logger.info(
             "to train   %s pairs, %s steps, %s tokens\n"
@@ -120,8 +120,8 @@ def _enough_gpu_memory(run: Run, accelerator: Accelerator, where: str) -> Abstra
     )
 
 
-def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
-    """The training pairs with the cached columns that the method reads, and the lineage of what they lead to."""
+def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage, ReferenceManifest | None]:
+    """The training pairs with the columns that the method reads, the lineage of what they lead to, and the scores."""
     pairs = require_pairs(run)
     reference = require_reference(run) if lineage.reads_reference(method) else None
     data = load_training_data(
@@ -130,7 +130,7 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     if "has_chosen" in data.columns and (said := pair_filter.balance(data.columns, method.hyperparameters)):
         logger.info(said)
     _require_calibrated(method, data)
-    return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
+    return data, lineage.describe(run, method, data.pair_ids, pairs, reference), reference
 
 
 def _method(run: Run, allow_method_file: bool) -> Method:
