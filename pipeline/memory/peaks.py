@@ -5,8 +5,9 @@ through the blocks, where gradients grow as activations are given back; the opti
 Scoring has one, a forward pass. A part that a moment has nothing of is left out.
 
 Whole weights on each GPU (DDP): half-precision weights have float32 masters, and DDP copies gradients into buckets of
-its own. Full sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the
-dtype of the forward pass, and beside them what is gathered at a time.
+its own. Sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the dtype
+of the forward pass, and beside them what is gathered at a time. "full" shares out over all GPUs, "hybrid" over those of
+a machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
 from scoreonce.pipeline.memory.sizes import Sizes
 from scoreonce.pipeline.memory.weights import FLOAT32, NF4_BYTES, WeightCount, Weights
 
-Shard = Literal["none", "full"]
+Shard = Literal["none", "full", "hybrid"]
 Parts = dict[str, int]  # bytes by name
 # Blocks that are gathered at a time: the one at work and the next.
 GATHERED = 2
@@ -33,6 +34,17 @@ class Plan:
     gpus: int
     shard: Shard
     nf4: bool = False  # frozen weights of linear layers in 4 bits
+    per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each GPU has a part of the weights."""
+        return self.shard != "none"
+
+    @property
+    def group(self) -> int:
+        """GPUs that hold a model together."""
+        return {"none": 1, "full": self.gpus, "hybrid": self.per_machine or self.gpus}[self.shard]
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,7 @@ def training_peak(
     """The peak of a training step on one GPU. `decays`: with weight decay. `extra` parts are there all the time."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     accumulates, element = sizes.accumulates, sizes.element
-    trained, share = weights.whole.trained, plan.gpus if plan.shard == "full" else 1
+    trained, share = weights.whole.trained, plan.group
     always: Parts = {
         **_weights(weights, plan),
         "optimizer state": round(state_size(optimizer).per_weight * trained / share),
@@ -62,7 +74,7 @@ def training_peak(
     }
     gradients = stepped = FLOAT32 * trained // share
     backward: Parts = {}
-    if plan.shard == "full":
+    if plan.sharded:
         backward = _gathered(weights, plan, element, trains=True)
     else:
         always["master weights"] = FLOAT32 * weights.whole.trained_half
@@ -103,7 +115,7 @@ def training_peak(
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     """The peak of a forward pass with statistics, which `score` is made of."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
-    gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.shard == "full" else {}
+    gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.sharded else {}
     always = {**_weights(weights, plan), **gathered}
     return _largest(
         {
@@ -118,8 +130,8 @@ def _weights(weights: Weights, plan: Plan) -> Parts:
     frozen = whole.bytes - whole.trained_bytes
     if plan.nf4:
         frozen += round(NF4_BYTES * weights.frozen_linear) - weights.frozen_linear_bytes
-    if plan.shard == "full":
-        return {"weights": (frozen + FLOAT32 * whole.trained) // plan.gpus}
+    if plan.sharded:
+        return {"weights": (frozen + FLOAT32 * whole.trained) // plan.group}
     return {"weights": frozen + whole.trained_bytes}
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from scoreonce.stages.config import Compute
 from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
@@ -24,9 +25,10 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
     """Load the model of a job. Where prompts cannot be shared or rows not packed, the reason is printed."""
     from scoreonce.stages.scoring.model_scorer import ModelScorer  # torch, not needed where nothing is left to score
 
+    compute = _with_shard(job)
     scorer = ModelScorer.load(
         job.reference,
-        job.compute,
+        compute,
         longest_row=work.longest_row,
         longest_sequence=work.longest_sequence,
         largest_token=largest_token(job.paths, job.splits),
@@ -39,6 +41,30 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
     elif scorer.probe.reason:
         logger.warning(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}")
     return scorer
+
+
+def _with_shard(job: ScoringJob) -> Compute:
+    """The job's [compute] with shard = "auto" decided."""
+    if job.compute.shard != "auto":
+        return job.compute
+    from scoreonce.pipeline.memory.peaks import Peak
+    from scoreonce.stages.memory import peaks
+    from scoreonce.stages.memory.peaks import Sharing
+    from scoreonce.stages.models.loading import resolve_device
+    from scoreonce.stages.sharded.choice import choose_shard
+
+    def peak(sharing: Sharing) -> Peak:
+        counted = peaks.counted_scoring(
+            job.reference,
+            job.compute,
+            job.paths,
+            shard_completions=job.score.shard_completions,
+            splits=job.splits,
+        )
+        return peaks.scoring(job.compute, counted, sharing)
+
+    chosen = choose_shard(resolve_device(job.compute.device), "scoring", peak)
+    return job.compute.model_copy(update={"shard": chosen})
 
 
 def _stored_layout(job: ScoringJob) -> RowLayout | None:

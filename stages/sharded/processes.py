@@ -17,12 +17,12 @@ Result = TypeVar("Result")
 
 
 def mesh_of(compute: Compute, device: torch.device) -> DeviceMesh | None:
-    """The mesh to shard a model over, None where every process keeps all of it.
+    """The mesh to shard a model over, None where every process keeps all of it, as where "auto" was not decided.
 
     "full" shards over all processes; "hybrid" over those of a machine, and machines are replicas of each other. Raises
     `InputError` where machines have different numbers of them.
     """
-    if compute.shard == "none" or not dist.is_initialized():
+    if compute.shard in ("none", "auto") or not dist.is_initialized():
         return None
     count = dist.get_world_size()
     own = int(os.environ.get("LOCAL_WORLD_SIZE", count)) if compute.shard == "hybrid" else count

@@ -36,7 +36,10 @@ from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
+from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
+from scoreonce.stages.sharded.choice import choose_shard
+from scoreonce.stages.sharded.scorer import require_can_be_sharded
 from scoreonce.stages.train import checkpoint, pair_filter
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
@@ -60,6 +63,7 @@ def train(
     data, record, scored = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
+    asked, run = run, _with_shard(run, method, accelerator)
     with _only_run(accelerator, paths, restart, lock_timeout):
         require_same_plan(accelerator, _plan(run, paths, record))
         if _finished(paths, record):
@@ -72,7 +76,7 @@ def train(
         # Whatever is refused is refused before this point, so that it leaves nothing under the label.
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _begin(run, paths, record)
+            _begin(asked, paths, record)
         accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
         with _enough_gpu_memory(run, accelerator, "a training step"):
             trainer.train(paths)
@@ -92,6 +96,7 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     method = _method(run, allow_method_file)
     data, _, scored = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
+    run = _with_shard(run, method, accelerator)
     with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
         left = estimate_training(Trainer.build(run, method, data, accelerator, scored))
     if accelerator.is_main_process:
@@ -190,6 +195,19 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
             'compute.shard = "full".',
         )
     return accelerator
+
+
+def _with_shard(run: Run, method: Method, accelerator: Accelerator) -> Run:
+    """The run with compute.shard = "auto" decided."""
+    if run.compute.shard != "auto":
+        return run
+    chosen = choose_shard(
+        accelerator.device,
+        "training",
+        lambda sharing: peaks.training(run, peaks.counted_training(run, sharing.gpus), sharing),
+        require=lambda: require_can_be_sharded(run, method),
+    )
+    return run.replace({"compute.shard": chosen})
 
 
 @contextmanager

@@ -43,6 +43,8 @@ SHARED = {
     "cohere_logit_scale": lambda: tr.CohereConfig(**SHAPE, logit_scale=0.25),
     "granite_logits_scaling": lambda: tr.GraniteConfig(**SHAPE, logits_scaling=4.0),
 }
+# Its files have a tensor for each expert, the model one for all of them.
+MIXTRAL = {**{key: SHAPE[key] for key in SHAPE if key not in OWN}, "num_hidden_layers": 2, "num_local_experts": 4}
 # ...and those whose attention takes no custom mask.
 PADDED_ONLY = {
     "bloom": lambda: tr.BloomConfig(

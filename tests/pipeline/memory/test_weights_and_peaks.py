@@ -146,6 +146,12 @@ def test_full_sharding_divides_by_the_gpus():
     }
 
 
+def test_hybrid_sharding_divides_by_the_gpus_of_a_machine():
+    given = sizes(torch.bfloat16, kept=10**6)
+    hybrid = training_peak(given, Plan("cuda", 16, "hybrid", per_machine=4), optimizer="adamw_torch")
+    assert hybrid == training_peak(given, Plan("cuda", 4, "full"), optimizer="adamw_torch")
+
+
 def test_four_bits():
     """Linear layers in 4.13 bits per weight, the rest in bfloat16."""
     pytest.importorskip("peft")
