@@ -125,6 +125,10 @@ class Compute(_Section):
         "parts within a machine, copies between machines; none: all of it; auto: full where several GPUs are used and "
         "the whole model and what training adds to it would not fit one, else none",
     )
+    offload: bool = Field(
+        False,
+        description="keep parts of weights, gradients and optimizer state in host memory: less of the GPU's, slower",
+    )
 
     def budget(self, device_type: str) -> int:
         """Tokens per forward pass on "cpu" or "cuda".

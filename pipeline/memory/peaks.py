@@ -35,6 +35,7 @@ class Plan:
     shard: Shard
     nf4: bool = False  # frozen weights of linear layers in 4 bits
     per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
+    offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
 
     @property
     def sharded(self) -> bool:
@@ -53,6 +54,7 @@ class Peak:
 
     moment: str
     parts: Parts
+    host: int = 0  # bytes of host memory for what is offloaded
 
     @property
     def bytes(self) -> int:
@@ -67,15 +69,17 @@ def training_peak(
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     accumulates, element = sizes.accumulates, sizes.element
     trained, share = weights.whole.trained, plan.group
-    always: Parts = {
+    kept: Parts = {
         **_weights(weights, plan),
         "optimizer state": round(state_size(optimizer).per_weight * trained / share),
-        **(extra or {}),
     }
+    always: Parts = {**({} if plan.offload else kept), **(extra or {})}
     gradients = stepped = FLOAT32 * trained // share
+    host = sum(kept.values()) + gradients if plan.offload else 0
     backward: Parts = {}
     if plan.sharded:
         backward = _gathered(weights, plan, element, trains=True)
+        gradients = stepped = 0 if plan.offload else gradients
     else:
         always["master weights"] = FLOAT32 * weights.whole.trained_half
         always["DDP buckets"] = weights.whole.trained_bytes if plan.gpus > 1 else 0
@@ -100,7 +104,9 @@ def training_peak(
         "the optimizer's step": {
             **always,
             "gradients": stepped,
-            "temporaries of the step": step_bytes(
+            "temporaries of the step": 0
+            if plan.offload
+            else step_bytes(
                 optimizer,
                 device=plan.device,
                 trained=trained // share,
@@ -109,19 +115,21 @@ def training_peak(
             ),
         },
     }
-    return _largest(moments)
+    return _largest(moments, host)
 
 
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     """The peak of a forward pass with statistics, which `score` is made of."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.sharded else {}
-    always = {**_weights(weights, plan), **gathered}
+    kept = _weights(weights, plan)
+    always = gathered if plan.offload else {**kept, **gathered}
     return _largest(
         {
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
             "the blocks": {**always, "activations": microbatch.peak},
-        }
+        },
+        sum(kept.values()) if plan.offload else 0,
     )
 
 
@@ -154,6 +162,6 @@ def _dequantised(weights: Weights, plan: Plan, element: int) -> int:
     return element * weights.largest_linear if plan.nf4 else 0
 
 
-def _largest(moments: Mapping[str, Parts]) -> Peak:
-    peaks = [Peak(name, {part: size for part, size in parts.items() if size}) for name, parts in moments.items()]
+def _largest(moments: Mapping[str, Parts], host: int) -> Peak:
+    peaks = [Peak(name, {part: size for part, size in parts.items() if size}, host) for name, parts in moments.items()]
     return max(peaks, key=lambda peak: peak.bytes)

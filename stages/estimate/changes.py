@@ -70,6 +70,8 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
     if sharing.gpus > 1 and sharing.shard == "none":
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
+    if sharing.shard != "none" and not sharing.offload and device_of(run.compute) == "cuda":
+        yield Setting("compute.offload=true", {"compute.offload": True}, {"offload": True})
     if sharing.shard == "none" and whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
         yield _key("train.optimizer", EIGHT_BIT)
     if (train.dtype or run.reference.dtype) == "float32":

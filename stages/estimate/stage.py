@@ -17,6 +17,7 @@ from functools import cache
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size
 from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
@@ -71,10 +72,12 @@ def estimate(
         max_length=run.data.max_length,
     )
     limit = None if memory is None else int(memory * GIB)
-    whole_weights = Sharing(gpus, "none", qlora, per_machine)
+    whole_weights = Sharing(gpus, "none", qlora, per_machine, run.compute.offload)
     asked = shard or run.compute.shard
-    sharing = replace(whole_weights, shard=asked) if asked != "auto" else whole_weights
-    if asked == "auto" and gpus > 1 and limit is not None and peaks.device_of(run.compute) == "cuda":
+    sharing = whole_weights
+    if asked != "auto" or run.compute.offload:
+        sharing = replace(sharing, shard="full" if asked == "auto" else asked)
+    elif gpus > 1 and limit is not None and peaks.device_of(run.compute) == "cuda":
         sharing = replace(sharing, shard="none" if peaks.fits(training(run, whole_weights), limit) else "full")
     _require_equal_machines(sharing)
     peak = training(run, sharing)
@@ -99,7 +102,7 @@ def estimate(
         _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
         _stage(peaks.scoring(run.compute, scored, sharing), limit, scored, given, passes=1),
         changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
-        tuple(_notes(run, sharing, trained, asked, limit)),
+        tuple(_notes(run, sharing, trained, peak, asked, limit)),
     )
 
 
@@ -119,7 +122,7 @@ def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, 
     )
 
 
-def _notes(run: Run, sharing: Sharing, counted: Counted, asked: str, limit: int | None) -> list[str]:
+def _notes(run: Run, sharing: Sharing, counted: Counted, peak: Peak, asked: str, limit: int | None) -> list[str]:
     notes = []
     if counted.workload.pairs is None:
         notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
@@ -131,6 +134,10 @@ def _notes(run: Run, sharing: Sharing, counted: Counted, asked: str, limit: int 
         )
     if sharing.shard != "none" and run.train.optimizer not in ELEMENTWISE:
         notes.append(f"`train` does not shard with {run.train.optimizer}: it needs whole weights.")
+    if peak.host:
+        notes.append(f"Weights, gradients and optimizer state take {size(peak.host)} of the host, for each GPU.")
+    if run.compute.offload and (sharing.shard == "none" or peaks.device_of(run.compute) == "cpu"):
+        notes.append("`train` refuses compute.offload = true without a GPU, and without compute.shard.")
     if sharing.nf4:
         notes.append("QLoRA is an estimate of what cannot be trained yet.")
     if not state_size(run.train.optimizer).known:

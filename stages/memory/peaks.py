@@ -36,10 +36,11 @@ class Sharing:
     shard: Shard = "none"
     nf4: bool = False
     per_machine: int | None = None  # GPUs; all of them where it is not given
+    offload: bool = False
 
     def plan(self, device: Device) -> Plan:
         """The same for GPUs, or processes on a CPU."""
-        return Plan(device, self.gpus, self.shard, self.nf4, self.per_machine)
+        return Plan(device, self.gpus, self.shard, self.nf4, self.per_machine, self.offload and self.shard != "none")
 
 
 @dataclass(frozen=True)

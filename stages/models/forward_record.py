@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:  # torch, not needed where nothing is computed
+    import torch
     from transformers import PreTrainedModel
 
     from scoreonce.pipeline.batches.prompt_rows import RowLayout
@@ -22,13 +23,12 @@ COMPARED = ("layout", "attention", "device", "compiled", "torch", "transformers"
 AND = " and "  # between the values of files that were scored in different ways
 
 
-def provenance_of(model: PreTrainedModel, layout: RowLayout, *, compiled: bool) -> dict[str, Any]:
-    """The facts about forward passes of `model` on this machine, as files of the store keep them."""
+def provenance_of(model: PreTrainedModel, layout: RowLayout, device: torch.device, *, compiled: bool) -> dict[str, Any]:
+    """The facts about forward passes of `model` on a device of this machine, as files of the store keep them."""
     import torch
 
-    device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
     return {
-        "device": device,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "layout": layout,
         "attention": model.config._attn_implementation,
         "compiled": "yes" if compiled and layout == "flex" else "no",

@@ -71,6 +71,11 @@ class ModelScorer:
         """Whether each process has a part of the model."""
         return self.output_head is not None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, which is not where an offloaded model is."""
+        return self.head().weight.device
+
     @classmethod
     def load(
         cls,
@@ -165,7 +170,7 @@ class ModelScorer:
             return passes
         from scoreonce.stages.sharded.scoring import most
 
-        return most(passes, architecture.causal_lm(self.scorer.model).device)
+        return most(passes, self.device)
 
     def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
@@ -187,14 +192,13 @@ class ModelScorer:
 
     def top_k(self, hidden: Tensor, k: int) -> TopK:
         """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
-        model = architecture.causal_lm(self.scorer.model)
-        return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
+        return TopK(*(column.cpu() for column in top_k(hidden.to(self.device), self.head(), k)))
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers were computed with; recorded beside them, not part of the store's key."""
         model = architecture.causal_lm(self.scorer.model)
         return {
-            **provenance_of(model, self.probe.layout, compiled=self.compiled),
+            **provenance_of(model, self.probe.layout, self.device, compiled=self.compiled),
             "probe_deviation": self.probe.deviation,
             # Infinite where memory ran out; JSON has no infinity.
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},

@@ -45,8 +45,6 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
 
 def _with_shard(job: ScoringJob) -> Compute:
     """The job's [compute] with shard = "auto" decided."""
-    if job.compute.shard != "auto":
-        return job.compute
     from scoreonce.pipeline.memory.peaks import Peak
     from scoreonce.stages.memory import peaks
     from scoreonce.stages.memory.peaks import Sharing
@@ -63,7 +61,7 @@ def _with_shard(job: ScoringJob) -> Compute:
         )
         return peaks.scoring(job.compute, counted, sharing)
 
-    chosen = choose_shard(resolve_device(job.compute.device), "scoring", peak)
+    chosen = choose_shard(job.compute, resolve_device(job.compute.device), "scoring", peak)
     return job.compute.model_copy(update={"shard": chosen})
 
 

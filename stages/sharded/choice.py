@@ -12,6 +12,7 @@ import torch.distributed as dist
 from scoreonce.pipeline.memory.peaks import Peak, Shard
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Compute
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.memory.peaks import Sharing
 from scoreonce.stages.sharded.processes import on_first
@@ -27,13 +28,22 @@ class Choice(NamedTuple):
 
 
 def choose_shard(
-    device: torch.device, stage: str, peak: Callable[[Sharing], Peak], *, require: Callable[[], None] = lambda: None
+    compute: Compute,
+    device: torch.device,
+    stage: str,
+    peak: Callable[[Sharing], Peak],
+    *,
+    require: Callable[[], None] = lambda: None,
 ) -> Shard:
-    """What "auto" means for a `stage` ("training"), from the estimated `peak`; said where there was a choice.
+    """compute.shard with "auto" decided for a `stage` ("training") by its estimated `peak`, which is said.
 
-    All processes call this. It is "none" for one process, and where there is no GPU.
+    All processes call this. It is "none" for one process and where there is no GPU, "full" where parts are offloaded.
     `require` raises `InputError` where the run cannot be sharded; then each process keeps the whole model.
     """
+    if compute.shard != "auto":
+        return compute.shard
+    if compute.offload:
+        return "full"
     count = dist.get_world_size() if dist.is_initialized() else 1
     if device.type != "cuda" or count == 1:
         return "none"

@@ -67,7 +67,7 @@ def sharded_scorer(
         multiple=multiple,
         top_k=router and router.top_k,
     )
-    policy.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
+    policy.spread(scorer, outcome, mesh, dtype, compute)
     return scorer, outcome.probe, router
 
 

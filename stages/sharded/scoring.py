@@ -49,7 +49,7 @@ def sharded_reference(
     empty = empty_reference(start, dtype)
     outcome = on_first(tried)
     scorer = TokenScorer(empty.model, outcome.probe.layout, multiple=multiple)
-    empty.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
+    empty.spread(scorer, outcome, mesh, dtype, compute)
     head = architecture.head_of(architecture.causal_lm(scorer.model))
     bias = None if head.bias is None else sharding.whole(head.bias.detach())
     return scorer, outcome.probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)

@@ -199,15 +199,14 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
 
 def _with_shard(run: Run, method: Method, accelerator: Accelerator) -> Run:
     """The run with compute.shard = "auto" decided."""
-    if run.compute.shard != "auto":
-        return run
     chosen = choose_shard(
+        run.compute,
         accelerator.device,
         "training",
         lambda sharing: peaks.training(run, peaks.counted_training(run, sharing.gpus), sharing),
         require=lambda: require_can_be_sharded(run, method),
     )
-    return run.replace({"compute.shard": chosen})
+    return run.model_copy(update={"compute": run.compute.model_copy(update={"shard": chosen})})
 
 
 @contextmanager

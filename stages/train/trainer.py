@@ -164,7 +164,7 @@ class Trainer:
             return ""
         scorer = self.training.model
         model, compiled = architecture.causal_lm(scorer.model), self.run.compute.compile
-        here = facts([provenance_of(model, scorer.layout, compiled=compiled)])
+        here = facts([provenance_of(model, scorer.layout, self.accelerator.device, compiled=compiled)])
         return differing({"layout": self.scored.layout, **self.scored.computed}, here)
 
     def train(self, paths: RunPaths) -> None:

@@ -159,6 +159,20 @@ def test_auto_is_full_where_whole_weights_do_not_fit(without_weights, options, s
     assert estimate(without_weights.run(), gpus=2, memory=1e-6).shard == "none"  # processes on a CPU
 
 
+def test_offloading_takes_parts_out_of_the_gpu(without_weights):
+    run = without_weights.run(compute={"device": "auto", "offload": True})
+    found, kept = estimate(run, gpus=2), estimate(run.replace({"compute.offload": False}), gpus=2, shard="full")
+    assert found.shard == "full"
+    assert found.train.bytes < kept.train.bytes
+    assert not {"weights", "optimizer state"} & found.train.parts.keys()
+    assert any("of the host, for each GPU" in note for note in found.notes)
+    assert ("compute.offload=true",) in [
+        change.settings for change in estimate(run.replace({"compute.offload": False}), gpus=2, memory=1e-6).changes
+    ]
+    refused = estimate(run.replace({"compute.shard": "none"}))
+    assert any("refuses compute.offload" in note for note in refused.notes)
+
+
 def test_hybrid_shares_out_over_a_machine(without_weights):
     """16 GPUs: with "full" a sixteenth each, with "hybrid" an eighth, or a quarter where a machine has four."""
     run = without_weights.run(compute={"device": "auto", "shard": "hybrid"})

@@ -6,6 +6,7 @@ import torch
 from scoreonce.pipeline.memory.peaks import Peak
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Compute
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.sharded import choice
 from scoreonce.stages.sharded.choice import choose_shard, judge
@@ -40,10 +41,12 @@ def test_parts_where_the_whole_model_does_not_fit(needed, require, shard, said):
 
 @pytest.mark.usefixtures("mesh")
 def test_nothing_is_estimated_without_several_gpus(monkeypatch):
-    assert choose_shard(torch.device("cpu"), "training", None) == "none"
-    assert choose_shard(torch.device("cuda"), "training", None) == "none"  # one process
+    assert choose_shard(Compute(), torch.device("cpu"), "training", None) == "none"
+    assert choose_shard(Compute(), torch.device("cuda"), "training", None) == "none"  # one process
     monkeypatch.setattr(choice.dist, "get_world_size", lambda: 2)
-    assert choose_shard(torch.device("cpu"), "training", None) == "none"
+    assert choose_shard(Compute(), torch.device("cpu"), "training", None) == "none"
+    assert choose_shard(Compute(shard="hybrid"), torch.device("cuda"), "training", None) == "hybrid"
+    assert choose_shard(Compute(offload=True), torch.device("cuda"), "training", None) == "full"
 
 
 @pytest.mark.usefixtures("mesh")
@@ -59,7 +62,7 @@ def test_several_gpus_share_out_what_does_not_fit_one(monkeypatch, capsys, memor
         asked.append((sharing.gpus, sharing.shard))
         return Peak("m", {"weights": GIB})
 
-    assert choose_shard(torch.device("cuda"), "scoring", peak) == shard
+    assert choose_shard(Compute(), torch.device("cuda"), "scoring", peak) == shard
     assert asked == [(2, "none")]
     assert f'compute.shard = "auto" is "{shard}": with the whole model on each GPU, scoring' in capsys.readouterr().out
 

@@ -29,7 +29,7 @@ def run_of(folder, **train):
 def sharded(policy, mesh, dtype=torch.float32):
     scorer = TokenScorer(policy.model, "padded")
     outcome = ProbeOutcome(Probe("padded", 0.0), architecture.form_of(policy.model), all_output=False)
-    policy.spread(scorer, outcome, mesh, dtype, compiled=False)
+    policy.spread(scorer, outcome, mesh, dtype, Compute())
     return scorer
 
 
