@@ -136,7 +136,9 @@ class ReferenceManifest(FilesManifest):
     adapter: str | None  # digest
     dtype: str
     head: str  # dtype of the output head
-    layout: str  # of the forward pass: provenance
+    layout: str  # of the forward pass: provenance, as is what follows
+    # Attention, device, compiled or not, versions; those of several files joined by "and". Unknown before 0.2.
+    computed: dict[str, str] = Field({}, exclude_if=lambda computed: not computed)
     store_key: str
     mismatched: bool
     embeddings: bool

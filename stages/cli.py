@@ -45,6 +45,7 @@ from scoreonce.stages.commands.options import (
     Model,
     NearDuplicates,
     Part,
+    PerMachine,
     Preview,
     Prune,
     Qlora,
@@ -243,6 +244,7 @@ def estimate(
     gpus: Gpus = 1,
     memory: Memory = None,
     shard: Shard = None,
+    per_machine: PerMachine = None,
     tflops: Tflops = None,
     mfu: Mfu = None,
     qlora: Qlora = False,
@@ -259,7 +261,16 @@ def estimate(
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.estimate import stage, text
 
-    found = stage.estimate(settings, gpus=gpus, memory=memory, shard=shard, tflops=tflops, mfu=mfu, qlora=qlora)
+    found = stage.estimate(
+        settings,
+        gpus=gpus,
+        memory=memory,
+        shard=shard,
+        per_machine=per_machine,
+        tflops=tflops,
+        mfu=mfu,
+        qlora=qlora,
+    )
     print(json.dumps(found.document(), indent=2) if as_json else printable("\n".join(text.lines(found))))
 
 

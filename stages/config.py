@@ -121,10 +121,15 @@ class Compute(_Section):
         "that is exact",
     )
     compile: bool = Field(False, description="also compile the model's layers (flex only); starts slower")
-    shard: Literal["none", "full", "hybrid"] = Field(
-        "none",
+    shard: Literal["auto", "none", "full", "hybrid"] = Field(
+        "auto",
         description="full: every process of a launch keeps a part of the model (FSDP2) instead of all of it; hybrid: "
-        "parts within a machine, copies between machines",
+        "parts within a machine, copies between machines; none: all of it; auto: full where several GPUs are used and "
+        "the whole model and what training adds to it would not fit one, else none",
+    )
+    offload: bool = Field(
+        False,
+        description="keep parts of weights, gradients and optimizer state in host memory: less of the GPU's, slower",
     )
 
     def budget(self, device_type: str) -> int:

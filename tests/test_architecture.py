@@ -54,9 +54,10 @@ ARROWS: dict[str, set[str]] = {
     "stages.raw": {"stages.config", "stages.common", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.models", "stages.raw", "pipeline"},
     "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
-    "stages.sharded": {"stages.config", "stages.models", "pipeline"},
+    "stages.memory": {"stages.config", "stages.common", "stages.models", "pipeline"},
+    "stages.sharded": {"stages.config", "stages.memory", "stages.models", "pipeline"},
 }
-SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
+SHARED = {f"stages.{room}" for room in ("config", "common", "memory", "models", "raw", "data", "store")}
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}

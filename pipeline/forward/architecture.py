@@ -35,8 +35,9 @@ def body_of(model: PreTrainedModel) -> nn.Module:
     """
     reader = language_model(model)
     body: nn.Module = reader.base_model
+    headless = reader is not model and reader.get_output_embeddings() is None
     # Of a model of images too the language model often is the body itself, and the head is outside of it.
-    if body is not reader or (reader is not model and reader.get_output_embeddings() is None):
+    if headless or body is not reader:
         return body
     inner = [child for child in reader.children() if isinstance(child, PreTrainedModel)]
     if len(inner) != 1:

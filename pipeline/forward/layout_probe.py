@@ -20,7 +20,12 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.attention import flex, varlen
 from scoreonce.pipeline.attention.language_model import attention_of, language_model
-from scoreonce.pipeline.attention.last_layer import compute_all_output, computes_all_output, restore_attention
+from scoreonce.pipeline.attention.last_layer import (
+    compute_all_output,
+    computes_all_output,
+    restore_attention,
+    skip_unused_output,
+)
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, SEQUENCE_LENGTHS, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head_probe import understand_head
@@ -54,16 +59,19 @@ def choose_layout(
     *,
     compiled: bool = False,
     trains: bool = False,
+    first: RowLayout | None = None,
 ) -> Probe:
     """Try layouts on `model` with random rows, and with rows of `longest_row` positions where these differ.
 
     They do if a sliding window is shorter, or the usual frequencies of rotary positions end before.
 
     "auto" takes the first exact one of: packed rows (on a GPU by block masks or variable-length attention, whichever
-    is faster), the shared layout, the padded one. After "flex" or "flash" the model's attention stays replaced; for
-    "flex" its blocks are `compiled` on request, and sequences are padded to a multiple of `multiple`. For a model that
-    `trains` the backward pass is tried too. Raises `InputError` if the model's head is not understood, if the model is
-    not causal, if it does not give the same in a padded batch as alone, and if the requested layout is not exact.
+    is faster), the shared layout, the padded one. `first`, in which other scores were computed, goes before them,
+    though another may be faster: log-probs that are subtracted have the same rounding then. After "flex" or "flash" the
+    model's attention stays replaced; for "flex" its blocks are `compiled` on request, and sequences are padded to a
+    multiple of `multiple`. For a model that `trains` the backward pass is tried too. Raises `InputError` if the model's
+    head is not understood, if the model is not causal, if it does not give the same in a padded batch as alone, and if
+    the requested layout is not exact.
     """
     lm = architecture.causal_lm(model)
     understand_head(lm)
@@ -76,12 +84,20 @@ def choose_layout(
         raise _not_as_alone(lm, f"{batch_deviation:.2e} nats per token apart, more than {5 * tolerance:.0e}")
     if requested == "padded":
         return Probe("padded", batch_deviation, "asked for")
+    if requested == "auto" and first == "padded":
+        return Probe("padded", batch_deviation, "as scored")
     oracle = [(short, padded)]
     if long := _rows_past_the_window(lm, longest_row):
         oracle.append((long, _token_logps(model, "padded", long)))
     trials = _Trials(model, lm, oracle, tolerance + 5 * batch_deviation, longest_row, multiple, compiled, trains)
     groups = _candidates(lm, compiled=compiled) if requested == "auto" else ((requested,),)
     reasons: list[str] = []
+    if requested == "auto" and first is not None:
+        if any(first in group for group in groups):
+            groups = ((first,), *(tuple(layout for layout in group if layout != first) for group in groups))
+        else:
+            blocks = ", compiled" if compiled else ""
+            reasons.append(f"{first}: not for {type(lm).__name__} on {lm.device.type}{blocks}")
     for group in groups:
         found, problems = trials.best_of(group)
         if found is not None:
@@ -189,12 +205,13 @@ class ProbeOutcome:
         lm = architecture.causal_lm(model)
         return cls(probe, architecture.form_of(lm), computes_all_output(lm))
 
-    def apply(self, scorer: TokenScorer, *, compiled: bool) -> None:
-        """Have the model of `scorer` compute as the one that was tried."""
-        lm = architecture.causal_lm(scorer.model)
+    def apply(self, model: torch.nn.Module, *, compiled: bool) -> None:
+        """Have `model` compute as the one that was tried."""
+        lm = architecture.causal_lm(model)
         architecture.set_head_form(lm, self.head)
         replace_attention_for(lm, self.probe.layout, compiled=compiled)
         if self.all_output:
+            skip_unused_output(lm)  # nothing, where that is done: it can be undone only after
             compute_all_output(lm)
 
 

@@ -8,12 +8,13 @@ norm, the head) stays gathered from the forward pass to the end of the backward 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -23,18 +24,33 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
 
 
-def shard(scorer: TokenScorer, mesh: DeviceMesh, dtype: torch.dtype) -> None:
+def shard(
+    scorer: TokenScorer,
+    mesh: DeviceMesh,
+    dtype: torch.dtype,
+    *,
+    replicated: Collection[nn.Parameter] = (),
+    offload: bool = False,
+) -> None:
     """Shard a scorer's parameters over `mesh`, in place; one of two dimensions is (replicas, shards).
 
     The forward and backward passes compute in `dtype`, whatever the parameters are stored in; gradients are summed over
-    processes in float32. On a meta device parameters stay without memory until `materialise`.
+    processes in float32. On a meta device parameters stay without memory until `materialise`. Each process keeps all of
+    the `replicated` parameters, which are used as they are and must not be trained: nobody sums their gradients. With
+    `offload` parts and their gradients are kept in host memory, and what is gathered of them in the GPU's.
     """
     # Nothing writes to the scores in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    options: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": policy,
+        "ignored_params": set(replicated),
+        "offload_policy": CPUOffloadPolicy() if offload else OffloadPolicy(),
+    }
     for block in blocks_of(architecture.causal_lm(scorer.model)):
-        fully_shard(block, mesh=mesh, mp_policy=policy)
-    fully_shard(scorer, mesh=mesh, mp_policy=policy)
+        fully_shard(block, **options)
+    fully_shard(scorer, **options)
 
 
 def blocks_of(model: PreTrainedModel) -> list[nn.Module]:
@@ -72,6 +88,16 @@ def materialise(scorer: TokenScorer, device: torch.device) -> None:
     use_fast_linears(scorer.model)  # which depends on the device
 
 
+def move_rest(scorer: TokenScorer, device: torch.device) -> None:
+    """Move what is not in parts to `device`: buffers, and parameters that each process keeps whole."""
+    for module in scorer.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+        for parameter in module.parameters(recurse=False):
+            if not isinstance(parameter, DTensor):
+                parameter.data = parameter.data.to(device)
+
+
 def _tensors(scorer: TokenScorer) -> Iterator[tuple[str, Tensor]]:
     yield from scorer.named_parameters()
     yield from scorer.named_buffers()
@@ -89,5 +115,11 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered from all processes, each of which has to call this; any other tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """A sharded tensor gathered from all processes, each of which has to call this; any other tensor as it is.
+
+    It is on the device of the mesh, whose processes send each other nothing of another: an offloaded part goes there.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    there: DTensor = tensor.to(tensor.device_mesh.device_type)  # type: ignore[assignment]  # a DTensor stays one
+    return there.full_tensor()

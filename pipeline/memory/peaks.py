@@ -5,8 +5,9 @@ through the blocks, where gradients grow as activations are given back; the opti
 Scoring has one, a forward pass. A part that a moment has nothing of is left out.
 
 Whole weights on each GPU (DDP): half-precision weights have float32 masters, and DDP copies gradients into buckets of
-its own. Full sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the
-dtype of the forward pass, and beside them what is gathered at a time.
+its own. Sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the dtype
+of the forward pass, and beside them what is gathered at a time. "full" shares out over all GPUs, "hybrid" over those of
+a machine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
 from scoreonce.pipeline.memory.sizes import Sizes
 from scoreonce.pipeline.memory.weights import FLOAT32, NF4_BYTES, WeightCount, Weights
 
-Shard = Literal["none", "full"]
+Shard = Literal["none", "full", "hybrid"]
 Parts = dict[str, int]  # bytes by name
 # Blocks that are gathered at a time: the one at work and the next.
 GATHERED = 2
@@ -33,6 +34,18 @@ class Plan:
     gpus: int
     shard: Shard
     nf4: bool = False  # frozen weights of linear layers in 4 bits
+    per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
+    offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each GPU has a part of the weights."""
+        return self.shard != "none"
+
+    @property
+    def group(self) -> int:
+        """GPUs that hold a model together."""
+        return {"none": 1, "full": self.gpus, "hybrid": self.per_machine or self.gpus}[self.shard]
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Peak:
 
     moment: str
     parts: Parts
+    host: int = 0  # bytes of host memory for what is offloaded
 
     @property
     def bytes(self) -> int:
@@ -54,16 +68,18 @@ def training_peak(
     """The peak of a training step on one GPU. `decays`: with weight decay. `extra` parts are there all the time."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     accumulates, element = sizes.accumulates, sizes.element
-    trained, share = weights.whole.trained, plan.gpus if plan.shard == "full" else 1
-    always: Parts = {
+    trained, share = weights.whole.trained, plan.group
+    kept: Parts = {
         **_weights(weights, plan),
         "optimizer state": round(state_size(optimizer).per_weight * trained / share),
-        **(extra or {}),
     }
+    always: Parts = {**({} if plan.offload else kept), **(extra or {})}
     gradients = stepped = FLOAT32 * trained // share
+    host = sum(kept.values()) + gradients if plan.offload else 0
     backward: Parts = {}
-    if plan.shard == "full":
+    if plan.sharded:
         backward = _gathered(weights, plan, element, trains=True)
+        gradients = stepped = 0 if plan.offload else gradients
     else:
         always["master weights"] = FLOAT32 * weights.whole.trained_half
         always["DDP buckets"] = weights.whole.trained_bytes if plan.gpus > 1 else 0
@@ -88,7 +104,9 @@ def training_peak(
         "the optimizer's step": {
             **always,
             "gradients": stepped,
-            "temporaries of the step": step_bytes(
+            "temporaries of the step": 0
+            if plan.offload
+            else step_bytes(
                 optimizer,
                 device=plan.device,
                 trained=trained // share,
@@ -97,19 +115,21 @@ def training_peak(
             ),
         },
     }
-    return _largest(moments)
+    return _largest(moments, host)
 
 
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     """The peak of a forward pass with statistics, which `score` is made of."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
-    gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.shard == "full" else {}
-    always = {**_weights(weights, plan), **gathered}
+    gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.sharded else {}
+    kept = _weights(weights, plan)
+    always = gathered if plan.offload else {**kept, **gathered}
     return _largest(
         {
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
             "the blocks": {**always, "activations": microbatch.peak},
-        }
+        },
+        sum(kept.values()) if plan.offload else 0,
     )
 
 
@@ -118,8 +138,8 @@ def _weights(weights: Weights, plan: Plan) -> Parts:
     frozen = whole.bytes - whole.trained_bytes
     if plan.nf4:
         frozen += round(NF4_BYTES * weights.frozen_linear) - weights.frozen_linear_bytes
-    if plan.shard == "full":
-        return {"weights": (frozen + FLOAT32 * whole.trained) // plan.gpus}
+    if plan.sharded:
+        return {"weights": (frozen + FLOAT32 * whole.trained) // plan.group}
     return {"weights": frozen + whole.trained_bytes}
 
 
@@ -142,6 +162,6 @@ def _dequantised(weights: Weights, plan: Plan, element: int) -> int:
     return element * weights.largest_linear if plan.nf4 else 0
 
 
-def _largest(moments: Mapping[str, Parts]) -> Peak:
-    peaks = [Peak(name, {part: size for part, size in parts.items() if size}) for name, parts in moments.items()]
+def _largest(moments: Mapping[str, Parts], host: int) -> Peak:
+    peaks = [Peak(name, {part: size for part, size in parts.items() if size}, host) for name, parts in moments.items()]
     return max(peaks, key=lambda peak: peak.bytes)

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import SchedulerType, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 from transformers.training_args import OptimizerNames, ParallelMode
 
-from scoreonce.pipeline.forward.sharding import whole
+from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 # No weight decay for these, as in transformers' own trainer.
@@ -186,4 +188,12 @@ def make_scheduler(
 
 def gradient_norm(parameters: Iterable[Tensor]) -> float:
     """The global L2 norm of the gradients; where they are sharded, all processes call this."""
-    return float(whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])))
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([own_part(gradient) for gradient in gradients])
+    mesh = next((gradient.device_mesh for gradient in gradients if isinstance(gradient, DTensor)), None)
+    if mesh is None:
+        return float(norm)
+    # By hand, on the device of the mesh: processes cannot send each other offloaded parts.
+    squared = norm.square().to(mesh.device_type)
+    dist.all_reduce(squared, group=mesh.get_group(mesh.ndim - 1))  # of two dimensions, the first is of replicas
+    return float(squared.sqrt())

@@ -173,12 +173,16 @@ Memory = Annotated[
     float | None, typer.Option("--memory", metavar="GIB", help="Memory of a GPU in GiB, to say what fits.")
 ]
 Shard = Annotated[
-    Literal["none", "full"] | None,
+    Literal["none", "full", "hybrid"] | None,
     typer.Option(
         "--shard",
-        help="none: whole weights on each GPU. full: weights, gradients and optimizer shared out (FSDP2). By default "
-        "compute.shard of the run file.",
+        help="none: whole weights on each GPU. full: weights, gradients and optimizer shared out (FSDP2). hybrid: "
+        "shared out within a machine. By default compute.shard of the run file.",
     ),
+]
+PerMachine = Annotated[
+    int | None,
+    typer.Option("--per-machine", metavar="N", help="GPUs of a machine, for hybrid; by default 8, or all if fewer."),
 ]
 Tflops = Annotated[
     float | None,

@@ -8,8 +8,8 @@ from typing import Any
 
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.stages.config import Run
-from scoreonce.stages.estimate.peaks import Sharing, device_of
 from scoreonce.stages.estimate.result import Change
+from scoreonce.stages.memory.peaks import Sharing, device_of
 
 SMALLEST_BUDGET = 1_024
 EIGHT_BIT = "adamw_torch_8bit"
@@ -38,7 +38,7 @@ def changes(run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharin
     alone = [_change([setting], run, sharing, memory, peak) for setting in settings]
     if any(change.fits for change in alone):
         return tuple(alone)
-    shards = sharing.shard == "full" or any(setting.sharing for setting in settings)
+    shards = sharing.shard != "none" or any(setting.sharing for setting in settings)
     needed = together = [setting for setting in settings if not (shards and setting.needs_whole_weights)]
     for setting in together:  # leave out what is not needed, what costs most first
         fewer = [other for other in needed if other is not setting]
@@ -62,7 +62,7 @@ def _change(
 
 
 def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
-    train, budget = run.train, run.compute.budget(device_of(run))
+    train, budget = run.train, run.compute.budget(device_of(run.compute))
     if not train.gradient_checkpointing:
         yield _key("train.gradient_checkpointing", True)
     if budget > SMALLEST_BUDGET:
@@ -70,6 +70,8 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
     if sharing.gpus > 1 and sharing.shard == "none":
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
+    if sharing.shard != "none" and not sharing.offload and device_of(run.compute) == "cuda":
+        yield Setting("compute.offload=true", {"compute.offload": True}, {"offload": True})
     if sharing.shard == "none" and whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
         yield _key("train.optimizer", EIGHT_BIT)
     if (train.dtype or run.reference.dtype) == "float32":

@@ -42,6 +42,7 @@ class Estimate:
     device: str  # "cpu" or "cuda"
     gpus: int
     shard: str
+    per_machine: int  # GPUs
     memory: float | None  # GiB of a GPU
     tokens_per_microbatch: int
     microbatch: int  # positions of the largest one, padding included

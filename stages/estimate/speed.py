@@ -10,7 +10,7 @@ from scoreonce.pipeline.memory.sizes import forward_operations
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.estimate.peaks import Counted
+from scoreonce.stages.memory.peaks import Counted
 
 # Of the peak; docs/benchmarks.md has what was reached on an H100.
 USUAL_MFU = 0.35

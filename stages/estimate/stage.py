@@ -12,19 +12,25 @@ keep fewer activations.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size
 from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.estimate import peaks, speed
+from scoreonce.stages.estimate import speed
 from scoreonce.stages.estimate.changes import changes
-from scoreonce.stages.estimate.peaks import Counted, Sharing
 from scoreonce.stages.estimate.result import GIB, Estimate, StageEstimate
 from scoreonce.stages.estimate.speed import Speed
+from scoreonce.stages.memory import peaks
+from scoreonce.stages.memory.peaks import Counted, Sharing
 from scoreonce.stages.models import lineage, policy
+
+USUAL_MACHINE = 8  # GPUs
 
 
 def estimate(
@@ -33,6 +39,7 @@ def estimate(
     gpus: int = 1,
     memory: float | None = None,
     shard: Shard | None = None,
+    per_machine: int | None = None,
     tflops: float | None = None,
     mfu: float | None = None,
     qlora: bool = False,
@@ -40,24 +47,40 @@ def estimate(
     """Bytes of each of `gpus` GPUs with `memory` GiB, for `train` and `score`, and the time of an epoch.
 
     From the model's config.json alone; with the lengths of the pairs where they are prepared. `shard` is "none" (whole
-    weights on each GPU) or "full" (FSDP2), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations
-    per second, `mfu`: the share of it that is reached; without them the rate of an earlier training run under this
-    label counts, if there is one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet.
+    weights on each GPU), "full" (shared out over all, FSDP2) or "hybrid" (over the `per_machine` GPUs of a machine, 8
+    by default), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations per second, `mfu`: the
+    share of it that is reached; without them the rate of an earlier training run under this label counts, if there is
+    one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet.
 
     Raises `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
-    _require_counts(run, gpus, memory, tflops, mfu, qlora)
-    shard = shard or ("none" if run.compute.shard == "none" else "full")
-    sharing = Sharing(gpus, shard, qlora)
+    _require_counts(run, gpus, per_machine, memory, tflops, mfu, qlora)
+    per_machine = per_machine or min(gpus, USUAL_MACHINE)
 
     counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
 
     def training(run: Run, sharing: Sharing) -> Peak:
         return peaks.training(run, counted(run.model_dump_json(exclude_unset=True)), sharing)
 
-    trained, scored = counted(run.model_dump_json(exclude_unset=True)), peaks.counted_scoring(run)
-    peak, limit = training(run, sharing), None if memory is None else int(memory * GIB)
+    trained = counted(run.model_dump_json(exclude_unset=True))
+    scored = peaks.counted_scoring(
+        run.reference,
+        run.compute,
+        RunPaths.of(run),
+        shard_completions=run.score.shard_completions,
+        max_length=run.data.max_length,
+    )
+    limit = None if memory is None else int(memory * GIB)
+    whole_weights = Sharing(gpus, "none", qlora, per_machine, run.compute.offload)
+    asked = shard or run.compute.shard
+    sharing = whole_weights
+    if asked != "auto" or run.compute.offload:
+        sharing = replace(sharing, shard="full" if asked == "auto" else asked)
+    elif gpus > 1 and limit is not None and peaks.device_of(run.compute) == "cuda":
+        sharing = replace(sharing, shard="none" if peaks.fits(training(run, whole_weights), limit) else "full")
+    _require_equal_machines(sharing)
+    peak = training(run, sharing)
     given = speed.given(tflops, mfu, gpus)
     whole = not (run.train.lora_rank or run.train.lora_continue)
     weights = trained.sizes.weights.whole
@@ -67,18 +90,19 @@ def estimate(
         weights.count,
         weights.trained,
         lineage.dtype_of(run),
-        peaks.device_of(run),
+        peaks.device_of(run.compute),
         gpus,
-        shard,
+        sharing.shard,
+        per_machine,
         memory,
-        run.compute.budget(peaks.device_of(run)),
+        run.compute.budget(peaks.device_of(run.compute)),
         trained.sizes.microbatch.positions,
         trained.layout,
         trained.workload.pairs,
         _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
-        _stage(peaks.scoring(run, scored, sharing), limit, scored, given, passes=1),
+        _stage(peaks.scoring(run.compute, scored, sharing), limit, scored, given, passes=1),
         changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
-        tuple(_notes(run, sharing, trained)),
+        tuple(_notes(run, sharing, trained, peak, asked, limit)),
     )
 
 
@@ -98,14 +122,22 @@ def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, 
     )
 
 
-def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
+def _notes(run: Run, sharing: Sharing, counted: Counted, peak: Peak, asked: str, limit: int | None) -> list[str]:
     notes = []
     if counted.workload.pairs is None:
         notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
-    if run.compute.shard == "hybrid":
-        notes.append('compute.shard = "hybrid" is counted as "full": give the GPUs of one machine as --gpus.')
-    if sharing.shard == "full" and run.train.optimizer not in ELEMENTWISE:
+    if asked == "auto" and sharing.gpus > 1 and peaks.device_of(run.compute) == "cuda":
+        notes.append(
+            'compute.shard = "auto" is "none" or "full" by the memory of a GPU: give --memory.'
+            if limit is None
+            else f'compute.shard = "auto" is "{sharing.shard}" on such GPUs.'
+        )
+    if sharing.shard != "none" and run.train.optimizer not in ELEMENTWISE:
         notes.append(f"`train` does not shard with {run.train.optimizer}: it needs whole weights.")
+    if peak.host:
+        notes.append(f"Weights, gradients and optimizer state take {size(peak.host)} of the host, for each GPU.")
+    if run.compute.offload and (sharing.shard == "none" or peaks.device_of(run.compute) == "cpu"):
+        notes.append("`train` refuses compute.offload = true without a GPU, and without compute.shard.")
     if sharing.nf4:
         notes.append("QLoRA is an estimate of what cannot be trained yet.")
     if not state_size(run.train.optimizer).known:
@@ -115,11 +147,29 @@ def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
     return notes
 
 
+def _require_equal_machines(sharing: Sharing) -> None:
+    gpus, per_machine = sharing.gpus, sharing.per_machine or sharing.gpus
+    if sharing.shard == "hybrid" and gpus % per_machine:
+        raise InputError(
+            "Machines that are replicas of each other need the same number of GPUs.",
+            found=f"{gpus:,} GPUs in all, {per_machine:,} on each machine",
+            where="--gpus and --per-machine",
+            fix="Give a number of GPUs that the number on a machine divides.",
+        )
+
+
 def _require_counts(
-    run: Run, gpus: int, memory: float | None, tflops: float | None, mfu: float | None, qlora: bool
+    run: Run,
+    gpus: int,
+    per_machine: int | None,
+    memory: float | None,
+    tflops: float | None,
+    mfu: float | None,
+    qlora: bool,
 ) -> None:
     for flag, value, most in (
         ("--gpus", gpus, None),
+        ("--per-machine", per_machine, None),
         ("--memory", memory, None),
         ("--tflops", tflops, None),
         ("--mfu", mfu, 1),

@@ -47,7 +47,11 @@ def _row(name: str, *cells: str) -> str:
 def _gpus(found: Estimate) -> str:
     if found.device == "cpu":
         return f"none: {found.gpus:,} process{'es' if found.gpus > 1 else ''} on a CPU (compute.device)"
-    shared = {"full": "weights, gradients and optimizer shared out", "none": "whole weights on each (DDP)"}
+    shared = {
+        "full": "weights, gradients and optimizer shared out",
+        "hybrid": f"weights, gradients and optimizer shared out over the {found.per_machine:,} of a machine",
+        "none": "whole weights on each (DDP)",
+    }
     of = "" if found.memory is None else f" of {found.memory:g} GiB"
     return f"{found.gpus:,}{of}" + (f", {shared[found.shard]}" if found.gpus > 1 else "")
 

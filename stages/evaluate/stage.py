@@ -31,6 +31,7 @@ from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
 from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label
 from scoreonce.stages.evaluate.table import evaluation_pairs
+from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
@@ -66,9 +67,8 @@ def evaluate(
     require_own_label(results, policy)
     store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
-    scoring = score_completions(
-        ScoringJob(paths, ("test",), policy, store, run.compute, bare), lock_timeout=lock_timeout
-    )
+    job = ScoringJob(paths, ("test",), policy, store, run.compute, bare, layout=single_layout(reference.layout))
+    scoring = score_completions(job, lock_timeout=lock_timeout)
     pairs = evaluation_pairs(paths, store)
     figures = evaluation_summary(pairs)
     if scoring.main:

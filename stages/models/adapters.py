@@ -75,22 +75,26 @@ def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: fl
 def shaped(model: PreTrainedModel, adapter: Path, *, trains: bool = False, name: str = TRAINED) -> PeftModel:
     """The model with new matrices of the sizes that an adapter's has, for a model without weights: nothing is loaded.
 
-    Raises `InputError` where the adapter's configuration cannot be read or does not fit.
+    Raises `InputError` where the adapter's configuration cannot be read or does not fit, or it adds virtual tokens.
     """
     peft = _peft("reference.adapter")
-    try:
-        with deprecations_ignored():
-            settings = peft.PeftConfig.from_pretrained(str(adapter))
-            settings.inference_mode = not trains
-            wrapped: PeftModel = peft.get_peft_model(model, settings, adapter_name=name)
-    except Exception as error:  # of any kind, as where its weights are loaded
-        raise InputError(
-            "The adapter cannot be loaded.",
-            found=first_line(error),
-            where=str(adapter),
-            fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
-        ) from None
+    with _adapter_errors(adapter), deprecations_ignored():
+        settings = peft.PeftConfig.from_pretrained(str(adapter))
+        settings.inference_mode = not trains
+        wrapped: PeftModel = peft.get_peft_model(model, settings, adapter_name=name)
+    _require_no_virtual_tokens(settings, adapter)
     return wrapped
+
+
+def fill(wrapped: PeftModel, adapter: Path, name: str = TRAINED, *, trains: bool = False) -> None:
+    """Load an adapter's weights into a model that has matrices of their sizes.
+
+    Raises `InputError` where they are not those of the matrices.
+    """
+    with _adapter_errors(adapter), deprecations_ignored():
+        report = wrapped.load_adapter(str(adapter), name, is_trainable=trains)
+    missing = [key for key in report.missing_keys if "vblora_vector_bank" not in key]  # one for all layers
+    require_whole(str(adapter), missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
 
 
 def shaped_with_lora_on_top(
@@ -162,14 +166,19 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
     from scoreonce.stages.models import policy_manifest  # pydantic
 
     policy_manifest.require_sound(adapter)
+    with _adapter_errors(adapter), deprecations_ignored():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
+        wrapped: PeftModel = peft.PeftModel.from_pretrained(model, str(adapter), adapter_name=name, is_trainable=trains)
+    _require_no_virtual_tokens(wrapped.peft_config[name], adapter)
+    fill(wrapped, adapter, name, trains=trains)  # once more, because only this says which weights were found
+    require_finite(wrapped, adapter)
+    return wrapped
+
+
+@contextmanager
+def _adapter_errors(adapter: Path) -> Iterator[None]:
     try:
-        with deprecations_ignored():
-            warnings.filterwarnings("ignore", "Found missing adapter keys")  # refused below
-            wrapped: PeftModel = peft.PeftModel.from_pretrained(
-                model, str(adapter), adapter_name=name, is_trainable=trains
-            )
-            # Once more, because only this call says which weights it found.
-            report = wrapped.load_adapter(str(adapter), name, is_trainable=trains)
+        yield
     except InputError:
         raise
     except Exception as error:  # of any kind, as for a model
@@ -179,7 +188,9 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
             where=str(adapter),
             fix="Give a PEFT folder (adapter_config.json, adapter_model.safetensors) trained for this model.",
         ) from None
-    config = wrapped.peft_config[name]
+
+
+def _require_no_virtual_tokens(config: PeftConfig, adapter: Path) -> None:
     if config.is_prompt_learning:
         raise InputError(
             "The adapter adds virtual tokens to the prompt, which the forward pass of scoreonce does not do.",
@@ -187,10 +198,6 @@ def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = 
             where=str(adapter),
             fix="Use an adapter that changes the model's layers, such as LoRA.",
         )
-    missing = [key for key in report.missing_keys if "vblora_vector_bank" not in key]  # one for all layers
-    require_whole(str(adapter), missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
-    require_finite(wrapped, adapter)
-    return wrapped
 
 
 def _lora(peft: Any, rank: int, alpha: float, targets: list[str], excluded: str | None) -> PeftConfig:

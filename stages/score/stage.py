@@ -26,6 +26,7 @@ from scoreonce.stages.common.removal import require_inside
 from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
+from scoreonce.stages.models.forward_record import facts
 from scoreonce.stages.score.ray_engine import require_ray, score_with_ray
 from scoreonce.stages.score.reference_table import reference_view
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
@@ -84,7 +85,8 @@ def _job(run: Run, part: str | None) -> ScoringJob:
 
 def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     """Write the pair tables, and the manifest last; nothing where they are already these."""
-    paths, path, wanted = job.paths, job.paths.reference_manifest, _settings(job)
+    paths, path, computed = job.paths, job.paths.reference_manifest, _computed(job.store)
+    wanted = _settings(job, computed.pop("layout", ""))
     changed = manifests.changes(ReferenceManifest, path, wanted)
     if not changed:
         return
@@ -102,10 +104,10 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
             counts[split] = pairs.height
             write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
         files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
-        manifests.write(path, ReferenceManifest(**wanted, pairs=counts, files=files))
+        manifests.write(path, ReferenceManifest(**wanted, computed=computed, pairs=counts, files=files))
 
 
-def _settings(job: ScoringJob) -> dict[str, Any]:
+def _settings(job: ScoringJob, layout: str) -> dict[str, Any]:
     """What the pair tables depend on, as fields of the manifest."""
     store = job.store
     return {
@@ -115,16 +117,16 @@ def _settings(job: ScoringJob) -> dict[str, Any]:
         "model": job.reference.model,
         "dtype": store.identity.dtype,
         "head": store.identity.head,
-        "layout": _layouts(store),
+        "layout": layout,
         "mismatched": job.score.mismatched,
         "embeddings": job.score.embeddings,
         "pairs_manifest_sha256": sha256(job.paths.pairs_manifest),
     }
 
 
-def _layouts(store: ReferenceStore) -> str:
-    """How the stored completions were laid out in the forward pass; more than one if that changed in between."""
-    return " and ".join(sorted({store.sidecar(shard)["provenance"]["layout"] for shard in store.shards()}))
+def _computed(store: ReferenceStore) -> dict[str, str]:
+    """What the stored completions were computed with; several values of a fact that changed in between."""
+    return facts(store.sidecar(shard)["provenance"] for shard in store.shards())
 
 
 def _estimated(job: ScoringJob, left: ScoringEstimate) -> Iterator[str]:

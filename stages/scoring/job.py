@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Compute, Reference, Run, Score
 from scoreonce.stages.store.parts import Part
 from scoreonce.stages.store.store import POOLED, ReferenceStore
+
+if TYPE_CHECKING:
+    from scoreonce.pipeline.batches.prompt_rows import RowLayout
 
 LONGEST_ROW = 4_096  # tokens
 HIDDEN_SHARD = 256  # completions
@@ -25,6 +29,7 @@ class ScoringJob:
     compute: Compute
     score: Score
     part: Part | None = None  # only these completions, beside other processes
+    layout: RowLayout | None = None  # to try first; by default that of what is stored
 
     @classmethod
     def of(

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,17 +14,19 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline.attention.cpu_matmul import lay_out_for_forward
-from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
-from scoreonce.pipeline.batches.prompt_rows import PromptRow, padded, sequence_multiple
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, padded, sequence_multiple
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import Head, StateError, TopK, state_error, top_k
-from scoreonce.pipeline.forward.layout_probe import Probe, choose_layout
+from scoreonce.pipeline.forward.layout_probe import Probe
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_scores import sum_per_completion
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
+from scoreonce.stages.models.forward_record import provenance_of
 from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
+from scoreonce.stages.sharded.layout import agreed_layout
+from scoreonce.stages.sharded.processes import mesh_of
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Compute, Reference
@@ -63,37 +64,51 @@ class ModelScorer:
     probe: Probe
     budget: int
     output_head: Head | None = None
+    compiled: bool = False  # the blocks
 
     @property
     def sharded(self) -> bool:
         """Whether each process has a part of the model."""
         return self.output_head is not None
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, which is not where an offloaded model is."""
+        return self.head().weight.device
+
     @classmethod
     def load(
-        cls, reference: Reference, compute: Compute, *, longest_row: int, longest_sequence: int, largest_token: int
+        cls,
+        reference: Reference,
+        compute: Compute,
+        *,
+        longest_row: int,
+        longest_sequence: int,
+        largest_token: int,
+        first: RowLayout | None = None,
     ) -> ModelScorer:
-        """Load a model and probe which layout of prompt rows is exact for it.
+        """Load a model and probe which layout of prompt rows is exact for it: on the first process, for all of them.
+
+        `first` is the layout of the scores that these belong to, if there are some.
 
         Raises `InputError`, before any forward, where a token id lies outside the vocabulary or a sequence is longer
         than the table of absolute positions.
         """
         device = resolve_device(compute.device)
-        if compute.shard != "none":
-            from scoreonce.stages.sharded.processes import mesh_of
+        if (mesh := mesh_of(compute, device)) is not None:
             from scoreonce.stages.sharded.scoring import sharded_reference
 
-            if (mesh := mesh_of(compute, device)) is not None:
-                scorer, found, head = sharded_reference(
-                    reference,
-                    compute,
-                    mesh,
-                    device,
-                    longest_row=longest_row,
-                    longest_sequence=longest_sequence,
-                    largest_token=largest_token,
-                )
-                return cls(scorer, found, compute.budget(device.type), head)
+            scorer, found, head = sharded_reference(
+                reference,
+                compute,
+                mesh,
+                device,
+                longest_row=longest_row,
+                longest_sequence=longest_sequence,
+                largest_token=largest_token,
+                first=first,
+            )
+            return cls(scorer, found, compute.budget(device.type), head, compute.compile)
         model = load_model(
             reference.model,
             dtype=reference.dtype,
@@ -107,8 +122,8 @@ class ModelScorer:
         if device.type == "cpu":
             keep_freed_memory()
         lay_out_for_forward(architecture.causal_lm(model))
-        probe = choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
-        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget)
+        probe = agreed_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile, first=first)
+        return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget, compiled=compute.compile)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> ScoredRows:
         """Score every completion of `rows`. Raises `InputError` where GPU memory runs out."""
@@ -155,7 +170,7 @@ class ModelScorer:
             return passes
         from scoreonce.stages.sharded.scoring import most
 
-        return most(passes, architecture.causal_lm(self.scorer.model).device)
+        return most(passes, self.device)
 
     def positions_per_second(self, rows: Sequence[PromptRow], seconds: float) -> float:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
@@ -177,29 +192,23 @@ class ModelScorer:
 
     def top_k(self, hidden: Tensor, k: int) -> TopK:
         """The largest log-probs of each token, from the hidden states that `score` kept, on the CPU."""
-        model = architecture.causal_lm(self.scorer.model)
-        return TopK(*(column.cpu() for column in top_k(hidden.to(model.device), self.head(), k)))
+        return TopK(*(column.cpu() for column in top_k(hidden.to(self.device), self.head(), k)))
 
     def state_error(self, hidden: Tensor, approximate: Tensor, targets: Tensor) -> StateError:
         """How far approximate hidden states are off at each token, on the CPU."""
-        device = architecture.causal_lm(self.scorer.model).device
-        exact, near, tokens = (tensor.to(device) for tensor in (hidden, approximate, targets))
+        exact, near, tokens = (tensor.to(self.device) for tensor in (hidden, approximate, targets))
         return StateError(*(column.cpu() for column in state_error(exact, near, self.head(), tokens)))
 
     def provenance(self) -> dict[str, Any]:
         """What the numbers were computed with; recorded beside them, not part of the store's key."""
         model = architecture.causal_lm(self.scorer.model)
-        device = torch.cuda.get_device_name() if model.device.type == "cuda" else model.device.type
         return {
-            "device": device,
-            "layout": self.probe.layout,
+            **provenance_of(model, self.probe.layout, self.device, compiled=self.compiled),
             "probe_deviation": self.probe.deviation,
             # Infinite where memory ran out; JSON has no infinity.
             "probe_seconds": {layout: s if math.isfinite(s) else None for layout, s in self.probe.seconds.items()},
-            "attention": attention_of(model),
             "tokens_per_microbatch": self.budget,
             "sharded": self.sharded,
-            "versions": {name: version(name) for name in ("scoreonce", "torch", "transformers")},
         }
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from scoreonce.stages.config import Compute
+from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from scoreonce.pipeline.batches.prompt_rows import PromptRow
+    from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout
     from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 
@@ -36,12 +38,14 @@ def load_scorer(job: ScoringJob, extent: Extent) -> ModelScorer:
     """Load the model of a job. Where prompts cannot be shared or rows not packed, the reason is printed."""
     from scoreonce.stages.scoring.model_scorer import ModelScorer  # torch, not needed where nothing is left to score
 
+    compute = _with_shard(job)
     scorer = ModelScorer.load(
         job.reference,
-        job.compute,
+        compute,
         longest_row=extent.longest_row,
         longest_sequence=extent.longest_sequence,
         largest_token=extent.largest_token,
+        first=job.layout or _stored_layout(job),
     )
     if job.compute.attention != "auto":
         return scorer
@@ -50,6 +54,34 @@ def load_scorer(job: ScoringJob, extent: Extent) -> ModelScorer:
     elif scorer.probe.reason:
         logger.warning(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}")
     return scorer
+
+
+def _with_shard(job: ScoringJob) -> Compute:
+    """The job's [compute] with shard = "auto" decided."""
+    from scoreonce.pipeline.memory.peaks import Peak
+    from scoreonce.stages.memory import peaks
+    from scoreonce.stages.memory.peaks import Sharing
+    from scoreonce.stages.models.loading import resolve_device
+    from scoreonce.stages.sharded.choice import choose_shard
+
+    def peak(sharing: Sharing) -> Peak:
+        counted = peaks.counted_scoring(
+            job.reference,
+            job.compute,
+            job.paths,
+            shard_completions=job.score.shard_completions,
+            splits=job.splits,
+        )
+        return peaks.scoring(job.compute, counted, sharing)
+
+    chosen = choose_shard(job.compute, resolve_device(job.compute.device), "scoring", peak)
+    return job.compute.model_copy(update={"shard": chosen})
+
+
+def _stored_layout(job: ScoringJob) -> RowLayout | None:
+    """The layout of the newest shard, in which what is still missing is scored too."""
+    shards = job.store.shards()
+    return single_layout(job.store.sidecar(shards[-1])["provenance"].get("layout", "")) if shards else None
 
 
 def row_reader(job: ScoringJob) -> Callable[[ShardPlan], list[PromptRow]]:

@@ -156,20 +156,34 @@ def _lacks_head(job: ScoringJob) -> bool:
 
 
 def _restore_head(job: ScoringJob) -> None:
-    """Store the head again. The blocks are sound, so there may be nothing to score, and no other reason to load."""
+    """Store the head again. The blocks are sound, so there may be nothing to score, and no other reason to load.
+
+    Its form shows when it runs, for which the first layers are enough.
+    """
+    import torch
+
     from scoreonce.pipeline.forward import architecture
+    from scoreonce.pipeline.forward.head_probe import understand_head
+    from scoreonce.stages.models.lineage import Start
     from scoreonce.stages.models.loading import load_model, resolve_device
+    from scoreonce.stages.sharded.load import few_layers
 
     assert job.score.form is not None
-    reference = job.reference
-    model = load_model(
-        reference.model,
-        dtype=reference.dtype,
-        device=resolve_device(job.compute.device),
-        revision=reference.revision,
-        adapter=reference.adapter,
-    )
-    job.store.head(job.score.form).write(architecture.head_of(architecture.causal_lm(model)))
+    reference, device = job.reference, resolve_device(job.compute.device)
+    if reference.adapter is None:
+        start = Start(reference.model, reference.revision, None)
+        lm = few_layers(start, getattr(torch, reference.dtype), device)
+    else:  # which may have a head of its own
+        model = load_model(
+            reference.model,
+            dtype=reference.dtype,
+            device=device,
+            revision=reference.revision,
+            adapter=reference.adapter,
+        )
+        lm = architecture.causal_lm(model)
+    understand_head(lm)
+    job.store.head(job.score.form).write(architecture.head_of(lm))
 
 
 def _score(

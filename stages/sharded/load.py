@@ -1,12 +1,13 @@
 """A model in parts: without memory at first, then sharded, then filled from its files.
 
 Each process reads the slices that it keeps, where the files name the tensors as the model does. Otherwise (tensors
-that transformers renames or stacks, adapters) the first process loads the model and sends the parts to the others.
+that transformers renames or stacks, adapters that are trained or merged) the first process loads the model and sends
+the parts to the others. An adapter of a model to be scored is small: each process keeps all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import init_empty_weights
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
@@ -25,8 +26,8 @@ from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading, policy, policy_manifest
+from scoreonce.stages.config import Compute, Run
+from scoreonce.stages.models import adapters, lineage, loading, policy, policy_manifest
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.finite import not_finite
 from scoreonce.stages.models.lineage import Start
@@ -40,40 +41,50 @@ PROBED_LAYERS = 2
 class EmptyModel:
     """A model whose parameters are to be filled once it is sharded.
 
-    `stored` names the tensors that each process reads its parts of. Where the files cannot be read so there are none,
-    and the first process has `loaded` all.
+    `stored` has the tensors that each process reads its parts of: their names in the model, by those in the files.
+    Where the files cannot be read so there are none, and the first process has `loaded` all. The matrices of an
+    `adapter`, the parameters named `added`, are kept whole by each process.
     """
 
     model: PreTrainedModel
     folder: Path
-    stored: frozenset[str]
+    stored: Mapping[str, str]
     loaded: dict[str, Tensor]
+    adapter: Path | None = None
+    added: frozenset[str] = frozenset()
 
     def spread(
-        self, scorer: TokenScorer, outcome: ProbeOutcome, mesh: DeviceMesh, dtype: torch.dtype, *, compiled: bool
+        self, scorer: TokenScorer, outcome: ProbeOutcome, mesh: DeviceMesh, dtype: torch.dtype, compute: Compute
     ) -> None:
         """Shard the scorer of this model over `mesh`, to compute in `dtype` as the model that was tried, and fill it.
 
         Raises `InputError` where a weight is not finite.
         """
-        outcome.apply(scorer, compiled=compiled)
-        sharding.shard(scorer, mesh, dtype)
-        sharding.materialise(scorer, torch.device(mesh.device_type))
+        device = torch.device(mesh.device_type)
+        outcome.apply(scorer.model, compiled=compute.compile)
+        added = {parameter for name, parameter in self.model.named_parameters() if name in self.added}
+        sharding.shard(scorer, mesh, dtype, replicated=added, offload=compute.offload)
+        # All on one device while it is filled: torch does not send parts of a model on several.
+        sharding.materialise(scorer, torch.device("cpu") if compute.offload else device)
         self._fill(scorer)
+        if compute.offload:
+            sharding.move_rest(scorer, device)
 
     def _fill(self, scorer: TokenScorer) -> None:
         if self.stored:
             state = self.model.state_dict()
-            tensors.read(self.folder, {name: state[name] for name in sorted(self.stored)})
+            tensors.read(self.folder, {name: state[self.stored[name]] for name in sorted(self.stored)})
         else:
             whole: dict[str, Any] = {f"model.{name}": tensor for name, tensor in self.loaded.items()}
             options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False)
             set_model_state_dict(scorer, whole, options=options)
+        if self.adapter is not None:
+            adapters.fill(self.model, self.adapter)
         bad = [name for name, parameter in self.model.named_parameters() if not own_part(parameter).isfinite().all()]
         found: list[list[str]] = [[]] * dist.get_world_size()
         dist.all_gather_object(found, bad)
         if names := sorted({name for part in found for name in part}):
-            raise not_finite(names, self.folder)
+            raise not_finite(names, self.adapter if self.adapter and self.added.issuperset(names) else self.folder)
 
 
 def empty_policy(run: Run) -> EmptyModel:
@@ -98,14 +109,36 @@ def empty_policy(run: Run) -> EmptyModel:
 
 def empty_reference(model: Start, dtype: torch.dtype) -> EmptyModel:
     """A model to be scored, its parameters on the meta device. Raises `InputError` as loading it does."""
-    _require_no_adapter(model)
-    return _empty(model, dtype)
+    empty = _empty(model, dtype)
+    return empty if model.adapter is None else _with_adapter(empty, loading.folder_of(model.adapter))
+
+
+def _with_adapter(empty: EmptyModel, adapter: Path) -> EmptyModel:
+    """The model with an adapter's matrices beside its weights, which have other names then."""
+    policy_manifest.require_sound(adapter)
+    before = _names(empty.model)
+    with init_empty_weights(include_buffers=False):
+        wrapped = adapters.shaped(empty.model, adapter)
+    names = {name: after for tensor, after in _names(wrapped).items() if (name := before.get(tensor)) is not None}
+    return replace(
+        empty,
+        model=wrapped,
+        stored={file: names[name] for file, name in empty.stored.items()},
+        loaded={names[name]: tensor for name, tensor in empty.loaded.items()},
+        adapter=adapter,
+        added=frozenset(name for name, _ in wrapped.named_parameters()) - frozenset(names.values()),
+    )
+
+
+def _names(model: nn.Module) -> dict[Tensor, str]:
+    """The name of each parameter and buffer; a tied one has one."""
+    return {tensor: name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
 
 def _require_no_adapter(start: Start) -> None:
     if start.adapter:
         raise InputError(
-            "A model with an adapter is not sharded.",
+            "LoRA on a model with an adapter is not sharded.",
             found=f"an adapter at {start.adapter}",
             where="compute.shard",
             fix='Merge the adapter first (`scoreonce merge`), or set compute.shard = "none".',
@@ -117,7 +150,7 @@ def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:
     policy_manifest.require_sound(folder)
     model = without_weights(folder, dtype, buffers=True)
     if stored := _stored_parts(model, folder):
-        return EmptyModel(model, folder, stored, {})
+        return EmptyModel(model, folder, {name: name for name in stored}, {})
     name = str(dtype).removeprefix("torch.")
     return _first_loads(start, dtype, lambda: loading.load_model(str(folder), dtype=name, device="cpu"))
 
@@ -128,8 +161,8 @@ def _first_loads(start: Start, dtype: torch.dtype, load: Callable[[], PreTrained
     loaded: list[PreTrainedModel] = []
     on_first(lambda: loaded.append(load().to(dtype)))
     if loaded:
-        return EmptyModel(loaded[0], folder, frozenset(), dict(loaded[0].state_dict()))
-    return EmptyModel(without_weights(folder, dtype, buffers=True), folder, frozenset(), {})
+        return EmptyModel(loaded[0], folder, {}, dict(loaded[0].state_dict()))
+    return EmptyModel(without_weights(folder, dtype, buffers=True), folder, {}, {})
 
 
 def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:

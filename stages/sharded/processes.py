@@ -17,12 +17,14 @@ Result = TypeVar("Result")
 
 
 def mesh_of(compute: Compute, device: torch.device) -> DeviceMesh | None:
-    """The mesh to shard a model over, None where every process keeps all of it.
+    """The mesh to shard a model over, None where every process keeps all of it, as where "auto" is not decided.
 
     "full" shards over all processes; "hybrid" over those of a machine, and machines are replicas of each other. Raises
-    `InputError` where machines have different numbers of them.
+    `InputError` where machines have different numbers of them, and where there is nothing to offload.
     """
-    if compute.shard == "none" or not dist.is_initialized():
+    if compute.offload:
+        _require_offload(compute, device)
+    if compute.shard in ("none", "auto") or not dist.is_initialized():
         return None
     count = dist.get_world_size()
     own = int(os.environ.get("LOCAL_WORLD_SIZE", count)) if compute.shard == "hybrid" else count
@@ -36,6 +38,24 @@ def mesh_of(compute: Compute, device: torch.device) -> DeviceMesh | None:
     if own == count:
         return init_device_mesh(device.type, (count,))
     return init_device_mesh(device.type, (count // own, own), mesh_dim_names=("replicas", "shards"))
+
+
+def _require_offload(compute: Compute, device: torch.device) -> None:
+    if device.type == "cpu":
+        raise InputError(
+            "Offloading takes weights out of a GPU's memory, and there is no GPU.",
+            found=f"compute.offload = true, compute.device = {compute.device!r}, no CUDA device in use",
+            where="compute.offload",
+            fix="Set compute.offload = false.",
+        )
+    if compute.shard in ("none", "auto") or not dist.is_initialized():
+        raise InputError(
+            "Only a model in parts can be offloaded.",
+            found=f"compute.shard = {compute.shard!r}, "
+            + ("several processes" if dist.is_initialized() else "a process that no launcher started"),
+            where="compute.offload",
+            fix='Set compute.shard = "full" and start one process for each GPU with torchrun, also for a single GPU.',
+        )
 
 
 def on_first(work: Callable[[], Result]) -> Result:

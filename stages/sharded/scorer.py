@@ -8,7 +8,7 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
+from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import layout_probe
 from scoreonce.pipeline.forward.routing import Router, router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -32,8 +32,11 @@ def sharded_scorer(
     longest_row: int,
     largest_token: int,
     longest_sequence: int,
+    first: RowLayout | None = None,
 ) -> tuple[TokenScorer, layout_probe.Probe, Router | None]:
     """The policy sharded over `mesh`, and the layout that the first process chose for all, on a few layers.
+
+    `first` is the layout that is tried first, see `choose_layout`.
 
     Raises `InputError`, on every process, as loading a whole model and choosing its layout do.
     """
@@ -45,7 +48,7 @@ def sharded_scorer(
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
         found = layout_probe.choose_layout(
-            model, compute.attention, longest_row, multiple, compiled=compute.compile, trains=True
+            model, compute.attention, longest_row, multiple, compiled=compute.compile, trains=True, first=first
         )
         router = router_of(model) if settings.router_aux_loss else None
         if settings.gradient_checkpointing:
@@ -64,7 +67,7 @@ def sharded_scorer(
         multiple=multiple,
         top_k=router and router.top_k,
     )
-    policy.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
+    policy.spread(scorer, outcome, mesh, dtype, compute)
     return scorer, outcome.probe, router
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
-from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
+from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture, layout_probe, sharding
 from scoreonce.pipeline.forward.head import Head
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -26,8 +26,11 @@ def sharded_reference(
     longest_row: int,
     longest_sequence: int,
     largest_token: int,
+    first: RowLayout | None = None,
 ) -> tuple[TokenScorer, layout_probe.Probe, Head]:
     """The model sharded over `mesh`, the layout that the first process chose for all, and the whole output head.
+
+    `first` is the layout that is tried first, see `choose_layout`.
 
     Raises `InputError`, on every process, as loading a whole model and choosing its layout do.
     """
@@ -38,13 +41,15 @@ def sharded_reference(
     def tried() -> layout_probe.ProbeOutcome:
         model = few_layers(start, dtype, device)
         loading.require_fit(model, start.model, largest_token=largest_token, longest_sequence=longest_sequence)
-        found = layout_probe.choose_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile)
+        found = layout_probe.choose_layout(
+            model, compute.attention, longest_row, multiple, compiled=compute.compile, first=first
+        )
         return layout_probe.ProbeOutcome.of(model, found)
 
     empty = empty_reference(start, dtype)
     outcome = on_first(tried)
     scorer = TokenScorer(empty.model, outcome.probe.layout, multiple=multiple)
-    empty.spread(scorer, outcome, mesh, dtype, compiled=compute.compile)
+    empty.spread(scorer, outcome, mesh, dtype, compute)
     head = architecture.head_of(architecture.causal_lm(scorer.model))
     bias = None if head.bias is None else sharding.whole(head.bias.detach())
     return scorer, outcome.probe, head._replace(weight=sharding.whole(head.weight.detach()), bias=bias)

@@ -53,19 +53,21 @@ def residual(
     return Residual(len(rows), float(differences.max()), float(np.median(differences)), float(differences.mean()))
 
 
-def require_agreement(found: Residual, dtype: str, *, experts: bool = False) -> None:
+def require_agreement(found: Residual, dtype: str, *, experts: bool = False, differing: str = "") -> None:
     """Raise `InputError` where the difference is more than rounding.
 
     In a mixture of `experts`, rounding sends a token on the edge between two of them to the other, which changes its
-    log-prob by some tenths of a nat. So there the median pair decides, elsewhere the worst.
+    log-prob by some tenths of a nat. So there the median pair decides, elsewhere the worst. `differing` says what the
+    cached ones were computed with, where that is something else.
     """
     if not (found.median if experts else found.worst) <= CACHE_TOLERANCE[dtype]:  # NaN is refused too
         raise InputError(
             "The policy is the reference, but its log-probs are not the cached ones.",
             found=f"{found.worst:.1e} nats per token apart on the worst of {found.pairs} pairs, "
             f"{found.median:.1e} on the median, {found.mean:.1e} on average; {CACHE_TOLERANCE[dtype]:.0e} is rounding "
-            f"in {dtype}",
+            f"in {dtype}{f'. {differing}' if differing else ''}",
             where="the check before the first step",
-            fix="Score again with this machine's library versions (another attention kernel or transformers version is "
-            "the likely cause: compare reference/manifest.json), or, if you accept it, set train.verify_pairs = 0.",
+            fix="Train with the library versions and on the kind of device that scored, which reference/manifest.json "
+            "has (another attention kernel is the likely cause), or score again here into another score.store. If you "
+            "accept the difference, set train.verify_pairs = 0.",
         )

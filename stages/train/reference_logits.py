@@ -10,8 +10,8 @@ import polars as pl
 import torch
 
 from scoreonce.pipeline.batches.device_transfer import moved
-from scoreonce.pipeline.batches.prompt_rows import PromptRow, sequence_multiple
-from scoreonce.pipeline.forward import architecture, layout_probe
+from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
+from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
 from scoreonce.pipeline.forward.quantised import Int8States, restored
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -23,6 +23,7 @@ from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
+from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.store.read_ahead import ReadAhead
 from scoreonce.stages.store.store import HIDDEN, HIDDEN_INT8, ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
@@ -79,7 +80,7 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     if run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
         given = _live(policy, adapter_off=True)
     else:
-        given = _live(_loaded(run, device, longest_row))
+        given = _live(_loaded(run, device, longest_row, policy.layout))
     return Provider(given, epsilon, rounded)
 
 
@@ -130,14 +131,14 @@ def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Given:
     return read
 
 
-def _loaded(run: Run, device: torch.device, longest_row: int) -> TokenScorer:
+def _loaded(run: Run, device: torch.device, longest_row: int, layout: RowLayout) -> TokenScorer:
     reference = run.reference
     model = loading.load_model(
         reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
     )
     model.requires_grad_(False)
     multiple = sequence_multiple(run.compute.budget(device.type))
-    found = layout_probe.choose_layout(
-        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile
+    found = agreed_layout(
+        model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile, first=layout
     )
     return TokenScorer(model, found.layout, multiple=multiple)

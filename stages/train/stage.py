@@ -26,7 +26,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import Lineage, TrainingLogManifest
+from scoreonce.schemas.manifests import Lineage, ReferenceManifest, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.common.locking import locked
@@ -36,7 +36,10 @@ from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
+from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
+from scoreonce.stages.sharded.choice import choose_shard
+from scoreonce.stages.sharded.scorer import require_can_be_sharded
 from scoreonce.stages.train import checkpoint, pair_filter
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
@@ -57,22 +60,23 @@ def train(
     `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written.
     """
     paths, method = RunPaths.of(run), _method(run, allow_method_file)
-    data, record = _inputs(run, method)
+    data, record, scored = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
+    asked, run = run, _with_shard(run, method, accelerator)
     with _only_run(accelerator, paths, restart, lock_timeout):
         require_same_plan(accelerator, _plan(run, paths, record))
         if _finished(paths, record):
             say("%s: up to date, %s", paths.label, paths.policy)
             return TrainResult(paths, 0)
         with _enough_gpu_memory(run, accelerator, "before the first step"):
-            trainer = Trainer.build(run, method, data, accelerator)
+            trainer = Trainer.build(run, method, data, accelerator, scored)
             if run.train.verify_pairs and lineage.policy_is_reference(record):
                 trainer.check_against_cache()
         # Whatever is refused is refused before this point, so that it leaves nothing under the label.
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            _begin(run, paths, record)
+            _begin(asked, paths, record)
         accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
         with _enough_gpu_memory(run, accelerator, "a training step"):
             trainer.train(paths)
@@ -90,10 +94,11 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     Raises `InputError` as `train` does.
     """
     method = _method(run, allow_method_file)
-    data, _ = _inputs(run, method)
+    data, _, scored = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
+    run = _with_shard(run, method, accelerator)
     with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
-        left = estimate_training(Trainer.build(run, method, data, accelerator))
+        left = estimate_training(Trainer.build(run, method, data, accelerator, scored))
     if accelerator.is_main_process:
         logger.info(
             "to train   %s pairs, %s steps, %s tokens\n"
@@ -120,8 +125,8 @@ def _enough_gpu_memory(run: Run, accelerator: Accelerator, where: str) -> Abstra
     )
 
 
-def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
-    """The training pairs with the cached columns that the method reads, and the lineage of what they lead to."""
+def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage, ReferenceManifest | None]:
+    """The training pairs with the columns that the method reads, the lineage of what they lead to, and the scores."""
     pairs = require_pairs(run)
     reference = require_reference(run) if lineage.reads_reference(method) else None
     data = load_training_data(
@@ -130,7 +135,7 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage]:
     if "has_chosen" in data.columns and (said := pair_filter.balance(data.columns, method.hyperparameters)):
         logger.info(said)
     _require_calibrated(method, data)
-    return data, lineage.describe(run, method, data.pair_ids, pairs, reference)
+    return data, lineage.describe(run, method, data.pair_ids, pairs, reference), reference
 
 
 def _method(run: Run, allow_method_file: bool) -> Method:
@@ -190,6 +195,18 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
             'compute.shard = "full".',
         )
     return accelerator
+
+
+def _with_shard(run: Run, method: Method, accelerator: Accelerator) -> Run:
+    """The run with compute.shard = "auto" decided."""
+    chosen = choose_shard(
+        run.compute,
+        accelerator.device,
+        "training",
+        lambda sharing: peaks.training(run, peaks.counted_training(run, sharing.gpus), sharing),
+        require=lambda: require_can_be_sharded(run, method),
+    )
+    return run.model_copy(update={"compute": run.compute.model_copy(update={"shard": chosen})})
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from scoreonce.pipeline.batches.microbatches import batcher_for
-from scoreonce.pipeline.batches.prompt_rows import sequence_multiple
+from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture, layout_probe
 from scoreonce.pipeline.forward.routing import Router, router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
@@ -34,11 +34,13 @@ from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_o
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, Step, in_parts, slices
 from scoreonce.schemas.errors import InputError
-from scoreonce.schemas.manifests import Lineage
+from scoreonce.schemas.manifests import Lineage, ReferenceManifest
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.models.forward_record import differing, facts, other_layout, provenance_of, single_layout
+from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.sharded.processes import mesh_of
 from scoreonce.stages.sharded.scorer import require_can_be_sharded, sharded_scorer
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
@@ -65,15 +67,27 @@ class Trainer:
     reference: reference_logits.Provider | None
     budget: int
     steps: int
+    scored: ReferenceManifest | None = None  # the reference's columns, where the method reads some
 
     @classmethod
-    def build(cls, run: Run, method: Method, data: TrainingData, accelerator: Accelerator) -> Trainer:
-        """Load the policy, find the exact layout for it, and make optimizer and schedule."""
+    def build(
+        cls,
+        run: Run,
+        method: Method,
+        data: TrainingData,
+        accelerator: Accelerator,
+        scored: ReferenceManifest | None = None,
+    ) -> Trainer:
+        """Load the policy, find the exact layout for it, and make optimizer and schedule.
+
+        The layout is that in which the reference was `scored`, where it is exact here; said where it is another.
+        """
         settings, device = run.train, accelerator.device
+        first = single_layout(scored.layout) if scored else None
         torch.manual_seed(settings.seed)
         mesh, budget = mesh_of(run.compute, device), run.compute.budget(device.type)
         if mesh is None:
-            scorer, found, router = _whole_scorer(run, method, data, device)
+            scorer, found, router = _whole_scorer(run, method, data, device, first)
         else:
             require_can_be_sharded(run, method)
             scorer, found, router = sharded_scorer(
@@ -84,6 +98,7 @@ class Trainer:
                 longest_row=data.longest_row,
                 largest_token=data.largest_token,
                 longest_sequence=data.longest_sequence,
+                first=first,
             )
         reference = reference_logits.provider(run, method, device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters())
@@ -103,6 +118,9 @@ class Trainer:
         rebuilt = rebuilt_logps.Comparison(prepared, run)
         what = f"{method.title} on {len(data):,} pairs, {steps:,} steps of {settings.batch_pairs}; {found.layout} rows"
         _say(accelerator, f"{run.train.label or method.name}: {what}{f' ({found.reason})' if found.reason else ''}")
+        asked = run.compute.attention != "auto"
+        if scored is not None and (note := other_layout(scored.layout, found, asked=asked)):
+            _say(accelerator, f"note: {note}")
         if router is None and architecture.settings(architecture.causal_lm(scorer.model)).get("output_router_logits"):
             _say(
                 accelerator, "note: output_router_logits of the model's config has no effect; see train.router_aux_loss"
@@ -125,6 +143,7 @@ class Trainer:
             reference,
             budget,
             steps,
+            scored,
         )
 
     def check_against_cache(self) -> None:
@@ -133,9 +152,22 @@ class Trainer:
         found = cache_check.residual(self.step.scorer, self.data, settings.verify_pairs, self.budget, settings.seed)
         release(self.training.model)
         experts = architecture.has_experts(architecture.causal_lm(self.training.model.model))
-        cache_check.require_agreement(found, lineage.dtype_of(self.run), experts=experts)
+        differing = self._computed_otherwise()
+        cache_check.require_agreement(found, lineage.dtype_of(self.run), experts=experts, differing=differing)
         agreement = f"policy equals the cached reference to {found.worst:.1e} nats per token"
-        _say(self.accelerator, f"{agreement} ({found.pairs} pairs scored again)")
+        _say(
+            self.accelerator,
+            f"{agreement} ({found.pairs} pairs scored again{f'; {differing}' if differing else ''})",
+        )
+
+    def _computed_otherwise(self) -> str:
+        """What the cached log-probs were computed with, where that is not what is used here."""
+        if self.scored is None:
+            return ""
+        scorer = self.training.model
+        model, compiled = architecture.causal_lm(scorer.model), self.run.compute.compile
+        here = facts([provenance_of(model, scorer.layout, self.accelerator.device, compiled=compiled)])
+        return differing({"layout": self.scored.layout, **self.scored.computed}, here)
 
     def train(self, paths: RunPaths) -> None:
         """Run the remaining steps.
@@ -308,9 +340,9 @@ def _say(accelerator: Accelerator, message: str) -> None:
 
 
 def _whole_scorer(
-    run: Run, method: Method, data: TrainingData, device: torch.device
+    run: Run, method: Method, data: TrainingData, device: torch.device, first: RowLayout | None
 ) -> tuple[TokenScorer, layout_probe.Probe, Router | None]:
-    """The policy's scorer where this process keeps all of it, and the layout that is exact for it."""
+    """The policy's scorer where this process keeps all of it, and the layout that the first process finds exact."""
     settings = run.train
     model = policy.load(run, device)
     loading.require_fit(
@@ -320,8 +352,9 @@ def _whole_scorer(
         longest_sequence=data.longest_sequence,
     )
     multiple = sequence_multiple(run.compute.budget(device.type))
-    found = layout_probe.choose_layout(
-        model, run.compute.attention, data.longest_row, multiple, compiled=run.compute.compile, trains=True
+    compute = run.compute
+    found = agreed_layout(
+        model, compute.attention, data.longest_row, multiple, compiled=compute.compile, trains=True, first=first
     )
     if settings.gradient_checkpointing:
         loading.recompute_activations(model)

@@ -49,6 +49,8 @@ SHARED_ON_GPU = {
         **SHAPE | {"initializer_range": 0.2}, head_dim=8, sliding_window=6, num_local_experts=4, num_experts_per_tok=2
     ),
 }
+# Its files have a tensor for each expert, the model one for all of them.
+MIXTRAL = {**{key: SHAPE[key] for key in SHAPE if key not in OWN}, "num_hidden_layers": 2, "num_local_experts": 4}
 # ...and those whose attention takes no custom mask.
 PADDED_ONLY = {
     "bloom": lambda: tr.BloomConfig(

@@ -152,6 +152,29 @@ def test_a_layout_that_is_wrong_is_not_timed(monkeypatch):
 
 
 @pytest.mark.usefixtures("_rivals")
+def test_the_layout_of_other_scores_goes_first_however_slow_it_is(monkeypatch):
+    clocked(monkeypatch, flash=2.0, packed=1.0, shared=9.0, padded=9.0)
+    for first in ("flash", "packed", "shared", "padded"):
+        found = choose_layout(tiny_model("llama"), "auto", longest_row=60, first=first)
+        assert (found.layout, dict(found.seconds)) == (first, {})
+    assert choose_layout(tiny_model("llama"), "packed", longest_row=60, first="flash").layout == "packed"
+
+
+@pytest.mark.usefixtures("_rivals")
+def test_where_the_layout_of_other_scores_cannot_be_used_the_reason_comes_first(monkeypatch):
+    """Flex attention is no candidate here; the flash kernel is off by a tenth and not tried twice."""
+    clocked(monkeypatch, flash=1.0, packed=2.0, padded=0.0)
+    found = choose_layout(tiny_model("llama"), "auto", longest_row=60, first="flex")
+    assert (found.layout, found.reason) == ("flash", "flex: not for LlamaForCausalLM on cpu")
+    honest = plain_kernel
+    monkeypatch.setattr(flash, "varlen_attn", lambda *sides, **more: 1.1 * honest(*sides, **more))
+    found = choose_layout(tiny_model("llama"), "auto", longest_row=60, first="flash")
+    assert found.layout == "packed"
+    assert found.reason.startswith("flash: differs from padded rows by")
+    assert found.reason.count("flash") == 1
+
+
+@pytest.mark.usefixtures("_rivals")
 def test_memory_that_runs_out_is_the_slowest(monkeypatch):
     def forward(self, rows, **more):
         if self.layout == "flash" and len(rows) > 10:

@@ -146,6 +146,24 @@ def test_full_sharding_divides_by_the_gpus():
     }
 
 
+def test_hybrid_sharding_divides_by_the_gpus_of_a_machine():
+    given = sizes(torch.bfloat16, kept=10**6)
+    hybrid = training_peak(given, Plan("cuda", 16, "hybrid", per_machine=4), optimizer="adamw_torch")
+    assert hybrid == training_peak(given, Plan("cuda", 4, "full"), optimizer="adamw_torch")
+
+
+def test_what_is_offloaded_is_counted_for_the_host():
+    """Float32 weights, gradients and state over 4, as without; gathered weights and activations stay."""
+    given = sizes(torch.bfloat16, kept=10**6)
+    kept = training_peak(given, Plan("cuda", 4, "full"), optimizer="adamw_torch")
+    found = training_peak(given, Plan("cuda", 4, "full", offload=True), optimizer="adamw_torch")
+    assert (kept.host, found.host) == (0, (1 + 1 + 2) * WHOLE)
+    assert kept.parts == found.parts | {"weights": WHOLE, "gradients": WHOLE, "optimizer state": 2 * WHOLE}
+    scored = scoring_peak(sizes(model=llama().requires_grad_(False)), Plan("cuda", 4, "full", offload=True))
+    assert scored.host == WHOLE
+    assert "weights" not in scored.parts
+
+
 def test_four_bits():
     """Linear layers in 4.13 bits per weight, the rest in bfloat16."""
     pytest.importorskip("peft")

@@ -9,7 +9,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli
 from scoreonce.stages.estimate import text
 from scoreonce.stages.estimate.stage import estimate
-from scoreonce.stages.estimate.workload import of_pairs
+from scoreonce.stages.memory.workload import of_pairs
 
 GIB = 1 << 30
 # Two layers, 32 wide, 48 in the feed-forward, 4 heads and 2 of keys, 97 words, untied.
@@ -107,7 +107,7 @@ def test_the_rate_of_an_earlier_run(without_weights):
 
 def test_what_to_change(without_weights):
     """A little less than is needed: the first change that is enough. Next to nothing: none is."""
-    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    run = without_weights.run(compute={"device": "auto", "shard": "none", "tokens_per_microbatch": 4096})
     needed = estimate(run, gpus=2).train.bytes / GIB
     assert estimate(run, gpus=2, memory=needed * 1.01).changes == ()
     found = estimate(run, gpus=2, memory=needed * 0.99)
@@ -127,7 +127,7 @@ def test_what_to_change(without_weights):
 
 def test_changes_together_do_not_contradict_each_other(without_weights):
     """An optimizer of 8 bits and sharding each reduce memory, and `train` refuses both together."""
-    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    run = without_weights.run(compute={"device": "auto", "shard": "none", "tokens_per_microbatch": 4096})
     *alone, together = estimate(run, gpus=8, memory=1e-6).changes
     assert ("train.optimizer=adamw_torch_8bit",) in [change.settings for change in alone]
     assert "compute.shard=full" in together.settings
@@ -137,15 +137,60 @@ def test_changes_together_do_not_contradict_each_other(without_weights):
 def test_what_train_refuses_is_noted(without_weights):
     run = without_weights.run(compute={"shard": "hybrid"}, train={"optimizer": "adamw_torch_8bit"})
     found = estimate(run, gpus=2)
+    assert found.shard == "hybrid"
+    assert "does not shard with adamw_torch_8bit" in "\n".join(text.lines(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "shard", "note"),
+    [
+        ({"gpus": 2, "memory": 4.0}, "none", 'is "none" on such GPUs'),
+        ({"gpus": 2, "memory": 3.0}, "full", 'is "full" on such GPUs'),
+        ({"gpus": 2}, "none", "give --memory"),
+        ({"gpus": 1, "memory": 3.0}, "none", ""),
+        ({"gpus": 2, "memory": 3.0, "shard": "hybrid"}, "hybrid", ""),
+    ],
+)
+def test_auto_is_full_where_whole_weights_do_not_fit(without_weights, options, shard, note):
+    """Three GiB of a GPU are for what is not counted, so that nothing fits into three."""
+    found = estimate(without_weights.run(compute={"device": "auto"}), **options)
+    assert found.shard == shard
+    assert [note in each for each in found.notes if 'compute.shard = "auto"' in each] == ([True] if note else [])
+    assert estimate(without_weights.run(), gpus=2, memory=1e-6).shard == "none"  # processes on a CPU
+
+
+def test_offloading_takes_parts_out_of_the_gpu(without_weights):
+    run = without_weights.run(compute={"device": "auto", "offload": True})
+    found, kept = estimate(run, gpus=2), estimate(run.replace({"compute.offload": False}), gpus=2, shard="full")
     assert found.shard == "full"
-    notes = "\n".join(text.lines(found))
-    assert "does not shard with adamw_torch_8bit" in notes
-    assert "give the GPUs of one machine" in notes
+    assert found.train.bytes < kept.train.bytes
+    assert not {"weights", "optimizer state"} & found.train.parts.keys()
+    assert any("of the host, for each GPU" in note for note in found.notes)
+    assert ("compute.offload=true",) in [
+        change.settings for change in estimate(run.replace({"compute.offload": False}), gpus=2, memory=1e-6).changes
+    ]
+    refused = estimate(run.replace({"compute.shard": "none"}))
+    assert any("refuses compute.offload" in note for note in refused.notes)
+
+
+def test_hybrid_shares_out_over_a_machine(without_weights):
+    """16 GPUs: with "full" a sixteenth each, with "hybrid" an eighth, or a quarter where a machine has four."""
+    run = without_weights.run(compute={"device": "auto", "shard": "hybrid"})
+    count = parameters(without_weights)
+    found = {group: estimate(run, gpus=16, per_machine=group) for group in (None, 4)}
+    assert found[None].train.parts["weights"] == 4 * count // 8
+    assert found[4].train.parts["weights"] == found[4].score.parts["weights"] == 4 * count // 4
+    assert found[4].train.parts["optimizer state"] == 8 * count // 4
+    assert "shared out over the 4 of a machine" in "\n".join(text.lines(found[4]))
+    assert estimate(run, gpus=16, shard="full").train.parts["weights"] == 4 * count // 16
+    with pytest.raises(InputError, match="same number of GPUs") as refused:
+        estimate(run, gpus=12)
+    assert refused.value.found == "12 GPUs in all, 8 on each machine"
 
 
 def test_several_changes_together_only_as_many_as_are_needed(without_weights):
     """Between what all settings reach together and the best of them alone."""
-    run = without_weights.run(compute={"device": "auto", "tokens_per_microbatch": 4096})
+    run = without_weights.run(compute={"device": "auto", "shard": "none", "tokens_per_microbatch": 4096})
     least = estimate(run, gpus=8, memory=1e-6).changes
     best, together = min(change.bytes for change in least[:-1]), least[-1]
     assert together.bytes < best
@@ -164,6 +209,7 @@ def test_a_full_vocabulary_reference_that_is_loaded_counts(without_weights):
     ("options", "found"),
     [
         ({"gpus": 0}, "--gpus 0"),
+        ({"per_machine": -1}, "--per-machine -1"),
         ({"memory": -1.0}, "--memory -1.0"),
         ({"tflops": float("nan")}, "--tflops nan"),
         ({"tflops": 100.0, "mfu": 40.0}, "--mfu 40.0"),

@@ -286,7 +286,7 @@ def test_an_interrupted_run_keeps_its_shards_and_goes_on(world, monkeypatch):
 
 
 def test_a_vocabulary_that_does_not_fit_is_seen_before_any_forward(world, forwards, monkeypatch):
-    monkeypatch.setattr(inference, "choose_layout", None)
+    monkeypatch.setattr(inference, "agreed_layout", None)
     world.prepare([([1, 2], [3, 97], [5])])
     with pytest.raises(InputError, match="tokenizer that does not fit") as raised:
         score_completions(ScoringJob.of(world.run()))

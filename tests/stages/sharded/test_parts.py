@@ -6,8 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from tiny_models import random_rows, tiny_model
-from torch.distributed.device_mesh import init_device_mesh
+from tiny_models import MIXTRAL, random_rows, tiny_model
 from transformers import AutoModelForCausalLM, MixtralConfig
 
 from scoreonce.pipeline.forward import architecture, sharding
@@ -20,25 +19,6 @@ from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import load, processes, save, tensors
 
-MIXTRAL = {
-    "vocab_size": 97,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_local_experts": 4,
-    "initializer_range": 0.3,
-}
-
-
-@pytest.fixture
-def mesh(tmp_path):
-    """A process group of one."""
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
-
 
 def run_of(folder, **train):
     return Run.model_validate(
@@ -49,7 +29,7 @@ def run_of(folder, **train):
 def sharded(policy, mesh, dtype=torch.float32):
     scorer = TokenScorer(policy.model, "padded")
     outcome = ProbeOutcome(Probe("padded", 0.0), architecture.form_of(policy.model), all_output=False)
-    policy.spread(scorer, outcome, mesh, dtype, compiled=False)
+    policy.spread(scorer, outcome, mesh, dtype, Compute())
     return scorer
 
 

@@ -2,12 +2,15 @@
 
 import polars as pl
 import pytest
+import torch
 from launches import launch
 from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate.stage import evaluate
+from scoreonce.stages.models.adapters import deprecations_ignored
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.store.store import ReferenceStore
 
@@ -44,3 +47,38 @@ def test_two_processes_with_a_part_each_score_what_one_process_does(world):
         for label in ("parts", "whole")
     ]
     assert tables[0].equals(tables[1])
+
+
+def adapter(world, seed):
+    """A LoRA of the world's model whose matrices are all random."""
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM.from_pretrained(world.model())
+    config = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = world.folder / f"adapter-{seed}"
+    with deprecations_ignored():
+        peft.get_peft_model(model, config).save_pretrained(str(folder))
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_two_processes_score_and_evaluate_models_with_an_adapter(world):
+    world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
+    reference = {"adapter": adapter(world, 1)}
+    one = world.run(reference=reference)
+    two = world.run(reference=reference, score={"store": str(world.folder / "other")}, compute={"shard": "full"})
+    policy = {"evaluate.model": adapter(world, 2)}
+    launch("score", [two], 2)
+    shards = ReferenceStore.of(two, two.reference).shards()
+    found = pl.concat([pl.read_parquet(path) for path in shards]).sort("completion_id")
+    launch("evaluate", [two.replace({**policy, "evaluate.label": "parts"})], 2)
+    score(one)
+    shards = ReferenceStore.of(one, one.reference).shards()
+    assert_frame_equal(found, pl.concat([pl.read_parquet(path) for path in shards]).sort("completion_id"), abs_tol=1e-4)
+    evaluate(one.replace({**policy, "evaluate.label": "whole"}))
+    tables = [
+        pl.read_parquet(RunPaths.of(one.replace({"train.label": label})).evaluation_pairs)
+        for label in ("parts", "whole")
+    ]
+    assert_frame_equal(*tables, abs_tol=1e-4)
+    assert (tables[0]["policy_chosen_logps"] - tables[0]["ref_chosen_logps"]).abs().max() > 0.1

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_model
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.models import loading
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import score_completions
@@ -249,6 +251,29 @@ def test_a_damaged_head_is_noticed_and_restored(scored, capsys):
     assert torch.equal(load_file(head.path)["weight"], before)
     assert (fresh(scored).folder / "damaged" / f"{scored.layer}-head.safetensors").exists()
     assert maintenance.verify(scored.paths.store) == 0
+
+
+def test_a_head_is_restored_from_the_first_layers_with_its_scale(world, monkeypatch):
+    """A Granite of four layers divides its logits by 4; two of them are loaded, not the model."""
+    folder = world.folder / "granite"
+    tiny_model("granite_logits_scaling").save_pretrained(folder)
+    world.prepare(world.random_pairs(4), world.random_pairs(2, seed=1))
+    run = world.run(reference={"model": str(folder)}, score={"full_vocab": "hidden"})
+    score_completions(ScoringJob.of(run))
+    head = ScoringJob.of(run).store.head("hidden")
+    before, scale = load_file(head.path)["weight"].clone(), head.read(torch.device("cpu")).scale
+    flip(head.path)
+    loaded, honest = [], loading.from_files
+
+    def noted(folder, config, dtype):
+        loaded.append(config.num_hidden_layers)
+        return honest(folder, config, dtype)
+
+    monkeypatch.setattr(loading, "from_files", noted)
+    assert score_completions(ScoringJob.of(run)).scored == 0
+    assert loaded == [2]
+    assert scale == head.read(torch.device("cpu")).scale == 0.25
+    assert torch.equal(load_file(head.path)["weight"], before)
 
 
 @pytest.mark.parametrize("scored", ["pooled"], indirect=True)

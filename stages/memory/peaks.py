@@ -1,9 +1,9 @@
-"""The peaks of a run's stages, as one run file and one way of sharing the work make them."""
+"""The peaks of a run's stages, as one run file and one way of sharing the work make them, and whether they fit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import nn
@@ -16,13 +16,17 @@ from scoreonce.pipeline.memory.peaks import Peak, Plan, Shard, scoring_peak, tra
 from scoreonce.pipeline.memory.sizes import Sizes, sizes_of
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.common.paths import SPLITS, RunPaths
-from scoreonce.stages.config import Run
-from scoreonce.stages.estimate import meta_model
-from scoreonce.stages.estimate.workload import Workload, assumed, of_pairs
+from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.config import Compute, Reference, Run
+from scoreonce.stages.memory import meta_model
+from scoreonce.stages.memory.workload import Workload, assumed, of_pairs
 from scoreonce.stages.models import lineage
 
 Device = Literal["cpu", "cuda"]
+GIB = 1 << 30
+# Bytes: CUDA and its libraries take one of the three, the others are for gaps between blocks of memory.
+NOT_COUNTED = 3 * GIB
+MAX_LENGTH = 1_024  # tokens
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,12 @@ class Sharing:
     gpus: int = 1
     shard: Shard = "none"
     nf4: bool = False
+    per_machine: int | None = None  # GPUs; all of them where it is not given
+    offload: bool = False
+
+    def plan(self, device: Device) -> Plan:
+        """The same for GPUs, or processes on a CPU."""
+        return Plan(device, self.gpus, self.shard, self.nf4, self.per_machine, self.offload and self.shard != "none")
 
 
 @dataclass(frozen=True)
@@ -68,43 +78,59 @@ class Asked:
         return cls(asked.completions, asked.needs("distributions", "hidden states"))
 
 
-def device_of(run: Run) -> Device:
+def device_of(compute: Compute) -> Device:
     """Where the run will be: on GPUs, unless the run file says otherwise."""
-    return "cpu" if run.compute.device == "cpu" else "cuda"
+    return "cpu" if compute.device == "cpu" else "cuda"
+
+
+def fits(peak: Peak, memory: int) -> bool:
+    """Whether a GPU of so many bytes has the peak, and what is not counted in it."""
+    return peak.bytes + NOT_COUNTED <= memory
 
 
 def counted_training(run: Run, gpus: int) -> Counted:
     """The sizes of a training step on one of the GPUs. Raises `InputError` where they cannot be worked out."""
-    asked, budget = Asked.of(run), run.compute.budget(device_of(run))
+    asked, budget = Asked.of(run), run.compute.budget(device_of(run.compute))
     each = max(1, run.train.batch_pairs // gpus)
     found = of_pairs(RunPaths.of(run), ("train",), asked.sides, budget, each, step_tokens=True)
     workload = found or assumed(budget, run.data.max_length)
-    return _counted(run, meta_model.policy(run), workload, trains=True, distributions=asked.distributions)
+    return _counted(run.compute, meta_model.policy(run), workload, trains=True, distributions=asked.distributions)
 
 
-def counted_scoring(run: Run) -> Counted:
-    """The sizes of a forward pass of `score`. Raises `InputError` where they cannot be worked out."""
-    budget = run.compute.budget(device_of(run))
+def counted_scoring(
+    reference: Reference,
+    compute: Compute,
+    paths: RunPaths,
+    *,
+    shard_completions: int,
+    splits: Sequence[Split] = SPLITS,
+    max_length: int = MAX_LENGTH,
+) -> Counted:
+    """The sizes of a forward pass of `score` or `evaluate`; rows are of `max_length` where no pairs are prepared.
+
+    Raises `InputError` where they cannot be worked out.
+    """
+    budget = compute.budget(device_of(compute))
     # A micro-batch is made of one shard's rows, two completions to a row.
-    most = max(1, run.score.shard_completions // 2)
-    found = of_pairs(RunPaths.of(run), SPLITS, ("chosen", "rejected"), budget, most, step_tokens=False)
-    return _counted(run, meta_model.reference(run), found or assumed(budget, run.data.max_length), trains=False)
+    most = max(1, shard_completions // 2)
+    found = of_pairs(paths, splits, ("chosen", "rejected"), budget, most, step_tokens=False)
+    return _counted(compute, meta_model.reference(reference), found or assumed(budget, max_length), trains=False)
 
 
 def training(run: Run, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of training."""
     return training_peak(
         counted.sizes,
-        Plan(device_of(run), sharing.gpus, sharing.shard, sharing.nf4),
+        sharing.plan(device_of(run.compute)),
         optimizer=run.train.optimizer,
         decays=run.train.weight_decay > 0,
         extra={"loaded reference": _loaded_reference(run)},
     )
 
 
-def scoring(run: Run, counted: Counted, sharing: Sharing) -> Peak:
+def scoring(compute: Compute, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of scoring."""
-    return scoring_peak(counted.sizes, Plan(device_of(run), sharing.gpus, sharing.shard))
+    return scoring_peak(counted.sizes, replace(sharing, nf4=False).plan(device_of(compute)))
 
 
 def _loaded_reference(run: Run) -> int:
@@ -113,12 +139,14 @@ def _loaded_reference(run: Run) -> int:
         return 0
     if run.train.lora_rank and not run.reference.adapter and lineage.starts_from_reference(run):
         return 0
-    return sum(parameter.nbytes for parameter in meta_model.reference(run).parameters())
+    return sum(parameter.nbytes for parameter in meta_model.reference(run.reference).parameters())
 
 
-def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, distributions: bool = False) -> Counted:
-    device, lm = device_of(run), architecture.causal_lm(model)
-    layout = _layout(run, architecture.windows(lm), attention_of(lm), device)
+def _counted(
+    compute: Compute, model: nn.Module, workload: Workload, *, trains: bool, distributions: bool = False
+) -> Counted:
+    device, lm = device_of(compute), architecture.causal_lm(model)
+    layout = _layout(compute, architecture.windows(lm), attention_of(lm), device)
     try:
         sizes = sizes_of(
             model,
@@ -128,7 +156,7 @@ def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, di
             trains=trains,
             accumulates=workload.accumulates,
             distributions=distributions,
-            multiple=sequence_multiple(run.compute.budget(device)),
+            multiple=sequence_multiple(compute.budget(device)),
         )
     except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
         raise InputError(
@@ -140,10 +168,12 @@ def _counted(run: Run, model: nn.Module, workload: Workload, *, trains: bool, di
     return Counted(type(lm).__name__, sizes, workload, layout)
 
 
-def _layout(run: Run, windows: Mapping[str, int | None] | None, attention: str | None, device: Device) -> RowLayout:
+def _layout(
+    compute: Compute, windows: Mapping[str, int | None] | None, attention: str | None, device: Device
+) -> RowLayout:
     """The layout that the probe finds exact for most models; only running it shows."""
-    if run.compute.attention != "auto":
-        return run.compute.attention
+    if compute.attention != "auto":
+        return compute.attention
     if windows is None:  # a kind of layer that takes no mask
         return "padded"
     if attention == "eager":

@@ -6,15 +6,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.models import adapters, lineage, loading
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.policy import lora_settings
 
 
-def reference(run: Run) -> nn.Module:
+def reference(given: Reference) -> nn.Module:
     """The reference as `score` loads it; nothing of it is trained. Raises `InputError` where it cannot be built."""
-    given = run.reference
     model = _built(given.model, given.revision, given.dtype)
     return (adapters.shaped(model, loading.folder_of(given.adapter)) if given.adapter else model).requires_grad_(False)
 
