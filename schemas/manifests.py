@@ -131,6 +131,7 @@ class ReferenceManifest(FilesManifest):
     weights: str  # digest
     adapter: str | None  # digest
     dtype: str
+    quantization: str | None = None  # of linear layers
     head: str  # dtype of the output head
     layout: str  # of the forward pass: provenance
     store_key: str
@@ -167,6 +168,7 @@ class ScoredReference(PolicyStart):
     """The reference whose columns were used."""
 
     dtype: str
+    quantization: str | None = None
     store_key: str
     files: Files
 

@@ -46,7 +46,6 @@ from scoreonce.stages.commands.options import (
     Part,
     Preview,
     Prune,
-    Qlora,
     Query,
     Rehash,
     Replace,
@@ -242,7 +241,6 @@ def estimate(
     shard: Shard = None,
     tflops: Tflops = None,
     mfu: Mfu = None,
-    qlora: Qlora = False,
     method: Method = None,
     label: Label = None,
     as_json: AsOneJson = False,
@@ -256,7 +254,7 @@ def estimate(
     settings = _load(run, sets, method=method, label=label)
     from scoreonce.stages.estimate import stage, text
 
-    found = stage.estimate(settings, gpus=gpus, memory=memory, shard=shard, tflops=tflops, mfu=mfu, qlora=qlora)
+    found = stage.estimate(settings, gpus=gpus, memory=memory, shard=shard, tflops=tflops, mfu=mfu)
     print(json.dumps(found.document(), indent=2) if as_json else printable("\n".join(text.lines(found))))
 
 

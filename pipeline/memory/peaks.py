@@ -33,6 +33,7 @@ class Plan:
     gpus: int
     shard: Shard
     nf4: bool = False  # frozen weights of linear layers in 4 bits
+    offloads: bool = False  # optimizer and float32 masters of all trained weights are on the CPU
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ def training_peak(
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     accumulates, element = sizes.accumulates, sizes.element
     trained, share = weights.whole.trained, plan.gpus if plan.shard == "full" else 1
+    offloaded = plan.offloads and plan.device == "cuda"
     always: Parts = {
         **_weights(weights, plan),
-        "optimizer state": round(state_size(optimizer).per_weight * trained / share),
+        "optimizer state": 0 if offloaded else round(state_size(optimizer).per_weight * trained / share),
         **(extra or {}),
     }
     gradients = stepped = FLOAT32 * trained // share
@@ -65,9 +67,11 @@ def training_peak(
     if plan.shard == "full":
         backward = _gathered(weights, plan, element, trains=True)
     else:
-        always["master weights"] = FLOAT32 * weights.whole.trained_half
+        copied = trained if plan.offloads else weights.whole.trained_half
+        always["master weights"] = 0 if offloaded else FLOAT32 * copied
         always["DDP buckets"] = weights.whole.trained_bytes if plan.gpus > 1 else 0
         gradients = weights.whole.trained_bytes
+        stepped = gradients if offloaded else stepped
     # Tied to the embeddings, the head's gradient waits for theirs; of the first micro-batch, it is there to stay.
     held = head.kept_gradient if weights.tied or not accumulates else 0
     moments = {
@@ -88,7 +92,9 @@ def training_peak(
         "the optimizer's step": {
             **always,
             "gradients": stepped,
-            "temporaries of the step": step_bytes(
+            "temporaries of the step": 0
+            if offloaded
+            else step_bytes(
                 optimizer,
                 device=plan.device,
                 trained=trained // share,
@@ -100,6 +106,11 @@ def training_peak(
     return _largest(moments)
 
 
+def offloaded_bytes(sizes: Sizes, optimizer: str) -> int:
+    """What an offloaded optimizer takes of the CPU's memory: float32 weights, their gradients, and its state."""
+    return round((2 * FLOAT32 + state_size(optimizer).per_weight) * sizes.weights.whole.trained)
+
+
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     """The peak of a forward pass with statistics, which `score` is made of."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
@@ -108,7 +119,7 @@ def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     return _largest(
         {
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
-            "the blocks": {**always, "activations": microbatch.peak},
+            "the blocks": {**always, "activations": microbatch.peak + _dequantised(weights, plan, sizes.element)},
         }
     )
 

@@ -30,7 +30,6 @@ class Sharing:
 
     gpus: int = 1
     shard: Shard = "none"
-    nf4: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def training(run: Run, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of training."""
     return training_peak(
         counted.sizes,
-        Plan(device_of(run), sharing.gpus, sharing.shard, sharing.nf4),
+        _plan(run, sharing),
         optimizer=run.train.optimizer,
         decays=run.train.weight_decay > 0,
         extra={"loaded reference": _loaded_reference(run)},
@@ -103,7 +102,17 @@ def training(run: Run, counted: Counted, sharing: Sharing) -> Peak:
 
 def scoring(run: Run, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of scoring."""
-    return scoring_peak(counted.sizes, Plan(device_of(run), sharing.gpus, sharing.shard))
+    return scoring_peak(counted.sizes, _plan(run, sharing))
+
+
+def _plan(run: Run, sharing: Sharing) -> Plan:
+    return Plan(
+        device_of(run),
+        sharing.gpus,
+        sharing.shard,
+        nf4=run.reference.quantization is not None,
+        offloads=run.compute.offload_optimizer,
+    )
 
 
 def _loaded_reference(run: Run) -> int:

@@ -15,7 +15,8 @@ import math
 from functools import cache
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size
-from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.pipeline.memory.peaks import Peak, Shard, offloaded_bytes
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
@@ -35,21 +36,20 @@ def estimate(
     shard: Shard | None = None,
     tflops: float | None = None,
     mfu: float | None = None,
-    qlora: bool = False,
 ) -> Estimate:
     """Bytes of each of `gpus` GPUs with `memory` GiB, for `train` and `score`, and the time of an epoch.
 
     From the model's config.json alone; with the lengths of the pairs where they are prepared. `shard` is "none" (whole
     weights on each GPU) or "full" (FSDP2), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations
     per second, `mfu`: the share of it that is reached; without them the rate of an earlier training run under this
-    label counts, if there is one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet.
+    label counts, if there is one.
 
     Raises `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
-    _require_counts(run, gpus, memory, tflops, mfu, qlora)
+    _require_counts(gpus, memory, tflops, mfu)
     shard = shard or ("none" if run.compute.shard == "none" else "full")
-    sharing = Sharing(gpus, shard, qlora)
+    sharing = Sharing(gpus, shard)
 
     counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
 
@@ -106,8 +106,15 @@ def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
         notes.append('compute.shard = "hybrid" is counted as "full": give the GPUs of one machine as --gpus.')
     if sharing.shard == "full" and run.train.optimizer not in ELEMENTWISE:
         notes.append(f"`train` does not shard with {run.train.optimizer}: it needs whole weights.")
-    if sharing.nf4:
-        notes.append("QLoRA is an estimate of what cannot be trained yet.")
+    if run.compute.offload_optimizer:
+        if sharing.shard == "full":
+            notes.append("`train` does not offload the optimizer of a sharded model.")
+        taken = size(offloaded_bytes(counted.sizes, run.train.optimizer))
+        notes.append(f"The offloaded optimizer takes {taken} of the CPU's memory for each process.")
+    elif run.train.optimizer.startswith("paged_"):
+        notes.append(f"The state of {run.train.optimizer} moves to the CPU's memory where the GPU's runs out.")
+    if sharing.shard == "full" and run.reference.quantization:
+        notes.append("A model in 4 bits is not sharded yet: every GPU needs all of it.")
     if not state_size(run.train.optimizer).known:
         notes.append(f"The state of {run.train.optimizer} is not known; it is taken to be AdamW's.")
     if run.compute.compile:
@@ -115,9 +122,7 @@ def _notes(run: Run, sharing: Sharing, counted: Counted) -> list[str]:
     return notes
 
 
-def _require_counts(
-    run: Run, gpus: int, memory: float | None, tflops: float | None, mfu: float | None, qlora: bool
-) -> None:
+def _require_counts(gpus: int, memory: float | None, tflops: float | None, mfu: float | None) -> None:
     for flag, value, most in (
         ("--gpus", gpus, None),
         ("--memory", memory, None),
@@ -137,11 +142,4 @@ def _require_counts(
             found=f"--mfu {mfu}, and no --tflops",
             where="the options",
             fix="Give the GPU's peak too, e.g. --tflops 989 for an H100 in bfloat16.",
-        )
-    if qlora and not run.train.lora_rank:
-        raise InputError(
-            "QLoRA trains LoRA matrices on frozen weights, and the run file trains all weights.",
-            found="--qlora, and no train.lora_rank",
-            where="the options",
-            fix="Add --set train.lora_rank=16, or leave --qlora out.",
         )

@@ -104,6 +104,7 @@ def _settings(job: ScoringJob) -> dict[str, Any]:
         "adapter": store.identity.adapter,
         "model": job.reference.model,
         "dtype": store.identity.dtype,
+        "quantization": store.identity.quantization,
         "head": store.identity.head,
         "layout": _layouts(store),
         "mismatched": job.score.mismatched,

@@ -125,6 +125,7 @@ def _restore_head(job: ScoringJob) -> None:
         device=resolve_device(job.compute.device),
         revision=reference.revision,
         adapter=reference.adapter,
+        quantization=reference.quantization,
     )
     job.store.head(job.score.form).write(architecture.head_of(architecture.causal_lm(model)))
 

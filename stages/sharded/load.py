@@ -25,7 +25,7 @@ from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Compute, Reference, Run
 from scoreonce.stages.models import lineage, loading, policy, policy_manifest
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.finite import not_finite
@@ -100,6 +100,17 @@ def empty_reference(model: Start, dtype: torch.dtype) -> EmptyModel:
     """A model to be scored, its parameters on the meta device. Raises `InputError` as loading it does."""
     _require_no_adapter(model)
     return _empty(model, dtype)
+
+
+def require_all_bits(reference: Reference, compute: Compute) -> None:
+    """Raise `InputError` for a model in 4 bits."""
+    if reference.quantization:
+        raise InputError(
+            "A model in 4 bits is not sharded.",
+            found=f"reference.quantization = {reference.quantization!r}, compute.shard = {compute.shard!r}",
+            where="compute.shard",
+            fix='Leave out reference.quantization, or set compute.shard = "none".',
+        )
 
 
 def _require_no_adapter(start: Start) -> None:

@@ -85,8 +85,8 @@ def _stored(run: Run, device: torch.device) -> Provider:
 def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
     def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
         with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
-            hidden = scorer.hidden(rows)
-        return ReferenceLogits(hidden, architecture.head_of(architecture.causal_lm(scorer.model)))
+            # Inside, because an adapter may have trained the head too.
+            return ReferenceLogits(scorer.hidden(rows), architecture.head_of(architecture.causal_lm(scorer.model)))
 
     return read
 
@@ -94,7 +94,12 @@ def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Provider:
 def _loaded(run: Run, device: torch.device, longest_row: int) -> TokenScorer:
     reference = run.reference
     model = loading.load_model(
-        reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
+        reference.model,
+        dtype=reference.dtype,
+        device=device,
+        revision=reference.revision,
+        adapter=reference.adapter,
+        quantization=reference.quantization,
     )
     model.requires_grad_(False)
     multiple = sequence_multiple(run.compute.budget(device.type))
