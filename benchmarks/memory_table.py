@@ -22,6 +22,7 @@ from scoreonce.pipeline.memory.peaks import Plan, training_peak
 from scoreonce.pipeline.memory.sizes import sizes_of
 from scoreonce.stages.models import adapters
 from scoreonce.stages.models.loading import recompute_activations
+from scoreonce.stages.models.lora import Lora
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- memory: made by benchmarks/memory_table.py -->\n", "<!-- /memory -->"
@@ -86,7 +87,7 @@ def lines(shape: Shape) -> Iterator[str]:
         model = shape.model()
         count = sum(parameter.numel() for parameter in model.parameters())
         if lora:
-            model = adapters.with_new_lora(model, RANK, 2.0 * RANK, ["all-linear"])
+            model = adapters.with_new_lora(model, Lora(RANK, 2.0 * RANK))
         recompute_activations(model)
         sizes = sizes_of(model, rows, "flex", device="cuda", trains=True)
         for name, nf4 in ((trained, False), ("QLoRA", True)) if lora else ((trained, False),):

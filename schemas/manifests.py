@@ -135,6 +135,7 @@ class ReferenceManifest(FilesManifest):
     weights: str  # digest
     adapter: str | None  # digest
     dtype: str
+    quantization: str | None = None  # of linear layers
     head: str  # dtype of the output head
     layout: str  # of the forward pass: provenance, as is what follows
     # Attention, device, compiled or not, versions; those of several files joined by "and". Unknown before 0.2.
@@ -173,6 +174,7 @@ class ScoredReference(PolicyStart):
     """The reference whose columns were used."""
 
     dtype: str
+    quantization: str | None = None
     store_key: str
     files: Files
 

@@ -48,7 +48,6 @@ from scoreonce.stages.commands.options import (
     PerMachine,
     Preview,
     Prune,
-    Qlora,
     Query,
     Rehash,
     Replace,
@@ -247,7 +246,6 @@ def estimate(
     per_machine: PerMachine = None,
     tflops: Tflops = None,
     mfu: Mfu = None,
-    qlora: Qlora = False,
     method: Method = None,
     label: Label = None,
     as_json: AsOneJson = False,
@@ -262,14 +260,7 @@ def estimate(
     from scoreonce.stages.estimate import stage, text
 
     found = stage.estimate(
-        settings,
-        gpus=gpus,
-        memory=memory,
-        shard=shard,
-        per_machine=per_machine,
-        tflops=tflops,
-        mfu=mfu,
-        qlora=qlora,
+        settings, gpus=gpus, memory=memory, shard=shard, per_machine=per_machine, tflops=tflops, mfu=mfu
     )
     print(json.dumps(found.document(), indent=2) if as_json else printable("\n".join(text.lines(found))))
 

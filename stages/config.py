@@ -18,6 +18,7 @@ from scoreonce.schemas.names import require_name
 from scoreonce.stages import run_file
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+Quantization = Literal["nf4"]
 Name = Annotated[str, AfterValidator(run_file.name)]  # of a file, folder or Hub repository to read
 Folder = Annotated[str, AfterValidator(run_file.folder)]  # to write
 LARGEST = 2**32 - 1  # of whole numbers: what every library takes as a seed, and more than any count needs
@@ -105,6 +106,10 @@ class Reference(_Section):
     revision: str | None = None
     adapter: Name | None = Field(None, description="PEFT adapter of the reference, folder or Hub name")
     dtype: Dtype = "float32"
+    quantization: Quantization | None = Field(
+        None,
+        description="nf4: linear layers in 4 bits (QLoRA), of the reference and of the policy that LoRA trains",
+    )
 
 
 class Compute(_Section):
@@ -130,6 +135,11 @@ class Compute(_Section):
     offload: bool = Field(
         False,
         description="keep parts of weights, gradients and optimizer state in host memory: less of the GPU's, slower",
+    )
+    offload_optimizer: bool = Field(
+        False,
+        description="keep the optimizer's state and float32 weights in the CPU's memory, and step there: less GPU "
+        "memory, more time",
     )
 
     def budget(self, device_type: str) -> int:
@@ -241,7 +251,19 @@ class Train(_Section):
     )
     lora_rank: int | None = Field(None, ge=1, description="train LoRA matrices of this rank instead of all weights")
     lora_alpha: float | None = Field(None, gt=0, description="scale of the LoRA matrices; by default twice the rank")
-    lora_targets: list[str] = Field(["all-linear"], description="names of the modules to adapt")
+    lora_targets: list[str] = Field(
+        ["all-linear"],
+        min_length=1,
+        description="names of the modules to adapt; all-linear: every linear layer but the output head; all-experts: "
+        "the weights of experts that are stacked in one tensor",
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the input of the LoRA matrices, in training")
+    lora_use_dora: bool = Field(False, description="DoRA: also train the norm of each output's weights")
+    lora_use_rslora: bool = Field(False, description="rsLoRA: scale by alpha / sqrt(rank), not alpha / rank")
+    lora_modules_to_save: list[str] = Field(
+        [], description="names of modules to train whole beside the matrices, saved in the adapter"
+    )
+    lora_init: str = Field("kaiming", description="first values of the matrices: kaiming, gaussian, orthogonal")
     lora_continue: bool = Field(False, description="train the reference's adapter on, in place of new LoRA matrices")
     checkpoint_every: int | None = Field(
         None,

@@ -58,7 +58,7 @@ def skip_unused_output(model: PreTrainedModel) -> None:
         return
     skip = _SkipUnused()
     for part in last.children():
-        if _is_position_wise(part, model.config.get_text_config().hidden_size):
+        if _is_position_wise(part, model.config.get_text_config().hidden_size, model.dtype):
             part.register_forward_pre_hook(skip.select)
             part.register_forward_hook(skip.scatter)
     last.register_forward_pre_hook(skip, with_kwargs=True)
@@ -91,9 +91,7 @@ class _SkipUnused:
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mask, self.mask = next((x for x in (*args, *kwargs.values()) if isinstance(x, RowMask)), None), None
-        # Under gradient checkpointing the block is recomputed, perhaps without this hook, and would see the mask of
-        # another batch.
-        if not self.skips or mask is None or (getattr(block, "gradient_checkpointing", False) and block.training):
+        if not self.skips or mask is None or not self._knows_recomputation(block):
             return None
         used = mask.for_used()
         if len(used.used) > LARGEST_SHARE * mask.shape[-1]:
@@ -101,6 +99,18 @@ class _SkipUnused:
         self.mask = used
         replaced = {name: used if value is mask else value for name, value in kwargs.items()}
         return tuple(used if value is mask else value for value in args), replaced
+
+    def _knows_recomputation(self, block: nn.Module) -> bool:
+        """Whether a recomputation of the block in the backward pass, without this hook, gets the mask of its batch.
+
+        transformers keeps the function that recomputes with the block (`GradientCheckpointingLayer`).
+        """
+        if not (getattr(block, "gradient_checkpointing", False) and block.training):
+            return True
+        checkpoint = vars(block).get("_gradient_checkpointing_func")
+        if checkpoint is not None and not isinstance(checkpoint, _Recomputed):
+            vars(block)["_gradient_checkpointing_func"] = _Recomputed(checkpoint, self)
+        return checkpoint is not None
 
     def select(self, part: nn.Module, args: tuple[Any, ...]) -> Any:
         if self.mask is None:
@@ -115,13 +125,30 @@ class _SkipUnused:
         return whole.index_copy_(1, self.mask.used.to(output.device), output)
 
 
+class _Recomputed:
+    """A block's checkpoint function whose recomputation finds the mask that the first computation had."""
+
+    def __init__(self, checkpoint: Callable[..., Any], skip: _SkipUnused) -> None:
+        self.checkpoint, self.skip = checkpoint, skip
+
+    def __call__(self, forward: Callable[..., Any], *args: Any) -> Any:
+        mask = self.skip.mask
+
+        def with_mask(*args: Any) -> Any:
+            self.skip.mask = mask  # another batch has been here since
+            return forward(*args)
+
+        return self.checkpoint(with_mask, *args)
+
+
 @torch.no_grad()
-def _is_position_wise(part: nn.Module, width: int) -> bool:
+def _is_position_wise(part: nn.Module, width: int, dtype: torch.dtype) -> bool:
     """Whether a part of a block treats each position on its own, as a feed-forward does; found by running it."""
     weight = next((parameter for parameter in part.parameters() if parameter.ndim > 1), None)
     if weight is None:  # a norm: cheap, and the one before attention is needed at every position
         return False
-    x = torch.randn(1, 6, width, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    dtype = weight.dtype if weight.is_floating_point() else dtype  # in 4 bits it is bytes
+    x = torch.randn(1, 6, width, generator=torch.Generator().manual_seed(0)).to(weight.device, dtype)
     try:
         whole, later = part(x), part(x[:, 3:])
     except (TypeError, ValueError, RuntimeError, AttributeError):  # attention needs more than its input

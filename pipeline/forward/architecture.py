@@ -92,7 +92,8 @@ def head_with(model: PreTrainedModel, form: HeadForm) -> Head:
     """The model's projection as a head of this form."""
     projection = model.get_output_embeddings()
     weight: Tensor = projection.weight
-    bias: Tensor | None = projection.bias if isinstance(projection, nn.Linear) else None
+    # A head that an adapter trains whole is wrapped in PEFT's module, which passes these on.
+    bias: Tensor | None = getattr(projection, "bias", None)
     if form.vocabulary is not None and form.vocabulary < len(weight):  # the rest is padding
         weight, bias = weight[: form.vocabulary], None if bias is None else bias[: form.vocabulary]
     return Head(weight, bias, form.scale, form.softcap)

@@ -36,6 +36,7 @@ class Plan:
     nf4: bool = False  # frozen weights of linear layers in 4 bits
     per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
     offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
+    offload_optimizer: bool = False  # of a whole model: optimizer state and float32 masters of all trained weights are
 
     @property
     def sharded(self) -> bool:
@@ -69,9 +70,10 @@ def training_peak(
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     accumulates, element = sizes.accumulates, sizes.element
     trained, share = weights.whole.trained, plan.group
+    offloaded = plan.offload_optimizer and plan.device == "cuda"
     kept: Parts = {
         **_weights(weights, plan),
-        "optimizer state": round(state_size(optimizer).per_weight * trained / share),
+        "optimizer state": 0 if offloaded else round(state_size(optimizer).per_weight * trained / share),
     }
     always: Parts = {**({} if plan.offload else kept), **(extra or {})}
     gradients = stepped = FLOAT32 * trained // share
@@ -81,9 +83,11 @@ def training_peak(
         backward = _gathered(weights, plan, element, trains=True)
         gradients = stepped = 0 if plan.offload else gradients
     else:
-        always["master weights"] = FLOAT32 * weights.whole.trained_half
+        copied = trained if plan.offload_optimizer else weights.whole.trained_half
+        always["master weights"] = 0 if offloaded else FLOAT32 * copied
         always["DDP buckets"] = weights.whole.trained_bytes if plan.gpus > 1 else 0
         gradients = weights.whole.trained_bytes
+        stepped = gradients if offloaded else stepped
     # Tied to the embeddings, the head's gradient waits for theirs; of the first micro-batch, it is there to stay.
     held = head.kept_gradient if weights.tied or not accumulates else 0
     moments = {
@@ -105,7 +109,7 @@ def training_peak(
             **always,
             "gradients": stepped,
             "temporaries of the step": 0
-            if plan.offload
+            if plan.offload or offloaded
             else step_bytes(
                 optimizer,
                 device=plan.device,
@@ -118,6 +122,11 @@ def training_peak(
     return _largest(moments, host)
 
 
+def offloaded_bytes(sizes: Sizes, optimizer: str) -> int:
+    """What an offloaded optimizer takes of the CPU's memory: float32 weights, their gradients, and its state."""
+    return round((2 * FLOAT32 + state_size(optimizer).per_weight) * sizes.weights.whole.trained)
+
+
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     """The peak of a forward pass with statistics, which `score` is made of."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
@@ -127,7 +136,7 @@ def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     return _largest(
         {
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
-            "the blocks": {**always, "activations": microbatch.peak},
+            "the blocks": {**always, "activations": microbatch.peak + _dequantised(weights, plan, sizes.element)},
         },
         sum(kept.values()) if plan.offload else 0,
     )

@@ -53,23 +53,25 @@ class Masters:
 
     An update of 1e-6 of a weight is below bfloat16's resolution and would be lost; the forward pass keeps the dtype
     that the reference was scored in.
+
+    Offloaded, all parameters have copies, on the CPU. The optimizer then keeps its state and steps there, and a GPU
+    holds no more than weights and gradients (Ren et al. 2021, "ZeRO-Offload").
     """
 
     parameters: list[nn.Parameter]
     masters: list[nn.Parameter]
 
     @classmethod
-    def of(cls, parameters: Iterable[nn.Parameter]) -> Masters:
-        """Copies of half-precision parameters, and the others themselves."""
+    def of(cls, parameters: Iterable[nn.Parameter], *, offloads: bool = False) -> Masters:
+        """Copies of half-precision parameters, and the others themselves; where it `offloads`, copies of all."""
         kept = [parameter for parameter in parameters if parameter.requires_grad]
-        return cls(
-            kept, [p if p.dtype in (torch.float32, torch.float64) else nn.Parameter(p.detach().float()) for p in kept]
-        )
+        return cls(kept, [_copied_to_cpu(p) if offloads else p if _is_wide(p) else _copied(p) for p in kept])
 
     def take_gradients(self) -> None:
         """Move gradients from the model to the masters."""
         for parameter, master in self._apart():
-            master.grad = None if parameter.grad is None else parameter.grad.float()
+            # First to the other device, in the dtype that takes fewer bytes.
+            master.grad = None if parameter.grad is None else parameter.grad.to(master.device).to(master.dtype)
             parameter.grad = None
 
     @torch.no_grad()
@@ -80,6 +82,19 @@ class Masters:
 
     def _apart(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
         return [(p, m) for p, m in zip(self.parameters, self.masters, strict=True) if p is not m]
+
+
+def _is_wide(parameter: Tensor) -> bool:
+    return parameter.dtype in (torch.float32, torch.float64)
+
+
+def _copied(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(parameter.detach().float())
+
+
+def _copied_to_cpu(parameter: Tensor) -> nn.Parameter:
+    copy = parameter.detach().to("cpu", copy=True)
+    return nn.Parameter(copy if _is_wide(copy) else copy.float())
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def put_together(
 ) -> None:
     """Put what `taken_apart` gave back into an optimizer over the same parameters.
 
-    Its weights may be changed, by a step that has to make wrapped tensors. Raises `KeyError`, `ValueError` or
+    Its weights may be changed, by a step that has to make wrapped or paged tensors. Raises `KeyError`, `ValueError` or
     `RuntimeError` where the state is not that of such an optimizer.
     """
     state: dict[str, Any] = {name: dict(entries) for name, entries in rest["state"].items()}
@@ -52,9 +52,7 @@ def put_together(
         }
         for own, group in zip(optimizer.param_groups, rest["groups"], strict=True)
     ]
-    optimizer.load_state_dict(
-        {"state": {numbers[name]: entries for name, entries in state.items()}, "param_groups": groups}
-    )
+    _load(optimizer, {"state": {numbers[name]: entries for name, entries in state.items()}, "param_groups": groups})
 
 
 def plain(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,6 +119,26 @@ def _wrap(
         tree = reduce(getitem, keys, state[name])
         parts = {part: tree[last][part].to(getattr(made, part).device) for part in inner}
         tree[last] = type(made).__tensor_unflatten__(parts, context, made.shape, made.stride())
+
+
+def _load(optimizer: torch.optim.Optimizer, tree: dict[str, Any]) -> None:
+    """Load a state dict. Where an optimizer pages its state (bitsandbytes), loading would leave it on the GPU for good.
+
+    So it makes pages of its own first, and what was loaded goes into them.
+    """
+    pages: list[tuple[Tensor, Any, Tensor]] = []
+    if vars(optimizer).get("is_paged"):
+        _take_empty_step(optimizer, _parameters(optimizer))
+        pages = [
+            (parameter, key, value)
+            for parameter, entries in optimizer.state.items()
+            for key, value in entries.items()
+            if isinstance(value, Tensor) and vars(value).get("is_paged")
+        ]
+    optimizer.load_state_dict(tree)
+    for parameter, key, page in pages:
+        page.copy_(optimizer.state[parameter][key])
+        optimizer.state[parameter][key] = page
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -108,6 +108,7 @@ class Step:
     share: float = 1.0  # of these pairs' loss in what the optimizer minimises
     split: Batcher = microbatches  # how the layout's rows are grouped
     router_loss: float = 0.0  # coefficient of the auxiliary loss of routers, whose routing the scorer then gives
+    noisy: bool = False  # the scorer draws noise from its rows: where it runs them again, all of them
 
     def __call__(
         self, rows: Sequence[PromptRow], columns: Mapping[str, Tensor], state: Mapping[str, Tensor], budget: int
@@ -156,7 +157,7 @@ class Step:
         if routing is not None:
             everything["router_aux_loss"] = routing.loss()
         # The mismatched completion has no gradient, and its column is known by now; its routing has one.
-        again = asked if routing else asked.without_mismatched()
+        again = asked if routing or self.noisy else asked.without_mismatched()
         with self._sync(last=not others):
             self._backward(kept, first, gradients, total, routing)
         for number, pairs in enumerate(others, start=1):

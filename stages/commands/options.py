@@ -191,7 +191,4 @@ Tflops = Annotated[
 Mfu = Annotated[
     float | None, typer.Option("--mfu", metavar="SHARE", help="Share of that peak that is reached; 0.35 by default.")
 ]
-Qlora = Annotated[
-    bool, typer.Option("--qlora", help="As if frozen weights were in 4 bits (NF4). Training cannot do that yet.")
-]
 What = Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")]

@@ -59,8 +59,13 @@ def require_scores_of_pairs(manifest: ReferenceManifest, paths: RunPaths) -> Non
 
 def _wanted(reference: Reference) -> dict[str, str | None]:
     if not Path(reference.model).is_dir():
-        return {"dtype": reference.dtype, "model": reference.model}
+        return {"dtype": reference.dtype, "quantization": reference.quantization, "model": reference.model}
     from scoreonce.stages.models import loading  # torch, which an audit does without
 
     adapter = model_digests.adapter_digest(loading.folder_of(reference.adapter)) if reference.adapter else None
-    return {"dtype": reference.dtype, "weights": model_digests.model_digest(Path(reference.model)), "adapter": adapter}
+    return {
+        "dtype": reference.dtype,
+        "quantization": reference.quantization,
+        "weights": model_digests.model_digest(Path(reference.model)),
+        "adapter": adapter,
+    }

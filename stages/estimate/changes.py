@@ -13,6 +13,8 @@ from scoreonce.stages.memory.peaks import Sharing, device_of
 
 SMALLEST_BUDGET = 1_024
 EIGHT_BIT = "adamw_torch_8bit"
+OFFLOAD = "compute.offload_optimizer"
+FOUR_BITS = {"reference.quantization": "nf4"}
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,9 @@ class Setting:
 
     @property
     def needs_whole_weights(self) -> bool:
-        """Whether it is an optimizer that a sharded model cannot have."""
-        return self.keys.get("train.optimizer", ELEMENTWISE[0]) not in ELEMENTWISE
+        """Whether it is an optimizer, a place for one, or a form of weights that a sharded model cannot have."""
+        other = OFFLOAD in self.keys or FOUR_BITS.items() <= self.keys.items()
+        return other or self.keys.get("train.optimizer", ELEMENTWISE[0]) not in ELEMENTWISE
 
 
 def changes(run: Run, sharing: Sharing, memory: int, peak: Callable[[Run, Sharing], int]) -> tuple[Change, ...]:
@@ -70,8 +73,11 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
     if sharing.gpus > 1 and sharing.shard == "none":
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
-    if sharing.shard != "none" and not sharing.offload and device_of(run.compute) == "cuda":
+    on_gpu = device_of(run.compute) == "cuda"
+    if sharing.shard != "none" and not sharing.offload and on_gpu:
         yield Setting("compute.offload=true", {"compute.offload": True}, {"offload": True})
+    if sharing.shard == "none" and on_gpu and not run.compute.offload_optimizer:
+        yield _key(OFFLOAD, True)
     if sharing.shard == "none" and whole and train.optimizer.startswith("adamw_torch") and train.optimizer != EIGHT_BIT:
         yield _key("train.optimizer", EIGHT_BIT)
     if (train.dtype or run.reference.dtype) == "float32":
@@ -83,6 +89,11 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
         )
     if whole:
         yield _key("train.lora_rank", 16)
+    if sharing.shard == "none" and not run.reference.quantization:
+        rank = {} if train.lora_rank or train.lora_continue else {"train.lora_rank": 16}
+        yield Setting(
+            " and ".join([*(f"{k}={v}" for k, v in rank.items()), "reference.quantization=nf4"]), FOUR_BITS | rank, {}
+        )
 
 
 def _key(key: str, value: Any) -> Setting:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import cache
 
 from scoreonce.pipeline.memory.optimizer_memory import state_size
-from scoreonce.pipeline.memory.peaks import Peak, Shard
+from scoreonce.pipeline.memory.peaks import Peak, Shard, offloaded_bytes
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
@@ -42,7 +42,6 @@ def estimate(
     per_machine: int | None = None,
     tflops: float | None = None,
     mfu: float | None = None,
-    qlora: bool = False,
 ) -> Estimate:
     """Bytes of each of `gpus` GPUs with `memory` GiB, for `train` and `score`, and the time of an epoch.
 
@@ -50,12 +49,12 @@ def estimate(
     weights on each GPU), "full" (shared out over all, FSDP2) or "hybrid" (over the `per_machine` GPUs of a machine, 8
     by default), by default that of the run file. `tflops`: peak of a GPU in 10^12 operations per second, `mfu`: the
     share of it that is reached; without them the rate of an earlier training run under this label counts, if there is
-    one. `qlora`: as if frozen weights were in 4 bits (NF4), which cannot be trained yet.
+    one.
 
     Raises `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
-    _require_counts(run, gpus, per_machine, memory, tflops, mfu, qlora)
+    _require_counts(gpus, per_machine, memory, tflops, mfu)
     per_machine = per_machine or min(gpus, USUAL_MACHINE)
 
     counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
@@ -72,7 +71,7 @@ def estimate(
         max_length=run.data.max_length,
     )
     limit = None if memory is None else int(memory * GIB)
-    whole_weights = Sharing(gpus, "none", qlora, per_machine, run.compute.offload)
+    whole_weights = Sharing(gpus, "none", per_machine, run.compute.offload)
     asked = shard or run.compute.shard
     sharing = whole_weights
     if asked != "auto" or run.compute.offload:
@@ -100,7 +99,7 @@ def estimate(
         trained.layout,
         trained.workload.pairs,
         _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
-        _stage(peaks.scoring(run.compute, scored, sharing), limit, scored, given, passes=1),
+        _stage(peaks.scoring(run.reference, run.compute, scored, sharing), limit, scored, given, passes=1),
         changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
         tuple(_notes(run, sharing, trained, peak, asked, limit)),
     )
@@ -138,8 +137,15 @@ def _notes(run: Run, sharing: Sharing, counted: Counted, peak: Peak, asked: str,
         notes.append(f"Weights, gradients and optimizer state take {size(peak.host)} of the host, for each GPU.")
     if run.compute.offload and (sharing.shard == "none" or peaks.device_of(run.compute) == "cpu"):
         notes.append("`train` refuses compute.offload = true without a GPU, and without compute.shard.")
-    if sharing.nf4:
-        notes.append("QLoRA is an estimate of what cannot be trained yet.")
+    if run.compute.offload_optimizer:
+        if sharing.shard != "none":
+            notes.append("`train` does not offload the optimizer of a sharded model: compute.offload does.")
+        taken = size(offloaded_bytes(counted.sizes, run.train.optimizer))
+        notes.append(f"The offloaded optimizer takes {taken} of the CPU's memory for each process.")
+    elif run.train.optimizer.startswith("paged_"):
+        notes.append(f"The state of {run.train.optimizer} moves to the CPU's memory where the GPU's runs out.")
+    if sharing.shard != "none" and run.reference.quantization:
+        notes.append("A model in 4 bits is not sharded yet: every GPU needs all of it.")
     if not state_size(run.train.optimizer).known:
         notes.append(f"The state of {run.train.optimizer} is not known; it is taken to be AdamW's.")
     if run.compute.compile:
@@ -159,13 +165,7 @@ def _require_equal_machines(sharing: Sharing) -> None:
 
 
 def _require_counts(
-    run: Run,
-    gpus: int,
-    per_machine: int | None,
-    memory: float | None,
-    tflops: float | None,
-    mfu: float | None,
-    qlora: bool,
+    gpus: int, per_machine: int | None, memory: float | None, tflops: float | None, mfu: float | None
 ) -> None:
     for flag, value, most in (
         ("--gpus", gpus, None),
@@ -187,11 +187,4 @@ def _require_counts(
             found=f"--mfu {mfu}, and no --tflops",
             where="the options",
             fix="Give the GPU's peak too, e.g. --tflops 989 for an H100 in bfloat16.",
-        )
-    if qlora and not run.train.lora_rank:
-        raise InputError(
-            "QLoRA trains LoRA matrices on frozen weights, and the run file trains all weights.",
-            found="--qlora, and no train.lora_rank",
-            where="the options",
-            fix="Add --set train.lora_rank=16, or leave --qlora out.",
         )

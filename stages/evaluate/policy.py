@@ -34,7 +34,9 @@ def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
     if not (Path(name) / "adapter_config.json").is_file():
         return Reference(model=name, dtype=dtype)
     base = start_of(run)  # LoRA was trained on it
-    return Reference(model=base.model, revision=base.revision, adapter=name, dtype=dtype)
+    return run.reference.model_copy(
+        update={"model": base.model, "revision": base.revision, "adapter": name, "dtype": dtype}
+    )
 
 
 def label_of(paths: RunPaths, policy: Reference) -> str:

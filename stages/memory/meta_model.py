@@ -27,7 +27,7 @@ def policy(run: Run) -> nn.Module:
     if settings.lora_rank:
         lora = lora_settings(run)
         shaped = adapters.shaped_with_lora_on_top
-        model = shaped(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+        model = shaped(model, adapter, lora) if adapter else adapters.with_new_lora(model, lora)
     elif adapter:
         model = adapters.shaped(model, adapter, trains=True)
     if settings.gradient_checkpointing:

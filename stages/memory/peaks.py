@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import nn
@@ -35,13 +35,13 @@ class Sharing:
 
     gpus: int = 1
     shard: Shard = "none"
-    nf4: bool = False
     per_machine: int | None = None  # GPUs; all of them where it is not given
     offload: bool = False
 
-    def plan(self, device: Device) -> Plan:
+    def plan(self, device: Device, *, nf4: bool, offload_optimizer: bool = False) -> Plan:
         """The same for GPUs, or processes on a CPU."""
-        return Plan(device, self.gpus, self.shard, self.nf4, self.per_machine, self.offload and self.shard != "none")
+        offload = self.offload and self.shard != "none"
+        return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer)
 
 
 @dataclass(frozen=True)
@@ -121,16 +121,20 @@ def training(run: Run, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of training."""
     return training_peak(
         counted.sizes,
-        sharing.plan(device_of(run.compute)),
+        sharing.plan(
+            device_of(run.compute),
+            nf4=run.reference.quantization is not None,
+            offload_optimizer=run.compute.offload_optimizer,
+        ),
         optimizer=run.train.optimizer,
         decays=run.train.weight_decay > 0,
         extra={"loaded reference": _loaded_reference(run)},
     )
 
 
-def scoring(compute: Compute, counted: Counted, sharing: Sharing) -> Peak:
+def scoring(reference: Reference, compute: Compute, counted: Counted, sharing: Sharing) -> Peak:
     """The peak of scoring."""
-    return scoring_peak(counted.sizes, replace(sharing, nf4=False).plan(device_of(compute)))
+    return scoring_peak(counted.sizes, sharing.plan(device_of(compute), nf4=reference.quantization is not None))
 
 
 def _loaded_reference(run: Run) -> int:

@@ -18,12 +18,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import multimodal
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
+from scoreonce.stages.models.lora import (
+    Lora,
+    exact_magnitudes,
+    linear_names,
+    lora_layers,
+    peft_config,
+    require_kept_targets,
+    stacked_weights,
+)
 
 if TYPE_CHECKING:
-    from peft import PeftConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel
     from peft.tuners.lora import LoraLayer
 
 TRAINED, REFERENCE = "default", "reference"  # names of adapters inside a model; PEFT's own default is the first
@@ -47,29 +55,33 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     return whole
 
 
-def with_new_lora(model: PreTrainedModel, rank: int, alpha: float, targets: list[str]) -> PeftModel:
-    """The model with new LoRA matrices as its only trained weights. Its outputs are unchanged at first.
+def with_new_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """The model with new LoRA matrices, and modules to save, as its only trained weights. Its outputs do not change.
 
-    Raises `InputError` if no module matches `targets`, or if one is the output head: log-probs are computed from the
+    Raises `InputError` if no module matches the targets, or if one is the output head: log-probs are computed from the
     head's own weight (`architecture.head_of`), without an adapter.
     """
     peft = _peft("train.lora_rank")
-    with _targets_checked(model, targets), deprecations_ignored():
-        settings = _lora(peft, rank, alpha, targets, multimodal.frozen_parts(model))
+    with _targets_checked(model, lora), deprecations_ignored():
+        settings = peft_config(peft, model, lora)
+        asked_experts = bool(settings.target_parameters)
         wrapped: PeftModel = peft.get_peft_model(model, settings)
+    if asked_experts:
+        require_kept_targets(settings, model)
+    exact_magnitudes(wrapped, TRAINED)
     return wrapped
 
 
-def with_lora_on_top(model: PreTrainedModel, adapter: Path, rank: int, alpha: float, targets: list[str]) -> PeftModel:
+def with_lora_on_top(model: PreTrainedModel, adapter: Path, lora: Lora) -> PeftModel:
     """The model with a frozen `adapter`, and new LoRA matrices beside it as its only trained weights.
 
-    Raises `InputError` as `with_new_lora` does, and where the adapter is more than a plain LoRA.
+    Raises `InputError` as `with_new_lora` does, and where one of the two is more than a plain LoRA.
     """
-    with _targets_checked(model, targets), deprecations_ignored():
-        added = _lora(_peft("train.lora_rank"), rank, alpha, targets, multimodal.frozen_parts(model))
+    with _targets_checked(model, lora), deprecations_ignored():
+        settings = _second_config(model, lora)
         wrapped = _loaded(model, adapter, REFERENCE)
         _require_plain_lora(wrapped, adapter)
-        return _with_second_lora(wrapped, added)
+        return _with_second_lora(wrapped, settings)
 
 
 def shaped(model: PreTrainedModel, adapter: Path, *, trains: bool = False, name: str = TRAINED) -> PeftModel:
@@ -97,18 +109,29 @@ def fill(wrapped: PeftModel, adapter: Path, name: str = TRAINED, *, trains: bool
     require_whole(str(adapter), missing=missing, unexpected=report.unexpected_keys, config="adapter_config.json")
 
 
-def shaped_with_lora_on_top(
-    model: PreTrainedModel, adapter: Path, rank: int, alpha: float, targets: list[str]
-) -> PeftModel:
+def shaped_with_lora_on_top(model: PreTrainedModel, adapter: Path, lora: Lora) -> PeftModel:
     """What `with_lora_on_top` gives, for a model without weights: nothing is loaded."""
-    with _targets_checked(model, targets), deprecations_ignored():
-        added = _lora(_peft("train.lora_rank"), rank, alpha, targets, multimodal.frozen_parts(model))
-        return _with_second_lora(shaped(model, adapter, name=REFERENCE), added)
+    with _targets_checked(model, lora), deprecations_ignored():
+        settings = _second_config(model, lora)
+        return _with_second_lora(shaped(model, adapter, name=REFERENCE), settings)
 
 
-def _with_second_lora(wrapped: PeftModel, added: PeftConfig) -> PeftModel:
+def _second_config(model: PreTrainedModel, lora: Lora) -> LoraConfig:
+    """Settings of the trained LoRA beside the reference's. Raises `InputError` where the two cannot be one LoRA."""
+    if more := lora.more_than_matrices:
+        raise InputError(
+            "On top of a reference's adapter only a plain LoRA is trained: both are written as one.",
+            found=", ".join(more),
+            where="[train] of the run file",
+            fix="Leave these out, train the adapter on with lora_continue = true and no lora_rank, or merge the "
+            "adapter first and name the merged model as the reference.",
+        )
+    return peft_config(_peft("train.lora_rank"), model, lora)
+
+
+def _with_second_lora(wrapped: PeftModel, settings: LoraConfig) -> PeftModel:
     """Add the trained LoRA beside the reference's adapter."""
-    wrapped.add_adapter(TRAINED, added)
+    wrapped.add_adapter(TRAINED, settings)
     wrapped.base_model.set_adapter([REFERENCE, TRAINED])
     for name, parameter in wrapped.named_parameters():
         parameter.requires_grad_(f".{TRAINED}." in name)
@@ -133,6 +156,11 @@ def write(
         model.save_pretrained(str(folder), state_dict=tensors)
     config.base_model_name_or_path, config.revision, config.inference_mode = base, revision, True
     config.save_pretrained(str(folder))
+
+
+def dropouts(model: PeftModel) -> list[nn.Module]:
+    """The dropout of the trained matrices."""
+    return [layer.lora_dropout[TRAINED] for _, layer in lora_layers(model) if TRAINED in layer.lora_dropout]
 
 
 def base_name(model: str) -> str:
@@ -200,27 +228,19 @@ def _require_no_virtual_tokens(config: PeftConfig, adapter: Path) -> None:
         )
 
 
-def _lora(peft: Any, rank: int, alpha: float, targets: list[str], excluded: str | None) -> PeftConfig:
-    modules = "all-linear" if targets == ["all-linear"] else targets
-    settings: PeftConfig = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules=modules, exclude_modules=excluded, task_type="CAUSAL_LM"
-    )
-    return settings
-
-
 @contextmanager
-def _targets_checked(model: PreTrainedModel, targets: list[str]) -> Iterator[None]:
+def _targets_checked(model: PreTrainedModel, lora: Lora) -> Iterator[None]:
     """Raise `InputError` where the targets name the output head, or PEFT finds nothing to adapt in the block."""
     modules = dict(model.named_modules())
     head = next((name for name, module in modules.items() if module is model.get_output_embeddings()), "")
-    if any(head == target or head.endswith(f".{target}") for target in targets):
+    if any(head == target or head.endswith(f".{target}") for target in lora.targets):
         raise InputError(
             "LoRA cannot adapt the output head.",
             found=f"{head} in lora_targets",
             where="train.lora_targets",
-            fix='Leave it out, or use ["all-linear"], which excludes it.',
+            fix='Leave it out, or use ["all-linear"], which excludes it. lora_modules_to_save can train it whole.',
         )
-    linear = sorted({name.rsplit(".", 1)[-1] for name, module in modules.items() if isinstance(module, nn.Linear)})
+    names = [*linear_names(model), *stacked_weights(model)]
     try:
         yield
     except ValueError as error:
@@ -228,7 +248,7 @@ def _targets_checked(model: PreTrainedModel, targets: list[str]) -> Iterator[Non
             "LoRA finds nothing to adapt.",
             found=first_line(error),
             where="train.lora_targets",
-            fix=f'Use ["all-linear"], or some of {", ".join(linear)}.',
+            fix=f'Use ["all-linear"], or some of {", ".join(names)}.',
         ) from None
 
 
@@ -240,7 +260,7 @@ def _require_plain_lora(model: PeftModel, adapter: Path) -> None:
         more = [f"peft_type {config['peft_type'].value}"]
     elif config["bias"] != "none":
         more.append(f"bias = {config['bias']}")
-    elif any(REFERENCE in layer.lora_embedding_A for _, layer in _lora_layers(model)):
+    elif any(REFERENCE in layer.lora_embedding_A for _, layer in lora_layers(model)):
         more.append("matrices on the embedding")
     if more:
         raise InputError(
@@ -252,15 +272,6 @@ def _require_plain_lora(model: PeftModel, adapter: Path) -> None:
         )
 
 
-def _lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLayer]]:
-    """The adapted layers, by their name in the base model."""
-    from peft.tuners.lora import LoraLayer
-
-    for name, module in model.get_base_model().named_modules():
-        if isinstance(module, LoraLayer):
-            yield name, module
-
-
 @torch.no_grad()
 def _as_one(model: PeftModel) -> tuple[PeftConfig, dict[str, Tensor]]:
     """The frozen and the trained LoRA as one: its configuration, and its tensors as PEFT names them.
@@ -269,7 +280,7 @@ def _as_one(model: PeftModel) -> tuple[PeftConfig, dict[str, Tensor]]:
     """
     from peft import LoraConfig
 
-    parts = {name: _stacked(layer) for name, layer in _lora_layers(model)}
+    parts = {name: _stacked(layer) for name, layer in lora_layers(model)}
     rank = max(a.shape[0] for a, _ in parts.values())
     tensors: dict[str, Tensor] = {}
     for name, (a, b) in parts.items():

@@ -29,7 +29,15 @@ from scoreonce.stages.models import loading, model_digests
 # Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
 # Recorded only where they are on, so that a run of before is the same run without them.
-OPTIONAL = {"lora_continue", "router_aux_loss"}
+OPTIONAL = {
+    "lora_continue",
+    "router_aux_loss",
+    "lora_dropout",
+    "lora_use_dora",
+    "lora_use_rslora",
+    "lora_modules_to_save",
+    "lora_init",
+}
 # Recorded under `method`, in resolved form.
 METHOD = {"method", "method_file", "objective", "calibration", "selection"}
 
@@ -77,11 +85,12 @@ def describe(
     None where the method reads none.
     """
     packages = ("scoreonce", "torch", "transformers", "accelerate", "polars", "pyarrow")
-    off = {name for name in OPTIONAL if not getattr(run.train, name)}
+    off = {name for name in OPTIONAL if getattr(run.train, name) == type(run.train).model_fields[name].default}
     parts = {
         "method": _method(method),
         "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD - off)
-        | {"dtype": dtype_of(run), **_approximate(run, method)},
+        | {"dtype": dtype_of(run), **_approximate(run, method)}
+        | ({"quantization": run.reference.quantization} if run.reference.quantization else {}),
         "policy": _policy(run),
         "reference": reference and _reference(reference),
         "data": TrainedPairs(
@@ -120,6 +129,8 @@ def _decisive(lineage: Lineage) -> dict[str, Any]:
     """What the trained weights depend on; the policy's name does not count, its weights do."""
     tree = lineage.model_dump(mode="json", include={"method", "train", "policy", "reference", "data"})
     del tree["policy"]["model"]
+    if tree["reference"] and tree["reference"]["quantization"] is None:
+        del tree["reference"]["quantization"]  # as it was before there was one
     return tree
 
 
@@ -133,13 +144,12 @@ def _identity(lineage: Lineage) -> str:
 
 
 def policy_is_reference(lineage: Lineage) -> bool:
-    """Whether training starts from the very weights that were scored, in the same dtype."""
+    """Whether training starts from the very weights that were scored, in the same dtype and as many bits."""
     reference, policy = lineage.reference, lineage.policy
-    return reference is not None and (reference.weights, reference.adapter, reference.dtype) == (
-        policy.weights,
-        policy.adapter,
-        lineage.train["dtype"],
-    )
+    if reference is None:
+        return False
+    scored = (reference.weights, reference.adapter, reference.dtype, reference.quantization)
+    return scored == (policy.weights, policy.adapter, lineage.train["dtype"], lineage.train.get("quantization"))
 
 
 def _method(method: Method) -> MethodRecord:

@@ -23,12 +23,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import adapters, multimodal
+from scoreonce.stages.models import adapters, multimodal, quantized
 from scoreonce.stages.models.finite import require_finite
 from scoreonce.stages.models.loading_report import require_whole
 
 if TYPE_CHECKING:
     from scoreonce.schemas.manifests import SpecialTokens
+    from scoreonce.stages.config import Quantization
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -109,8 +110,11 @@ def load_model(
     revision: str | None = None,
     adapter: str | None = None,
     merge: bool = False,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode on `device`, with its weights in `dtype` and an adapter if given.
+
+    With `quantization` its linear layers are in 4 bits, and its weights frozen.
 
     Dropout is set to 0, so that log-probs are reproducible in training mode too. `merge` merges the adapter into the
     weights, which then train as those of a model without one. Raises `InputError` if the model or adapter cannot be
@@ -121,7 +125,8 @@ def load_model(
     from scoreonce.stages.models import policy_manifest  # pydantic, which a bare GPU image lacks
 
     policy_manifest.require_sound(folder)
-    model, report = from_files(folder, config_without_dropout(folder), getattr(torch, dtype))
+    options = quantized.nf4_options(folder, getattr(torch, dtype), device) if quantization else {}
+    model, report = from_files(folder, config_without_dropout(folder), getattr(torch, dtype), **options)
     require_whole(
         str(folder),
         missing=report["missing_keys"],
@@ -129,13 +134,17 @@ def load_model(
         mismatched=report["mismatched_keys"],
     )
     require_finite(model, folder)
+    if quantization:
+        quantized.require_nf4(model, folder)
     if adapter is not None:
         model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
 
 
-def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """A model as transformers loads it, and its report of missing, unexpected and mismatched weights.
+def from_files(
+    folder: Path, config: PretrainedConfig, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model as transformers loads it with these `options`, and its report of missing and unexpected weights.
 
     What text does not go through is frozen. Raises `InputError` where it cannot be loaded.
     """
@@ -148,6 +157,7 @@ def from_files(folder: Path, config: PretrainedConfig, dtype: torch.dtype) -> tu
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # the report has them, with their names
             output_loading_info=True,
+            **options,
         )
     except InputError:
         raise

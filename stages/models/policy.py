@@ -8,8 +8,9 @@ import torch
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Run, Train
 from scoreonce.stages.models import adapters, lineage, loading
+from scoreonce.stages.models.lora import Lora, require_start
 
 
 def load(run: Run, device: torch.device) -> PreTrainedModel:
@@ -28,6 +29,7 @@ def load(run: Run, device: torch.device) -> PreTrainedModel:
         revision=start.revision,
         adapter=start.adapter if whole else None,
         merge=True,
+        quantization=run.reference.quantization,
     )
     if whole:
         return model
@@ -42,19 +44,31 @@ def load(run: Run, device: torch.device) -> PreTrainedModel:
 def with_lora(model: PreTrainedModel, run: Run, adapter: Path | None = None) -> PreTrainedModel:
     """The model with new LoRA matrices as the run file describes them, on top of an adapter if there is one."""
     lora = lora_settings(run)
-    return adapters.with_lora_on_top(model, adapter, *lora) if adapter else adapters.with_new_lora(model, *lora)
+    return adapters.with_lora_on_top(model, adapter, lora) if adapter else adapters.with_new_lora(model, lora)
 
 
-def lora_settings(run: Run) -> tuple[int, float, list[str]]:
-    """Rank, alpha and targets of the new LoRA matrices of a run with `lora_rank`."""
+def lora_settings(run: Run) -> Lora:
+    """The new LoRA matrices of a run with `lora_rank`."""
     settings = run.train
     assert settings.lora_rank
-    return settings.lora_rank, settings.lora_alpha or 2.0 * settings.lora_rank, settings.lora_targets
+    return Lora(
+        settings.lora_rank,
+        settings.lora_alpha or 2.0 * settings.lora_rank,
+        tuple(settings.lora_targets),
+        settings.lora_dropout,
+        settings.lora_use_dora,
+        settings.lora_use_rslora,
+        tuple(settings.lora_modules_to_save),
+        settings.lora_init,
+    )
 
 
 def require_lora_settings(run: Run) -> None:
-    """Raise `InputError` where `lora_continue` has nothing to continue, or contradicts `lora_rank`."""
+    """Raise `InputError` where settings of LoRA contradict each other, or leave the policy not at the reference."""
     settings = run.train
+    require_start(settings.lora_init)
+    _require_trainable(run)
+    _require_rank(run)
     if not settings.lora_continue:
         return
     if settings.lora_rank:
@@ -70,4 +84,30 @@ def require_lora_settings(run: Run) -> None:
             found="lora_continue = true, and training starts from a model without an adapter",
             where="[train] of the run file",
             fix="Set reference.adapter and leave out train.model, or train a new adapter with train.lora_rank.",
+        )
+
+
+def _require_rank(run: Run) -> None:
+    """Raise `InputError` for settings of new matrices where there are none: they would do nothing."""
+    settings, default = run.train, Train()
+    keys = ("lora_dropout", "lora_use_dora", "lora_use_rslora", "lora_modules_to_save", "lora_init")
+    given = [key for key in keys if vars(settings)[key] != vars(default)[key]]
+    if given and not settings.lora_rank:
+        raise InputError(
+            "These settings are of new LoRA matrices, and there are none.",
+            found=f"{', '.join(given)}, and no lora_rank",
+            where="[train] of the run file",
+            fix="Add lora_rank = 16 for new matrices, or leave these settings out.",
+        )
+
+
+def _require_trainable(run: Run) -> None:
+    """Raise `InputError` where all weights would be trained, and they are in 4 bits."""
+    settings, quantization = run.train, run.reference.quantization
+    if quantization and not (settings.lora_rank or settings.lora_continue):
+        raise InputError(
+            "Weights in 4 bits cannot be trained.",
+            found=f"reference.quantization = {quantization!r}, and neither lora_rank nor lora_continue",
+            where="[train] of the run file",
+            fix="Add lora_rank = 16 (QLoRA), or leave out reference.quantization and score again.",
         )

@@ -116,6 +116,7 @@ def _settings(job: ScoringJob, layout: str) -> dict[str, Any]:
         "adapter": store.identity.adapter,
         "model": job.reference.model,
         "dtype": store.identity.dtype,
+        "quantization": store.identity.quantization,
         "head": store.identity.head,
         "layout": layout,
         "mismatched": job.score.mismatched,

@@ -37,8 +37,8 @@ def estimate_scoring(job: ScoringJob) -> ScoringEstimate:
     work = unscored_completions(job)
     if len(work) == 0:
         return ScoringEstimate()
+    from scoreonce.stages.common.gpu_memory import peak_bytes  # torch
     from scoreonce.stages.models.loading import resolve_device  # torch
-    from scoreonce.stages.models.memory import peak_bytes  # torch
 
     scorer = load_scorer(job, Extent.of(job, work))
     rate = scorer.positions_per_second(row_reader(job)(work.sample(PROBE_ROWS)), PROBE_SECONDS)

@@ -115,6 +115,7 @@ class ModelScorer:
             device=device,
             revision=reference.revision,
             adapter=reference.adapter,
+            quantization=reference.quantization,
         )
         require_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
         budget = compute.budget(device.type)

@@ -72,7 +72,7 @@ def _with_shard(job: ScoringJob) -> Compute:
             shard_completions=job.score.shard_completions,
             splits=job.splits,
         )
-        return peaks.scoring(job.compute, counted, sharing)
+        return peaks.scoring(job.reference, job.compute, counted, sharing)
 
     chosen = choose_shard(job.compute, resolve_device(job.compute.device), "scoring", peak)
     return job.compute.model_copy(update={"shard": chosen})

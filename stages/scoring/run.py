@@ -180,6 +180,7 @@ def _restore_head(job: ScoringJob) -> None:
             device=device,
             revision=reference.revision,
             adapter=reference.adapter,
+            quantization=reference.quantization,
         )
         lm = architecture.causal_lm(model)
     understand_head(lm)

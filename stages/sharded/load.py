@@ -26,7 +26,7 @@ from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Compute, Run
+from scoreonce.stages.config import Compute, Reference, Run
 from scoreonce.stages.models import adapters, lineage, loading, policy, policy_manifest
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.finite import not_finite
@@ -133,6 +133,17 @@ def _with_adapter(empty: EmptyModel, adapter: Path) -> EmptyModel:
 def _names(model: nn.Module) -> dict[Tensor, str]:
     """The name of each parameter and buffer; a tied one has one."""
     return {tensor: name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+
+def require_all_bits(reference: Reference, compute: Compute) -> None:
+    """Raise `InputError` for a model in 4 bits."""
+    if reference.quantization:
+        raise InputError(
+            "A model in 4 bits is not sharded.",
+            found=f"reference.quantization = {reference.quantization!r}, compute.shard = {compute.shard!r}",
+            where="compute.shard",
+            fix='Leave out reference.quantization, or set compute.shard = "none".',
+        )
 
 
 def _require_no_adapter(start: Start) -> None:

@@ -18,8 +18,8 @@ from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading
-from scoreonce.stages.sharded.load import empty_policy, few_layers
+from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.sharded.load import empty_policy, few_layers, require_all_bits
 from scoreonce.stages.sharded.processes import on_first
 
 
@@ -57,17 +57,17 @@ def sharded_scorer(
         return layout_probe.ProbeOutcome.of(model, found), router
 
     outcome, router = on_first(tried)
-    policy = empty_policy(run)
+    empty = empty_policy(run)
     if settings.gradient_checkpointing:
-        loading.recompute_activations(policy.model)
+        loading.recompute_activations(empty.model)
     scorer = TokenScorer(
-        policy.model,
+        empty.model,
         outcome.probe.layout,
-        masking(policy.model),
+        masking(empty.model),
         multiple=multiple,
         top_k=router and router.top_k,
     )
-    policy.spread(scorer, outcome, mesh, dtype, compute)
+    empty.spread(scorer, outcome, mesh, dtype, compute)
     return scorer, outcome.probe, router
 
 
@@ -80,6 +80,22 @@ def require_can_be_sharded(run: Run, method: Method) -> None:
             found=f"train.optimizer = {settings.optimizer!r}, compute.shard = {run.compute.shard!r}",
             where="train.optimizer",
             fix=f"Use one of: {', '.join(ELEMENTWISE)}.",
+        )
+    require_all_bits(run.reference, run.compute)
+    if run.compute.offload_optimizer:
+        raise InputError(
+            "The optimizer of a sharded model is not offloaded.",
+            found=f"compute.offload_optimizer = true, compute.shard = {run.compute.shard!r}",
+            where="[compute] of the run file",
+            fix="Leave out one of the two.",
+        )
+    lora = policy.lora_settings(run) if settings.lora_rank else None
+    if lora and (more := lora.more_than_matrices + ["lora_dropout"] * bool(lora.dropout)):
+        raise InputError(
+            "Of LoRA, plain matrices on linear layers are sharded.",
+            found=f"{', '.join(more)}, compute.shard = {run.compute.shard!r}",
+            where="[train] of the run file",
+            fix='Leave these out, or set compute.shard = "none".',
         )
     if settings.full_vocab == "live" and PolicyColumns.of(method.reads).needs("distributions", "hidden states"):
         raise InputError(

@@ -149,7 +149,7 @@ def _summary(folder: Path) -> dict[str, Any]:
     try:
         store, damaged = ReferenceStore.at(folder), 0
         created = read_json(folder / "identity.json")["created"]
-        stated = {"model": store.model, "dtype": store.identity.dtype, "created": created}
+        stated = {"model": store.model, "dtype": _numerics(store), "created": created}
     except (InputError, KeyError):
         store, damaged = ReferenceStore.unnamed(folder), 1
         stated = {"model": "?", "dtype": "?", "created": "?"}
@@ -164,6 +164,11 @@ def _summary(folder: Path) -> dict[str, Any]:
         if layer is store.scores:
             totals |= {"completions": rows, "tokens": tokens}
     return {"key": folder.name, **stated, **totals, "damaged": damaged, "layers": layers}
+
+
+def _numerics(store: ReferenceStore) -> str:
+    identity = store.identity
+    return identity.dtype if identity.quantization is None else f"{identity.dtype}, {identity.quantization}"
 
 
 def _counted(layer: Layer[Any]) -> tuple[int, int, int, int]:

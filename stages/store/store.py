@@ -17,7 +17,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,7 +69,11 @@ class ReferenceStore:
         meant = model or run.reference
         adapter = None if meant.adapter is None else adapter_digest(folder_of(meant.adapter))
         weights = model_digest(folder_of(meant.model, meant.revision))
-        return cls(RunPaths.of(run).store, StoreIdentity(weights, meant.dtype, adapter=adapter), meant.model)
+        return cls(
+            RunPaths.of(run).store,
+            StoreIdentity(weights, meant.dtype, adapter=adapter, quantization=meant.quantization),
+            meant.model,
+        )
 
     @classmethod
     def at(cls, folder: Path) -> ReferenceStore:
@@ -310,7 +313,7 @@ class ReferenceStore:
                 self.folder / "identity.json",
                 {
                     "format": FORMAT,
-                    "identity": asdict(self.identity),
+                    "identity": self.identity.document(),
                     "model": self.model,
                     "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 },

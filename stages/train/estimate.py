@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scoreonce.pipeline.training import sampling
-from scoreonce.stages.models.memory import peak_bytes
+from scoreonce.stages.common.gpu_memory import peak_bytes
 from scoreonce.stages.train.trainer import Trainer
 
 PROBE_SECONDS = 2.0

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 
+import torch
+
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common import manifests
@@ -16,7 +18,7 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading, model_digests, policy_manifest
+from scoreonce.stages.models import adapters, lineage, loading, model_digests, policy_manifest, quantized
 from scoreonce.stages.train import save_policy
 
 logger = logging.getLogger(__name__)
@@ -66,10 +68,13 @@ def _write(run: Run, paths: RunPaths, record: Lineage) -> None:
             fix="Name that model as reference.model or train.model, as in the run file that trained it: "
             f"{paths.training / 'run.toml'}.",
         )
-    dtype = record.train["dtype"]
+    dtype, quantization = record.train["dtype"], record.train.get("quantization")
+    # Of weights in 4 bits the merged model has the very values that the policy was trained on.
+    device = loading.resolve_device(run.compute.device) if quantization else torch.device("cpu")
     model = loading.load_model(
-        start.model, dtype=dtype, device="cpu", revision=start.revision, adapter=str(paths.policy), merge=True
+        start.model, dtype=dtype, device=device, revision=start.revision, quantization=quantization
     )
+    model = adapters.merged(quantized.with_all_bits(model).cpu() if quantization else model, paths.policy)
     save_policy.save(paths.merged, model, start=start, data=run.data, lineage=record, inside=paths.out)
     logger.info("%s: merged in %s, model in %s", paths.label, dtype, paths.merged)
 

@@ -125,8 +125,8 @@ def _ids(rows: Sequence[PromptRow]) -> tuple[str, ...]:
 def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Given:
     def read(rows: Sequence[PromptRow]) -> ReferenceDistribution:
         with scorer.model.disable_adapter() if adapter_off else nullcontext():  # type: ignore[operator]
-            hidden = scorer.hidden(rows)
-        return ReferenceLogits(hidden, architecture.head_of(architecture.causal_lm(scorer.model)))
+            # Inside, because an adapter may have trained the head too.
+            return ReferenceLogits(scorer.hidden(rows), architecture.head_of(architecture.causal_lm(scorer.model)))
 
     return read
 
@@ -134,7 +134,12 @@ def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Given:
 def _loaded(run: Run, device: torch.device, longest_row: int, layout: RowLayout) -> TokenScorer:
     reference = run.reference
     model = loading.load_model(
-        reference.model, dtype=reference.dtype, device=device, revision=reference.revision, adapter=reference.adapter
+        reference.model,
+        dtype=reference.dtype,
+        device=device,
+        revision=reference.revision,
+        adapter=reference.adapter,
+        quantization=reference.quantization,
     )
     model.requires_grad_(False)
     multiple = sequence_multiple(run.compute.budget(device.type))

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part, release
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
 from scoreonce.pipeline.methods import Method, Outcome
-from scoreonce.pipeline.training import sampling
+from scoreonce.pipeline.training import dropout, sampling
 from scoreonce.pipeline.training.agreement import require_agreement
 from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
@@ -38,7 +38,7 @@ from scoreonce.schemas.manifests import Lineage, ReferenceManifest
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.models import adapters, lineage, loading, policy
 from scoreonce.stages.models.forward_record import differing, facts, other_layout, provenance_of, single_layout
 from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.sharded.processes import mesh_of
@@ -101,7 +101,7 @@ class Trainer:
                 first=first,
             )
         reference = reference_logits.provider(run, method, device, data.longest_row, scorer)
-        masters = Masters.of(scorer.parameters())
+        masters = Masters.of(scorer.parameters(), offloads=run.compute.offload_optimizer)
         optimizer = make_optimizer(scorer, masters, settings)
         per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
         steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
@@ -138,6 +138,7 @@ class Trainer:
                 reference,
                 split=batcher_for(found.layout),
                 router_loss=router.coefficient if router else 0.0,
+                noisy=settings.lora_dropout > 0,
             ),
             rebuilt,
             reference,
@@ -262,10 +263,11 @@ class Trainer:
         if method.random:
             columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
         tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
-        if settings.scope == "microbatch":
-            outcome, everything = in_parts(self.step, rows, tensors, state, self.budget, settings.microbatch_pairs)
-        else:
-            outcome, everything = self.step(rows, tensors, state, self.budget)
+        with self._with_dropout(step) as taken:
+            if settings.scope == "microbatch":
+                outcome, everything = in_parts(taken, rows, tensors, state, self.budget, settings.microbatch_pairs)
+            else:
+                outcome, everything = taken(rows, tensors, state, self.budget)
         rate = float(self.training.scheduler.get_last_lr()[0])
         self.rebuilt.require_agreement()
         norm = self._update(step, float(outcome.loss.detach()))
@@ -281,6 +283,16 @@ class Trainer:
             "perf/tokens_per_second": tokens / seconds,
         }
         return outcome.state, metrics, _log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
+
+    @contextmanager
+    def _with_dropout(self, step: int) -> Iterator[Step]:
+        """The step as it is taken in training: with dropout where the run file asks for it."""
+        settings = self.run.train
+        if not settings.lora_dropout:
+            yield self.step
+            return
+        with dropout.switched_on(adapters.dropouts(self.training.model.model)):
+            yield replace(self.step, scorer=dropout.seeded(self.step.scorer, settings.seed, step))
 
     def _update(self, step: int, loss: float) -> float:
         """Clip, step the optimizer and its schedule; the gradient norm before clipping."""

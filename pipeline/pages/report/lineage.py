@@ -62,11 +62,15 @@ def reference_facts(manifest: Mapping[str, Any]) -> Facts:
     return [
         ("model", shown(manifest.get("model"))),
         ("weights digest", digest(manifest.get("weights"))),
-        ("computed in", f"{shown(manifest.get('dtype'))}, head in {shown(manifest.get('head'))}"),
+        ("computed in", f"{shown(manifest.get('dtype'))}, head in {shown(manifest.get('head'))}{_bits(manifest)}"),
         ("forward pass", f"{shown(manifest.get('layout'))} rows"),
         ("store key", digest(manifest.get("store_key"))),
         ("pairs scored", f"{number(pairs.get('train'))} to train on, {number(pairs.get('test'))} held out"),
     ]
+
+
+def _bits(manifest: Mapping[str, Any]) -> str:
+    return f", linear layers in {plain}" if (plain := manifest.get("quantization")) else ""
 
 
 def settings(runs: Sequence[RunRecord]) -> list[Setting]:

@@ -77,6 +77,21 @@ def test_gradients_equal_those_of_the_whole_block(name, recompute):
     assert (gradients["packed"] - gradients["padded"]).norm() < 1e-5 * gradients["padded"].norm()
 
 
+def test_what_is_recomputed_is_cut_too():
+    """Positions of the last feed-forward: as few in the backward pass, after another batch, as in the forward pass."""
+    model, (first, second) = tiny_model("llama"), (random_rows(4, seed) for seed in (1, 2))
+    recompute_activations(model)
+    scorer, seen = TokenScorer(model, "packed"), widths_of_feed_forward(model)
+    loss = scorer(first).sums().sum()
+    last = seen[-1]
+    scorer(second)
+    assert last == sum(1 + sum(len(c) - 1 for c in row.completions) for row in first)
+    seen.clear()
+    loss.backward()
+    assert seen[0] == last  # the last block is recomputed first
+    assert set(seen[1:]) == {sum(row.tokens for row in first)}
+
+
 def test_a_block_that_is_mostly_read_stays_whole(monkeypatch):
     model, rows = tiny_model("llama"), random_rows(6)
     total = sum(row.tokens for row in rows)

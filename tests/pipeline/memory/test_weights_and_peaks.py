@@ -7,10 +7,11 @@ import transformers as tr
 from scoreonce.pipeline.memory.head_memory import HeadMemory
 from scoreonce.pipeline.memory.microbatch import MicrobatchMemory
 from scoreonce.pipeline.memory.optimizer_memory import state_size, step_bytes
-from scoreonce.pipeline.memory.peaks import Plan, scoring_peak, training_peak
+from scoreonce.pipeline.memory.peaks import Plan, offloaded_bytes, scoring_peak, training_peak
 from scoreonce.pipeline.memory.sizes import Sizes
 from scoreonce.pipeline.memory.weights import NF4_BYTES, weights_of
 from scoreonce.stages.models.adapters import with_new_lora
+from scoreonce.stages.models.lora import Lora
 
 # A Llama of 2 layers. A layer: queries and output 2 x 32 x 32, keys and values 2 x 16 x 32, feed-forward 3 x 64 x 32,
 # two norms of 32: 2,048 + 1,024 + 6,144 + 64.
@@ -67,7 +68,7 @@ def test_tied_weights_count_once():
 def test_lora_trains_its_matrices_alone():
     """Rank 2 on queries, 2 x (32 + 32), in each of two layers; PEFT makes them in float32."""
     pytest.importorskip("peft")
-    model = with_new_lora(llama(torch.bfloat16), 2, 4.0, ["q_proj"])
+    model = with_new_lora(llama(torch.bfloat16), Lora(2, 4.0, ("q_proj",)))
     found = weights_of(model)
     assert found.whole.trained == 2 * 2 * (32 + 32)
     assert found.whole.trained_bytes == 4 * found.whole.trained
@@ -112,6 +113,18 @@ def test_a_gpu_steps_all_weights_at_once_unless_fused():
     assert found.bytes == (2 + 4 + 4 + 8 + 4) * WHOLE
     fused = training_peak(sizes(torch.bfloat16), plan, optimizer="adamw_torch_fused")
     assert fused.bytes == (2 + 4 + 4 + 8) * WHOLE
+
+
+def test_an_offloaded_optimizer_leaves_weights_and_gradients():
+    """In half precision 2 + 2 bytes per weight at the step; the CPU has masters 4, their gradients 4, state 8."""
+    given = sizes(torch.bfloat16, kept=0)
+    plan = Plan("cuda", 1, "none", offloads=True)
+    found = training_peak(given, plan, optimizer="adamw_torch")
+    assert found.parts == {"weights": 2 * WHOLE, "gradients": 2 * WHOLE, "activations": 600}
+    assert offloaded_bytes(given, "adamw_torch") == 16 * WHOLE
+    kept = training_peak(sizes(kept=0), Plan("cpu", 1, "none", offloads=True), optimizer="adamw_torch").parts
+    assert kept["master weights"] == 4 * WHOLE  # on a CPU they are beside the weights
+    assert kept["optimizer state"] == 8 * WHOLE
 
 
 def test_the_first_micro_batch_has_no_gradients_yet():
@@ -167,7 +180,7 @@ def test_what_is_offloaded_is_counted_for_the_host():
 def test_four_bits():
     """Linear layers in 4.13 bits per weight, the rest in bfloat16."""
     pytest.importorskip("peft")
-    model = with_new_lora(llama(torch.bfloat16), 2, 4.0, ["q_proj"])
+    model = with_new_lora(llama(torch.bfloat16), Lora(2, 4.0, ("q_proj",)))
     given = sizes(torch.bfloat16, kept=10**6, model=model)
     found = training_peak(given, Plan("cuda", 1, "none", nf4=True), optimizer="adamw_torch")
     linear, lora = 2 * (LAYER - 64), 2 * 2 * 64

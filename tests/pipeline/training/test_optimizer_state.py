@@ -1,6 +1,7 @@
 """The state of optimizers that keep more than tensors and numbers, to tensors by name and JSON, and back."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load, save
 from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from scoreonce.pipeline.training.optimizer import Masters, make_optimizer
 from scoreonce.pipeline.training.optimizer_state import put_together, taken_apart
 
 NAMES = ["0.weight", "0.bias"]
@@ -93,3 +95,88 @@ def test_the_state_of_a_parameter_that_is_not_there_is_refused():
     tensors, rest = kept(optimizer)
     with pytest.raises(KeyError):
         put_together(optimizer, NAMES, {**tensors, "1.weight/moment/a": torch.zeros(1)}, rest)
+
+
+BITSANDBYTES = (
+    "adamw_bnb_8bit",
+    "lion_8bit",
+    "ademamix_8bit",
+    "rmsprop_bnb_8bit",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "paged_ademamix_8bit",
+    "paged_lion_8bit",
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [("adamw_torch_8bit", "torchao"), ("adamw_torch_4bit", "torchao")]
+    + [(name, "bitsandbytes") for name in BITSANDBYTES],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Paged optimizers are not supported on CPU")
+def test_the_state_of_real_optimizers_goes_on(name, package):
+    """8,192 weights in a matrix, whose state is in few bits, and a bias, whose state is not: bit for bit the same."""
+    pytest.importorskip(package)
+    settings = SimpleNamespace(
+        optimizer=name, learning_rate=1e-2, weight_decay=0.1, adam_beta1=0.9, adam_beta2=0.99, adam_epsilon=1e-8
+    )
+
+    def built():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(64, 128))
+        return model, make_optimizer(model, Masters.of(model.parameters()), settings)
+
+    def train(model, optimizer, steps):
+        for step in steps:
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 64) * step).square().sum().backward()
+            optimizer.step()
+
+    whole, stopped, resumed = built(), built(), built()
+    with torch.compiler.set_stance("force_eager"):  # torchao compiles its step, which takes half a minute
+        train(*whole, range(1, 5))
+        train(*stopped, range(1, 3))
+        tensors, rest = kept(stopped[1])
+        assert any(tensor.dtype == torch.uint8 for tensor in tensors.values()) == ("32bit" not in name)
+        put_together(resumed[1], NAMES, tensors, rest)
+        resumed[0].load_state_dict(stopped[0].state_dict())
+        train(*resumed, range(3, 5))
+    for before, expected, found in zip(
+        built()[0].parameters(), whole[0].parameters(), resumed[0].parameters(), strict=True
+    ):
+        assert torch.equal(expected, found)
+        assert not torch.equal(before, found)
+
+
+class Paged(torch.optim.SGD):
+    """Keeps a moment in pages of its own, as bitsandbytes does on a GPU; loading puts another tensor there."""
+
+    is_paged = False
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.5)
+        self.is_paged = True
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            if "moment" not in self.state[parameter]:
+                page = torch.zeros_like(parameter)
+                page.is_paged = True
+                self.state[parameter] = {"moment": page, "seen": 0}
+            self.state[parameter]["moment"] += parameter.grad
+            self.state[parameter]["seen"] += 1
+
+
+def test_paged_state_stays_in_its_pages():
+    """Without that it would all stay on the GPU after a restart."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    first, second = Paged(model.parameters()), Paged(model.parameters())
+    train(model, first, range(1, 3))
+    put_together(second, NAMES, *kept(first))
+    for parameter in model.parameters():
+        page = second.state[parameter]["moment"]
+        assert page.is_paged
+        assert torch.equal(page, first.state[parameter]["moment"])
+        assert second.state[parameter]["seen"] == 2

@@ -5,6 +5,7 @@ import json
 import polars as pl
 import pytest
 
+from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli
 from scoreonce.stages.estimate import text
@@ -188,6 +189,38 @@ def test_hybrid_shares_out_over_a_machine(without_weights):
     assert refused.value.found == "12 GPUs in all, 8 on each machine"
 
 
+def test_an_offloaded_optimizer_is_proposed_and_counted(without_weights):
+    """Weights of 4 bytes and their gradients stay on the GPU, 16 bytes for each weight go to the CPU."""
+    run = without_weights.run(compute={"device": "auto"})
+    offer = [change.settings for change in estimate(run, memory=1e-6).changes]
+    assert ("compute.offload_optimizer=true",) in offer
+    offloaded = run.replace({"compute.offload_optimizer": True})
+    found = estimate(offloaded, memory=1e-6)
+    assert "optimizer state" not in found.train.parts
+    assert found.train.bytes < estimate(run).train.bytes
+    assert ("compute.offload_optimizer=true",) not in [change.settings for change in found.changes]
+    assert any(f"takes {size(16 * parameters(without_weights))} of the CPU's memory" in note for note in found.notes)
+    assert any("does not offload" in note for note in estimate(offloaded, shard="full").notes)
+
+
+def test_four_bits_are_counted_and_proposed(without_weights):
+    """Linear layers in 4.13 bits in place of 32, in training and in scoring."""
+    pytest.importorskip("peft")
+    lora = without_weights.run(compute={"device": "auto"}, train={"lora_rank": 4})
+    four = lora.replace({"reference.quantization": "nf4"})
+    linear = 2 * (LAYER - 2 * 32)
+    for stage in ("train", "score"):
+        saved = getattr(estimate(lora), stage).parts["weights"] - getattr(estimate(four), stage).parts["weights"]
+        assert saved == pytest.approx(linear * (4 - 4.127 / 8), rel=0.01)
+    offer = [change.settings for change in estimate(lora, memory=1e-6).changes]
+    assert ("reference.quantization=nf4",) in offer
+    whole = estimate(lora.replace({"train.lora_rank": None}), memory=1e-6)
+    assert ("train.lora_rank=16 and reference.quantization=nf4",) in [change.settings for change in whole.changes]
+    assert any("not sharded" in note for note in estimate(four, shard="full").notes)
+    with pytest.raises(InputError, match="4 bits cannot be trained"):
+        estimate(four.replace({"train.lora_rank": None}))
+
+
 def test_several_changes_together_only_as_many_as_are_needed(without_weights):
     """Between what all settings reach together and the best of them alone."""
     run = without_weights.run(compute={"device": "auto", "shard": "none", "tokens_per_microbatch": 4096})
@@ -214,7 +247,6 @@ def test_a_full_vocabulary_reference_that_is_loaded_counts(without_weights):
         ({"tflops": float("nan")}, "--tflops nan"),
         ({"tflops": 100.0, "mfu": 40.0}, "--mfu 40.0"),
         ({"mfu": 0.4}, "no --tflops"),
-        ({"qlora": True}, "no train.lora_rank"),
     ],
 )
 def test_options_out_of_range(without_weights, options, found):

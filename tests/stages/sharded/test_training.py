@@ -129,3 +129,10 @@ def test_what_needs_a_whole_model_is_refused(world, settings, what):
     with pytest.raises(InputError, match=what) as caught:
         require_can_be_sharded(run, methods.resolve(run.train.method, {}))
     assert all(part for part in (caught.value.found, caught.value.where, caught.value.fix))
+
+
+def test_an_offloaded_optimizer_is_not_sharded(world):
+    run = world.run(compute={"shard": "full", "offload_optimizer": True})
+    with pytest.raises(InputError, match="not offloaded") as caught:
+        require_can_be_sharded(run, methods.resolve(run.train.method, {}))
+    assert "compute.offload_optimizer = true" in caught.value.found

@@ -20,6 +20,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.models import adapters, policy_manifest
 from scoreonce.stages.models.adapters import base_name
+from scoreonce.stages.models.lora import Lora
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
@@ -114,7 +115,7 @@ def test_an_adapter_names_its_base_wherever_it_is_loaded_from(tmp_path, monkeypa
 def test_an_adapter_on_a_model_of_the_hub(world, monkeypatch):
     """Its revision is written too, and nothing asks the Hub for what the model's folder has."""
     monkeypatch.setattr("peft.utils.save_and_load.check_file_exists_on_hf_hub", lambda *_, **__: pytest.fail("asked"))
-    model = adapters.with_new_lora(AutoModelForCausalLM.from_pretrained(world.model()), 2, 4.0, ["q_proj"])
+    model = adapters.with_new_lora(AutoModelForCausalLM.from_pretrained(world.model()), Lora(2, 4.0, ("q_proj",)))
     adapters.write(model, world.folder / "written", "org/model", "abc123")
     config = json.loads((world.folder / "written" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("org/model", "abc123")
@@ -263,7 +264,7 @@ def test_two_loras_are_written_as_one(world):
     """Scales 6 / 4 and 5 / 2; q_proj has the first alone, k_proj the second, up_proj both: the logits are the same."""
     adapter = write_adapter(world)
     base = AutoModelForCausalLM.from_pretrained(world.model())
-    model = adapters.with_lora_on_top(base, adapter, 2, 5.0, ["k_proj", "up_proj"])
+    model = adapters.with_lora_on_top(base, adapter, Lora(2, 5.0, ("k_proj", "up_proj")))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B.default" in name:

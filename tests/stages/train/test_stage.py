@@ -349,11 +349,12 @@ def test_gradient_checkpointing_changes_nothing(prepared):
         ("adafactor", "torch"),
         ("sgd", "torch"),
         ("rmsprop", "torch"),
-        ("adamw_torch_8bit", "torchao"),
+        pytest.param("adamw_torch_8bit", "torchao", marks=pytest.mark.slow),  # compiles its step
         ("adamw_bnb_8bit", "bitsandbytes"),
+        ("paged_adamw_8bit", "bitsandbytes"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler that torchao's step goes through
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Paged optimizers are not supported on CPU")
 def test_other_optimizers_resume_exactly(prepared, optimizer, package, monkeypatch):
     pytest.importorskip(package)
     # 97 * 64 weights of the embedding: those of 8 bits leave tensors of fewer than 4,096 as they are
@@ -372,6 +373,31 @@ def test_other_optimizers_resume_exactly(prepared, optimizer, package, monkeypat
         training(prepared, "dpo", "killed", **settings)
     monkeypatch.setattr(train.Trainer, "take", honest)
     assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", **settings)))
+
+
+def test_an_offloaded_optimizer_trains_the_same_policy_and_resumes(prepared, monkeypatch):
+    """Killed in step 4 and resumed without offloading: where the optimizer steps is no part of the run."""
+    settings = {**FAST, "method": "dpo", "max_steps": 4}
+    whole = prepared.run(train={**settings, "label": "whole"})
+    train.train(whole)
+    offloaded = prepared.run(train={**settings, "label": "offloaded"}, compute={"offload_optimizer": True})
+    honest = train.Trainer.take
+
+    def dies(self, step, *rest):
+        if step == 4:
+            raise Killed
+        assert all(
+            mine is not copy
+            for mine, copy in zip(self.training.masters.parameters, self.training.masters.masters, strict=True)
+        )
+        return honest(self, step, *rest)
+
+    monkeypatch.setattr(train.Trainer, "take", dies)
+    with pytest.raises(Killed):
+        train.train(offloaded)
+    monkeypatch.setattr(train.Trainer, "take", honest)
+    train.train(offloaded.replace({"compute.offload_optimizer": False}))
+    assert_equal(weights(RunPaths.of(whole)), weights(RunPaths.of(offloaded)))
 
 
 def test_shuffle_off_keeps_the_order(prepared):
