@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from scoreonce.pipeline.batches.device_transfer import moved
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward import head_kernels as fused
+from scoreonce.pipeline.head import kernels as fused
 
 CHUNK = 4_096  # tokens
 BETA = 0.1

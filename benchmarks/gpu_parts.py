@@ -11,10 +11,10 @@ import torch
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward import head as head_module
-from scoreonce.pipeline.forward import head_kernels as fused
-from scoreonce.pipeline.forward.head import token_columns
 from scoreonce.pipeline.forward.scorer import TokenScorer, predicting
+from scoreonce.pipeline.head import kernels as fused
+from scoreonce.pipeline.head import log_probs as head_module
+from scoreonce.pipeline.head.log_probs import token_columns
 
 if TYPE_CHECKING:
     from gpu import Bench, Trained

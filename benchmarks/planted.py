@@ -26,7 +26,7 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.prepared_pairs import data_settings
-from scoreonce.stages.prepare.pair_files import open_pair_files, uncommitted
+from scoreonce.stages.prepare.pair_files import open_pair_files, pair_table, token_table, uncommitted
 
 Words = npt.NDArray[np.int64]
 SPECIAL = ("<unk>", "<s>", "</s>", "<|im_end|>", "!")
@@ -287,7 +287,8 @@ def write(
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
             for row, (case, names) in enumerate(_cases(maker, pairs, each)):
-                files.pairs[case.split].add([case.prepared(row)])
+                made = [case.prepared(row)]
+                files.pairs[case.split].add(pair_table(made), token_table(made))
                 counts[case.split] += 1
                 for name in names:
                     world.expected[name].add((case.split, row))

@@ -26,12 +26,13 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.templates": {"pipeline.text"},
     "pipeline.batches": set(),
     "pipeline.attention": {"pipeline.batches"},
-    "pipeline.forward": {"pipeline.batches", "pipeline.attention"},
+    "pipeline.head": {"pipeline.batches", "pipeline.attention"},
+    "pipeline.forward": {"pipeline.batches", "pipeline.attention", "pipeline.head"},
     "pipeline.methods.pieces": set(),
     "pipeline.methods": {"pipeline.methods.pieces"},
     "pipeline.methods.papers": {"pipeline.methods", "pipeline.methods.pieces"},
-    "pipeline.training": {"pipeline.batches", "pipeline.forward", "pipeline.methods"},
-    "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.forward"},
+    "pipeline.training": {"pipeline.batches", "pipeline.head", "pipeline.forward", "pipeline.methods"},
+    "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.head", "pipeline.forward"},
     "pipeline.evaluation": set(),
     "pipeline.audit": set(),
     "pipeline.audit.measures": {"pipeline.text"},
@@ -50,14 +51,15 @@ ARROWS: dict[str, set[str]] = {
     "stages.run_file": set(),
     "stages.config": {"stages.run_file"},
     "stages.common": {"stages.config", "pipeline"},
-    "stages.models": {"stages.config", "stages.common", "pipeline"},
+    "stages.weights": {"stages.config", "stages.common", "pipeline"},
+    "stages.models": {"stages.config", "stages.common", "stages.weights", "pipeline"},
     "stages.raw": {"stages.config", "stages.common", "pipeline"},
-    "stages.data": {"stages.config", "stages.common", "stages.models", "stages.raw", "pipeline"},
-    "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
-    "stages.memory": {"stages.config", "stages.common", "stages.models", "pipeline"},
-    "stages.sharded": {"stages.config", "stages.memory", "stages.models", "pipeline"},
+    "stages.data": {"stages.config", "stages.common", "stages.weights", "stages.models", "stages.raw", "pipeline"},
+    "stages.store": {"stages.config", "stages.common", "stages.weights", "stages.models", "stages.data", "pipeline"},
+    "stages.memory": {"stages.config", "stages.common", "stages.weights", "stages.models", "pipeline"},
+    "stages.sharded": {"stages.config", "stages.memory", "stages.weights", "stages.models", "pipeline"},
 }
-SHARED = {f"stages.{room}" for room in ("config", "common", "memory", "models", "raw", "data", "store")}
+SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory", "models", "raw", "data", "store")}
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
@@ -71,6 +73,7 @@ GATHERS = {"pipeline.methods": {"pipeline.methods.papers"}}
 TENSOR_ROOMS = (
     "pipeline.batches",
     "pipeline.attention",
+    "pipeline.head",
     "pipeline.forward",
     "pipeline.methods",
     "pipeline.training",

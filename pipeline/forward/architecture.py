@@ -15,7 +15,7 @@ from scoreonce.pipeline.attention import flex, varlen
 from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.attention.language_model import attention_of, language_model
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, attention_mask
-from scoreonce.pipeline.forward.head import Head
+from scoreonce.pipeline.head.log_probs import Head
 from scoreonce.schemas.errors import InputError
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.architecture import HeadForm
-from scoreonce.pipeline.forward.head import ReferenceLogits
+from scoreonce.pipeline.head.log_probs import ReferenceLogits
 from scoreonce.schemas.errors import InputError
 
 STATES = 16

@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 
 from scoreonce.pipeline.batches.prompt_rows import PADDING, Batch
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.token_scores import Routing
+from scoreonce.pipeline.head.token_scores import Routing
 from scoreonce.schemas.errors import InputError
 
 # Between our loss and the model's own, relative: far above rounding, far below another k or another softmax. In half

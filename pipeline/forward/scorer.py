@@ -17,11 +17,11 @@ from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
 from scoreonce.pipeline.attention.last_layer import compute_all_output, skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate, padded
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, token_columns
 from scoreonce.pipeline.forward.rotary import RotaryLengths
 from scoreonce.pipeline.forward.routing import position_weights, routing_of
 from scoreonce.pipeline.forward.token_masks import Masking
-from scoreonce.pipeline.forward.token_scores import TokenMasks, TokenScores
+from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, token_columns
+from scoreonce.pipeline.head.token_scores import TokenMasks, TokenScores
 
 
 class TokenScorer(nn.Module):

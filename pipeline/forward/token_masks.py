@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from scoreonce.pipeline.forward.token_scores import TokenMasks
+from scoreonce.pipeline.head.token_scores import TokenMasks
 
 Masking = Callable[[Tensor, Tensor], TokenMasks]
 

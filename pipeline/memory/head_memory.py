@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from scoreonce.pipeline.forward.head import Head, chunk_tokens
+from scoreonce.pipeline.head.log_probs import Head, chunk_tokens
 from scoreonce.pipeline.memory.weights import FLOAT32
 
 # Tensors of a chunk's size at once, on a CPU: log-probs make a second one of their exponentials, statistics a third

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.head.token_scores import TokenScores
 from scoreonce.schemas.identity import completion_id
 
 Scorer = Callable[..., TokenScores]

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from scoreonce.pipeline.forward.token_scores import Perturbed, TokenMasks, TokenScores, sum_per_completion
+from scoreonce.pipeline.head.token_scores import Perturbed, TokenMasks, TokenScores, sum_per_completion
 from scoreonce.schemas import columns as c
 
 # The mismatched completion is another prompt's, scored behind this prompt (KTO): the last of its row, no gradient.

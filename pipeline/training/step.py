@@ -22,8 +22,8 @@ from torch import Tensor
 from scoreonce.pipeline.batches.device_transfer import index_tensor
 from scoreonce.pipeline.batches.microbatches import Batcher, microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward.head import ReferenceDistribution
-from scoreonce.pipeline.forward.token_scores import Routing, TokenScores
+from scoreonce.pipeline.head.log_probs import ReferenceDistribution
+from scoreonce.pipeline.head.token_scores import Routing, TokenScores
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 

@@ -10,7 +10,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.models import model_digests
+from scoreonce.stages.weights import model_digests
 
 
 def read_reference(paths: RunPaths) -> ReferenceManifest:

@@ -18,8 +18,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models.finite import require_finite
-from scoreonce.stages.models.loading_report import require_whole
 from scoreonce.stages.models.lora import (
     Lora,
     exact_magnitudes,
@@ -29,6 +27,8 @@ from scoreonce.stages.models.lora import (
     require_kept_targets,
     stacked_weights,
 )
+from scoreonce.stages.weights.finite import require_finite
+from scoreonce.stages.weights.loading_report import require_whole
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftConfig, PeftModel
@@ -191,7 +191,7 @@ def deprecations_ignored() -> Iterator[None]:
 
 def _loaded(model: PreTrainedModel, adapter: Path, name: str, *, trains: bool = False) -> PeftModel:
     peft = _peft("reference.adapter")
-    from scoreonce.stages.models import policy_manifest  # pydantic
+    from scoreonce.stages.weights import policy_manifest
 
     policy_manifest.require_sound(adapter)
     with _adapter_errors(adapter), deprecations_ignored():

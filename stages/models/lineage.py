@@ -24,7 +24,8 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import loading, model_digests
+from scoreonce.stages.models import loading
+from scoreonce.stages.weights import model_digests
 
 # Settings of execution and logging, on which the trained weights do not depend.
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}

@@ -24,8 +24,8 @@ from transformers.utils.logging import disable_progress_bar
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.models import adapters, multimodal, quantized
-from scoreonce.stages.models.finite import require_finite
-from scoreonce.stages.models.loading_report import require_whole
+from scoreonce.stages.weights.finite import require_finite
+from scoreonce.stages.weights.loading_report import require_whole
 
 if TYPE_CHECKING:
     from scoreonce.schemas.manifests import SpecialTokens
@@ -122,7 +122,7 @@ def load_model(
     changed since.
     """
     folder = folder_of(name, revision)
-    from scoreonce.stages.models import policy_manifest  # pydantic, which a bare GPU image lacks
+    from scoreonce.stages.weights import policy_manifest
 
     policy_manifest.require_sound(folder)
     options = quantized.nf4_options(folder, getattr(torch, dtype), device) if quantization else {}

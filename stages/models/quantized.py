@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.models.finite import not_finite
+from scoreonce.stages.weights.finite import not_finite
 
 
 def require_bitsandbytes() -> Any:

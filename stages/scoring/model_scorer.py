@@ -18,10 +18,10 @@ from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, padded, sequence_multiple
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import Head, StateError, TopK, state_error, top_k
 from scoreonce.pipeline.forward.layout_probe import Probe
 from scoreonce.pipeline.forward.scorer import TokenScorer
-from scoreonce.pipeline.forward.token_scores import sum_per_completion
+from scoreonce.pipeline.head.log_probs import Head, StateError, TopK, state_error, top_k
+from scoreonce.pipeline.head.token_scores import sum_per_completion
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.models.forward_record import provenance_of
 from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device

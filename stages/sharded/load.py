@@ -27,12 +27,13 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Compute, Reference, Run
-from scoreonce.stages.models import adapters, lineage, loading, policy, policy_manifest
+from scoreonce.stages.models import adapters, lineage, loading, policy
 from scoreonce.stages.models.empty import without_weights
-from scoreonce.stages.models.finite import not_finite
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import tensors
 from scoreonce.stages.sharded.processes import on_first
+from scoreonce.stages.weights import policy_manifest
+from scoreonce.stages.weights.finite import not_finite
 
 PROBED_LAYERS = 2
 

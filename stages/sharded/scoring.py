@@ -8,8 +8,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture, layout_probe, sharding
-from scoreonce.pipeline.forward.head import Head
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head.log_probs import Head
 from scoreonce.stages.config import Compute, Reference
 from scoreonce.stages.models import loading
 from scoreonce.stages.models.lineage import Start

@@ -20,7 +20,7 @@ from scoreonce.stages.store.sidecar import Damage, commit, file_damage, record, 
 if TYPE_CHECKING:
     import torch
 
-    from scoreonce.pipeline.forward.head import Head
+    from scoreonce.pipeline.head.log_probs import Head
 
 
 class StoredHead:
@@ -77,7 +77,7 @@ class StoredHead:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
-        from scoreonce.pipeline.forward.head import Head
+        from scoreonce.pipeline.head.log_probs import Head
 
         if not self.path.exists():
             raise not_stored(f"no file {self.path}", self.path.parent)

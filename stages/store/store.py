@@ -33,7 +33,6 @@ from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.removal import remove, require_inside
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.models.model_digests import adapter_digest, model_digest
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
@@ -41,6 +40,7 @@ from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacke
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.parts import Part, alone, changing, mark_of, working
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
+from scoreonce.stages.weights.model_digests import adapter_digest, model_digest
 
 logger = logging.getLogger(__name__)
 

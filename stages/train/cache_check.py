@@ -10,7 +10,7 @@ import torch
 
 from scoreonce.pipeline.batches.microbatches import microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.head.token_scores import TokenScores
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.train.data import TrainingData
 

@@ -18,8 +18,9 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import adapters, lineage, loading, model_digests, policy_manifest, quantized
+from scoreonce.stages.models import adapters, lineage, loading, quantized
 from scoreonce.stages.train import save_policy
+from scoreonce.stages.weights import model_digests, policy_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
-from scoreonce.pipeline.forward.token_scores import TokenScores, sum_per_completion
+from scoreonce.pipeline.head.token_scores import TokenScores, sum_per_completion
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.schemas.manifests import ReferenceManifest

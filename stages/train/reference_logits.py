@@ -12,9 +12,9 @@ import torch
 from scoreonce.pipeline.batches.device_transfer import moved
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
-from scoreonce.pipeline.forward.quantised import Int8States, restored
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
+from scoreonce.pipeline.head.quantised import Int8States, restored
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError

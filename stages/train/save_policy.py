@@ -15,10 +15,11 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import template_of
-from scoreonce.stages.models import adapters, loading, multimodal, policy_manifest
+from scoreonce.stages.models import adapters, loading, multimodal
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded.processes import on_first
 from scoreonce.stages.sharded.save import gathered_adapter, write_model
+from scoreonce.stages.weights import policy_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -37,7 +37,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
 from scoreonce.stages.memory import peaks
-from scoreonce.stages.models import lineage, loading, policy, policy_manifest
+from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.sharded.choice import choose_shard
 from scoreonce.stages.sharded.scorer import require_can_be_sharded
 from scoreonce.stages.train import checkpoint, pair_filter
@@ -45,6 +45,7 @@ from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.step_log import WHOLE
 from scoreonce.stages.train.trainer import Trainer, require_same_plan
+from scoreonce.stages.weights import policy_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 
 ROOMS = ("scoreonce.pipeline.forward", "scoreonce.pipeline.training", "scoreonce.pipeline.methods")
-COMPILED = ("scoreonce.pipeline.forward.head_kernels",)  # torch.compile would trace the checks
+COMPILED = ("scoreonce.pipeline.head.kernels",)  # torch.compile would trace the checks
 SHAPES = {"Float", "Float64", "Int", "Bool", "Shaped", "PerPair", "PerStep", "StepColumn"}
 # An int is a float, as everywhere in Python's typing.
 checked: Callable[..., Any] = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))

@@ -10,8 +10,8 @@ from jaxtyping import TypeCheckError
 from method_batches import batch
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.forward.head import Head, token_logps
-from scoreonce.pipeline.forward.token_scores import sum_per_completion
+from scoreonce.pipeline.head.log_probs import Head, token_logps
+from scoreonce.pipeline.head.token_scores import sum_per_completion
 from scoreonce.pipeline.methods.papers.dpo import dpo
 from scoreonce.pipeline.methods.papers.exo import exo_list
 from scoreonce.pipeline.methods.pieces.logistic import smoothed_logistic
@@ -43,7 +43,7 @@ def test_in_methods():
 
 def test_nothing_is_checked_otherwise():
     code = (
-        "from scoreonce.pipeline.forward.token_scores import sum_per_completion; "
+        "from scoreonce.pipeline.head.token_scores import sum_per_completion; "
         "from scoreonce.pipeline.methods.papers.dpo import dpo; import sys; "
         "print(hasattr(dpo, '__wrapped__'), hasattr(sum_per_completion, '__wrapped__'), 'beartype' in sys.modules)"
     )

@@ -9,10 +9,10 @@ from scoreonce.pipeline.attention import flex
 from scoreonce.pipeline.batches import prompt_rows as rows
 from scoreonce.pipeline.batches.device_transfer import index_tensor, moved, read_later
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, attention_mask, collate
-from scoreonce.pipeline.forward import head_kernels as fused
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.token_masks import activation_masks
-from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.head import kernels as fused
+from scoreonce.pipeline.head.token_scores import TokenScores
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 META = torch.device("meta")

@@ -11,10 +11,10 @@ from tiny_models import random_rows
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.attention import flex
 from scoreonce.pipeline.batches.microbatches import batcher_for
-from scoreonce.pipeline.forward import head_kernels as fused
-from scoreonce.pipeline.forward.head import Head, token_columns
 from scoreonce.pipeline.forward.layout_probe import choose_layout
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head import kernels as fused
+from scoreonce.pipeline.head.log_probs import Head, token_columns
 from scoreonce.pipeline.training.step import Step
 
 pytestmark = [

@@ -9,8 +9,8 @@ import transformers as tr
 from scoreonce.pipeline.attention import last_layer
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.head import Head, chunk_tokens
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head.log_probs import Head, chunk_tokens
 from scoreonce.pipeline.memory.allocations import Allocations
 from scoreonce.pipeline.memory.head_memory import head_memory
 from scoreonce.pipeline.memory.microbatch import microbatch_memory

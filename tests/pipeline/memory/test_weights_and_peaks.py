@@ -118,11 +118,11 @@ def test_a_gpu_steps_all_weights_at_once_unless_fused():
 def test_an_offloaded_optimizer_leaves_weights_and_gradients():
     """In half precision 2 + 2 bytes per weight at the step; the CPU has masters 4, their gradients 4, state 8."""
     given = sizes(torch.bfloat16, kept=0)
-    plan = Plan("cuda", 1, "none", offloads=True)
+    plan = Plan("cuda", 1, "none", offload_optimizer=True)
     found = training_peak(given, plan, optimizer="adamw_torch")
     assert found.parts == {"weights": 2 * WHOLE, "gradients": 2 * WHOLE, "activations": 600}
     assert offloaded_bytes(given, "adamw_torch") == 16 * WHOLE
-    kept = training_peak(sizes(kept=0), Plan("cpu", 1, "none", offloads=True), optimizer="adamw_torch").parts
+    kept = training_peak(sizes(kept=0), Plan("cpu", 1, "none", offload_optimizer=True), optimizer="adamw_torch").parts
     assert kept["master weights"] == 4 * WHOLE  # on a CPU they are beside the weights
     assert kept["optimizer state"] == 8 * WHOLE
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoreonce.pipeline.forward.token_scores import Perturbed, TokenMasks, TokenScores, TokenStatistics
+from scoreonce.pipeline.head.token_scores import Perturbed, TokenMasks, TokenScores, TokenStatistics
 from scoreonce.pipeline.methods import METHODS
 from scoreonce.pipeline.training.policy_columns import DECLARED, PolicyColumns
 from scoreonce.schemas.columns import COLUMNS

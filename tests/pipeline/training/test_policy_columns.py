@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from scoreonce.pipeline import methods
-from scoreonce.pipeline.forward.head import Head, ReferenceLogits, TopLogps, token_columns, top_k
-from scoreonce.pipeline.forward.token_scores import TokenScores
+from scoreonce.pipeline.head.log_probs import Head, ReferenceLogits, TopLogps, token_columns, top_k
+from scoreonce.pipeline.head.token_scores import TokenScores
 from scoreonce.pipeline.methods.papers.epsilon_dpo import epsilon_step
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 

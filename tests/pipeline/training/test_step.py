@@ -12,8 +12,8 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.batches.microbatches import microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.architecture import head_of
-from scoreonce.pipeline.forward.head import ReferenceLogits
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head.log_probs import ReferenceLogits
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, MicrobatchPlan, Step, in_parts
 from scoreonce.stages.train.trainer import masking

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests
-from scoreonce.stages.models import loading, model_digests, policy_manifest
-from scoreonce.stages.models.safetensors_header import require_whole
+from scoreonce.stages.models import loading
+from scoreonce.stages.weights import model_digests, policy_manifest
+from scoreonce.stages.weights.safetensors_header import require_whole
 
 
 def load(folder):

@@ -18,12 +18,13 @@ from scoreonce.schemas.identity import completion_id, pair_id
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.models import adapters, policy_manifest
+from scoreonce.stages.models import adapters
 from scoreonce.stages.models.adapters import base_name
 from scoreonce.stages.models.lora import Lora
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
+from scoreonce.stages.weights import policy_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT
 

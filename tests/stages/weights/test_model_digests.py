@@ -13,7 +13,7 @@ import pytest
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests
 from scoreonce.stages.common.files import read_json
-from scoreonce.stages.models import model_digests
+from scoreonce.stages.weights import model_digests
 
 
 @pytest.fixture(autouse=True)
@@ -189,5 +189,5 @@ def test_an_incomplete_folder_is_refused(tmp_path, removed, message):
 
 
 def test_no_torch_is_needed():
-    code = "import sys; import scoreonce.stages.models.model_digests; sys.exit('torch' in sys.modules)"
+    code = "import sys; import scoreonce.stages.weights.model_digests; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

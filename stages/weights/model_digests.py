@@ -11,8 +11,8 @@ from typing import Any
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.common.files import parse_json
-from scoreonce.stages.models import policy_manifest
-from scoreonce.stages.models.safetensors_header import require_whole
+from scoreonce.stages.weights import policy_manifest
+from scoreonce.stages.weights.safetensors_header import require_whole
 
 # Keys of a config that describe origin or speed and do not change the outputs.
 PROVENANCE_KEYS = frozenset(

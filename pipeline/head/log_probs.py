@@ -19,8 +19,8 @@ from torch.nn.functional import pad
 
 from scoreonce.pipeline.attention.cpu_matmul import matmul
 from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, round_up
-from scoreonce.pipeline.forward import head_kernels
-from scoreonce.pipeline.forward.token_scores import Perturbed, TokenStatistics
+from scoreonce.pipeline.head import kernels
+from scoreonce.pipeline.head.token_scores import Perturbed, TokenStatistics
 
 # Logits of one chunk. On a CPU, 32 MB of float32 mostly stays in the caches; a GPU is fast for many tokens at once.
 CPU_CHUNK_ELEMENTS = 1 << 23
@@ -227,17 +227,15 @@ def _logits(hidden: Tensor, head: Head) -> Tensor:
 
 def _reduce_chunk(logits: Tensor, targets: Tensor, statistics: bool) -> list[Tensor]:
     """The log-normaliser, the log-probs and, if asked for, the statistics of a chunk."""
-    if head_kernels.is_worth_compiling(logits):
+    if kernels.is_worth_compiling(logits):
         return list(
-            head_kernels.compiled(head_kernels.log_probs_and_statistics if statistics else head_kernels.log_probs)(
-                logits, targets
-            )
+            kernels.compiled(kernels.log_probs_and_statistics if statistics else kernels.log_probs)(logits, targets)
         )
-    return list(_with_statistics(logits, targets) if statistics else head_kernels.log_probs(logits, targets))
+    return list(_with_statistics(logits, targets) if statistics else kernels.log_probs(logits, targets))
 
 
 def _with_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    """`head_kernels.log_probs_and_statistics` for a CPU, uncompiled: one exponential, as few passes as possible."""
+    """`kernels.log_probs_and_statistics` for a CPU, uncompiled: one exponential, as few passes as possible."""
     likeliest = logits.argmax(1)
     top = logits.gather(1, likeliest.unsqueeze(1))
     behind = logits - top
@@ -281,7 +279,7 @@ def _reference_logits(
 def _perturbed(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
     # f + eps (f - f_ref) and not (1 + eps) f - eps f_ref: exactly f where policy and reference are equal.
     ahead = (logits - ref_logits).mul_(epsilon)
-    return [head_kernels.log_probs(logits + ahead, targets)[1], head_kernels.log_probs(logits - ahead, targets)[1]]
+    return [kernels.log_probs(logits + ahead, targets)[1], kernels.log_probs(logits - ahead, targets)[1]]
 
 
 def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, epsilon: float) -> list[Tensor]:
@@ -289,7 +287,7 @@ def _perturbed_in_bfloat16(logits: Tensor, ref_logits: Tensor, targets: Tensor, 
     f, g = logits.bfloat16(), ref_logits.bfloat16()
     perturbed = ((1 + epsilon) * f - epsilon * g, (1 - epsilon) * f + epsilon * g, f)
     # CUDA's log_softmax computes in float32 and rounds once; the CPU's would round the normaliser too.
-    return [head_kernels.log_probs(each.float(), targets)[1].bfloat16() for each in perturbed]
+    return [kernels.log_probs(each.float(), targets)[1].bfloat16() for each in perturbed]
 
 
 class _Columns(torch.autograd.Function):
@@ -327,9 +325,9 @@ class _Columns(torch.autograd.Function):
         for start, stop in _chunks(hidden, weight):
             logits = _logits(hidden[start:stop], head)
             own = (log_normaliser[start:stop], targets[start:stop], up_logps[start:stop])
-            if head_kernels.is_worth_compiling(logits) and up_kl is None and d_bias is None:
+            if kernels.is_worth_compiling(logits) and up_kl is None and d_bias is None:
                 cap = None if wanted.softcap is None else logits.new_full((), wanted.softcap)
-                d_logits = head_kernels.compiled(head_kernels.gradient)(logits, *own, cap, hidden.dtype)
+                d_logits = kernels.compiled(kernels.gradient)(logits, *own, cap, hidden.dtype)
             else:
                 slope = _softcap_slope(logits, wanted.softcap)  # before the logits are overwritten
                 probs = logits.sub_(own[0].unsqueeze(1)).exp_()

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from scoreonce.pipeline.forward import head as head_module
-from scoreonce.pipeline.forward.head import Head, ReferenceLogits, TopLogps, token_columns, token_logps, top_k
+from scoreonce.pipeline.head import log_probs as head_module
+from scoreonce.pipeline.head.log_probs import Head, ReferenceLogits, TopLogps, token_columns, token_logps, top_k
 
 
 def direct(hidden, head, targets):

@@ -5,9 +5,9 @@ import torch
 import torch._dynamo
 from torch._dynamo.utils import counters
 
-from scoreonce.pipeline.forward import head as head_module
-from scoreonce.pipeline.forward import head_kernels as fused
-from scoreonce.pipeline.forward.head import Head, token_columns
+from scoreonce.pipeline.head import kernels as fused
+from scoreonce.pipeline.head import log_probs as head_module
+from scoreonce.pipeline.head.log_probs import Head, token_columns
 
 
 def columns_and_gradients(scale, softcap, dtype):

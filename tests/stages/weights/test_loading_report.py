@@ -17,7 +17,7 @@ from transformers import (
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.models.loading import load_model
-from scoreonce.stages.models.loading_report import require_whole
+from scoreonce.stages.weights.loading_report import require_whole
 
 
 def change(folder, *, config=None, weights=None, name="model"):
