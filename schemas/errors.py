@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 
+from scoreonce.schemas.addresses import without_credentials
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 1500  # characters of what was found, in a message that a person reads
 
@@ -29,6 +31,7 @@ def printable(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
+    text = without_credentials(text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 

@@ -51,16 +51,17 @@ ARROWS: dict[str, set[str]] = {
     "stages.config": {"stages.run_file"},
     "stages.common": {"stages.config", "pipeline"},
     "stages.models": {"stages.config", "stages.common", "pipeline"},
-    "stages.raw": {"stages.config", "stages.common", "pipeline"},
+    "stages.remote": {"stages.config", "stages.common", "pipeline"},
+    "stages.raw": {"stages.config", "stages.common", "stages.remote", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.models", "stages.raw", "pipeline"},
-    "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "pipeline"},
+    "stages.store": {"stages.config", "stages.common", "stages.models", "stages.data", "stages.remote", "pipeline"},
     "stages.sharded": {"stages.config", "stages.models", "pipeline"},
 }
 SHARED = {"stages.config", "stages.common", "stages.models", "stages.raw", "stages.data", "stages.store"}
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
-ARROWS["stages.commands"] = SHARED | {"pipeline"}
+ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}
 # A package's __init__ may gather what its inner rooms make.

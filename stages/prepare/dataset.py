@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from scoreonce.pipeline.text.dataset_columns import Columns, Row
 from scoreonce.pipeline.text.pairing import Pairing
@@ -16,7 +15,7 @@ from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.raw.raw_data import RawData, open_data
+from scoreonce.stages.raw.raw_data import RawData, is_one_file, open_data
 from scoreonce.stages.raw.recognition import head_of
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ def open_test(data: Data) -> RawData | None:
         return open_data(data.test_source, subset=None, split=data.test_split)
     if data.test_split is None:
         return None
-    if Path(data.source).is_file():
+    if is_one_file(data.source):
         raise InputError(
             "A file has no splits.",
             found=f"test_split = {data.test_split!r} of {data.source}",
