@@ -58,7 +58,7 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
 def _stored(run: Run, device: torch.device) -> Provider:
     paths = RunPaths.of(run)
     form = "hidden" if run.train.full_vocab == "hidden" else f"{TOP_K}{run.score.topk}"
-    store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
     pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
     ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
@@ -67,7 +67,7 @@ def _stored(run: Run, device: torch.device) -> Provider:
         raise InputError(
             "Some completions have no reference distributions.",
             found=f"{missing:,} of the training completions are not stored",
-            where=str(store.folder / form),
+            where=f"{store.place}/{form}",
             fix=f'Set score.full_vocab = "{run.train.full_vocab}" and run `scoreonce score`: it adds what is missing.',
         )
 
