@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Callable
 
+from scoreonce.schemas.addresses import without_credentials
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST = 1500  # characters of what was found, in a message that a person reads
 
@@ -38,6 +40,7 @@ def printable(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
+    text = without_credentials(text)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
 
 

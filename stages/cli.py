@@ -347,10 +347,9 @@ def path(
 @store_app.command("list")
 def store_list(run: RunFile, sets: Sets = None) -> None:
     """List the stores, one per reference model, and the layers of each."""
-    from scoreonce.stages.common.paths import RunPaths
-    from scoreonce.stages.store import maintenance
+    from scoreonce.stages.commands import stores
 
-    maintenance.list_stores(RunPaths.of(_load(run, sets)).store)
+    stores.list_stores(_load(run, sets))
 
 
 @store_app.command("verify")
@@ -359,22 +358,18 @@ def store_verify(run: RunFile, sets: Sets = None) -> None:
 
     Files without a digest are named too. Exits with code 2 if something is damaged.
     """
-    from scoreonce.stages.common.paths import RunPaths
-    from scoreonce.stages.store import maintenance
+    from scoreonce.stages.commands import stores
 
-    if maintenance.verify(RunPaths.of(_load(run, sets)).store):
+    if stores.verify(_load(run, sets)):
         raise typer.Exit(2)
 
 
 @store_app.command("gc")
 def store_gc(run: RunFile, sets: Sets = None, prune: Prune = False, drop: Drop = None) -> None:
     """Delete leftovers of killed commands, and what you name, from every layer."""
-    from scoreonce.stages.common.paths import SPLITS, RunPaths
-    from scoreonce.stages.store import maintenance
+    from scoreonce.stages.commands import stores
 
-    paths = RunPaths.of(_load(run, sets))
-    keep = [paths.pairs(split) for split in SPLITS] if prune else []
-    maintenance.gc(paths.store, keep=keep, drop=drop or [])
+    stores.gc(_load(run, sets), prune=prune, drop=drop or [])
 
 
 @store_app.command("compact")
@@ -383,10 +378,9 @@ def store_compact(run: RunFile, sets: Sets = None) -> None:
 
     Run it while no other command uses the store.
     """
-    from scoreonce.stages.common.paths import RunPaths
-    from scoreonce.stages.store.compact import compact
+    from scoreonce.stages.commands import stores
 
-    compact(RunPaths.of(_load(run, sets)).store)
+    stores.compact(_load(run, sets))
 
 
 @demo_app.command("task")

@@ -20,7 +20,9 @@ from scoreonce.stages import run_file
 Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["nf4"]
 Name = Annotated[str, AfterValidator(run_file.name)]  # of a file, folder or Hub repository to read
+Source = Annotated[str, AfterValidator(run_file.source)]  # the same of data, or an address
 Folder = Annotated[str, AfterValidator(run_file.folder)]  # to write
+Store = Annotated[str, AfterValidator(run_file.store)]  # to write, or an address
 LARGEST = 2**32 - 1  # of whole numbers: what every library takes as a seed, and more than any count needs
 
 
@@ -45,13 +47,13 @@ class _Section(BaseModel):
 class Data(_Section):
     """The dataset, and how it is tokenised."""
 
-    source: Name = Field(
-        description="dataset name on the Hub, or a local .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a "
-        "folder of them"
+    source: Source = Field(
+        description="dataset name on the Hub, or a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, or a folder of "
+        "them: local, or at an s3://, gs:// or hf:// address"
     )
     subset: str | None = Field(None, description="configuration name of a Hub dataset")
     split: str = Field("train", description="split to read")
-    test_source: Name | None = Field(
+    test_source: Source | None = Field(
         None, description="held-out pairs from another source; by default test_share is split off"
     )
     test_split: str | None = Field(None, description="held-out pairs from this split of the same dataset")
@@ -177,8 +179,10 @@ class Audit(_Section):
 class Score(_Section):
     """Stage one: what to compute with the reference, and where to keep it."""
 
-    store: Folder | None = Field(
-        None, description="folder of the reference store, which runs may share; by default <out>/store"
+    store: Store | None = Field(
+        None,
+        description="folder of the reference store, or its s3:// or gs:// address, which runs may share; by default "
+        "<out>/store",
     )
     full_vocab: Literal["none", "hidden", "topk"] = Field(
         "none",

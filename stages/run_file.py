@@ -17,6 +17,7 @@ import pydantic
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from scoreonce.schemas.addresses import is_address, require_address
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.hyperparameters import HYPERPARAMETERS, OTHER_NAMES
 
@@ -263,9 +264,21 @@ def name(value: str) -> str:
     return value
 
 
+def source(value: str) -> str:
+    """The name of data to read, or their address. Raises `ValueError` for what can be neither."""
+    return require_address(name(value)) if is_address(value) else name(value)
+
+
 def folder(value: str) -> str:
     """The name of a folder to write. Raises `ValueError` for what can be none, and for addresses."""
-    name(value)
-    if "://" in value:
-        raise ValueError("it is an address, and results go to local folders only")
-    return value
+    if is_address(value):
+        raise ValueError(
+            "it is an address, and a run writes into a local folder: copy that folder when a stage is done; scores are "
+            "shared by an address under score.store"
+        )
+    return name(value)
+
+
+def store(value: str) -> str:
+    """The name of a folder to write, or an address. Raises `ValueError` for what can be neither."""
+    return source(value)

@@ -53,9 +53,18 @@ ARROWS: dict[str, set[str]] = {
     "stages.common": {"stages.config", "pipeline"},
     "stages.weights": {"stages.config", "stages.common", "pipeline"},
     "stages.models": {"stages.config", "stages.common", "stages.weights", "pipeline"},
-    "stages.raw": {"stages.config", "stages.common", "pipeline"},
+    "stages.remote": {"stages.config", "stages.common", "pipeline"},
+    "stages.raw": {"stages.config", "stages.common", "stages.remote", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.weights", "stages.models", "stages.raw", "pipeline"},
-    "stages.store": {"stages.config", "stages.common", "stages.weights", "stages.models", "stages.data", "pipeline"},
+    "stages.store": {
+        "stages.config",
+        "stages.common",
+        "stages.weights",
+        "stages.models",
+        "stages.data",
+        "stages.remote",
+        "pipeline",
+    },
     "stages.memory": {"stages.config", "stages.common", "stages.weights", "stages.models", "pipeline"},
     "stages.sharded": {"stages.config", "stages.memory", "stages.weights", "stages.models", "pipeline"},
 }
@@ -63,7 +72,7 @@ SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory",
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
-ARROWS["stages.commands"] = SHARED | {"pipeline"}
+ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}
 # A package's __init__ may gather what its inner rooms make.

@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from scoreonce.stages.common.files import read_json, sha256, write_json
+from scoreonce.stages.common.paths import cache_folder
 from scoreonce.stages.common.progress import progress
 
 # A file written in the same clock tick as its digest could change again without a new modification time.
@@ -56,10 +57,8 @@ def _unchanged(then: os.stat_result, now: os.stat_result) -> bool:
 
 
 def memo_path() -> Path:
-    """The file that remembers digests: in SCOREONCE_CACHE, else XDG_CACHE_HOME/scoreonce, else ~/.cache/scoreonce."""
-    own = os.environ.get("SCOREONCE_CACHE")
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return (Path(own) if own else Path(user) / "scoreonce") / "digests.json"
+    """The file that remembers digests, in the cache."""
+    return cache_folder() / "digests.json"
 
 
 def _hash(paths: list[Path]) -> list[str]:

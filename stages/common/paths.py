@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.names import name_of, require_name
 from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+
+
+def cache_folder() -> Path:
+    """SCOREONCE_CACHE, else XDG_CACHE_HOME/scoreonce, else ~/.cache/scoreonce."""
+    own = os.environ.get("SCOREONCE_CACHE")
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(own) if own else Path(user) / "scoreonce"
+
+
+def copy_of(address: str, kind: Literal["data", "stores"]) -> Path:
+    """The folder of the cache in which the files of an address are kept: its last name, and a digest of all of it."""
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    last = "".join(letter if letter.isalnum() else "-" for letter in address.rpartition("/")[2])[:40]
+    return cache_folder() / kind / f"{last}-{digest}"
 
 
 def _label(train: Train) -> str:
@@ -52,14 +68,22 @@ class RunPaths:
     out: Path
     store: Path
     label: str
+    store_address: str | None = None  # of which `store` is the local copy
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
         """The paths of a run file. Raises `InputError` where `out` or `score.store` can be no folder."""
-        out = _folder("out", run.out)
-        return cls(
-            out, _folder("score.store", run.score.store) if run.score.store else out / "store", _label(run.train)
-        )
+        out, label, store = _folder("out", run.out), _label(run.train), run.score.store
+        if store is None:
+            return cls(out, out / "store", label)
+        if is_address(store):
+            return cls(out, copy_of(store, "stores"), label, store)
+        return cls(out, _folder("score.store", store), label)
+
+    @property
+    def store_name(self) -> str:
+        """Where the reference store is, in messages."""
+        return self.store_address or str(self.store)
 
     def lock(self, written: Path) -> Path:
         """The lock file of a file or folder of this run, outside of it: a folder can be removed and made again."""

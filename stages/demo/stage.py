@@ -29,6 +29,7 @@ from scoreonce.pipeline.demo.task import Prompt, Prompts, card
 from scoreonce.pipeline.demo.task import prompts as draw_prompts
 from scoreonce.pipeline.evaluation.intervals import mean_interval
 from scoreonce.pipeline.forward.architecture import causal_lm
+from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
@@ -134,6 +135,13 @@ def _require_own(run: Run, prompts: Sequence[Prompt], written: Sequence[Path]) -
 
     Its data begin with its first prompt, which `data.seed` determines; its model stands beside such data.
     """
+    if is_address(run.data.source):
+        raise InputError(
+            "The demo writes its data into a local file.",
+            found=f"data.source = {run.data.source!r}",
+            where="data.source of the run file",
+            fix="Give a local file.",
+        )
     there = [path for path in written if path.exists()]
     if there and _first_prompt(Path(run.data.source)) != prompts[0].text:
         raise InputError(

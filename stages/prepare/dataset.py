@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import Encoding
 from scoreonce.stages.models.loading import load_tokenizer
-from scoreonce.stages.raw.raw_data import RawData, open_data
+from scoreonce.stages.raw.raw_data import RawData, is_one_file, open_data
 from scoreonce.stages.raw.recognition import head_of
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ def open_test(data: Data) -> RawData | None:
         return open_data(data.test_source, subset=None, split=data.test_split, streaming=data.streaming)
     if data.test_split is None:
         return None
-    if Path(data.source).is_file():
+    if is_one_file(data.source):
         raise InputError(
             "A file has no splits.",
             found=f"test_split = {data.test_split!r} of {data.source}",

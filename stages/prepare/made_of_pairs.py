@@ -67,7 +67,7 @@ class MadeOfPairs:
                 found=f"{manifests.listed(changed, 'prepared')}\n         made of these pairs: {self}",
                 where=str(paths.out),
                 fix="Set another `out` to keep them, or undo the change. To delete them, run `scoreonce prepare` with "
-                f"the same run file and --set, and --restart; the reference store {paths.store} stays.",
+                f"the same run file and --set, and --restart; the reference store {paths.store_name} stays.",
             )
 
     @contextmanager

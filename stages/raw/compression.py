@@ -6,7 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, cast
 
 import pyarrow as pa
@@ -14,12 +14,12 @@ import pyarrow as pa
 SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
 
 
-def is_compressed(file: Path) -> bool:
+def is_compressed(file: PurePath) -> bool:
     """Whether the name says that the file is compressed."""
     return file.suffix in SUFFIXES
 
 
-def uncompressed_name(file: Path) -> Path:
+def uncompressed_name(file: PurePath) -> Path:
     """The file's name without the suffix of its compression."""
     return Path(file.name.removesuffix(file.suffix)) if is_compressed(file) else Path(file.name)
 

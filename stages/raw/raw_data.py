@@ -1,5 +1,6 @@
-"""Reading raw preference data: a Hub dataset, or local JSONL, JSON, CSV, Parquet and Arrow files and folders of shards.
+"""Reading raw preference data: a Hub dataset, or JSONL, JSON, CSV, Parquet and Arrow files and folders of shards.
 
+Files at an address (s3://bucket/pairs.jsonl) are fetched into the cache first, and read as local ones from there.
 Local files are read in batches by json, csv and pyarrow, not through the datasets cache, which has returned stale rows
 for a file that changed under the same name. A row that cannot be read is replaced by a `RowError`.
 """
@@ -10,11 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
+from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError, did_you_mean, first_line
 from scoreonce.schemas.manifests import HubInput, LocalInput
 from scoreonce.stages.common.digests import file_digests
@@ -53,11 +55,15 @@ class RawData:
 def open_data(
     source: str, *, subset: str | None, split: str | None, streaming: bool = False, batch_rows: int = 2048
 ) -> RawData:
-    """The dataset `source`: a local file or folder, otherwise a Hub dataset, with `streaming` without a copy of it.
+    """The dataset `source`: a local file or folder, one at an address, otherwise a Hub dataset.
+
+    With `streaming`, a Hub dataset is read without a copy of it.
 
     `split` None means held-out data: the split "test" if there are splits. Raises `InputError` if there is no such
     dataset or split.
     """
+    if is_address(source):
+        return _remote(source, split, batch_rows)
     path = Path(source).expanduser()
     if path.is_file() or path.is_dir():
         return _local(path, split, batch_rows)
@@ -81,12 +87,21 @@ def open_data(
 
 
 def local_inputs(source: str, split: str | None) -> dict[str, LocalInput] | None:
-    """The files of a local dataset as they are now; None where the source is a Hub name or no longer there."""
+    """The files of a local dataset as they are now; None where the source is elsewhere or no longer there."""
     path = Path(source).expanduser()
     try:
-        return _identities(_local_files(path, split)) if path.exists() else None
+        if is_address(source) or not path.exists():
+            return None
+        return _identities({str(file): file for file in _local_files(path, split)})
     except InputError:  # a folder that was emptied
         return None
+
+
+def is_one_file(source: str) -> bool:
+    """Whether a source is a single file, which has no splits."""
+    if is_address(source):
+        return kind_of_file(Path(source)) is not None
+    return Path(source).is_file()
 
 
 def limited(batches: Iterator[list[RawRow]], limit: int | None) -> Iterator[list[RawRow]]:
@@ -106,10 +121,23 @@ def columns_of(rows: Sequence[RawRow]) -> list[str]:
 
 
 def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
-    files = _local_files(path, split)
+    return _of_files(str(path), {str(file): file for file in _local_files(path, split)}, batch_rows)
+
+
+def _remote(address: str, split: str | None, batch_rows: int) -> RawData:
+    from scoreonce.stages.remote.data import fetched  # fsspec, not needed for local data
+
+    files = fetched(address, lambda names: _of_one_kind(_of_split(names, split, address), address))
+    _of_one_kind(list(files.values()), address)  # a single file too
+    return _of_files(address, files, batch_rows)
+
+
+def _of_files(name: str, named: Mapping[str, Path], batch_rows: int) -> RawData:
+    """The dataset in some files, by the names under which it is remembered that they were read."""
+    files = list(named.values())
     return RawData(
-        str(path),
-        _identities(files),
+        name,
+        _identities(named),
         sum(rows_of(file) for file in files),
         lambda columns: (batch for file in files for batch in batches_of(file, columns, batch_rows)),
         untyped=kind_of_file(files[0]) == "CSV",
@@ -117,13 +145,22 @@ def _local(path: Path, split: str | None, batch_rows: int) -> RawData:
 
 
 def _local_files(path: Path, split: str | None) -> list[Path]:
-    files = _shards(path, split) if path.is_dir() else [path]
+    if path.is_dir():
+        names = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
+        return _of_one_kind([path / name for name in _of_split(names, split, str(path))], str(path))
+    return _of_one_kind([path], str(path))
+
+
+File = TypeVar("File", bound=PurePath)
+
+
+def _of_one_kind(files: list[File], where: str) -> list[File]:
     unknown = [file for file in files if kind_of_file(file) is None]
     if unknown:
         raise InputError(
             "The dataset mixes file types, or has one that cannot be read.",
             found=f"{unknown[0].name}{', and others' if len(unknown) > 1 else ''}",
-            where=str(path),
+            where=where,
             fix=f"{_advice(unknown[0])} Read are {', '.join(KINDS)}; of these, JSON, CSV and TSV also as "
             f"{', '.join(SUFFIXES)}.",
         )
@@ -131,13 +168,13 @@ def _local_files(path: Path, split: str | None) -> list[Path]:
         raise InputError(
             "The dataset mixes file types, or has one that cannot be read.",
             found=", ".join(file.name for file in files[:8]),
-            where=str(path),
+            where=where,
             fix="Keep files of one kind only: JSON, CSV, Parquet or Arrow.",
         )
     return files
 
 
-def _advice(file: Path) -> str:
+def _advice(file: PurePath) -> str:
     if is_compressed(file) and uncompressed_name(file).suffix in KINDS:
         return "Decompress it: Parquet and Arrow files are compressed inside."
     if uncompressed_name(file).suffix == ".txt":
@@ -145,26 +182,26 @@ def _advice(file: Path) -> str:
     return "Convert it, or rename it where only the name is wrong."
 
 
-def _identities(files: Sequence[Path]) -> dict[str, LocalInput]:
+def _identities(files: Mapping[str, Path]) -> dict[str, LocalInput]:
     found: dict[str, LocalInput] = {}
-    for file in files:
+    for name, file in files.items():
         with readable(file):
             status, (digest,) = file.stat(), file_digests([file])
-            found[str(file)] = LocalInput(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest)
+            found[name] = LocalInput(size=status.st_size, mtime_ns=status.st_mtime_ns, sha256=digest)
     return found
 
 
-def _shards(folder: Path, split: str | None) -> list[Path]:
+def _of_split(names: Sequence[File], split: str | None, folder: str) -> list[File]:
     """The data files of a folder: those of the split if file or folder names contain split names, otherwise all."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file() and _is_data(file.relative_to(folder)))
+    files = sorted(name for name in names if _is_data(name))
     if not files:
         raise InputError(
             "The folder has no data files.",
-            found=f"{sum(1 for _ in folder.iterdir())} entries, none of them data",
-            where=str(folder),
+            found=f"{len(names):,} files, none of them data",
+            where=folder,
             fix=f"Give a folder of {', '.join(KINDS)} files.",
         )
-    named = {file: _split_named(file.relative_to(folder)) for file in files}
+    named = {file: _split_named(file) for file in files}
     of_split = [file for file in files if named[file] == (split or HELD_OUT)]
     if of_split or (split in (None, "train") and not any(named.values())):
         return of_split or files
@@ -172,17 +209,17 @@ def _shards(folder: Path, split: str | None) -> list[Path]:
     raise InputError(
         f"The folder has no split {split or HELD_OUT!r}.",
         found=", ".join(found),
-        where=str(folder),
+        where=folder,
         fix="Name one of these under data.split / data.test_split, or rename the files to <split>-*.",
     )
 
 
-def _is_data(relative: Path) -> bool:
+def _is_data(relative: PurePath) -> bool:
     hidden = any(part.startswith((".", "_")) for part in relative.parts)
     return not hidden and relative.name not in DATASETS_STATE and relative.suffix not in NOT_DATA
 
 
-def _split_named(relative: Path) -> str | None:
+def _split_named(relative: PurePath) -> str | None:
     """The split in a file's or folder's name: train-00000-of-00002.parquet, test/data.arrow."""
     matches = (SPLIT_NAME.match(part) for part in (relative.name, *relative.parts[:-1]))
     return next((match[1] for match in matches if match), None)

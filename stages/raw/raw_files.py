@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -43,7 +43,7 @@ KINDS = {
 UNREADABLE = (ValueError, OverflowError, KeyError)
 
 
-def kind_of_file(file: Path) -> str | None:
+def kind_of_file(file: PurePath) -> str | None:
     """The type of a file by its name: "JSON", "CSV", "Parquet", "Arrow", or None."""
     kind = KINDS.get(uncompressed_name(file).suffix)
     return None if is_compressed(file) and kind in ("Parquet", "Arrow") else kind

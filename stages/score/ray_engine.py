@@ -19,6 +19,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.progress import progress
@@ -50,11 +51,17 @@ def require_ray(run: Run, part: str | None) -> None:
     if part is not None:
         fix = "Leave out --part, or --engine ray."
         raise _refused("With Ray there are no parts to choose: it divides the work itself.", f"--part {part}", fix)
-    if run.compute.shard != "none":
+    if run.compute.shard in ("full", "hybrid"):
         raise _refused(
             "Ray scores with a whole model on each GPU, not with one that several GPUs hold together.",
             f'compute.shard = "{run.compute.shard}"',
             'Set compute.shard = "none", or score the sharded model with torchrun, in parts on several groups of GPUs.',
+        )
+    if run.score.store is not None and is_address(run.score.store):
+        raise _refused(
+            "Ray's workers share the store by a file system, not by an address.",
+            f"score.store = {run.score.store!r}",
+            "Set score.store to a folder that all nodes see, or score parts: `scoreonce score RUN.toml --part 1/8`.",
         )
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
         raise _refused(
@@ -77,7 +84,8 @@ def score_with_ray(run: Run, job: ScoringJob, *, lock_timeout: float | None = No
     with _connected():
         resources, room = _resources(run.compute.device)
         device = "cuda" if "num_gpus" in resources else "cpu"
-        order = _order(run.replace({"compute.device": device}), job, of, Extent.of(job, work), lock_timeout)
+        alone = run.replace({"compute.device": device, "compute.shard": "none"})
+        order = _order(alone, job, of, Extent.of(job, work), lock_timeout)
         start = time.perf_counter()
         with _followed(job.store, len(work)):
             _score_parts(order, work.parts(of), resources, room)

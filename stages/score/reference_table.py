@@ -42,7 +42,7 @@ def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: R
         raise InputError(
             "The reference store lacks mismatched completions of these pairs.",
             found=f"{met.height - scored.height:,} of {met.height:,} pairs of {split} without them",
-            where=str(store.folder),
+            where=store.place,
             fix="Run `scoreonce score`.",
         )
     return view.drop("kl_id", "kl_len", "ref_kl_logps").join(scored, on="pair_id", maintain_order="left")
@@ -59,7 +59,7 @@ def _with_embeddings(view: pl.DataFrame, store: ReferenceStore) -> pl.DataFrame:
         raise InputError(
             "The reference store lacks pooled hidden states of these pairs.",
             found=f"{missing:,} completions without them",
-            where=str(store.folder / POOLED),
+            where=f"{store.place}/{POOLED}",
             fix="Run `scoreonce score` with score.embeddings = true.",
         )
     parts = [_embedded(part, states) for part in pairs.iter_slices(PAIRS_AT_ONCE)]

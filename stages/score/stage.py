@@ -51,7 +51,7 @@ def score(run: Run, *, part: str | None = None, lock_timeout: float | None = Non
     try:
         scoring = _scored(run, job, lock_timeout)
     except KeyboardInterrupt:
-        kept = f"{len(job.store.shards()):,} finished shards stay in {job.store.folder}"
+        kept = f"{len(job.store.shards()):,} finished shards stay in {job.store.place}"
         logger.warning("\n%s; what is missing is scored next time.", kept)
         raise
     if scoring.main:
@@ -138,7 +138,7 @@ def _estimated(job: ScoringJob, left: ScoringEstimate) -> Iterator[str]:
     yield f"to score   {left.pairs:,} pairs, {left.completions:,} completions, {left.tokens:,} tokens{_of_part(job)}"
     yield f"time       about {duration(left.seconds)} with one process ({speed})"
     yield f"memory     about {size(left.memory)} for each process"
-    yield f"disk       about {size(left.bytes)} in {job.store.folder}"
+    yield f"disk       about {size(left.bytes)} in {job.store.place}"
 
 
 def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
@@ -157,7 +157,7 @@ def _summary(job: ScoringJob, scoring: ScoringResult) -> Iterator[str]:
             yield f"{split:<11}{_ranking(job.paths, split)}"
     store = job.store
     used = sum(shard.stat().st_size for shard in store.shards())
-    yield f"store      {size(used)} in {len(store.shards()):,} shards: {store.folder}"
+    yield f"store      {size(used)} in {len(store.shards()):,} shards: {store.place}"
 
 
 def _of_part(job: ScoringJob) -> str:

@@ -35,7 +35,7 @@ def pair_view(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFr
         raise InputError(
             "The reference store lacks completions of these pairs.",
             found=f"{missing:,} of {pairs.height:,} pairs of {split} without scores",
-            where=str(store.folder),
+            where=store.place,
             fix="Run `scoreonce score`.",
         )
     whole = pairs.with_columns(ref_margin=ref_margin())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -63,6 +64,7 @@ def _with_shard(job: ScoringJob) -> Compute:
     from scoreonce.stages.memory.peaks import Sharing
     from scoreonce.stages.models.loading import resolve_device
     from scoreonce.stages.sharded.choice import choose_shard
+    from scoreonce.stages.sharded.load import require_all_bits
 
     def peak(sharing: Sharing) -> Peak:
         counted = peaks.counted_scoring(
@@ -74,7 +76,9 @@ def _with_shard(job: ScoringJob) -> Compute:
         )
         return peaks.scoring(job.reference, job.compute, counted, sharing)
 
-    chosen = choose_shard(job.compute, resolve_device(job.compute.device), "scoring", peak)
+    device = resolve_device(job.compute.device)
+    require = partial(require_all_bits, job.reference, job.compute)
+    chosen = choose_shard(job.compute, device, "scoring", peak, require=require)
     return job.compute.model_copy(update={"shard": chosen})
 
 

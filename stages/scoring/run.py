@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from scoreonce.pipeline.pages.numbers import size
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Compute
 from scoreonce.stages.scoring.estimate import tensor_bytes
@@ -24,7 +25,7 @@ from scoreonce.stages.scoring.rows import Extent, load_scorer, row_reader
 from scoreonce.stages.scoring.unscored import UnscoredCompletions, missing_completions, unscored_completions
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
 from scoreonce.stages.store.sidecar import Damage
-from scoreonce.stages.store.store import ReferenceStore
+from scoreonce.stages.store.store import SCORES, ReferenceStore
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,11 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
     The model is loaded only if there is something to do. Damaged files of any layer are set aside, which is printed,
     and their completions scored again. A writer of the whole store waits for every other, a part for the same part and
     for writers of the whole, at most `lock_timeout` seconds. Raises `InputError` where model and pairs do not fit, or
-    where a log-prob is not finite; finished shards stay.
+    where a log-prob is not finite; finished shards stay. The same where the store is at an address that cannot be
+    reached: what was scored is kept, and published the next time.
     """
     processes = _process_group(job.compute)
+    _open_copy(job, processes)
     if job.part is None and processes.world == 1 and not _needs_repair(job):
         work = unscored_completions(job)
         if len(work) == 0:
@@ -98,6 +101,7 @@ def plan(job: ScoringJob, *, lock_timeout: float | None = None) -> UnscoredCompl
 
 def count_missing(job: ScoringJob, *, lock_timeout: float | None = None) -> int:
     """How many completions of the pairs the store lacks. The last of several parts to look sees what all wrote."""
+    job.store.pull(job.tensor_layers)
     with job.store.changing(timeout=lock_timeout):
         return missing_completions(job)
 
@@ -119,14 +123,37 @@ def _planned(
 
 
 def _put_in_order(job: ScoringJob) -> None:
-    for damage in job.store.set_aside_damaged():
+    damages = job.store.set_aside_damaged()
+    for damage in damages:
         _log_damage(job.store, damage)
+    if damages:
+        job.store.pull(job.tensor_layers)  # they may be sound at the address
+    job.store.publish_rest(job.part)
     if _lacks_head(job):
         _restore_head(job)
 
 
 def _loader(job: ScoringJob, work: UnscoredCompletions) -> Callable[[], ModelScorer]:
     return lambda: load_scorer(job, Extent.of(job, work))
+
+
+def _open_copy(job: ScoringJob, processes: ProcessGroup) -> None:
+    """Where the store is at an address, let all processes of a machine see one state of it."""
+    mirror = job.store.mirror
+    if mirror is None:
+        return
+    if processes.world > int(os.environ.get("LOCAL_WORLD_SIZE", processes.world)):
+        raise InputError(
+            "One launch over several machines cannot score into a store at an address.",
+            found=f"{processes.world} processes, of which {os.environ['LOCAL_WORLD_SIZE']} on this machine",
+            where=f"score.store = {mirror.address.rpartition('/')[0]!r}",
+            fix="Score a part on each machine, `scoreonce score RUN.toml --part 1/2` and so on: they need no "
+            "connection to each other. Or set score.store to a folder that all machines see.",
+        )
+    if processes.rank == 0:
+        job.store.pull(job.tensor_layers)
+    else:
+        mirror.take_as_it_is([SCORES, *job.tensor_layers])
 
 
 def _lock(job: ScoringJob, held: ExitStack, planning: ExitStack, timeout: float | None) -> None:
@@ -146,7 +173,7 @@ def _missing(job: ScoringJob) -> int:
 def _needs_repair(job: ScoringJob) -> bool:
     store = job.store
     damaged = store.new_damage() or store.heads_without_digest() or store.is_nameless()
-    return bool(damaged) or _lacks_head(job)
+    return bool(damaged) or _lacks_head(job) or bool(store.mirror and store.mirror.unpublished())
 
 
 def _lacks_head(job: ScoringJob) -> bool:
@@ -239,7 +266,8 @@ def _score(
 def _log_damage(store: ReferenceStore, damage: Damage) -> None:
     layer = store.scores if damage.path.parent == store.shards_folder else store.tensors(damage.path.parent.name)
     what = "head" if damage.path == store.head(layer.name).path else layer.unit
-    aside = f"moved to {store.folder / 'damaged'}, to be scored again"
+    again = "fetched or scored" if store.mirror else "scored"
+    aside = f"moved to {store.folder / 'damaged'}, to be {again} again"
     setting = f" with {damage.setting}" if damage.setting else ""
     logger.warning(f"damaged {what} {damage.path.name}: {damage.reason}; {aside}{setting}")
 

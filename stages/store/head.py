@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.store.layer import HEAD
+from scoreonce.stages.store.mirror import Mirror
 from scoreonce.stages.store.sidecar import Damage, commit, file_damage, record, sidecar_of, writable
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 class StoredHead:
     """The head in the folder of one layer."""
 
-    def __init__(self, folder: Path, setting: str = "") -> None:
-        self.path, self.setting = folder / HEAD, setting
+    def __init__(self, folder: Path, setting: str = "", mirror: Mirror | None = None) -> None:
+        self.path, self.setting, self._mirror = folder / HEAD, setting, mirror
 
     def exists(self) -> bool:
         """Whether there is a head, whatever its state."""
@@ -55,6 +56,7 @@ class StoredHead:
             rows = 0  # its digest is wrong too, then: reading it fails and names the file
         with writable(self.path.parent.parent):
             record(self.path, rows=rows, tokens=0, provenance={"digest": "recorded after the head was written"})
+        self._publish()
 
     def write(self, head: Head) -> None:
         """Store a head, unless there is one. A tied embedding is copied, because the policy's changes."""
@@ -71,6 +73,7 @@ class StoredHead:
                 self.path, lambda temporary: save_tensors(tensors, temporary, stated), rows=head.weight.shape[0],
                 tokens=0, provenance={},
             )  # fmt: skip
+        self._publish()
 
     def read(self, device: torch.device) -> Head:
         """The head on a device. Raises `InputError` where it is missing or damaged."""
@@ -91,6 +94,10 @@ class StoredHead:
             return Head(tensors["weight"], tensors.get("bias"), stated["scale"], stated["softcap"])
         except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
             raise Damage(self.path, str(error), self.setting).error() from None
+
+    def _publish(self) -> None:
+        if self._mirror is not None:
+            self._mirror.publish(self.path)
 
     def bytes(self) -> int:
         """Size on disk."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from scoreonce.stages.store.codecs import Codec, Rows
 from scoreonce.stages.store.index import Ids, Index, IndexedFile, IndexFile
+from scoreonce.stages.store.mirror import Mirror
 from scoreonce.stages.store.sidecar import (
     Damage,
     Stamp,
@@ -42,8 +43,11 @@ HEAD = "head.safetensors"  # beside the blocks, with a sidecar of its own: see h
 class Layer(Generic[Rows]):
     """The files in one folder. Reading takes no lock: files never change once they exist."""
 
-    def __init__(self, folder: Path, codec: Codec[Rows], *, unit: str, setting: str = "") -> None:
+    def __init__(
+        self, folder: Path, codec: Codec[Rows], *, unit: str, setting: str = "", mirror: Mirror | None = None
+    ) -> None:
         self.folder, self.codec = folder, codec
+        self._mirror = mirror  # of the store, where its files are at an address and `folder` is a copy
         self.unit = unit  # what its files are called in messages
         self.setting = setting  # of the run file, which makes `score` fill this layer
         self._index_file = IndexFile(folder.parent / "index" / f"{folder.name}.json")
@@ -83,7 +87,8 @@ class Layer(Generic[Rows]):
         """Write one file and commit it. Several processes may append at the same time.
 
         `mark` is that of the part which these rows are of, if any, and stands in the file's name. Raises `InputError`
-        where the disk is full or cannot be written; then nothing of the file remains.
+        where the disk is full or cannot be written; then nothing of the file remains. Where the store's address cannot
+        be written, the file stays in the copy, from which the next writer publishes it.
         """
         now = datetime.now(UTC)
         name = "-".join(filter(None, (f"{now:%Y%m%dT%H%M%S%f}", mark, secrets.token_hex(5))))
@@ -96,6 +101,8 @@ class Layer(Generic[Rows]):
             )  # fmt: skip
         if (stamp := stamp_of(path)) is not None:
             self._sound[path] = stamp
+        if self._mirror is not None:
+            self._mirror.publish(path)
         return path
 
     def damage(self) -> list[Damage]:
@@ -124,8 +131,10 @@ class Layer(Generic[Rows]):
         """Bring the index up to date with the folder, and return the files that it must leave out.
 
         Files are read whole and checked once. From then on the index vouches for them, for as long as size and
-        modification time of file and sidecar stay the same.
+        modification time of file and sidecar stay the same. What is new at the store's address is fetched first, once.
         """
+        if self._mirror is not None:
+            self._mirror.pull_once(self.name)
         stamps = stamps_in(self.folder, self.codec.suffix, without=HEAD)
         old = self._index or self._index_file.load()
         gone = {file.name for file in old.files if stamps.get(file.name) != file.stamp or file.name in self._unsound}

@@ -8,15 +8,16 @@
     <root>/<key>/index/           where each completion is in each layer: a cache, rebuilt when it is lost
     <root>/<key>/damaged/         files that failed a check, set aside by `score`
 
-The key is a digest of what changes the values. Each file of a layer has a sidecar, written last (see sidecar.py).
+The key is a digest of what changes the values. Each file of a layer has a sidecar, written last (see sidecar.py). Where
+the store is at an address, the folder is a copy of it, in which all of the above is done (see mirror.py).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
 from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
+from scoreonce.stages.store.mirror import Mirror
 from scoreonce.stages.store.parts import Part, alone, changing, mark_of, working
 from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 from scoreonce.stages.weights.model_digests import adapter_digest, model_digest
@@ -51,11 +53,12 @@ TOP_K_ALONE = "topk-"  # of version 0.1: without the mass of the tail, no longer
 class ReferenceStore:
     """What was computed under one model. Reading takes no lock: files never change once they exist."""
 
-    def __init__(self, root: Path, identity: StoreIdentity, model: str = "") -> None:
+    def __init__(self, root: Path, identity: StoreIdentity, model: str = "", *, address: str | None = None) -> None:
         self.identity, self.model = identity, model
         self.folder = root / identity.key
+        self.mirror = Mirror(self.folder, address) if address else None
         self._codec = ScoreCodec()
-        self.scores: Layer[pa.Table] = Layer(self.folder / SCORES, self._codec, unit="shard")
+        self.scores: Layer[pa.Table] = Layer(self.folder / SCORES, self._codec, unit="shard", mirror=self.mirror)
         self._tensors: dict[str, Layer[TensorBlock]] = {}
 
     @classmethod
@@ -69,19 +72,28 @@ class ReferenceStore:
         meant = model or run.reference
         adapter = None if meant.adapter is None else adapter_digest(folder_of(meant.adapter))
         weights = model_digest(folder_of(meant.model, meant.revision))
-        return cls(
-            RunPaths.of(run).store,
-            StoreIdentity(weights, meant.dtype, adapter=adapter, quantization=meant.quantization),
-            meant.model,
-        )
+        identity = StoreIdentity(weights, meant.dtype, adapter=adapter, quantization=meant.quantization)
+        paths = RunPaths.of(run)
+        return cls(paths.store, identity, meant.model, address=paths.store_address)
 
     @classmethod
-    def at(cls, folder: Path) -> ReferenceStore:
+    def of_key(cls, paths: RunPaths, key: str) -> ReferenceStore:
+        """The store of a run with that key, as the manifest of its scores names it.
+
+        Raises `InputError` where there is none, or its address cannot be reached.
+        """
+        folder, address = paths.store / key, paths.store_address
+        if address is not None and not (folder / "identity.json").exists():
+            Mirror(folder, address).pull([])  # which fetches it
+        return cls.at(folder, address=address)
+
+    @classmethod
+    def at(cls, folder: Path, *, address: str | None = None) -> ReferenceStore:
         """The store in a folder, as its identity.json describes it. Raises `InputError` where that is damaged."""
         path = folder / "identity.json"
         try:
             stated = read_json(path)
-            store = cls(folder.parent, StoreIdentity(**stated["identity"]), stated["model"])
+            store = cls(folder.parent, StoreIdentity(**stated["identity"]), stated["model"], address=address)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 "A reference store does not say what it holds.",
@@ -114,12 +126,35 @@ class ReferenceStore:
     def tensors(self, name: str) -> Layer[TensorBlock]:
         """A layer of tensors: hidden, hidden-int8, pooled or topk-tail-<k>, whether anything is in it or not."""
         if name not in self._tensors:
-            self._tensors[name] = Layer(self.folder / name, TensorCodec(), unit="block", setting=setting_of(name))
+            self._tensors[name] = Layer(
+                self.folder / name, TensorCodec(), unit="block", setting=setting_of(name), mirror=self.mirror
+            )
         return self._tensors[name]
 
     def head(self, name: str) -> StoredHead:
         """The head that belongs to a layer of tensors."""
-        return StoredHead(self.folder / name, setting_of(name))
+        return StoredHead(self.folder / name, setting_of(name), self.mirror)
+
+    @property
+    def place(self) -> str:
+        """Where the store is, in messages."""
+        return self.mirror.address if self.mirror else str(self.folder)
+
+    def pull(self, layers: Sequence[str] = ()) -> None:
+        """Fetch what is new in scores and `layers`, where the store is at an address.
+
+        Raises `InputError` where that cannot be reached.
+        """
+        if self.mirror is not None:
+            self.mirror.pull([SCORES, *layers])
+
+    def publish_rest(self, part: Part | None = None) -> None:
+        """Write to the store's address, if it has one, what an earlier command could not. For a writer.
+
+        With `part`, not what others have written, who may be publishing it.
+        """
+        if self.mirror is not None:
+            self.mirror.publish_rest(lambda path: part is None or mark_of(path) in (part.mark, None))
 
     def layers(self) -> list[Layer[Any]]:
         """Every layer that has a folder, scores first."""
@@ -211,7 +246,7 @@ class ReferenceStore:
             with writable(self.folder):
                 self._make_folder()
                 held.enter_context(alone(self.folder, self._name, timeout=timeout))
-                self._put_in_order(self.leftovers())
+                self._put_in_order(self.leftovers)
             self._record_digests()
             yield
 
@@ -225,9 +260,8 @@ class ReferenceStore:
             with writable(self.folder):
                 self._make_folder()
                 held.enter_context(working(self.folder, part, self._name, timeout=timeout))
-                for path in self.leftovers():
-                    if mark_of(path) == part.mark:  # no other process writes files of this mark
-                        remove(path, inside=self.folder.parent)
+                # No other process writes files of this mark.
+                self._remove(lambda: [path for path in self.leftovers() if mark_of(path) == part.mark])
             yield
 
     @contextmanager
@@ -240,7 +274,7 @@ class ReferenceStore:
             with writable(self.folder):
                 self._make_folder()
                 held.enter_context(changing(self.folder, self._name, timeout=timeout))
-                self._put_in_order([path for path in self.leftovers() if mark_of(path) is None])
+                self._put_in_order(lambda: [path for path in self.leftovers() if mark_of(path) is None])
             self._record_digests()
             yield
 
@@ -261,10 +295,15 @@ class ReferenceStore:
         require_inside(self.folder, self.folder.parent)
         self.shards_folder.mkdir(parents=True, exist_ok=True)
 
-    def _put_in_order(self, leftovers: list[Path]) -> None:
+    def _put_in_order(self, leftovers: Callable[[], list[Path]]) -> None:
         self._write_identity()
-        for path in leftovers:
-            remove(path, inside=self.folder.parent)
+        self._remove(leftovers)
+
+    def _remove(self, leftovers: Callable[[], list[Path]]) -> None:
+        # What another process is placing in a copy looks unfinished for a moment.
+        with self.mirror.still() if self.mirror else nullcontext():
+            for path in leftovers():
+                remove(path, inside=self.folder.parent)
 
     def _record_digests(self) -> None:
         for head in self.heads_without_digest():

@@ -257,7 +257,7 @@ def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
 
 def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
-    store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     common = pl.min_horizontal("chosen_len", "rejected_len")
     for side in ("chosen", "rejected"):
         tokens = store.read(table[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})

@@ -88,7 +88,7 @@ def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:
     paths = RunPaths.of(run)
     assert run.train.full_vocab != "live"
     form = run.score.layer_of(run.train.full_vocab)
-    store = ReferenceStore.at(paths.store / files.read_json(paths.reference_manifest)["store_key"])
+    store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
     pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
     ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
@@ -97,7 +97,7 @@ def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:
         raise InputError(
             "Some completions have no reference distributions.",
             found=f"{missing:,} of the training completions are not stored",
-            where=str(store.folder / form),
+            where=f"{store.place}/{form}",
             fix=f"Set {states.layer.setting} and run `scoreonce score`: it adds what is missing.",
         )
 

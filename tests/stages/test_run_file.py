@@ -147,10 +147,29 @@ def test_names_that_no_file_can_have(path, key, name):
 
 
 @pytest.mark.parametrize("address", ["s3://bucket/run", "hf://datasets/x", "file:///tmp/x", "gs://b"])
-@pytest.mark.parametrize("key", ["out", "score.store"])
-def test_addresses_are_no_folders(path, key, address):
-    error = refused(path, f"{key}={address}")
-    assert "it is an address, and results go to local folders only" in error.what
+def test_a_run_writes_into_a_local_folder(path, address):
+    error = refused(path, f"out={address}")
+    assert "it is an address, and a run writes into a local folder" in error.what
+
+
+@pytest.mark.parametrize("key", ["data.source", "data.test_source", "score.store"])
+def test_data_and_scores_may_be_at_an_address(path, key):
+    section, _, name = key.partition(".")
+    run = Run.load(path, {key: "s3://bucket/run/"})
+    assert getattr(getattr(run, section), name) == "s3://bucket/run"
+    assert "not read; these are: s3://" in refused(path, f"{key}=ftp://host/x").what
+    error = refused(path, f"{key}=s3://me:hidden@bucket/x")
+    assert "it may hold credentials" in error.what
+    assert "hidden" not in str(error)
+
+
+def test_the_copy_of_a_store_is_in_the_cache(path, monkeypatch, tmp_path):
+    monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path))
+    paths = [RunPaths.of(Run.load(path, {"score.store": at})) for at in ("s3://a/scores", "s3://b/scores")]
+    assert [each.store_name for each in paths] == ["s3://a/scores", "s3://b/scores"]
+    assert {each.store.parent for each in paths} == {tmp_path / "stores"}
+    assert len({each.store for each in paths}) == 2
+    assert all(each.store.name.startswith("scores-") for each in paths)
 
 
 @pytest.mark.parametrize("key", ["out", "score.store"])

@@ -112,6 +112,7 @@ def actor(world, *, before=0, **changes):
     [
         ({"score": {"engine": "ray"}}, "1/2", "(?s)no parts to choose.*--part 1/2"),
         ({"score": {"engine": "ray"}, "compute": {"shard": "full"}}, None, '(?s)whole model on each GPU.*"full"'),
+        ({"score": {"engine": "ray", "store": "s3://bucket/scores"}}, None, "(?s)not by an address.*s3://bucket"),
     ],
 )
 def test_what_ray_cannot_do_is_refused_before_anything_is_read(world, monkeypatch, settings, part, message):
