@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from scoreonce.stages.data.token_file import largest_token
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
+from scoreonce.stages.scoring.shards import CompletionLocation, ShardPlan
+from scoreonce.stages.scoring.unscored import UnscoredCompletions
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ def load_scorer(job: ScoringJob, work: UnscoredCompletions) -> ModelScorer:
         job.compute,
         longest_row=work.longest_row,
         longest_sequence=work.longest_sequence,
-        largest_token=largest_token(job.paths, job.splits),
+        largest_token=max(largest_token(job.paths.tokens(split)) for split in job.splits),
     )
     if job.compute.attention != "auto":
         return scorer
