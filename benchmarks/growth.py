@@ -1,6 +1,7 @@
 """How cost grows: with the number of pairs, their length, the vocabulary and the number of processes.
 
     python benchmarks/growth.py [--most 1000000] [--smoke]
+    python benchmarks/growth.py --only pairs --least 1000000 --most 10000000   # writes scale.json and scale.md instead
 
 The model is tiny, so that what is not the model shows. Pairs go through `prepare`, `score` and the loading of `train`;
 lengths and vocabularies through single forward and backward passes of the same functions. Each row of a table is a
@@ -38,7 +39,7 @@ LENGTHS = (128, 256, 512, 1_024, 2_048, 4_096, 8_192)  # tokens of a prompt with
 VOCABULARIES = (8_192, 16_384, 32_768, 65_536, 151_936)
 TOKENS = 16_384  # of all pairs that a length is measured with
 REPEATS = 3
-STAGES = ("prepare", "score", "train")
+STAGES = ("prepare", "audit", "score", "train")
 MIB = 2**20
 RUN_FILE = """
 out = "{out}"
@@ -73,6 +74,7 @@ def answered(order: dict[str, Any]) -> dict[str, Any]:
 def stage(order: dict[str, Any]) -> dict[str, Any]:
     """Seconds of one stage without the loading of its libraries."""
     from scoreonce.stages import config
+    from scoreonce.stages.audit import stage as audit
     from scoreonce.stages.common.paths import RunPaths
     from scoreonce.stages.prepare import stage as prepare
     from scoreonce.stages.score import stage as score
@@ -80,7 +82,8 @@ def stage(order: dict[str, Any]) -> dict[str, Any]:
 
     run, ends = config.load(order["run"]), child.step_ends()
     started = time.time()
-    {"prepare": prepare.prepare, "score": score.score, "train": train.train}[order["stage"]](run)
+    stages = {"prepare": prepare.prepare, "audit": audit.audit, "score": score.score, "train": train.train}
+    stages[order["stage"]](run)
     seconds = time.time() - started
     if order["stage"] != "train":
         return {"seconds": seconds}
@@ -258,10 +261,12 @@ def _exponents(rows: list[dict[str, Any]], size: str, costs: list[str], last: in
     return {cost: exponent([row[size] for row in used], [row[cost] for row in used]) for cost in costs}
 
 
-def measure(folder: Path, most: int, *, smoke: bool) -> dict[str, Any]:
-    counts = [10**power for power in range(3, int(math.log10(most)) + 1)]
+def measure(folder: Path, least: int, most: int, only: str | None, *, smoke: bool) -> dict[str, Any]:
+    counts = [10**power for power in range(int(math.log10(least)), int(math.log10(most)) + 1)]
     if smoke:
         return {"pairs": by_pairs(folder, (100, 400)), "length": by_length(folder, LENGTHS[:2], 512)}
+    if only == "pairs":
+        return {"pairs": by_pairs(folder, counts)}
     return {
         "pairs": by_pairs(folder, counts),
         "length": by_length(folder, LENGTHS, TOKENS),
@@ -302,12 +307,14 @@ def _cell(name: str, value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["pairs"], help="only this table")
+    parser.add_argument("--least", type=int, default=1_000, help="pairs of the smallest run")
     parser.add_argument("--most", type=int, default=1_000_000, help="pairs of the largest run")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.most, smoke=options.smoke)
-    real_data.write("growth", figures, page(figures), keep=not options.smoke)
+        figures = measure(Path(folder), options.least, options.most, options.only, smoke=options.smoke)
+    real_data.write("scale" if options.only else "growth", figures, page(figures), keep=not options.smoke)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ BOS, EOS, IM_END, LOUD = 1, 2, 3, 4
 SYLLABLES = [a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "an", "er", "ol")]
 VOCABULARY = [f"{a}{b}{c}" for a in SYLLABLES for b in SYLLABLES for c in ("", "t")][:20_000]
 EVALUATION_PROMPTS = 500
+AT_ONCE = 1_024  # rows that are written together
 
 
 @dataclass(frozen=True)
@@ -286,12 +288,15 @@ def write(
     counts = {"train": 0, "test": 0}
     with uncommitted(paths) as growing:
         with open_pair_files(paths, growing) as files:
-            for row, (case, names) in enumerate(_cases(maker, pairs, each)):
-                made = [case.prepared(row)]
-                files.pairs[case.split].add(pair_table(made), token_table(made))
-                counts[case.split] += 1
-                for name in names:
-                    world.expected[name].add((case.split, row))
+            cases = enumerate(_cases(maker, pairs, each))
+            while some := list(islice(cases, AT_ONCE)):
+                for split, pieces in files.pairs.items():
+                    rows = [case.prepared(row) for row, (case, _) in some if case.split == split]
+                    pieces.add(pair_table(rows), token_table(rows))
+                    counts[split] += len(rows)
+                for row, (case, names) in some:
+                    for name in names:
+                        world.expected[name].add((case.split, row))
         digests = {path.name: sha256(temporary) for path, temporary in growing.items()}
     lines = (json.dumps({"prompt": Side(words).text}) for words in maker.evaluation)
     world.evaluation.write_text("\n".join(lines), encoding="utf-8")

@@ -151,6 +151,22 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
         return parquet.read(columns=columns)
 
 
+def parquet_batches(path: Path, columns: list[str], rows: int) -> Iterator[pa.Table]:
+    """Read Parquet in tables of at most so many rows, at least one of them, and verify page checksums.
+
+    Raises as `read_parquet` does.
+    """
+    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+        if missing := set(columns) - set(parquet.schema_arrow.names):
+            raise pa.ArrowInvalid(f"{path} has no column {', '.join(sorted(missing))}")
+        found = False
+        for batch in parquet.iter_batches(rows, columns=columns):
+            found = True
+            yield pa.Table.from_batches([batch])
+        if not found:
+            yield parquet.schema_arrow.empty_table().select(columns)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file's contents, in hex."""
     with path.open("rb") as handle:

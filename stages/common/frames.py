@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
-from scoreonce.stages.common.files import read_parquet
+from scoreonce.stages.common.files import parquet_batches, read_parquet
+
+ROWS_AT_ONCE = 1 << 17
 
 
 def frame_of(table: pa.Table) -> pl.DataFrame:
@@ -28,3 +31,8 @@ def read_frame(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     Raises `OSError` or `pa.ArrowException` where the file is damaged.
     """
     return frame_of(read_parquet(path, columns))
+
+
+def frame_batches(path: Path, columns: list[str], rows: int = ROWS_AT_ONCE) -> Iterator[pl.DataFrame]:
+    """The same in frames of at most so many rows, in order, at least one of them: of a file that may be large."""
+    return map(frame_of, parquet_batches(path, columns, rows))

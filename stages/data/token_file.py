@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from scoreonce.schemas.errors import InputError
 
@@ -44,8 +45,7 @@ class TokenFile:
         for batch in self._batches:
             self._starts.append(self._starts[-1] + batch.num_rows)
         self._columns: dict[str, list[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]]] = {
-            name: [_views(batch.column(name)) for batch in self._batches]
-            for name in ("prompt_ids", "chosen_ids", "rejected_ids")
+            name: [_views(batch.column(name)) for batch in self._batches] for name in get_args(TokenColumn)
         }
 
     def __len__(self) -> int:
@@ -58,9 +58,34 @@ class TokenFile:
         within = index - self._starts[batch]
         return values[offsets[within] : offsets[within + 1]]
 
-    def largest(self, columns: Sequence[TokenColumn]) -> int:
-        """The largest token id in `columns`, 0 if they are empty."""
-        return max(int(values.max(initial=0)) for name in columns for _, values in self._columns[name])
+    def pair_id(self, index: int) -> str:
+        """`pair_id` of one row."""
+        batch = bisect_right(self._starts, index) - 1
+        name: str = self._batches[batch].column("pair_id")[index - self._starts[batch]].as_py()
+        return name
+
+    def pair_ids(self, places: npt.NDArray[np.int64] | None = None) -> Iterator[str]:
+        """`pair_id` of every row, or of those at `places`, which ascend."""
+        for number, batch in enumerate(self._batches):
+            names = batch.column("pair_id")
+            if places is not None:
+                first, last = np.searchsorted(places, self._starts[number : number + 2])
+                names = names.take(pa.array(places[first:last] - self._starts[number]))
+            yield from names.to_pylist()
+
+
+def largest_token(path: Path, columns: Sequence[TokenColumn] = get_args(TokenColumn)) -> int:
+    """The largest token id in `columns` of a token file, -1 if they are empty.
+
+    The file is read and not mapped: pages that are mapped count as memory of the process until others need them.
+    """
+    largest = -1
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as reader:
+        for number in range(reader.num_record_batches):
+            batch = reader.get_batch(number)
+            found = [pc.max(batch.column(name).values).as_py() for name in columns]
+            largest = max(largest, *(-1 if value is None else value for value in found))
+    return largest
 
 
 def _views(column: pa.ListArray) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from typing import Any
 
 from scoreonce.pipeline.methods import Method
@@ -41,6 +42,7 @@ OPTIONAL = {
 }
 # Recorded under `method`, in resolved form.
 METHOD = {"method", "method_file", "objective", "calibration", "selection"}
+AT_ONCE = 65_536  # ids that are digested together
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def describe(
             source=str(pairs.config["source"]),
             pairs=len(pair_ids),
             # A selection can come out differently where the audit's own settings changed.
-            pair_ids=hashlib.sha256("\n".join(pair_ids).encode()).hexdigest(),
+            pair_ids=_digest(pair_ids),
             files=pairs.files,
             counts=pairs.counts,
             config=pairs.config,
@@ -116,6 +118,15 @@ def _approximate(run: Run, method: Method) -> dict[str, str]:
         return {}
     layer = run.score.layer_of(run.train.full_vocab)
     return {} if layer == "hidden" else {"reference_distributions": layer}
+
+
+def _digest(ids: Iterable[str]) -> str:
+    """SHA-256 of ids, one a line."""
+    digest, names = hashlib.sha256(), iter(ids)
+    digest.update(next(names, "").encode())
+    while some := list(islice(names, AT_ONCE)):
+        digest.update("".join(f"\n{name}" for name in some).encode())
+    return digest.hexdigest()
 
 
 def conflicts(there: Lineage, wanted: Lineage) -> list[Difference]:

@@ -2,38 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
+from scoreonce.stages.common.files import atomic, parquet_options
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.pair_view import pair_view
+from scoreonce.stages.scoring.pair_view import pair_views, with_sound_index
 from scoreonce.stages.store.store import POOLED, ReferenceStore
 
 if TYPE_CHECKING:
     from scoreonce.stages.store.tensor_rows import TensorRows
 
 PAIRS_AT_ONCE = 2048
+ROWS_PER_GROUP = 4096
 
 
-def reference_view(job: ScoringJob, split: Split) -> pl.DataFrame:
-    """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs.
+def write_reference_table(job: ScoringJob, split: Split) -> int:
+    """Write the reference columns of a split, and return how many distinct pairs it has.
 
-    Raises `InputError` where the store is damaged, or lacks a completion.
+    Raises `InputError` where the store is damaged, or lacks a completion; then nothing is written.
     """
-    view = pair_view(job.paths, split, job.store)
+    return with_sound_index(job.store, lambda: _write(job.paths.reference(split), reference_views(job, split)))
+
+
+def _write(path: Path, views: Iterator[pl.DataFrame]) -> int:
+    rows = 0
+    with atomic(path) as temporary, ExitStack() as opened:
+        writer: pq.ParquetWriter | None = None
+        for view in _in_groups(views):
+            table = view.to_arrow(compat_level=pl.CompatLevel.oldest())
+            if writer is None:
+                options = parquet_options(table.schema)
+                writer = opened.enter_context(pq.ParquetWriter(temporary, table.schema, **options))
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            rows += view.height
+    return rows
+
+
+def _in_groups(views: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same rows in frames of whole row groups; the last has the rest, and is there if it is empty too."""
+    waiting: pl.DataFrame | None = None
+    for view in views:
+        waiting = view if waiting is None else pl.concat([waiting, view])
+        if whole := waiting.height // ROWS_PER_GROUP * ROWS_PER_GROUP:
+            yield waiting[:whole]
+            waiting = waiting[whole:]
+    if waiting is not None:
+        yield waiting
+
+
+def reference_views(job: ScoringJob, split: Split) -> Iterator[pl.DataFrame]:
+    """One row of `ReferencePair` for each distinct pair of a split, in the order of the pairs, in several frames.
+
+    Raises `InputError` where the store is damaged, or lacks a completion, and `StaleIndexError` as `pair_views` does.
+    """
+    steps: list[Callable[[pl.DataFrame], pl.DataFrame]] = []
     if job.score.mismatched and split == "train":
-        view = view.pipe(_with_mismatched, job.paths, split, job.store)
-    if job.score.embeddings and not view.is_empty():
-        view = view.pipe(_with_embeddings, job.store)
-    return ReferencePair.validate(view.select(ReferencePair.column_names()), cast=True)
+        steps.append(partial(_with_mismatched, scored=_mismatched_scores(job.paths, split, job.store)))
+    if job.score.embeddings:
+        steps.append(partial(_with_embeddings, store=job.store))
+    for view in pair_views(job.paths, split, job.store):
+        for step in steps:
+            view = step(view)
+        yield ReferencePair.validate(view.select(ReferencePair.column_names()), cast=True)
 
 
-def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
+def _mismatched_scores(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
     pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"], glob=False)
     met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor", "column")
     scores = store.read(met.get_column("kl_id"), ["logps"]).rename({"completion_id": "kl_id", "logps": "ref_kl_logps"})
@@ -45,6 +89,10 @@ def _with_mismatched(view: pl.DataFrame, paths: RunPaths, split: Split, store: R
             where=store.place,
             fix="Run `scoreonce score`.",
         )
+    return scored
+
+
+def _with_mismatched(view: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
     return view.drop("kl_id", "kl_len", "ref_kl_logps").join(scored, on="pair_id", maintain_order="left")
 
 
@@ -54,7 +102,7 @@ def _with_embeddings(view: pl.DataFrame, store: ReferenceStore) -> pl.DataFrame:
 
     states = TensorRows(store.tensors(POOLED))
     pairs = view.filter(pl.col("chosen_id").is_not_null() & pl.col("rejected_id").is_not_null())
-    missing = states.missing([*pairs["chosen_id"], *pairs["rejected_id"]])
+    missing = sum(states.missing(pairs[f"{side}_id"]) for side in ("chosen", "rejected"))
     if missing:
         raise InputError(
             "The reference store lacks pooled hidden states of these pairs.",

@@ -19,7 +19,7 @@ import polars as pl
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import sha256, write_parquet
+from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.locking import locked, remove_unfinished
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.removal import require_inside
@@ -28,7 +28,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.models.forward_record import facts
 from scoreonce.stages.score.ray_engine import require_ray, score_with_ray
-from scoreonce.stages.score.reference_table import reference_view
+from scoreonce.stages.score.reference_table import write_reference_table
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
@@ -100,9 +100,7 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
         remove_unfinished(path.parent, inside=paths.out)
         counts = {}
         for split in SPLITS:
-            pairs = reference_view(job, split)
-            counts[split] = pairs.height
-            write_parquet(paths.reference(split), pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+            counts[split] = write_reference_table(job, split)
         files = {paths.reference(split).name: sha256(paths.reference(split)) for split in SPLITS}
         manifests.write(path, ReferenceManifest(**wanted, computed=computed, pairs=counts, files=files))
 

@@ -45,7 +45,7 @@ def estimate_scoring(job: ScoringJob) -> ScoringEstimate:
     scores = int(BYTES_PER_TOKEN * work.completion_tokens + BYTES_PER_COMPLETION * len(work))
     disk = scores + tensor_bytes(job, scorer, work)
     memory = peak_bytes(resolve_device(job.compute.device))
-    pairs = pairs_left(job.paths, job.splits, work, mismatches=job.score.mismatched)
+    pairs = pairs_left(job, work)
     return ScoringEstimate(pairs, len(work), work.tokens, work.tokens / rate, disk, memory)
 
 

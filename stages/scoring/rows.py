@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from scoreonce.stages.config import Compute
+from scoreonce.stages.data.token_file import largest_token
 from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.unscored import CompletionLocation, ShardPlan, UnscoredCompletions, largest_token
+from scoreonce.stages.scoring.shards import CompletionLocation, ShardPlan
+from scoreonce.stages.scoring.unscored import UnscoredCompletions
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,8 @@ class Extent(NamedTuple):
     @classmethod
     def of(cls, job: ScoringJob, work: UnscoredCompletions) -> Extent:
         """What the unscored completions ask for."""
-        return cls(work.longest_row, work.longest_sequence, largest_token(job.paths, job.splits))
+        largest = max(largest_token(job.paths.tokens(split)) for split in job.splits)
+        return cls(work.longest_row, work.longest_sequence, largest)
 
 
 def load_scorer(job: ScoringJob, extent: Extent) -> ModelScorer:

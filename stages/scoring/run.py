@@ -246,11 +246,12 @@ def _score(
 
         # The last round may have fewer shards than processes.
         own, rounds = work.shards(processes.rank, processes.world), work.rounds(processes.world)
+        spare = read(work.sample(1)) if scorer.sharded else []
         for _ in range(rounds):
             shard = next(own, None)
             if shard is None:
                 if scorer.sharded:
-                    scorer.keep_up(read(work.sample(1)))
+                    scorer.keep_up(spare)
                 continue
             rows = read(shard)
             scores, hidden = scorer.score(rows, advance, keep_hidden=job.keep_hidden)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Reference
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.unscored import ShardPlan
+from scoreonce.stages.scoring.shards import ShardPlan
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.index import packed
 from scoreonce.stages.store.store import POOLED

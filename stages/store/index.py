@@ -21,6 +21,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
 
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.common.files import read_json, sha256, write_json
@@ -40,6 +42,18 @@ Allocate = Callable[[int], tuple[Ids, RowNumbers]]
 def packed(ids: Iterable[str]) -> Ids:
     """`(ids,)` completion ids of 32 hex digits as 16 bytes each."""
     return np.frombuffer(binascii.unhexlify("".join(ids)), f"S{ID_BYTES}")
+
+
+def packed_column(ids: pl.Series) -> Ids:
+    """`(ids,)` the same of a column without nulls, and without a Python object for each of them."""
+    array = ids.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, digits = array.buffers()
+    kind = np.int64 if pa.types.is_large_string(array.type) else np.int32
+    bounds = np.frombuffer(offsets, kind)[array.offset : array.offset + len(array) + 1] if len(array) else [0, 0]
+    hex_digits = memoryview(digits)[bounds[0] : bounds[-1]] if digits else b""
+    if len(hex_digits) != 2 * ID_BYTES * len(array):
+        raise ValueError("a completion id does not have 32 hex digits")
+    return np.frombuffer(binascii.unhexlify(hex_digits), f"S{ID_BYTES}")
 
 
 def unpacked(ids: Ids) -> list[str]:
@@ -80,6 +94,11 @@ class Index:
     def empty(cls) -> Index:
         """The index of no files."""
         return cls((), *_in_memory(0))
+
+    @classmethod
+    def of(cls, ids: Ids) -> Index:
+        """The index of one list of ids, in memory."""
+        return cls.empty().merged([IndexedFile("", len(ids), Stamp(0, 0, 0, 0))], ids)
 
     @property
     def starts(self) -> npt.NDArray[np.int64]:

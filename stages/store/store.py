@@ -37,7 +37,7 @@ from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
-from scoreonce.stages.store.index import Index, StaleIndexError, packed, unpacked
+from scoreonce.stages.store.index import Index, StaleIndexError, packed_column, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.mirror import Mirror
 from scoreonce.stages.store.parts import Part, alone, changing, mark_of, working
@@ -187,7 +187,7 @@ class ReferenceStore:
 
         Completions of damaged files count as not stored.
         """
-        wanted = packed(ids.to_list())
+        wanted = packed_column(ids)
         held = [layer.sound_index().holds(wanted) for layer in (self.scores, *map(self.tensors, layers))]
         return np.logical_and.reduce(held)
 
@@ -205,7 +205,7 @@ class ReferenceStore:
 
     def _located(self, index: Index, wanted: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
         names = ["completion_id", *columns]
-        found, files, rows = index.locate(packed(wanted.to_list()))
+        found, files, rows = index.locate(packed_column(wanted))
         places = pl.DataFrame({"id": wanted.filter(pl.Series(found)), "file": files[found], "row": rows[found]})
 
         def part(places: pl.DataFrame) -> pl.DataFrame:

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.head import not_stored
-from scoreonce.stages.store.index import ID_BYTES, Ids, StaleIndexError, packed, unpacked
+from scoreonce.stages.store.index import ID_BYTES, Ids, StaleIndexError, packed, packed_column, unpacked
 from scoreonce.stages.store.layer import Layer
 
 APPROXIMATION = "approximation"  # in the provenance of a block: how far what is kept is off, see `largest_error`
@@ -56,9 +57,9 @@ class TensorRows:
         self._index = layer.index()
         self._open: OrderedDict[int, _OpenBlock] = OrderedDict()
 
-    def missing(self, ids: Sequence[str]) -> int:
-        """How many of `ids` are not stored."""
-        return int((~self._index.holds(packed(ids))).sum())
+    def missing(self, ids: pl.Series) -> int:
+        """How many of `ids`, a column without nulls, are not stored."""
+        return int((~self._index.holds(packed_column(ids))).sum())
 
     def read(self, ids: Sequence[str], column: str) -> Tensor:
         """`(tokens, ...)` values of a column for the completions `ids`, one after the other.

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +21,13 @@ from scoreonce.schemas import columns as c
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages.common import files
-from scoreonce.stages.common.frames import read_frame
+from scoreonce.stages.common.frames import frame_batches, read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.reference_scores import read_reference
-from scoreonce.stages.data.token_file import TokenColumn, TokenFile
+from scoreonce.stages.data.token_file import TokenColumn, TokenFile, largest_token
+from scoreonce.stages.store.index import Index, packed_column
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import pair_filter
 
@@ -44,10 +48,29 @@ class Mismatches:
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """Training pairs: scalar columns in memory, token ids on disk, in the order of the prepared file."""
+class PairIds(Sequence[str]):
+    """The ids of the training pairs, from the token file as they are asked for."""
 
-    pair_ids: list[str]
+    tokens: TokenFile
+    places: npt.NDArray[np.int64] | None  # of each pair in the token file; None: all pairs, in its order
+
+    def __len__(self) -> int:
+        return len(self.tokens if self.places is None else self.places)
+
+    def __getitem__(self, pair: Any) -> Any:
+        return self.tokens.pair_id(int(pair if self.places is None else self.places[pair]))
+
+    def __iter__(self) -> Iterator[str]:
+        return self.tokens.pair_ids(self.places)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training pairs in the order of the prepared file: the method's columns in memory, all else on disk.
+
+    In memory are 8 bytes a pair for each column and for `row_tokens`.
+    """
+
     columns: dict[str, npt.NDArray[np.float64]]  # each (pairs,)
     tokens: TokenFile
     sides: tuple[TokenColumn, ...]  # the completions of the pair that the method reads
@@ -58,7 +81,12 @@ class TrainingData:
     places: npt.NDArray[np.int64] | None = None  # of each pair in the token file; None: all pairs, in its order
 
     def __len__(self) -> int:
-        return len(self.pair_ids)
+        return len(self.row_tokens)
+
+    @property
+    def pair_ids(self) -> Sequence[str]:
+        """`pair_id` of each pair."""
+        return PairIds(self.tokens, self.places)
 
     @property
     def longest_row(self) -> int:
@@ -101,12 +129,12 @@ def load_training_data(
     """
     _require_trainable(reads)
     completions = PolicyColumns.of(reads).completions
-    table = _pairs(paths)
     cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
+    table, mismatched = _pairs(paths, cached), "mismatched" in completions
     if any(name.startswith("ref_") for name in cached):
-        table = _join_reference(table, paths)
+        table = _with_reference(table, paths, cached, mismatched)
     if any(name.endswith("_prefix_logps") for name in cached):
-        table = _add_prefixes(table, paths)
+        table = _with_prefixes(table, paths)
     unknown = [name for name in cached if name not in table.columns]
     if unknown:
         raise InputError(
@@ -115,7 +143,7 @@ def load_training_data(
             where=str(paths.reference("train")),
             fix=f"Available: {', '.join(table.columns)}.",
         )
-    mismatches = _mismatches(table, paths) if "mismatched" in completions else None
+    mismatches = _mismatches(table, paths) if mismatched else None
     tokens = TokenFile(paths.tokens("train"))
     if len(tokens) != len(table):
         raise InputError(
@@ -129,11 +157,13 @@ def load_training_data(
         places = pair_filter.good_completions(table, places, paths)
     if places is not None:
         table, mismatches = table[places], mismatches and mismatches.at(places)
-    if takes_unpaired and not (table["has_chosen"].min() == table["has_rejected"].min() == 1):
+    if takes_unpaired and not (table["has_chosen"].all() and table["has_rejected"].all()):
         table, cached = _with_absent_sides(table), [*cached, *sorted(PRESENCE)]
-    sides_read = [] if takes_unpaired else [f"{side}_id" for side in completions if side in SIDE_TOKENS]
-    for name in [*sides_read, *cached]:
-        missing = table[name].null_count()
+    absent = {name: table[name].null_count() for name in cached}
+    if not takes_unpaired:
+        sides_read = [side for side in completions if side in SIDE_TOKENS]
+        absent = {f"{side}_id": int((~table[f"has_{side}"]).sum()) for side in sides_read} | absent
+    for name, missing in absent.items():
         if missing:
             raise InputError(
                 f"The method needs {name}, and the data lacks it.",
@@ -155,13 +185,12 @@ def load_training_data(
     if mismatches is not None:
         lengths.append(pl.Series(mismatches.lengths))
     return TrainingData(
-        pair_ids=table["pair_id"].to_list(),
         columns={name: table[name].cast(pl.Float64).to_numpy() for name in cached},
         tokens=tokens,
         sides=sides,
         row_tokens=sum(lengths, start=prompt.cast(pl.Int64)).to_numpy(),
         longest_sequence=max(_largest(prompt + side) for side in lengths),
-        largest_token=tokens.largest(["prompt_ids", "chosen_ids", *sides]),
+        largest_token=largest_token(paths.tokens("train"), ["prompt_ids", "chosen_ids", *sides]),
         mismatches=mismatches,
         places=places,
     )
@@ -170,7 +199,7 @@ def load_training_data(
 def _with_absent_sides(table: pl.DataFrame) -> pl.DataFrame:
     """The pairs with 0 as the reference's log-prob of a completion that is not there, the sum over no token."""
     return table.with_columns(
-        pl.when(pl.col(f"has_{side}") == 0).then(0.0).otherwise(f"ref_{side}_logps").alias(f"ref_{side}_logps")
+        pl.when(~pl.col(f"has_{side}")).then(0.0).otherwise(f"ref_{side}_logps").alias(f"ref_{side}_logps")
         for side in SIDE_TOKENS
         if f"ref_{side}_logps" in table.columns
     )
@@ -207,12 +236,17 @@ def _how_to_get(name: str) -> str:
     )
 
 
-def _pairs(paths: RunPaths) -> pl.DataFrame:
+def _pairs(paths: RunPaths, cached: Sequence[str]) -> pl.DataFrame:
+    """Lengths, and whether each side is there, as columns; of the others those in `cached`. No text, and no ids."""
     read_pairs(paths)
-    names = [name for name in Pair.columns() if name not in ("prompt", "chosen", "rejected")]
-    table = _read(paths.pairs("train"), names, "prepare").with_columns(
-        pl.col(f"{side}_id").is_not_null().cast(pl.Float64).alias(f"has_{side}") for side in SIDE_TOKENS
-    )
+    own = [name for name in cached if name in Pair.columns()]
+    lengths = ["prompt_len", *(f"{side}_len" for side in SIDE_TOKENS)]
+    ids = [f"{side}_id" for side in SIDE_TOKENS]
+    there = [pl.col(name).is_not_null().alias(f"has_{name.removesuffix('_id')}") for name in ids]
+    kept = list(dict.fromkeys([*lengths, *own]))
+    with _damage_named(paths.pairs("train"), "prepare"):
+        batches = frame_batches(paths.pairs("train"), list(dict.fromkeys([*kept, *ids])))
+        table = pl.concat(batch.select(*kept, *there) for batch in batches)
     if table.is_empty():
         raise InputError(
             "There are no training pairs.",
@@ -223,12 +257,18 @@ def _pairs(paths: RunPaths) -> pl.DataFrame:
     return table
 
 
-def _join_reference(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+def _with_reference(table: pl.DataFrame, paths: RunPaths, cached: Sequence[str], mismatched: bool) -> pl.DataFrame:
+    """The pairs with the reference columns in `cached`, and kl_id where `mismatched` completions are read."""
     read_reference(paths)
-    wanted = [name for name in ReferencePair.columns() if name == "pair_id" or name not in Pair.columns()]
-    scores = _read(paths.reference("train"), wanted, "score")
-    joined = table.join(scores, on="pair_id", how="left", maintain_order="left")
-    unscored = joined.filter(pl.col("ref_chosen_logps").is_null() & pl.col("ref_rejected_logps").is_null()).height
+    sums = [f"ref_{side}_logps" for side in SIDE_TOKENS]
+    wanted = [name for name in cached if name in ReferencePair.columns() and name not in table.columns]
+    wanted = list(dict.fromkeys([*sums, *wanted, *([c.KL_ID.name] if mismatched else [])]))
+    with _damage_named(paths.reference("train"), "score"):
+        scores = pl.concat(frame_batches(paths.reference("train"), wanted))
+        places = _reference_rows(paths)
+    # A row that is null throughout where a pair has no scores.
+    joined = table.hstack(scores if places is None else scores[places])
+    unscored = joined.filter(pl.all_horizontal(pl.col(name).is_null() for name in sums)).height
     if unscored:
         raise InputError(
             "Some pairs have no reference scores.",
@@ -237,6 +277,23 @@ def _join_reference(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return joined
+
+
+def _reference_rows(paths: RunPaths) -> pl.Series | None:
+    """The row of the reference table for each pair, null where there is none; None where they are the same rows.
+
+    They are, unless a pair is in the data twice: the table has each pair once, in the order of the pairs.
+    """
+    files = paths.pairs("train"), paths.reference("train")
+    alike = zip_longest(*(frame_batches(path, ["pair_id"]) for path in files))
+    if all(pairs is not None and scored is not None and pairs.equals(scored) for pairs, scored in alike):
+        return None
+    pairs, scored = (
+        np.concatenate([packed_column(batch["pair_id"]) for batch in frame_batches(path, ["pair_id"])])
+        for path in files
+    )
+    found, _, row = Index.of(scored).locate(pairs)
+    return pl.select(pl.when(pl.Series(found)).then(pl.Series(row))).to_series()
 
 
 def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
@@ -255,24 +312,27 @@ def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
     )
 
 
-def _add_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+def _with_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
     store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
+    ids = read_frame(paths.pairs("train"), [f"{side}_id" for side in SIDE_TOKENS])
     common = pl.min_horizontal("chosen_len", "rejected_len")
-    for side in ("chosen", "rejected"):
-        tokens = store.read(table[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})
+    for side in SIDE_TOKENS:
+        tokens = store.read(ids[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})
         prefix = pl.col("token_logps").cast(pl.List(pl.Float64)).list.head(common).list.sum()
         table = (
-            table.join(tokens, on=f"{side}_id", how="left", maintain_order="left")
+            table.hstack([ids[f"{side}_id"]])
+            .join(tokens, on=f"{side}_id", how="left", maintain_order="left")
             .with_columns(prefix.alias(f"ref_{side}_prefix_logps"))
-            .drop("token_logps")
+            .drop("token_logps", f"{side}_id")
         )
     return table
 
 
-def _read(path: Path, columns: list[str], stage: str) -> pl.DataFrame:
+@contextmanager
+def _damage_named(path: Path, stage: str) -> Iterator[None]:
     try:
-        return read_frame(path, columns)
+        yield
     except (OSError, pa.ArrowException) as error:  # pyarrow's I/O and checksum errors are OSErrors too
         raise InputError(
             "A file is damaged or missing.",

@@ -73,7 +73,7 @@ def good_completions(
 
     Raises `InputError` where none has.
     """
-    good = table["chosen_id"].is_not_null().to_numpy()
+    good = table["has_chosen"].to_numpy()
     if good.all():
         return places
     kept = np.flatnonzero(good) if places is None else places[good[places]]

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 from torch import Tensor
 
 from scoreonce.pipeline.batches.device_transfer import read_later
@@ -22,10 +21,10 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.frames import read_frame
+from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.store.index import Ids, packed
+from scoreonce.stages.store.index import Ids, Index, packed, packed_column
 from scoreonce.stages.store.store import HIDDEN_INT8, ReferenceStore, setting_of
 from scoreonce.stages.store.tensor_rows import largest_error
 from scoreonce.stages.train.cache_check import CACHE_TOLERANCE
@@ -47,11 +46,15 @@ class CachedLogps:
         """Those of the pair table that `score` wrote."""
         sides = ("chosen", "rejected")
         names = [f"{side}_id" for side in sides] + [f"ref_{side}_logps" for side in sides]
-        table = read_frame(RunPaths.of(run).reference("train"), names)
-        parts = [table.select(id=f"{side}_id", logps=f"ref_{side}_logps").drop_nulls() for side in sides]
-        whole = pl.concat(parts).unique("id").sort("id")  # hex digits sort as the bytes do
+        ids, logps = [], []
+        for table in frame_batches(RunPaths.of(run).reference("train"), names):
+            for side in sides:
+                there = table.select(id=f"{side}_id", logps=f"ref_{side}_logps").drop_nulls()
+                ids.append(packed_column(there["id"]))
+                logps.append(there["logps"].to_numpy())
+        index = Index.of(np.concatenate(ids))
         tolerance = CACHE_TOLERANCE[run.reference.dtype] + _approximation(run)
-        return cls(packed(whole["id"].to_list()), whole["logps"].to_numpy(), tolerance, _states_of(run))
+        return cls(index.ids, np.concatenate(logps)[index.rows], tolerance, _states_of(run))
 
     def require_agreement(
         self, completions: Sequence[str], rebuilt: npt.NDArray[np.float64], lengths: npt.NDArray[np.int64]
@@ -90,7 +93,7 @@ def _approximation(run: Run) -> float:
     if _states_of(run) != HIDDEN_INT8:
         return 0.0
     paths = RunPaths.of(run)
-    store = ReferenceStore.at(paths.store / manifests.read(ReferenceManifest, paths.reference_manifest).store_key)
+    store = ReferenceStore.of_key(paths, manifests.read(ReferenceManifest, paths.reference_manifest).store_key)
     return 2 * largest_error(store.tensors(HIDDEN_INT8))
 
 

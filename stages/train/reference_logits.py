@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import polars as pl
 import torch
 
 from scoreonce.pipeline.batches.device_transfer import moved
@@ -20,6 +19,7 @@ from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages.common import files
+from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
@@ -90,9 +90,8 @@ def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:
     form = run.score.layer_of(run.train.full_vocab)
     store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
-    pairs = pl.read_parquet(paths.pairs("train"), columns=["chosen_id", "rejected_id"], glob=False)
-    ids = pl.concat([pairs["chosen_id"], pairs["rejected_id"].alias("chosen_id")]).drop_nulls()
-    missing = states.missing(ids.to_list())
+    batches = frame_batches(paths.pairs("train"), ["chosen_id", "rejected_id"])
+    missing = sum(states.missing(ids.drop_nulls()) for batch in batches for ids in batch.iter_columns())
     if missing:
         raise InputError(
             "Some completions have no reference distributions.",

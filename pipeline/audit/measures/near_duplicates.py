@@ -32,7 +32,7 @@ class Sketches:
     """Distinct documents: key, band hashes, place of the first occurrence (3 · pair + side), whether there are more."""
 
     keys: Hashes  # (documents,)
-    bands: Hashes  # (documents, BANDS)
+    bands: npt.NDArray[np.uint32]  # (documents, BANDS): who meets by chance is told apart by the exact index
     places: Counts  # (documents,)
     repeated: npt.NDArray[np.bool_]  # (documents,)
 
@@ -65,7 +65,8 @@ def sketches(shingles: Ragged, keys: Hashes, places: Counts, keep: npt.NDArray[n
     bands = rows[:, :, 0].copy()
     for row in range(1, ROWS):
         bands = (bands ^ (bands >> np.uint64(29))) * _MIX + rows[:, :, row]
-    return Sketches(distinct, bands, places[kept[first]], counts > 1)
+    mixed = (bands ^ (bands >> np.uint64(29))) * _MIX  # so that the last value reaches the upper half too
+    return Sketches(distinct, (mixed >> np.uint64(32)).astype(np.uint32), places[kept[first]], counts > 1)
 
 
 def merged(parts: list[Sketches]) -> Sketches:

@@ -29,16 +29,21 @@ def with_relations(pairs: pl.DataFrame) -> pl.DataFrame:
     lowest, highest = pl.col("pair_id").min().over(completions), pl.col("pair_id").max().over(completions)
     opposite = pl.when(pl.col("pair_id") == lowest).then(highest).otherwise(lowest)
     label = pl.coalesce(pl.col("chosen_key") < pl.col("rejected_key"), pl.col("chosen_key").is_not_null())
-    return pairs.with_columns(
-        pairs_of_prompt=pl.len().over("prompt_id"),
-        copies=pl.len().over("pair_id"),
-        copy_of=pl.when(~pl.col("pair_id").is_first_distinct()).then(pl.col("row").first().over("pair_id")),
-        opposite_pair_id=pl.when(opposite != pl.col("pair_id")).then(opposite),
-        same_words=pl.len().over(SAME_WORDS),
-        words_contradicted=label.min().over(["prompt_key", *keys]) != label.max().over(["prompt_key", *keys]),
-        prompt_splits=pl.col("split").n_unique().over("prompt_id"),
-        prompt_key_splits=pl.col("split").n_unique().over("prompt_key"),
-    )
+    # One grouping after the other: side by side, their groups would take more memory than the pairs.
+    steps: list[dict[str, pl.Expr]] = [
+        {"pairs_of_prompt": pl.len().over("prompt_id"), "prompt_splits": pl.col("split").n_unique().over("prompt_id")},
+        {
+            "copies": pl.len().over("pair_id"),
+            "copy_of": pl.when(~pl.col("pair_id").is_first_distinct()).then(pl.col("row").first().over("pair_id")),
+        },
+        {"opposite_pair_id": pl.when(opposite != pl.col("pair_id")).then(opposite)},
+        {"same_words": pl.len().over(SAME_WORDS)},
+        {"words_contradicted": label.min().over(["prompt_key", *keys]) != label.max().over(["prompt_key", *keys])},
+        {"prompt_key_splits": pl.col("split").n_unique().over("prompt_key")},
+    ]
+    for step in steps:
+        pairs = pairs.with_columns(**step)
+    return pairs
 
 
 def with_near_duplicates(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:

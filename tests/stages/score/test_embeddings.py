@@ -12,7 +12,7 @@ from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.common import files
 from scoreonce.stages.score import stage as score
-from scoreonce.stages.score.reference_table import reference_view
+from scoreonce.stages.score.reference_table import reference_views
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import score_completions
 from scoreonce.stages.store import maintenance as store_command
@@ -53,10 +53,10 @@ def test_another_pairing_scores_nothing_again(world):
     world.prepare(pairs)
     job = ScoringJob.of(world.run(score=ASKED))
     score_completions(job)
-    before = reference_view(job, "train")
+    before = pl.concat(reference_views(job, "train"))
     world.prepare([(prompt, rejected, chosen) for prompt, chosen, rejected in pairs])
     assert score_completions(ScoringJob.of(world.run(score=ASKED))).scored == 0
-    after = reference_view(job, "train")
+    after = pl.concat(reference_views(job, "train"))
     assert after[NAMES[0]].to_list() == pytest.approx(before[NAMES[0]].to_list())
     assert (after["ref_ches"] - before["ref_ches"]).abs().min() > 1e-3
 
@@ -68,7 +68,7 @@ def test_asked_for_later(world):
     path = world.paths.reference("train")
     assert pl.read_parquet(path).select(NAMES).null_count().row(0) == (12, 12, 12)
     with pytest.raises(InputError, match="lacks pooled hidden states"):
-        reference_view(ScoringJob.of(world.run(score=ASKED)), "train")
+        list(reference_views(ScoringJob.of(world.run(score=ASKED)), "train"))
     score.score(world.run(score={**ASKED, "mismatched": True}))
     assert pl.read_parquet(path).select(*NAMES, "ref_kl_logps").null_count().row(0) == (0, 0, 0, 0)
     assert score_completions(ScoringJob.of(world.run(score=ASKED))).scored == 0

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -65,7 +66,7 @@ def flip(path: Path, *, keep_date: bool = False) -> None:
 def test_rows_come_back_by_id(store):
     rows = TensorRows(ReferenceStore.at(store.folder).tensors("hidden"))
     assert rows.read(ids(5, 3, 7), "hidden").tolist() == [[5, 0], [5, 1], [5, 2], [3, 0], [7, 0], [7, 1]]
-    assert rows.missing(ids(5, 6, 3, 8)) == 2
+    assert rows.missing(pl.Series(ids(5, 6, 3, 8))) == 2
     with pytest.raises(InputError, match=f"nothing of completion {ids(6)[0]}"):
         rows.read(ids(5, 6), "hidden")
 
@@ -115,7 +116,7 @@ def test_a_flipped_bit_is_noticed_before_the_first_use(store, keep_date):
     with again.writing():
         again.set_aside_damaged()
     rows = TensorRows(ReferenceStore.at(store.folder).tensors("hidden"))
-    assert rows.missing(ids(5, 3)) == 1
+    assert rows.missing(pl.Series(ids(5, 3))) == 1
     assert first.exists()
 
 
@@ -278,12 +279,12 @@ def test_a_head_is_restored_from_the_first_layers_with_its_scale(world, monkeypa
 
 @pytest.mark.parametrize("scored", ["pooled"], indirect=True)
 def test_the_pair_table_is_not_made_from_damaged_states(scored):
-    from scoreonce.stages.score.reference_table import reference_view
+    from scoreonce.stages.score.reference_table import reference_views
 
     block = fresh(scored).tensors("pooled").files()[0]
     flip(block, keep_date=True)
     with pytest.raises(InputError, match="SHA-256") as raised:
-        reference_view(ScoringJob.of(scored.run(score=scored.settings)), "train")
+        list(reference_views(ScoringJob.of(scored.run(score=scored.settings)), "train"))
     assert raised.value.where == str(block)
     assert "score.embeddings = true" in raised.value.fix
 
