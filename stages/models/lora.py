@@ -106,7 +106,7 @@ def peft_config(peft: Any, model: PreTrainedModel, lora: Lora) -> LoraConfig:
         use_dora=lora.use_dora,
         use_rslora=lora.use_rslora,
         modules_to_save=list(lora.modules_to_save) or None,
-        exclude_modules=multimodal.frozen_parts(model),
+        exclude_modules=multimodal.other_parts(model),
         init_lora_weights=STARTS[lora.init],
         task_type="CAUSAL_LM",
     )

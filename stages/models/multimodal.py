@@ -42,12 +42,25 @@ def auto_class(config: PretrainedConfig) -> Any:
 def freeze_other_parts(model: PreTrainedModel) -> None:
     """Exempt from training what text does not go through: towers of images and audio, and what projects their output.
 
-    These are the parts outside of the language model and the output head, and models with another configuration
-    inside it. So they stay as they are bit for bit, and DDP waits for no gradient of theirs. A model of text alone
-    trains as before.
+    So they stay as they are bit for bit, and DDP waits for no gradient of theirs. A model of text alone trains as
+    before.
     """
+    other = _other_parameters(model)
+    for parameter in model.parameters():
+        if id(parameter) in other:
+            parameter.requires_grad_(False)
+
+
+def other_parts(model: PreTrainedModel) -> str | None:
+    """A pattern of the full names of all modules that text does not go through; None where there are none."""
+    names = list(_outermost(model, _other_parameters(model), ""))
+    return "|".join(rf"{re.escape(name)}(\..+)?" for name in names) or None
+
+
+def _other_parameters(model: PreTrainedModel) -> set[int]:
+    """Those outside of the language model and the output head, and of models with another configuration inside it."""
     if type(model.config) not in MODEL_FOR_MULTIMODAL_LM_MAPPING:
-        return
+        return set()
     reader, head = language_model(model), model.get_output_embeddings()
     towers = [
         part for part in reader.modules() if isinstance(part, PreTrainedModel) and part.config is not reader.config
@@ -56,27 +69,15 @@ def freeze_other_parts(model: PreTrainedModel) -> None:
     read = {id(parameter) for parameter in reader.parameters()} - inside
     if isinstance(head, nn.Module):
         read |= {id(parameter) for parameter in head.parameters()}
-    for parameter in model.parameters():
-        if id(parameter) not in read:
-            parameter.requires_grad_(False)
+    return {id(parameter) for parameter in model.parameters()} - read
 
 
-def frozen_parts(model: nn.Module) -> str | None:
-    """A pattern that the full names of all modules match whose parameters are frozen; None where none are."""
-    names = list(_frozen(model, ""))
-    return "|".join(rf"{re.escape(name)}(\..+)?" for name in names) or None
-
-
-def _frozen(module: nn.Module, prefix: str) -> list[str]:
-    """The outermost modules in which parameters are, and all are frozen."""
+def _outermost(module: nn.Module, parameters: set[int], prefix: str) -> list[str]:
+    """The outermost modules that have parameters, all of them among these."""
     found = []
     for name, child in module.named_children():
-        path = f"{prefix}{name}"
-        parameters = list(child.parameters())
-        if parameters and not any(parameter.requires_grad for parameter in parameters):
-            found.append(path)
-        else:
-            found += _frozen(child, f"{path}.")
+        path, own = f"{prefix}{name}", {id(parameter) for parameter in child.parameters()}
+        found += [path] if own and own <= parameters else _outermost(child, parameters, f"{path}.")
     return found
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Compute
+
+if TYPE_CHECKING:  # pydantic, not on a bare GPU image
+    from scoreonce.stages.config import Compute
 
 Result = TypeVar("Result")
 

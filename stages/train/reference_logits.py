@@ -10,6 +10,7 @@ import torch
 
 from scoreonce.pipeline.batches.device_transfer import moved
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
+from scoreonce.pipeline.batches.read_ahead import ReadAhead
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
@@ -24,7 +25,6 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.sharded.layout import agreed_layout
-from scoreonce.stages.store.read_ahead import ReadAhead
 from scoreonce.stages.store.store import HIDDEN, HIDDEN_INT8, ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from object_store import FaultyFileSystem, first
 
-from scoreonce.pipeline.forward.head import Head
+from scoreonce.pipeline.head.log_probs import Head
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.remote import retries

@@ -5,10 +5,10 @@ import threading
 import pytest
 import torch
 
+from scoreonce.pipeline.batches.read_ahead import ReadAhead
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.score import stage as score
-from scoreonce.stages.store.read_ahead import ReadAhead
 from scoreonce.stages.store.tensor_rows import TensorRows
 from scoreonce.stages.train import stage as train
 
