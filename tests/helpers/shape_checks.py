@@ -15,7 +15,7 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 from jaxtyping import jaxtyped
 
-ROOMS = ("scoreonce.pipeline.forward", "scoreonce.pipeline.training", "scoreonce.pipeline.methods")
+ROOMS = tuple(f"scoreonce.pipeline.{room}" for room in ("head", "forward", "training", "methods"))
 COMPILED = ("scoreonce.pipeline.head.kernels",)  # torch.compile would trace the checks
 SHAPES = {"Float", "Float64", "Int", "Bool", "Shaped", "PerPair", "PerStep", "StepColumn"}
 # An int is a float, as everywhere in Python's typing.
