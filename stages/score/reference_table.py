@@ -18,7 +18,8 @@ from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.pair_view import pair_views, with_sound_index
-from scoreonce.stages.store.store import POOLED, ReferenceStore
+from scoreonce.stages.store.codecs import POOLED
+from scoreonce.stages.store.store import ReferenceStore
 
 if TYPE_CHECKING:
     from scoreonce.stages.store.tensor_rows import TensorRows

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Compute, Reference, Run, Score
+from scoreonce.stages.store.codecs import POOLED
 from scoreonce.stages.store.parts import Part
-from scoreonce.stages.store.store import POOLED, ReferenceStore
+from scoreonce.stages.store.store import ReferenceStore
 
 if TYPE_CHECKING:
     from scoreonce.pipeline.batches.prompt_rows import RowLayout

@@ -24,8 +24,9 @@ from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.rows import Extent, load_scorer, row_reader
 from scoreonce.stages.scoring.unscored import UnscoredCompletions, missing_completions, unscored_completions
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
+from scoreonce.stages.store.codecs import SCORES
 from scoreonce.stages.store.sidecar import Damage
-from scoreonce.stages.store.store import SCORES, ReferenceStore
+from scoreonce.stages.store.store import ReferenceStore
 
 logger = logging.getLogger(__name__)
 

@@ -14,9 +14,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Reference
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.shards import ShardPlan
-from scoreonce.stages.store.codecs import TensorBlock
+from scoreonce.stages.store.codecs import POOLED, TensorBlock
 from scoreonce.stages.store.index import packed
-from scoreonce.stages.store.store import POOLED
 from scoreonce.stages.store.tensor_rows import APPROXIMATION
 
 logger = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ This module needs no torch until tensors themselves are read or written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,17 @@ from scoreonce.stages.store.index import packed
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Names of layers; of top-k log-probs the part before k. Those of version 0.1, without the mass of the tail, are listed,
+# verified and collected, but no longer read.
+SCORES, HIDDEN, HIDDEN_INT8, POOLED, TOP_K = "shards", "hidden", "hidden-int8", "pooled", "topk-tail-"
+_LAYER = re.compile(rf"{SCORES}|{HIDDEN}|{HIDDEN_INT8}|{POOLED}|topk-(tail-)?\d+")
 ROWS_PER_GROUP = 8192
 Rows = TypeVar("Rows")
+
+
+def is_layer(name: str) -> bool:
+    """Whether a folder of a store with this name is a layer."""
+    return _LAYER.fullmatch(name) is not None
 
 
 class Codec(Protocol[Rows]):

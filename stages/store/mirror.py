@@ -28,6 +28,7 @@ from scoreonce.stages.common.locking import exclusive
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.common.removal import remove as remove_inside
 from scoreonce.stages.remote.folder import HalfObjectError, RemoteFile, RemoteFolder
+from scoreonce.stages.store.codecs import SCORES, is_layer
 from scoreonce.stages.store.sidecar import read_sidecar, remove, sidecar_of
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,7 @@ logger = logging.getLogger(__name__)
 THREADS = 8
 PATIENCE = 10.0  # seconds for which another process that fetches is waited for without a word
 IDENTITY = "identity.json"
-SUFFIXES = {"shards": ".parquet"}  # of the files of a layer; of all others .safetensors
-_LAYER = re.compile(r"shards|hidden|pooled|topk-\d+")
+SUFFIXES = {SCORES: ".parquet"}  # of the files of a layer; of all others .safetensors
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # a name at an address becomes one in a folder
 
 
@@ -59,7 +59,7 @@ def listed_files(listed: dict[str, RemoteFile], layer: str) -> dict[str, RemoteF
 def layers_in(listed: dict[str, RemoteFile]) -> list[str]:
     """The layers of which there is something at an address, scores first."""
     names = {name.partition("/")[0] for name in listed if "/" in name}
-    return sorted((name for name in names if _LAYER.fullmatch(name)), key=lambda name: (name != "shards", name))
+    return sorted((name for name in names if is_layer(name)), key=lambda name: (name != SCORES, name))
 
 
 class Mirror:
@@ -215,7 +215,7 @@ class Mirror:
         """Finished files that are only in the copy."""
         found = []
         for folder in sorted(self.folder.iterdir()) if self.folder.is_dir() else []:
-            if folder.is_dir() and _LAYER.fullmatch(folder.name):
+            if folder.is_dir() and is_layer(folder.name):
                 marks = self._published(folder.name)
                 sidecars = (path.with_suffix(suffix_of(folder.name)) for path in sorted(folder.glob("[!.]*.json")))
                 found += [path for path in sidecars if path.name not in marks and path.exists()]

@@ -34,7 +34,17 @@ from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.removal import remove, require_inside
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.store.codecs import ScoreCodec, TensorBlock, TensorCodec
+from scoreonce.stages.store.codecs import (
+    HIDDEN,
+    HIDDEN_INT8,
+    POOLED,
+    SCORES,
+    TOP_K,
+    ScoreCodec,
+    TensorBlock,
+    TensorCodec,
+    is_layer,
+)
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
 from scoreonce.stages.store.index import Index, StaleIndexError, packed_column, unpacked
@@ -45,9 +55,6 @@ from scoreonce.stages.store.sidecar import Damage, move_aside, writable
 from scoreonce.stages.weights.model_digests import adapter_digest, model_digest
 
 logger = logging.getLogger(__name__)
-
-SCORES, HIDDEN, HIDDEN_INT8, POOLED, TOP_K = "shards", "hidden", "hidden-int8", "pooled", "topk-tail-"
-TOP_K_ALONE = "topk-"  # of version 0.1: without the mass of the tail, no longer read
 
 
 class ReferenceStore:
@@ -159,7 +166,7 @@ class ReferenceStore:
     def layers(self) -> list[Layer[Any]]:
         """Every layer that has a folder, scores first."""
         present = [path.name for path in sorted(self.folder.iterdir())] if self.folder.is_dir() else []
-        named = [name for name in present if name in (HIDDEN, HIDDEN_INT8, POOLED) or name.startswith(TOP_K_ALONE)]
+        named = [name for name in present if name != SCORES and is_layer(name)]
         return [self.scores, *(self.tensors(name) for name in named)]
 
     def shards(self) -> list[Path]:

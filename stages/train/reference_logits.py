@@ -25,7 +25,8 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.sharded.layout import agreed_layout
-from scoreonce.stages.store.store import HIDDEN, HIDDEN_INT8, ReferenceStore
+from scoreonce.stages.store.codecs import HIDDEN, HIDDEN_INT8
+from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 
 Given = Callable[[Sequence[PromptRow]], ReferenceDistribution]

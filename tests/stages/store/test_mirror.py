@@ -14,7 +14,8 @@ from scoreonce.pipeline.head.log_probs import Head
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.remote import retries
-from scoreonce.stages.remote.folder import RemoteFolder
+from scoreonce.stages.remote.folder import RemoteFile, RemoteFolder
+from scoreonce.stages.store import mirror
 from scoreonce.stages.store.codecs import TensorBlock
 from scoreonce.stages.store.identity import StoreIdentity
 from scoreonce.stages.store.index import packed
@@ -274,6 +275,12 @@ def test_what_a_killed_process_was_fetching_is_removed(bucket, table):
 def block(names):
     tokens = torch.arange(2.0 * len(names))[:, None]
     return TensorBlock(packed(names), np.full(len(names), 2), {"hidden": tokens})
+
+
+def test_every_kind_of_layer_is_one_at_an_address():
+    made = ["pooled", "topk-tail-8", "hidden-int8", "shards", "hidden", "topk-8"]
+    listed = {f"{name}/a.json": RemoteFile(1, None, None) for name in [*made, "damaged", "index", "topk-tail-x"]}
+    assert mirror.layers_in(listed) == ["shards", "hidden", "hidden-int8", "pooled", "topk-8", "topk-tail-8"]
 
 
 def test_hidden_states_and_their_head(bucket, table, caplog):
