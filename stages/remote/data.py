@@ -30,8 +30,8 @@ def fetched(address: str, pick: Pick) -> dict[str, Path]:
     """Local copies of the files at an address, by address, in the order of `pick`.
 
     `pick` chooses among the names of the files of a folder, and must leave out those with `..` in them: they become
-    names in the cache. A single file is taken as it is. Raises `InputError` where
-    there is nothing at the address, or it cannot be reached.
+    names in the cache. A single file is taken as it is. Raises `InputError` where there is nothing at the address, or
+    it cannot be reached.
     """
     remote, folder = RemoteFolder.open(address), copy_of(address, "data")
     listed = remote.files()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
-import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
+
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from scoreonce.schemas.errors import InputError
 
@@ -38,51 +39,49 @@ _LASTING_NAMES = {
     "RepositoryNotFoundError",
     "GatedRepoError",
 }
+LONGEST = 16.0  # seconds between two tries
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # the local one: a full bucket says something else
 
 
-def may_pass(error: Exception) -> bool:
+def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later. Libraries have no common class for that, so what lasts is named."""
+    if not isinstance(error, Exception):  # Ctrl-C
+        return False
     if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
         return False
     return not is_of_the_disk(error)
 
 
-def is_of_the_disk(error: Exception) -> bool:
+def is_of_the_disk(error: BaseException) -> bool:
     """Whether the local disk is full or may not be written."""
     return isinstance(error, OSError) and error.errno in _OF_THE_DISK
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often something is tried: once, and once more after each of `delays` seconds.
+    """How often something is tried, six times at most by default, and how long is waited in between.
 
-    A delay is shortened by up to a half at random, so that many processes that failed together do not return together.
+    1, 2, 4, 8 and 16 seconds, and up to a second more at random, so that many processes that failed together do not
+    return together.
     """
 
-    delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0)
+    tries: int = 6
     sleep: Callable[[float], None] = time.sleep
-    chance: Callable[[], float] = random.random  # from [0, 1)
 
     def __call__(self, action: Callable[[], Result]) -> Result:
         """What `action` returns; its last error where no try succeeds, or its first that will not pass."""
-        for delay in self.delays:
-            try:
-                return action()
-            except Exception as error:  # clients of object stores have no common class of errors
-                if not may_pass(error):
-                    raise
-            self.sleep(delay * (1 - self.chance() / 2))
-        return action()
+        attempts = Retrying(
+            stop=stop_after_attempt(self.tries),
+            wait=wait_exponential(max=LONGEST) + wait_random(0, 1),
+            retry=retry_if_exception(may_pass),
+            sleep=self.sleep,
+            reraise=True,
+        )
+        return attempts(action)
 
     def few(self) -> Retries:
         """Three tries, for what was transferred whole and is wrong all the same."""
-        return replace(self, delays=self.delays[:2])
-
-    @property
-    def tries(self) -> int:
-        """How many there are at most."""
-        return len(self.delays) + 1
+        return replace(self, tries=3)
 
 
 DEFAULT = Retries()

@@ -72,8 +72,13 @@ class Clock:
     def __init__(self) -> None:
         self.slept: list[float] = []
 
+    @property
+    def pauses(self) -> list[int]:
+        """The pauses without what is added at random, which is less than a second."""
+        return [int(seconds) for seconds in self.slept]
+
     def retries(self) -> Retries:
-        return Retries(sleep=self.slept.append, chance=lambda: 0.0)
+        return Retries(sleep=self.slept.append)
 
 
 def faulty_folder(path: Path, fault: Fault | None = None) -> tuple[RemoteFolder, FaultyFileSystem, Clock]:
