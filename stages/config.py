@@ -22,7 +22,7 @@ Quantization = Literal["nf4"]
 Name = Annotated[str, AfterValidator(run_file.name)]  # of a file, folder or Hub repository to read
 Source = Annotated[str, AfterValidator(run_file.source)]  # the same of data, or an address
 Folder = Annotated[str, AfterValidator(run_file.folder)]  # to write
-Store = Annotated[str, AfterValidator(run_file.store)]  # to write, or an address
+Store = Annotated[str, AfterValidator(run_file.source)]  # to write, or an address
 LARGEST = 2**32 - 1  # of whole numbers: what every library takes as a seed, and more than any count needs
 
 
@@ -290,6 +290,11 @@ class Train(_Section):
     def hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters of the method."""
         return dict(self.model_extra or {})
+
+    @property
+    def pieces(self) -> dict[str, Any]:
+        """What replaces the method's own pieces, as `methods.resolve` takes it."""
+        return {"objective": self.objective, "calibration": self.calibration, "selection": self.selection}
 
 
 class Evaluate(_Section):

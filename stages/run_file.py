@@ -265,7 +265,7 @@ def name(value: str) -> str:
 
 
 def source(value: str) -> str:
-    """The name of data to read, or their address. Raises `ValueError` for what can be neither."""
+    """The name of data or of a store, or its address. Raises `ValueError` for what can be neither."""
     return require_address(name(value)) if is_address(value) else name(value)
 
 
@@ -277,8 +277,3 @@ def folder(value: str) -> str:
             "shared by an address under score.store"
         )
     return name(value)
-
-
-def store(value: str) -> str:
-    """The name of a folder to write, or an address. Raises `ValueError` for what can be neither."""
-    return source(value)

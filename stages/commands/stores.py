@@ -15,15 +15,14 @@ from pathlib import Path
 
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Run
-from scoreonce.stages.remote.folder import RemoteFile, RemoteFolder, age
+from scoreonce.stages.remote.folder import HalfObjectError, RemoteFile, RemoteFolder, age
 from scoreonce.stages.store import compact as compacting
 from scoreonce.stages.store import maintenance
-from scoreonce.stages.store.mirror import IDENTITY, layers_in, listed_files
-from scoreonce.stages.store.sidecar import read_sidecar, sidecar_of
+from scoreonce.stages.store.mirror import IDENTITY, fetch_checked, layers_in, listed_files
+from scoreonce.stages.store.sidecar import sidecar_of
 
 logger = logging.getLogger(__name__)
 
@@ -170,13 +169,9 @@ def _damage(store: RemoteFolder, name: str) -> str | None:
     with tempfile.TemporaryDirectory() as folder:
         local = Path(folder) / Path(name).name
         try:
-            store.download(str(sidecar_of(Path(name))), sidecar_of(local))
-            stated, reason = read_sidecar(local)
-            if reason is not None:
-                return "the sidecar cannot be read"
-            store.download(name, local)
+            fetch_checked(store, name, local)
         except FileNotFoundError:
             return "the file is gone, its sidecar is still there"
-        if local.stat().st_size != stated["bytes"]:
-            return f"{local.stat().st_size:,} bytes where {stated['bytes']:,} were written"
-        return None if sha256(local) == stated["sha256"] else "the contents do not have the SHA-256 that was written"
+        except HalfObjectError as error:
+            return str(error)
+    return None

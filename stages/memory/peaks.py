@@ -67,13 +67,7 @@ class Asked:
         settings = run.train
         if settings.method_file:
             return cls(("chosen", "rejected"), distributions=False)
-        method = methods.resolve(
-            settings.method,
-            settings.hyperparameters,
-            objective=settings.objective,
-            calibration=settings.calibration,
-            selection=settings.selection,
-        )
+        method = methods.resolve(settings.method, settings.hyperparameters, **settings.pieces)
         asked = PolicyColumns.of(method.reads)
         return cls(asked.completions, asked.needs("distributions", "hidden states"))
 

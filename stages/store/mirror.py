@@ -62,6 +62,24 @@ def layers_in(listed: dict[str, RemoteFile]) -> list[str]:
     return sorted((name for name in names if is_layer(name)), key=lambda name: (name != SCORES, name))
 
 
+def fetch_checked(store: RemoteFolder, name: str, to: Path) -> None:
+    """Fetch a file of a layer, "shards/a.parquet", and its sidecar, beside it.
+
+    Raises `HalfObjectError` where the bytes are not those that the sidecar states, and `FileNotFoundError` where one of
+    the two is gone.
+    """
+    sidecar = str(sidecar_of(Path(name)))
+    store.download(sidecar, sidecar_of(to))
+    stated, reason = read_sidecar(to)
+    if reason is not None:
+        raise HalfObjectError(reason.replace(str(sidecar_of(to)), f"{store.address}/{sidecar}"))
+    store.download(name, to)
+    if (size := to.stat().st_size) != stated["bytes"]:
+        raise HalfObjectError(f"{size:,} bytes where {stated['bytes']:,} were written")
+    if sha256(to) != stated["sha256"]:
+        raise HalfObjectError("the contents do not have the SHA-256 that was written")
+
+
 class Mirror:
     """One store: its folder in the cache, and the address that the folder is a copy of."""
 
@@ -136,7 +154,7 @@ class Mirror:
         """Fetch one file with its sidecar, and place both once the file has the digest that the sidecar states."""
         with self._incoming(name) as temporary:
             try:
-                self.remote.retries.few()(lambda: self._fetch_whole(layer, name, temporary))
+                self.remote.retries.few()(lambda: fetch_checked(self.remote, f"{layer}/{name}", temporary))
             except FileNotFoundError:
                 if not self.remote.exists(f"{layer}/{sidecar_of(Path(name)).name}"):
                     return  # removed since it was listed
@@ -148,17 +166,6 @@ class Mirror:
                 temporary.replace(path)
                 sidecar_of(temporary).replace(sidecar_of(path))
                 self._set_mark(layer, name)
-
-    def _fetch_whole(self, layer: str, name: str, to: Path) -> None:
-        self.remote.download(f"{layer}/{sidecar_of(Path(name)).name}", sidecar_of(to))
-        stated, reason = read_sidecar(to)
-        if reason is not None:
-            raise HalfObjectError(reason.replace(str(to.parent), f"{self.address}/{layer}"))
-        self.remote.download(f"{layer}/{name}", to)
-        if (size := to.stat().st_size) != stated["bytes"]:
-            raise HalfObjectError(f"{size:,} bytes where {stated['bytes']:,} were written")
-        if sha256(to) != stated["sha256"]:
-            raise HalfObjectError("the contents do not have the SHA-256 that was written")
 
     def _refuse(self, layer: str, name: str, reason: str) -> None:
         logger.warning(

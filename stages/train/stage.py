@@ -143,13 +143,7 @@ def _method(run: Run, allow_method_file: bool) -> Method:
     settings = run.train
     if settings.method_file:
         load_allowed(settings.method_file, allowed=allow_method_file)
-    method = methods.resolve(
-        settings.method,
-        settings.hyperparameters,
-        objective=settings.objective,
-        calibration=settings.calibration,
-        selection=settings.selection,
-    )
+    method = methods.resolve(settings.method, settings.hyperparameters, **settings.pieces)
     policy.require_lora_settings(run)
     if settings.scope == "microbatch" and not method.batch_coupled:
         raise InputError(
