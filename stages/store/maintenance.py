@@ -54,10 +54,10 @@ def list_stores(root: Path) -> pl.DataFrame:
         counts = f"{row['completions']:,} completions, {row['tokens']:,} tokens, {size(row['bytes'])}"
         warning = f"; {row['damaged']} damaged, see `scoreonce store verify`" if row["damaged"] else ""
         logger.info(f"{row['key']}  {row['model']} ({row['dtype']}): {counts}, since {row['created']}{warning}")
+        width = max((len(layer["name"]) for layer in row["layers"]), default=0)
         for layer in row["layers"]:
-            logger.info(
-                f"  {layer['name']:<10}{layer['completions']:,} in {layer['files']:,} files, {size(layer['bytes'])}"
-            )
+            held = f"{layer['completions']:,} in {layer['files']:,} files, {size(layer['bytes'])}"
+            logger.info(f"  {layer['name']:<{width}}  {held}")
     if stores.is_empty():
         logger.info(f"no reference store in {root}")
     return stores

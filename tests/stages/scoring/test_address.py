@@ -203,7 +203,7 @@ def test_store_commands_at_an_address(machines, capsys):
     stores.list_stores(machines.run("two"))
     said = capsys.readouterr().out
     assert said.startswith(f"{folder.name}  {machines.world.model()} (float32): 60 completions, ")
-    assert f"shards    60 in {len(copies(machines, 'one'))} files" in said
+    assert f"shards  60 in {len(copies(machines, 'one'))} files" in said
     assert stores.verify(machines.run("two")) == 0
     assert "all sound" in capsys.readouterr().out
     for refused in (lambda run: stores.compact(run), lambda run: stores.gc(run, prune=True, drop=[])):
