@@ -10,7 +10,7 @@ from scoreonce.pipeline.head.log_probs import Head, chunk_tokens
 from scoreonce.pipeline.memory.weights import FLOAT32
 
 # Tensors of a chunk's size at once, on a CPU: log-probs make a second one of their exponentials, statistics a third
-# (`head._with_statistics`), the gradient a second.
+# (`log_probs._with_statistics`), the gradient a second.
 CPU_LOG_PROBS, CPU_STATISTICS, CPU_GRADIENT = 2, 3, 2
 # Where the reference's whole distributions are read, nothing is fused: logits of both, log-probs, their gap, shares.
 WITH_REFERENCE = 5

@@ -23,13 +23,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import adapters, multimodal, quantized
+from scoreonce.stages.models import adapters, four_bits, multimodal
 from scoreonce.stages.weights.finite import require_finite
 from scoreonce.stages.weights.loading_report import require_whole
 
 if TYPE_CHECKING:
     from scoreonce.schemas.manifests import SpecialTokens
-    from scoreonce.stages.config import Quantization
+    from scoreonce.stages.config import Quantization, Reference
 
 disable_progress_bar()  # a stage shows only its own bar
 
@@ -125,7 +125,7 @@ def load_model(
     from scoreonce.stages.weights import policy_manifest
 
     policy_manifest.require_sound(folder)
-    options = quantized.nf4_options(folder, getattr(torch, dtype), device) if quantization else {}
+    options = four_bits.nf4_options(folder, getattr(torch, dtype), device) if quantization else {}
     model, report = from_files(folder, config_without_dropout(folder), getattr(torch, dtype), **options)
     require_whole(
         str(folder),
@@ -135,10 +135,22 @@ def load_model(
     )
     require_finite(model, folder)
     if quantization:
-        quantized.require_nf4(model, folder)
+        four_bits.require_nf4(model, folder)
     if adapter is not None:
         model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
     return model.eval().to(device)
+
+
+def load_reference(reference: Reference, device: torch.device | str) -> PreTrainedModel:
+    """The model that [reference] of a run file describes, as `load_model` gives it."""
+    return load_model(
+        reference.model,
+        dtype=reference.dtype,
+        device=device,
+        revision=reference.revision,
+        adapter=reference.adapter,
+        quantization=reference.quantization,
+    )
 
 
 def from_files(

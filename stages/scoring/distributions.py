@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from scoreonce.pipeline.head.quantised import quantised, restored
+from scoreonce.pipeline.head.int8_states import quantised, restored
 from scoreonce.stages.config import Score
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def estimate_scoring(job: ScoringJob) -> ScoringEstimate:
 
 def tensor_bytes(job: ScoringJob, scorer: ModelScorer, work: UnscoredCompletions) -> int:
     """Disk that whole distributions and pooled states of the unscored completions take."""
-    from scoreonce.pipeline.head.quantised import int8_bytes  # torch
+    from scoreonce.pipeline.head.int8_states import int8_bytes  # torch
 
     width, element = scorer.head().weight.shape[1], scorer.head().weight.element_size()
     states = int8_bytes(width) if job.score.hidden == "int8" else width * element

@@ -24,7 +24,7 @@ from scoreonce.pipeline.head.log_probs import Head, StateError, TopK, state_erro
 from scoreonce.pipeline.head.token_scores import sum_per_completion
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.models.forward_record import provenance_of
-from scoreonce.stages.models.loading import keep_freed_memory, load_model, require_fit, resolve_device
+from scoreonce.stages.models.loading import keep_freed_memory, load_reference, require_fit, resolve_device
 from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.sharded.processes import mesh_of
 
@@ -109,14 +109,7 @@ class ModelScorer:
                 first=first,
             )
             return cls(scorer, found, compute.budget(device.type), head, compute.compile)
-        model = load_model(
-            reference.model,
-            dtype=reference.dtype,
-            device=device,
-            revision=reference.revision,
-            adapter=reference.adapter,
-            quantization=reference.quantization,
-        )
+        model = load_reference(reference, device)
         require_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
         budget = compute.budget(device.type)
         multiple = sequence_multiple(budget)

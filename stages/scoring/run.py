@@ -193,7 +193,7 @@ def _restore_head(job: ScoringJob) -> None:
     from scoreonce.pipeline.forward import architecture
     from scoreonce.pipeline.forward.head_probe import understand_head
     from scoreonce.stages.models.lineage import Start
-    from scoreonce.stages.models.loading import load_model, resolve_device
+    from scoreonce.stages.models.loading import load_reference, resolve_device
     from scoreonce.stages.sharded.load import few_layers
 
     assert job.score.form is not None
@@ -202,15 +202,7 @@ def _restore_head(job: ScoringJob) -> None:
         start = Start(reference.model, reference.revision, None)
         lm = few_layers(start, getattr(torch, reference.dtype), device)
     else:  # which may have a head of its own
-        model = load_model(
-            reference.model,
-            dtype=reference.dtype,
-            device=device,
-            revision=reference.revision,
-            adapter=reference.adapter,
-            quantization=reference.quantization,
-        )
-        lm = architecture.causal_lm(model)
+        lm = architecture.causal_lm(load_reference(reference, device))
     understand_head(lm)
     job.store.head(job.score.form).write(architecture.head_of(lm))
 

@@ -18,7 +18,7 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import adapters, lineage, loading, quantized
+from scoreonce.stages.models import adapters, four_bits, lineage, loading
 from scoreonce.stages.train import save_policy
 from scoreonce.stages.weights import model_digests, policy_manifest
 
@@ -75,7 +75,7 @@ def _write(run: Run, paths: RunPaths, record: Lineage) -> None:
     model = loading.load_model(
         start.model, dtype=dtype, device=device, revision=start.revision, quantization=quantization
     )
-    model = adapters.merged(quantized.with_all_bits(model).cpu() if quantization else model, paths.policy)
+    model = adapters.merged(four_bits.with_all_bits(model).cpu() if quantization else model, paths.policy)
     save_policy.save(paths.merged, model, start=start, data=run.data, lineage=record, inside=paths.out)
     logger.info("%s: merged in %s, model in %s", paths.label, dtype, paths.merged)
 

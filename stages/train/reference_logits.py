@@ -13,8 +13,8 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequenc
 from scoreonce.pipeline.batches.read_ahead import ReadAhead
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.scorer import TokenScorer
+from scoreonce.pipeline.head.int8_states import Int8States, restored
 from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
-from scoreonce.pipeline.head.quantised import Int8States, restored
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
@@ -44,6 +44,11 @@ class Provider:
     def __call__(self, rows: Sequence[PromptRow]) -> ReferenceDistribution:
         """The reference's distributions at the completion tokens of the rows."""
         return self.given(rows)._replace(perturbation=self.perturbation, rounded=self.rounded)
+
+    @property
+    def reads_ahead(self) -> bool:
+        """Whether it reads from disk, and gains from knowing what comes next."""
+        return self.ahead is not None
 
     def announce(self, batches: Sequence[Sequence[PromptRow]]) -> None:
         """Begin to read what the step after the next needs, where it is read from disk. See `ReadAhead.announce`."""
@@ -132,16 +137,7 @@ def _live(scorer: TokenScorer, *, adapter_off: bool = False) -> Given:
 
 
 def _loaded(run: Run, device: torch.device, longest_row: int, layout: RowLayout) -> TokenScorer:
-    reference = run.reference
-    model = loading.load_model(
-        reference.model,
-        dtype=reference.dtype,
-        device=device,
-        revision=reference.revision,
-        adapter=reference.adapter,
-        quantization=reference.quantization,
-    )
-    model.requires_grad_(False)
+    model = loading.load_reference(run.reference, device).requires_grad_(False)
     multiple = sequence_multiple(run.compute.budget(device.type))
     found = agreed_layout(
         model, run.compute.attention, longest_row, multiple, compiled=run.compute.compile, first=layout

@@ -231,7 +231,7 @@ class Trainer:
         )
         if step > self.steps:
             pairs = pairs[:0]
-        if self.reference is not None:
+        if self.reference is not None and self.reference.reads_ahead:
             rows = [self.data.row(pair) for pair in pairs]
             size = settings.microbatch_pairs if settings.scope == "microbatch" else max(1, len(rows))
             parts = [self.step.batches(rows[part], self.budget) for part in slices(len(rows), size)]

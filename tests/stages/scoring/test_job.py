@@ -86,7 +86,7 @@ def test_rows_follow_the_schema(world):
 def test_a_second_time_the_model_is_not_even_loaded(world, monkeypatch):
     world.prepare(world.random_pairs(20))
     first = score_completions(ScoringJob.of(world.run()))
-    monkeypatch.setattr(inference, "load_model", None)
+    monkeypatch.setattr(inference, "load_reference", None)
     second = score_completions(ScoringJob.of(world.run()))
     assert (first.scored, first.reused) == (40, 0)
     assert (second.scored, second.reused) == (0, 40)

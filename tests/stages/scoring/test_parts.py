@@ -128,7 +128,7 @@ def test_parts_without_a_prompt_load_no_model(world, monkeypatch):
     """Three completions of one prompt, in two pairs: they are in the same part of five."""
     world.prepare([([1, 5], [7, 2], [8, 3]), ([1, 5], [7, 2], [9, 3])])
     assert sorted(score.score(world.run(), part=f"{number}/5").scored for number in range(1, 6)) == [0, 0, 0, 0, 3]
-    monkeypatch.setattr(inference, "load_model", None)
+    monkeypatch.setattr(inference, "load_reference", None)
     assert [score.score(world.run(), part=f"{number}/5").scored for number in range(1, 6)] == [0] * 5
 
 

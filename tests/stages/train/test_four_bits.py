@@ -104,10 +104,10 @@ def test_qlora_trains_from_the_scored_reference(scored, more, capsys):
 def test_the_gradient_reaches_every_layer_as_with_all_bits(scored):
     """Against the same values in float32: of every matrix, those of the first layer and behind the 4 bits too."""
     four = loading.load_model(str(scored.model()), dtype="float32", device="cpu", quantization="nf4")
-    from scoreonce.stages.models import adapters, quantized
+    from scoreonce.stages.models import adapters, four_bits
     from scoreonce.stages.models.lora import Lora
 
-    whole = quantized.with_all_bits(
+    whole = four_bits.with_all_bits(
         loading.load_model(str(scored.model()), dtype="float32", device="cpu", quantization="nf4")
     )
     gradients = []

@@ -1,8 +1,8 @@
 """Hidden states in 8 bits: a code per element, and a scale for each group of neighbouring elements of a token.
 
 At width 4,096 a token takes 4,096 codes and 128 scales of 2 bytes: 4,352 bytes in place of 8,192 in bfloat16. Methods
-read the restored states, so what counts is the error of the distributions that the head makes of them; `state_error` of
-`head` measures it.
+read the restored states, so what counts is the error of the distributions that the head makes of them, which
+`log_probs.state_error` measures.
 
 Dimensions: tokens, hidden, groups = hidden / GROUP, rounded up.
 """

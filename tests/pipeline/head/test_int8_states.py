@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from scoreonce.pipeline.head import quantised as module
+from scoreonce.pipeline.head import int8_states as module
+from scoreonce.pipeline.head.int8_states import int8_bytes, quantised, restored
 from scoreonce.pipeline.head.log_probs import Head, state_error
-from scoreonce.pipeline.head.quantised import int8_bytes, quantised, restored
 
 
 def test_codes_and_scales_by_hand():
