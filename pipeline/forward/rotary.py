@@ -31,9 +31,8 @@ class _Limit(NamedTuple):
 class _OwnLengths:
     """In the place of a rotary embedding's forward function: frequencies by `lengths`, not by the longest position."""
 
-    lengths: Tensor | None = (
-        None  # (sequences, length) int64, or PADDING; None: one sequence, or none longer than usual
-    )
+    # (sequences, length) int64, or PADDING; None: one sequence, or none that is longer than usual.
+    lengths: Tensor | None = None
 
     def __init__(self, rotary: nn.Module) -> None:
         self.rotary = rotary

@@ -157,7 +157,12 @@ def test_auto_is_full_where_whole_weights_do_not_fit(without_weights, options, s
     found = estimate(without_weights.run(compute={"device": "auto"}), **options)
     assert found.shard == shard
     assert [note in each for each in found.notes if 'compute.shard = "auto"' in each] == ([True] if note else [])
-    assert estimate(without_weights.run(), gpus=2, memory=1e-6).shard == "none"  # processes on a CPU
+
+
+def test_auto_is_none_for_processes_on_a_cpu(without_weights):
+    """Where nothing fits into three GiB of a GPU."""
+    found = estimate(without_weights.run(), gpus=2, memory=3.0)
+    assert (found.device, found.shard) == ("cpu", "none")
 
 
 def test_offloading_takes_parts_out_of_the_gpu(without_weights):
