@@ -143,6 +143,10 @@ class Compute(_Section):
         description="keep the optimizer's state and float32 weights in the CPU's memory, and step there: less GPU "
         "memory, more time",
     )
+    offload_activations: bool = Field(
+        False,
+        description="with gradient_checkpointing, keep in the CPU's memory what it keeps: less GPU memory",
+    )
 
     def budget(self, device_type: str) -> int:
         """Tokens per forward pass on "cpu" or "cuda".

@@ -74,6 +74,8 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
     on_gpu = device_of(run.compute) == "cuda"
+    if train.gradient_checkpointing and on_gpu and not run.compute.offload_activations:
+        yield _key("compute.offload_activations", True)
     if sharing.shard != "none" and not sharing.offload and on_gpu:
         yield Setting("compute.offload=true", {"compute.offload": True}, {"offload": True})
     if sharing.shard == "none" and on_gpu and not run.compute.offload_optimizer:

@@ -54,6 +54,7 @@ def estimate(
     Raises `InputError` where the model cannot be built from its configuration.
     """
     policy.require_lora_settings(run)
+    policy.require_activations_to_offload(run, peaks.device_of(run.compute))
     _require_counts(gpus, per_machine, memory, tflops, mfu)
     per_machine = per_machine or min(gpus, USUAL_MACHINE)
 
@@ -63,6 +64,7 @@ def estimate(
         return peaks.training(run, counted(run.model_dump_json(exclude_unset=True)), sharing)
 
     trained = counted(run.model_dump_json(exclude_unset=True))
+    staying = counted(run.replace({"compute.offload_activations": False}).model_dump_json(exclude_unset=True))
     scored = peaks.counted_scoring(
         run.reference,
         run.compute,
@@ -101,7 +103,7 @@ def estimate(
         _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
         _stage(peaks.scoring(run.reference, run.compute, scored, sharing), limit, scored, given, passes=1),
         changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
-        tuple(_notes(run, sharing, trained, peak, asked, limit)),
+        tuple(_notes(run, sharing, trained, staying, peak, asked, limit)),
     )
 
 
@@ -121,7 +123,10 @@ def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, 
     )
 
 
-def _notes(run: Run, sharing: Sharing, counted: Counted, peak: Peak, asked: str, limit: int | None) -> list[str]:
+def _notes(
+    run: Run, sharing: Sharing, counted: Counted, staying: Counted, peak: Peak, asked: str, limit: int | None
+) -> list[str]:
+    """`staying`: counted without offloaded activations."""
     notes = []
     if counted.workload.pairs is None:
         notes.append("The pairs are not prepared: micro-batches are taken to be full, nearly all of it completions.")
@@ -144,6 +149,9 @@ def _notes(run: Run, sharing: Sharing, counted: Counted, peak: Peak, asked: str,
         notes.append(f"The offloaded optimizer takes {taken} of the CPU's memory for each process.")
     elif run.train.optimizer.startswith("paged_"):
         notes.append(f"The state of {run.train.optimizer} moves to the CPU's memory where the GPU's runs out.")
+    if run.compute.offload_activations:
+        taken = size(staying.sizes.microbatch.kept - counted.sizes.microbatch.kept)
+        notes.append(f"Offloaded activations take {taken} of the CPU's memory for each process.")
     if sharing.shard != "none" and run.reference.quantization:
         notes.append("A model in 4 bits is not sharded yet: every GPU needs all of it.")
     if not state_size(run.train.optimizer).known:

@@ -31,7 +31,7 @@ def policy(run: Run) -> nn.Module:
     elif adapter:
         model = adapters.shaped(model, adapter, trains=True)
     if settings.gradient_checkpointing:
-        loading.recompute_activations(model)
+        loading.recompute_activations(model, offload=run.compute.offload_activations)
     return model
 
 

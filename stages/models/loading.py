@@ -22,6 +22,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.activation_offload import ActivationOffload
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.models import adapters, four_bits, multimodal
 from scoreonce.stages.weights.finite import require_finite
@@ -215,16 +216,20 @@ def _code_fix(error: BaseException) -> str | None:
     return "The folder has Python code of its own. Read it, and if you trust it, add --trust-remote-code."
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Enable gradient checkpointing.
+def recompute_activations(model: PreTrainedModel, *, offload: bool = False) -> None:
+    """Enable gradient checkpointing; `offload`: what it keeps is in the CPU's memory meanwhile.
 
     transformers recomputes a module only in training mode, so those modules are in it and no others: `model.train()`
     would also add the noise by which routers of experts explore.
     """
     with adapters.deprecations_ignored():
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    around = ActivationOffload().around
     for module in model.modules():
         module.training = bool(getattr(module, "gradient_checkpointing", False))
+        checkpoint = vars(module).get("_gradient_checkpointing_func")
+        if offload and checkpoint is not None:
+            vars(module)["_gradient_checkpointing_func"] = around(checkpoint)
 
 
 def dropout_settings(config: PretrainedConfig) -> dict[str, float]:

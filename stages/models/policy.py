@@ -87,6 +87,26 @@ def require_lora_settings(run: Run) -> None:
         )
 
 
+def require_activations_to_offload(run: Run, device: str) -> None:
+    """Raise `InputError` where the run offloads activations that are not kept, or not on a GPU; `device`: its type."""
+    if not run.compute.offload_activations:
+        return
+    if not run.train.gradient_checkpointing:
+        raise InputError(
+            "Only what gradient checkpointing keeps of activations is offloaded.",
+            found="compute.offload_activations = true, train.gradient_checkpointing = false",
+            where="compute.offload_activations",
+            fix="Set train.gradient_checkpointing = true, or compute.offload_activations = false.",
+        )
+    if device == "cpu":
+        raise InputError(
+            "Offloading takes activations out of a GPU's memory, and there is no GPU.",
+            found=f"compute.offload_activations = true, compute.device = {run.compute.device!r}, no CUDA device in use",
+            where="compute.offload_activations",
+            fix="Set compute.offload_activations = false.",
+        )
+
+
 def _require_rank(run: Run) -> None:
     """Raise `InputError` for settings of new matrices where there are none: they would do nothing."""
     settings, default = run.train, Train()

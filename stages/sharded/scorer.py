@@ -52,14 +52,14 @@ def sharded_scorer(
         )
         router = router_of(model) if settings.router_aux_loss else None
         if settings.gradient_checkpointing:
-            loading.recompute_activations(model)
+            loading.recompute_activations(model, offload=compute.offload_activations)
             layout_probe.require_same_in_training(model, found.layout, multiple)
         return layout_probe.ProbeOutcome.of(model, found), router
 
     outcome, router = on_first(tried)
     empty = empty_policy(run)
     if settings.gradient_checkpointing:
-        loading.recompute_activations(empty.model)
+        loading.recompute_activations(empty.model, offload=compute.offload_activations)
     scorer = TokenScorer(
         empty.model,
         outcome.probe.layout,

@@ -177,6 +177,7 @@ def _require_trackers(names: list[str]) -> None:
 
 def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     device = loading.resolve_device(run.compute.device)
+    policy.require_activations_to_offload(run, device.type)
     _require_trackers(run.train.log_with)
     accelerator = Accelerator(
         cpu=device.type == "cpu", log_with=run.train.log_with or None, project_dir=paths.training / "trackers"

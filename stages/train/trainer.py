@@ -369,7 +369,7 @@ def _whole_scorer(
         model, compute.attention, data.longest_row, multiple, compiled=compute.compile, trains=True, first=first
     )
     if settings.gradient_checkpointing:
-        loading.recompute_activations(model)
+        loading.recompute_activations(model, offload=compute.offload_activations)
         layout_probe.require_same_in_training(model, found.layout, multiple)
     router = router_of(model) if settings.router_aux_loss else None
     masks = masking(method, model, device)

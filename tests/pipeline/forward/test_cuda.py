@@ -16,6 +16,7 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head import kernels as fused
 from scoreonce.pipeline.head.log_probs import Head, token_columns
 from scoreonce.pipeline.training.step import Step
+from scoreonce.stages.models import loading
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
@@ -120,6 +121,28 @@ def test_the_compiled_head_gives_the_plain_heads_numbers(monkeypatch, dtype, sca
         made[name] = [columns.logps.detach(), *columns.statistics, *(leaf.grad for leaf in leaves)]
     for ours, theirs in zip(made["compiled"], made["plain"], strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4)
+
+
+def test_offloaded_activations_leave_gradients_and_take_less_memory():
+    """Inputs of eight blocks, 2 MiB each: six of them are not on the GPU when the last block has run."""
+    torch.manual_seed(0)
+    rows = random_rows(4000)
+    found, peaks = [], []
+    for offload in (False, True):
+        config = tr.LlamaConfig(**{**COMMON, "num_hidden_layers": 8})
+        torch.manual_seed(0)
+        model = tr.AutoModelForCausalLM.from_config(config).to("cuda")
+        loading.recompute_activations(model, offload=offload)
+        torch.cuda.reset_peak_memory_stats()
+        scored = TokenScorer(model, "padded")(rows)
+        peaks.append(torch.cuda.memory_allocated())
+        scored.sums().sum().backward()
+        found.append((scored.token_logps.detach(), gradient_of(model)))
+    (logps, gradient), (others, expected) = found
+    assert (logps - others).abs().max() < 1e-5
+    assert (gradient - expected).norm() < 1e-5 * expected.norm()
+    size = sum(len(row.prompt) + len(ids) for row in rows for ids in row.completions) * 128 * 4
+    assert peaks[0] - peaks[1] > 6 * size
 
 
 def test_a_step_waits_as_often_however_it_is_split():

@@ -10,6 +10,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli
 from scoreonce.stages.estimate import text
 from scoreonce.stages.estimate.stage import estimate
+from scoreonce.stages.memory import peaks
 from scoreonce.stages.memory.workload import of_pairs
 
 GIB = 1 << 30
@@ -206,6 +207,31 @@ def test_an_offloaded_optimizer_is_proposed_and_counted(without_weights):
     assert ("compute.offload_optimizer=true",) not in [change.settings for change in found.changes]
     assert any(f"takes {size(16 * parameters(without_weights))} of the CPU's memory" in note for note in found.notes)
     assert any("does not offload" in note for note in estimate(offloaded, shard="full").notes)
+
+
+def test_offloaded_activations_are_proposed_and_counted(without_weights):
+    """The inputs of six layers, 32 float32 values a position; at the peak two are there: one used, one coming back."""
+    run = without_weights.run(
+        reference={"model": str(without_weights.model("deep", num_hidden_layers=6))},
+        compute={"device": "auto", "tokens_per_microbatch": 16_384},
+        train={"gradient_checkpointing": True},
+    )
+    assert ("compute.offload_activations=true",) in [change.settings for change in estimate(run, memory=1e-6).changes]
+    offloaded = run.replace({"compute.offload_activations": True})
+    found = estimate(offloaded, memory=1e-6)
+    each = found.microbatch * 32 * 4
+    assert any(f"Offloaded activations take {size(6 * each)} of the CPU's memory" in note for note in found.notes)
+    counted, kept = (peaks.counted_training(given, 1).sizes.microbatch for given in (offloaded, run))
+    assert kept.kept - counted.kept == 6 * each
+    assert kept.peak - counted.peak == 4 * each
+    assert ("compute.offload_activations=true",) not in [change.settings for change in found.changes]
+    for refused, what in (
+        ({"train.gradient_checkpointing": False}, "Only what gradient checkpointing keeps"),
+        ({"compute.device": "cpu"}, "there is no GPU"),
+    ):
+        with pytest.raises(InputError, match=what) as caught:
+            estimate(offloaded.replace(refused))
+        assert caught.value.where == "compute.offload_activations"
 
 
 def test_four_bits_are_counted_and_proposed(without_weights):
