@@ -18,8 +18,8 @@ def results():
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("peers", "growth", "hh", "audit")),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index", "full_vocabulary")),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("peers", "growth", "hh", "audit", "full_vocabulary")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index")),
     ],
 )
 def test_smoke(name, request):

@@ -238,8 +238,13 @@ def test_plan_gives_every_process_as_many_micro_batches():
     assert MicrobatchPlan.of([3], 2, 8, microbatches).microbatches == (((0,),), ((),))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo", "hinge"])
+@pytest.mark.parametrize(
+    "loss_type",
+    [
+        pytest.param("sigmoid", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.long) for name in ("ipo", "hinge")),
+    ],
+)
 def test_training_reproduces_trl(shared, loss_type):
     """TRL 1.16's own 15 steps on the same ids in the same order: loss and gradient norm to 1e-4 relative."""
     from transformers import AutoModelForCausalLM

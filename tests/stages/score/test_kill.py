@@ -33,7 +33,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_twenty_times_and_resumed(world):
     """A run that is killed leaves whole shards, or nothing; the last one finishes the work."""
     pairs = world.random_pairs(260)

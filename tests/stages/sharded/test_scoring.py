@@ -61,7 +61,7 @@ def adapter(world, seed):
     return str(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_score_and_evaluate_models_with_an_adapter(world):
     world.prepare(world.random_pairs(12), world.random_pairs(8, seed=1))
     reference = {"adapter": adapter(world, 1)}

@@ -174,7 +174,7 @@ def test_an_encoder_decoder_is_refused_by_name():
         multimodal.auto_class(tr.Blip2Config(text_config={"model_type": "t5"}))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_with_a_part_each_train_the_same(world):
     world.prepare(world.random_pairs(12), world.random_pairs(4, seed=1))
     one = run_of(world, "qwen2_5_vl", "one")
