@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
-
-import vl_convert
 
 from scoreonce.pipeline.evaluation.summary import RATES
 from scoreonce.pipeline.pages import kit
@@ -61,16 +58,10 @@ def render(data: ReportData) -> str:
             reference_facts=reference_facts(data.reference_manifest),
             settings=settings(data.runs),
             behind=behind_text,
-            style=kit.style("report/report.css"),
-            **_script(),
+            style=kit.style("charts.css", "report/report.css"),
+            **kit.charts_script(),
         )
     )
-
-
-@cache
-def _script() -> Mapping[str, str]:
-    """vega, vega-lite and vega-embed with our drawing code at their end, about 0.9 MB, bundled without network."""
-    return kit.script(vl_convert.javascript_bundle(kit.resource("report/report.js")))
 
 
 def _pace(run: RunRecord) -> Mapping[str, Any]:
