@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report bench clean FORCE
+.PHONY: help setup demo test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report compare bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,8 @@ score: $(MADE)/score ## reference log-probs of every completion, once
 train: $(TRAINED:%=$(MADE)/train-%) ## policies from the cached columns
 evaluate: $(TRAINED:%=$(MADE)/evaluate-%) ## policies on the held-out pairs
 report: $(MADE)/report ## one HTML page about all policies
+compare: $(MADE)/prepare ## what [compare] of RUN asks for: several trainings, and which to take
+	$(SCOREONCE) compare $(ARGS) $(COMPARE_ARGS)
 
 $(MADE)/prepare: $(RUN) $(MADE)/set | $(READY)
 	$(SCOREONCE) prepare $(ARGS)

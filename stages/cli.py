@@ -26,6 +26,7 @@ from scoreonce.stages.commands.options import (
     AsJson,
     AsMarkdown,
     AsOneJson,
+    Compared,
     Contamination,
     Drop,
     DryRun,
@@ -33,6 +34,7 @@ from scoreonce.stages.commands.options import (
     FailOn,
     FullVocab,
     Gpus,
+    Jobs,
     Label,
     Labels,
     LockTimeout,
@@ -53,10 +55,14 @@ from scoreonce.stages.commands.options import (
     Replace,
     Restart,
     RunFile,
+    Search,
+    Seeds,
     Sets,
     Shard,
     Tflops,
+    Trials,
     Trust,
+    Varied,
     Version,
     What,
 )
@@ -302,6 +308,34 @@ def evaluate(
 
     for settings in runs:
         stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
+
+
+@app.command()
+def compare(
+    run: RunFile,
+    sets: Varied = None,
+    methods: Compared = None,
+    seeds: Seeds = None,
+    search: Search = None,
+    trials: Trials = None,
+    jobs: Jobs = None,
+    lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
+    trust: Trust = False,
+) -> None:
+    """Train several methods and settings, and say which to take.
+
+    Prepares and scores what is not done yet, once; each training goes on where it was interrupted. Ranks on the same
+    held-out pairs.
+    """
+    from scoreonce.stages.compare.options import settings_of, varied
+
+    fixed, vary = varied(sets or [])
+    given = {"methods": methods, "seeds": seeds, "search": search, "trials": trials}
+    settings = settings_of(_load(run, fixed), vary, given)
+    from scoreonce.stages.compare import stage
+
+    stage.compare(settings, jobs=jobs, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -313,6 +313,24 @@ class Evaluate(_Section):
         return None if label is None else require_name(label, "evaluate.label, or --label")
 
 
+class Compare(_Section):
+    """Several trainings on the same pairs and scores, and which of them to take."""
+
+    methods: list[str] = Field([], description="methods to compare; by default train.method")
+    vary: dict[str, list[Any]] = Field(
+        {}, description='values of keys of [train], all combinations: {"train.beta" = [0.01, 0.1]}'
+    )
+    seeds: int = Field(1, ge=1, description="trainings of each candidate, with train.seed and the numbers after it")
+    search: Literal["grid", "random", "halving"] = Field(
+        "grid",
+        description="grid: every combination; random: `trials` of them; halving: all for a short training, the best "
+        "for longer ones",
+    )
+    trials: int = Field(16, ge=1, description="combinations that a random search draws")
+    keep: int = Field(3, ge=2, description="successive halving goes on with the best 1 in `keep`")
+    seed: int = Field(0, ge=0, description="of the random search")
+
+
 class Run(_Section):
     """A run file."""
 
@@ -324,6 +342,7 @@ class Run(_Section):
     score: Score = Score()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
+    compare: Compare = Compare()
 
     @classmethod
     def load(cls, path: str | Path, settings: Mapping[str, Any] | None = None) -> Run:

@@ -113,18 +113,22 @@ def override(tree: Tree, text: str) -> None:
             where="--set",
             fix="Write it as --set train.beta=0.05.",
         )
+    put(tree, key.strip(), value_of(value, key.strip()), "--set")
+
+
+def value_of(text: str, key: str) -> Any:
+    """The value of an override: TOML, or text without quotes. Raises `InputError` where it cannot be read."""
     try:
-        parsed = _parsed(f"value = {value}")["value"]
+        return _parsed(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        parsed = value
+        return text
     except ValueError as error:
         raise InputError(
             "The value of an override cannot be read.",
             found=f"{error}",
-            where=f"--set {key.strip():.{SHOWN}}",
+            where=f"--set {key:.{SHOWN}}",
             fix="Give a value as a run file has it: a number, text, or a short list.",
         ) from None
-    put(tree, key.strip(), parsed, "--set")
 
 
 def put(tree: Tree, key: str, value: Any, where: str) -> None:

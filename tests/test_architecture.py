@@ -45,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "pipeline.pages": set(),
     "pipeline.pages.report": {"pipeline.pages", "pipeline.evaluation"},
+    "pipeline.pages.compare": {"pipeline.pages", "pipeline.evaluation"},
     "pipeline.pages.audit": {"pipeline.pages", "pipeline.text"},
     "pipeline.demo": {"pipeline.evaluation"},
     "stages": set(),
@@ -72,6 +73,7 @@ SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory",
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
+ARROWS["stages.compare"] = SHARED | {"stages.prepare", "stages.score", "stages.train", "stages.evaluate", "pipeline"}
 ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}

@@ -6,7 +6,7 @@ notebook. Read `pieces/registry.py` for what a piece is, `papers/dpo.py` and `pa
 """
 
 from scoreonce.pipeline.methods import papers  # noqa: F401  # registers the methods
-from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, method, resolve
+from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, accepted, method, resolve
 from scoreonce.pipeline.methods.chain import Method, Outcome, Paper
 from scoreonce.pipeline.methods.pieces.registry import calibration, derived, objective, rewards, selection, statistic
 from scoreonce.pipeline.methods.plain_tensors import apply, exponential_draws
@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "Paper",
     "TableRow",
+    "accepted",
     "apply",
     "calibration",
     "derived",

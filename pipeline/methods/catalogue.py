@@ -9,7 +9,7 @@ from typing import Any
 from scoreonce.pipeline.methods.chain import Method, Paper
 from scoreonce.pipeline.methods.compose import Row, compose, registered
 from scoreonce.pipeline.methods.mixture import checked_weights, parsed, weighted_sum
-from scoreonce.pipeline.methods.pieces.hyperparameters import WHERE
+from scoreonce.pipeline.methods.pieces.hyperparameters import SYNONYMS, WHERE
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Kind, Piece
 from scoreonce.pipeline.methods.pieces.standard import constant, every_pair
 from scoreonce.pipeline.methods.refused import refuse
@@ -87,6 +87,13 @@ def resolve(
         selection=_piece("selection", selection) if selection else start.selection,
     )
     return compose(_named(row, start), settings)
+
+
+def accepted(name: str) -> frozenset[str]:
+    """The names under which a method takes hyperparameters, its own and others. Raises `InputError` as `resolve`."""
+    known = resolve(name, {}).hyperparameters
+    others = {**SYNONYMS, **_start(name, None).synonyms}
+    return frozenset(known) | {other for other, ours in others.items() if ours in known}
 
 
 def _module(objective: Function | Mapping[Function, float]) -> str:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from scoreonce.schemas.errors import InputError
     from scoreonce.stages.audit.stage import audit
     from scoreonce.stages.common.messages import verbose
+    from scoreonce.stages.compare.stage import compare
     from scoreonce.stages.config import Run
     from scoreonce.stages.estimate.stage import estimate
     from scoreonce.stages.evaluate.stage import evaluate
@@ -41,6 +42,7 @@ __all__ = [
     "Run",
     "__version__",
     "audit",
+    "compare",
     "estimate",
     "evaluate",
     "merge",
@@ -52,7 +54,7 @@ __all__ = [
     "verbose",
 ]
 
-STAGES = ("audit", "estimate", "evaluate", "prepare", "report", "score", "train")
+STAGES = ("audit", "compare", "estimate", "evaluate", "prepare", "report", "score", "train")
 # Imported when first used: torch alone takes seconds, and `scoreonce --help` comes through here too.
 _MODULES = {
     "InputError": "schemas.errors",

@@ -49,6 +49,44 @@ Methods = Annotated[
         help="Method, in place of the run file's; repeatable, one run after the other. See `scoreonce methods`.",
     ),
 ]
+Compared = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--method",
+        metavar="NAME,NAME",
+        help="Methods to compare (compare.methods); several with commas, or repeated.",
+    ),
+]
+Varied = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override one key of the run file; several values with commas, of a key of [train], are compared "
+        "(compare.vary): train.beta=0.05,0.1. Repeatable.",
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", metavar="N", min=1, help="Trainings of each candidate (compare.seeds).")
+]
+Search = Annotated[
+    Literal["grid", "random", "halving"] | None,
+    typer.Option(
+        "--search",
+        help="grid: every combination. random: some of them. halving: all for a short training, the best for longer "
+        "ones (compare.search).",
+    ),
+]
+Trials = Annotated[
+    int | None,
+    typer.Option("--trials", metavar="N", min=1, help="Combinations of a random search (compare.trials)."),
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", metavar="N", min=1, help="Trainings at a time; by default one on each GPU, and one without GPUs."
+    ),
+]
 Label = Annotated[
     str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
 ]

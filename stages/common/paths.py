@@ -167,6 +167,11 @@ class RunPaths:
         return self.evaluation / "summary.json"
 
     @property
+    def comparison(self) -> Path:
+        """Folder of the comparison of training runs: trials.parquet, compare.json, index.html."""
+        return self.out / "compare"
+
+    @property
     def audit(self) -> Path:
         """Folder of the audit: index.html, audit.json, pairs.parquet, measures.parquet (reused by later audits)."""
         return self.out / "audit"

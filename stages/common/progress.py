@@ -31,6 +31,11 @@ def show(on: bool) -> None:
     _shown = on
 
 
+def shown() -> bool:
+    """Whether progress bars are shown."""
+    return _shown
+
+
 @contextmanager
 def progress(total: int, unit: str, description: str, *, done: int = 0, enabled: bool = True) -> Iterator[tqdm[Any]]:
     """A bar over `total` units, `done` of them already finished. Use `.update(n)` and `.set_postfix_str(...)`.

@@ -13,6 +13,7 @@ from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 
 if TYPE_CHECKING:
+    from scoreonce.pipeline.evaluation.standings import Standings
     from scoreonce.pipeline.templates.preview import PairText
     from scoreonce.pipeline.text.rows_to_pairs import QuarantinedRow
     from scoreonce.schemas.manifests import PairCounts, PairsManifest
@@ -146,6 +147,25 @@ class AuditResult:
     def pairs(self) -> pl.DataFrame:
         """One row per pair of both splits, with its measures and a boolean column per finding."""
         return read_frame(self.paths.audit_pairs)
+
+
+@dataclass(frozen=True)
+class CompareResult:
+    """A comparison. `recommended` is the candidate to take, None where the data cannot tell; `reason` says why."""
+
+    paths: RunPaths
+    recommended: str | None
+    reason: str
+    standings: Standings = field(repr=False)
+
+    @property
+    def page(self) -> Path:
+        """The comparison as an HTML page."""
+        return self.paths.comparison / "index.html"
+
+    def trials(self) -> pl.DataFrame:
+        """One row per training: candidate, seed, label, held-out figures, seconds of its steps, failure."""
+        return read_frame(self.paths.comparison / "trials.parquet")
 
 
 @dataclass(frozen=True)

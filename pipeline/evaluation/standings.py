@@ -1,0 +1,118 @@
+"""Candidates of a comparison, ranked by held-out accuracy over the same pairs, and what that allows to decide.
+
+A candidate is a method with its settings, trained once for each seed. Two things make its accuracy uncertain: which
+pairs were held out, and which seed. With a(s, p) in {0, 1/2, 1} the score of seed s on pair p, ā(p) its mean over S
+seeds and m(s) its mean over P pairs, the variance of the mean of all is estimated as
+
+    var(ā) / P + var(m) / S.
+
+The difference of two candidates has var(ā - b̄) / P for the pairs, which are the same for both, and the sum of both
+seeds' terms. The quantile is the normal one for pairs and Student's for seeds; with one seed the second term is
+unknown and left out. Pairs are taken as independent: where many share a prompt, intervals are too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from scipy import stats
+
+from scoreonce.pipeline.evaluation.held_out import win_scores
+
+ERROR = 0.05  # of a wrong statement about any of the candidates, or of an interval alone
+CHANCE = 0.5
+Scores = npt.NDArray[np.float64]  # (seeds, pairs)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and both ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A candidate: its accuracy, and how far it is behind the best, in accuracy over the same pairs."""
+
+    name: str
+    seeds: int
+    accuracy: Interval
+    behind: Interval | None  # None for the best; simultaneous over all candidates
+    tied: bool  # with the best, or it
+
+
+@dataclass(frozen=True)
+class Standings:
+    """All candidates, best first, over the pairs that all of them rank."""
+
+    pairs: int
+    rows: tuple[Standing, ...]
+
+
+def standings(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> Standings:
+    """Rank candidates; `evaluations` has for each one a table of `EvaluationPair` by seed.
+
+    A pair counts where every table ranks it. Raises `ValueError` for no candidates, or none of the pairs shared.
+    """
+    scores, pairs = _scores(evaluations)
+    names = sorted(scores, key=lambda name: -float(scores[name].mean()))
+    best, others = names[0], len(names) - 1
+    rows = []
+    for name in names:
+        behind = None if name == best else _difference(scores[best], scores[name], ERROR / max(1, others))
+        tied = behind is None or behind.low <= 0
+        rows.append(Standing(name, len(scores[name]), _interval(scores[name]), behind, tied))
+    return Standings(pairs, tuple(rows))
+
+
+def _scores(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[dict[str, Scores], int]:
+    tables = {
+        name: [win_scores(table).select("pair_id", "accuracy") for table in each] for name, each in evaluations.items()
+    }
+    every = [table for each in tables.values() for table in each]
+    if not every:
+        raise ValueError("no candidate has been evaluated")
+    shared = reduce(lambda left, right: left.join(right, on="pair_id", how="semi"), every).select("pair_id")
+    if shared.is_empty():
+        raise ValueError("the evaluations have no pair in common")
+    return {
+        name: np.stack(
+            [shared.join(table, on="pair_id", maintain_order="left")["accuracy"].to_numpy() for table in each]
+        )
+        for name, each in tables.items()
+    }, shared.height
+
+
+def _interval(scores: Scores) -> Interval:
+    mean = float(scores.mean())
+    half = _half(scores.mean(0), [scores], ERROR)
+    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def _difference(best: Scores, other: Scores, error: float) -> Interval:
+    gap = best.mean(0) - other.mean(0)
+    mean, half = float(gap.mean()), _half(gap, [best, other], error)
+    return Interval(mean, mean - half, mean + half)
+
+
+def _half(by_pair: Scores, candidates: Sequence[Scores], error: float) -> float:
+    """Half the width of an interval of level 1 - error: pairs and seeds, each with its own quantile, as squares."""
+    tail = 1 - error / 2
+    square = 0.0
+    if len(by_pair) > 1:
+        square = float(stats.norm.ppf(tail)) ** 2 * float(by_pair.var(ddof=1)) / len(by_pair)
+    terms = [(float(each.mean(1).var(ddof=1)) / len(each), len(each) - 1) for each in candidates if len(each) > 1]
+    total = sum(term for term, _ in terms)
+    if total > 0:
+        # Welch and Satterthwaite's degrees of freedom.
+        freedom = total**2 / sum(term**2 / degrees for term, degrees in terms)
+        square += float(stats.t.ppf(tail, freedom)) ** 2 * total
+    return square**0.5

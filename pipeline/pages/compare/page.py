@@ -1,0 +1,63 @@
+"""One self-contained HTML page about a comparison: the decision, the standings, two kinds of charts, and the cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scoreonce.pipeline.pages import kit
+from scoreonce.pipeline.pages.charts import color, interval_strip, svg
+from scoreonce.pipeline.pages.compare.charts import accuracy_against_drift, by_setting
+from scoreonce.pipeline.pages.compare.data import Comparison
+
+
+def render(data: Comparison) -> str:
+    """The page, as HTML."""
+    charts = [accuracy_against_drift(data), *by_setting(data)]
+    return (
+        kit.environment()
+        .get_template("compare/compare.html.jinja")
+        .render(
+            data=data,
+            title="scoreonce compare",
+            headline=_headline(data),
+            rows=_rows(data),
+            charts=charts,
+            specs={chart.name: chart.spec for chart in charts},
+            failed=[trial for trial in data.trials if trial.failure],
+            seconds=sum(trial.seconds for trial in data.trials),
+            svg=svg,
+            style=kit.style("charts.css"),
+            **kit.charts_script(),
+        )
+    )
+
+
+def _headline(data: Comparison) -> str:
+    if data.decision.recommended is None:
+        return "The data cannot tell which to take"
+    tied = sum(row.tied for row in data.standings.rows)
+    if len(data.standings.rows) == 1:
+        return f"{data.decision.recommended} is the only candidate"
+    return f"Take {data.decision.recommended}" + (f", one of {tied} that are tied" if tied > 1 else "")
+
+
+def _rows(data: Comparison) -> list[dict[str, Any]]:
+    ends = [0.5, *(end for row in data.standings.rows for end in (row.accuracy.low, row.accuracy.high))]
+    room = 0.04 * (max(ends) - min(ends)) or 0.01
+    domain = min(ends) - room, max(ends) + room
+    return [
+        {
+            "standing": row,
+            "color": color(data.methods.index(str(data.settings[row.name]["train.method"]))),
+            "strip": interval_strip(
+                domain,
+                (row.accuracy.low, row.accuracy.mean, row.accuracy.high),
+                color(data.methods.index(str(data.settings[row.name]["train.method"]))),
+                [(float(trial.figures["accuracy"]), f"seed {trial.seed}") for trial in data.of(row.name)],
+            ),
+            "margin": data.mean(row.name, "margin"),
+            "drift": data.mean(row.name, "cross_entropy_increase"),
+            "seconds": sum(trial.seconds for trial in data.of(row.name)),
+        }
+        for row in data.standings.rows
+    ]

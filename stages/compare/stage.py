@@ -1,0 +1,188 @@
+"""Several trainings on the same pairs and scores, ranked on the same held-out pairs: which one to take.
+
+    scoreonce compare configs/x.toml --method dpo,beta_dpo --set train.beta=0.05,0.1 --seeds 3
+
+Prepares and scores what is not done yet, once. Each training is an ordinary one, under a label of its own in
+<out>/train, and so goes on where it was interrupted. Writes <out>/compare/: trials.parquet (one row per training),
+compare.json and index.html.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.evaluation.standings import Standings, standings
+from scoreonce.pipeline.pages.compare.data import Comparison, TrialRecord
+from scoreonce.pipeline.pages.compare.page import render
+from scoreonce.pipeline.pages.compare.verdict import Decision, decision
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.files import atomic, write_json, write_parquet
+from scoreonce.stages.common.frames import read_frame
+from scoreonce.stages.common.locking import locked
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.results import CompareResult
+from scoreonce.stages.compare import table
+from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
+from scoreonce.stages.compare.trials import Trial, gpus, run_all
+from scoreonce.stages.config import Run
+
+logger = logging.getLogger(__name__)
+
+
+def compare(run: Run, *, jobs: int | None = None, lock_timeout: float | None = None) -> CompareResult:
+    """Train every candidate of [compare] in the run file, and rank them on the held-out pairs.
+
+    `jobs` trainings run at the same time, each on a GPU of its own where there are GPUs; by default as many as there
+    are GPUs, or one. What is done already, by this command or by `train` under the same label, is not done again.
+    Another comparison in this run's folder is waited for, at most `lock_timeout` seconds. Raises `InputError` where the
+    candidates cannot be made, or none of them could be trained.
+    """
+    _require_no_launcher()
+    paths, planned = RunPaths.of(run), plan(run)
+    jobs = jobs or gpus(run.compute) or 1
+    with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
+        _say(planned, run)
+        scored = _prepared(run, lock_timeout)
+        trials = _search(run, planned, jobs, paths)
+        found = _ranked(trials, planned)
+        chosen = decision(found, _drift(trials, found))
+        _write(run, paths, planned, trials, found, chosen, scored)
+        for line in table.standing_lines(found, trials, chosen):
+            logger.info(line)
+        logger.info(f"page: {paths.comparison / 'index.html'}")
+    return CompareResult(paths, chosen.recommended, chosen.reason, found)
+
+
+def _require_no_launcher() -> None:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise InputError(
+            "A comparison starts its trainings itself.",
+            found=f"{os.environ['WORLD_SIZE']} processes of a launcher",
+            where="torchrun or accelerate launch",
+            fix="Start `scoreonce compare` alone: --jobs N trains N candidates at a time, each on a GPU of its own.",
+        )
+
+
+def _say(planned: Plan, run: Run) -> None:
+    for note in planned.notes:
+        logger.info(f"note: {note}: those settings do not vary for it")
+    count, seeds = len(planned.candidates), len(planned.seeds)
+    searched = {"grid": "each trained", "random": "drawn at random, each trained", "halving": "in rounds, each trained"}
+    logger.info(f"{count:,} candidates, {searched[run.compare.search]} with {seeds:,} seed{'s' * (seeds > 1)}")
+
+
+def _prepared(run: Run, lock_timeout: float | None) -> float:
+    """Pairs and scores, made where they are not there; returns the seconds that scoring took now."""
+    from scoreonce.stages.prepare import stage as prepare
+    from scoreonce.stages.score import stage as score
+
+    prepare.prepare(run, lock_timeout=lock_timeout)
+    started = time.perf_counter()
+    scored = score.score(run, lock_timeout=lock_timeout)
+    return time.perf_counter() - started if scored.scored else 0.0
+
+
+def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths) -> list[Trial]:
+    """All trainings: one round, or with successive halving several, each with the best of the one before."""
+    asked, candidates = run.compare, list(planned.candidates)
+    rounds = shares(len(candidates), asked.keep) if asked.search == "halving" else [1.0]
+    every: list[Trial] = []
+    for number, share in enumerate(rounds, 1):
+        current = {shortened(each, run, share).name: each for each in candidates}
+        work = [
+            (name, seed, shortened(each, run, share).trial(run, seed))
+            for name, each in current.items()
+            for seed in planned.seeds
+        ]
+        if len(rounds) > 1:
+            logger.info(f"round {number} of {len(rounds)}: {len(candidates):,} candidates, {share:.3g} of the training")
+        show = table.Progress(len(work))
+        trials = run_all(work, jobs=jobs, logs=paths.comparison / "logs", done=show)
+        every += trials
+        if number < len(rounds):
+            candidates = _best(trials, current, max(1, len(candidates) // asked.keep))
+    return every
+
+
+def _best(trials: Sequence[Trial], candidates: dict[str, Candidate], count: int) -> list[Candidate]:
+    """Those with the largest mean margin: accuracy of a short training is the same for many."""
+    margins: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.failure is None:
+            margins[trial.candidate].append(float(trial.figures["margin"] or 0.0))
+    _require_some(trials)
+    ranked = sorted(margins, key=lambda name: -sum(margins[name]) / len(margins[name]))
+    return [candidates[name] for name in ranked[:count]]
+
+
+def _ranked(trials: Sequence[Trial], planned: Plan) -> Standings:
+    """The candidates whose every seed was trained to the end."""
+    _require_some(trials)
+    names = {candidate.name for candidate in planned.candidates}
+    evaluations: dict[str, list[pl.DataFrame]] = defaultdict(list)
+    for trial in trials:
+        if trial.candidate in names and trial.failure is None:
+            evaluations[trial.candidate].append(read_frame(trial.paths.evaluation_pairs))
+    whole = {name: tables for name, tables in evaluations.items() if len(tables) == len(planned.seeds)}
+    return standings(whole or evaluations)
+
+
+def _require_some(trials: Sequence[Trial]) -> None:
+    failed = [trial for trial in trials if trial.failure]
+    if len(failed) == len(trials):
+        raise InputError(
+            "No candidate could be trained.",
+            found=f"{failed[0].paths.label}: {failed[0].failure}",
+            where="compare",
+            fix="Train one of them alone, with `scoreonce train`, until it works.",
+        )
+
+
+def _drift(trials: Sequence[Trial], found: Standings) -> dict[str, float]:
+    """Nats per held-out token by which policies are less likely than the reference, mean over seeds."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for trial in trials:
+        if trial.failure is None:
+            values[trial.candidate].append(float(trial.figures["cross_entropy_increase"] or 0.0))
+    return {row.name: sum(values[row.name]) / len(values[row.name]) for row in found.rows}
+
+
+def _write(
+    run: Run,
+    paths: RunPaths,
+    planned: Plan,
+    trials: Sequence[Trial],
+    found: Standings,
+    chosen: Decision,
+    scored: float,
+) -> None:
+    """The tables, the page, and the summary last."""
+    settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
+    rows = table.trial_rows(trials)
+    write_parquet(paths.comparison / "trials.parquet", rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    records = tuple(
+        TrialRecord(trial.candidate, trial.seed, trial.paths.label, trial.figures, trial.seconds, trial.failure)
+        for trial in trials
+    )
+    page = Comparison(
+        found, chosen, records, settings, keys=tuple(run.compare.vary), reference_seconds=scored, notes=planned.notes
+    )
+    with atomic(paths.comparison / "index.html") as temporary:
+        temporary.write_text(render(page), encoding="utf-8")
+    document: dict[str, Any] = {
+        "settings": run.compare.model_dump(mode="json"),
+        "pairs": found.pairs,
+        "standings": [asdict(row) for row in found.rows],
+        "recommended": chosen.recommended,
+        "reason": chosen.reason,
+        "candidates": settings,
+    }
+    write_json(paths.comparison / "compare.json", document)

@@ -1,0 +1,144 @@
+"""One training with its evaluation, in this process, or several at once in processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common import progress
+from scoreonce.stages.common.files import write_toml
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Compute, Run
+from scoreonce.stages.data.training_runs import metric_lines, read_evaluation
+
+LAST_LINES = 4  # of a process's messages, where it failed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished training: where it is, its held-out figures, and what it cost. `failure`: why it has none."""
+
+    candidate: str
+    seed: int
+    paths: RunPaths
+    figures: dict[str, Any]
+    seconds: float  # of its steps
+    failure: str | None = None
+
+
+Done = Callable[[Trial], None]
+
+
+def run_all(work: Sequence[tuple[str, int, Run]], *, jobs: int, logs: Path, done: Done) -> list[Trial]:
+    """Train and evaluate each (candidate, seed, run), what is finished already not again; in the order of `work`.
+
+    With one job in this process, with more in that many at once, each with a GPU of its own where there are GPUs; what
+    they say is in files of the folder `logs`. A training that cannot be finished, because its weights are no longer
+    finite for example, becomes a trial with a failure.
+    """
+    finished = _in_processes(work, jobs, logs) if jobs > 1 else map(_in_this_process, work)
+    found: dict[tuple[str, int], Trial] = {}
+    for trial in finished:
+        done(trial)
+        found[trial.candidate, trial.seed] = trial
+    return [found[candidate, seed] for candidate, seed, _ in work]
+
+
+def _in_this_process(work: tuple[str, int, Run]) -> Trial:
+    from scoreonce.stages.evaluate import stage as evaluate
+    from scoreonce.stages.train import stage as train
+
+    candidate, seed, run = work
+    paths = RunPaths.of(run)
+    try:
+        with _quiet():
+            train.train(run)
+            evaluate.evaluate(run)
+    except InputError as error:
+        return Trial(candidate, seed, paths, {}, 0.0, f"{error.what} {error.found}")
+    return _read(candidate, seed, paths)
+
+
+def _in_processes(work: Sequence[tuple[str, int, Run]], jobs: int, logs: Path) -> Iterator[Trial]:
+    places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for environment in _places(jobs, gpus(work[0][2].compute)):
+        places.put(environment)
+
+    def work_off(item: tuple[str, int, Run]) -> Trial:
+        environment = places.get()
+        try:
+            return _in_a_process(item, environment, logs)
+        finally:
+            places.put(environment)
+
+    logs.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(work_off, item) for item in work]):
+                yield future.result()
+        except BaseException:  # Ctrl-C reaches the processes too: each writes a checkpoint and ends
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _in_a_process(work: tuple[str, int, Run], environment: dict[str, str], logs: Path) -> Trial:
+    candidate, seed, run = work
+    paths = RunPaths.of(run)
+    run_file, log = logs / f"{paths.label}.toml", logs / f"{paths.label}.log"
+    write_toml(run_file, run.model_dump(exclude_none=True, exclude_unset=True))
+    with log.open("w", encoding="utf-8") as said:
+        for stage in ("train", "evaluate"):
+            command = [sys.executable, "-m", "scoreonce.stages.cli", stage, str(run_file)]
+            done = subprocess.run(command, stdout=said, stderr=said, env={**os.environ, **environment})
+            if done.returncode:
+                said.flush()
+                last = log.read_text(encoding="utf-8").strip().splitlines()[-LAST_LINES:]
+                return Trial(candidate, seed, paths, {}, 0.0, f"{' '.join(last)} ({log})")
+    return _read(candidate, seed, paths)
+
+
+def gpus(compute: Compute) -> int:
+    """The GPUs that trainings can use."""
+    return 0 if compute.device == "cpu" else torch.cuda.device_count()
+
+
+def _places(jobs: int, count: int) -> list[dict[str, str]]:
+    """Environments of processes that run at the same time: one of `count` GPUs each, or a share of the cores."""
+    if count:
+        given = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = given.split(",") if given else [str(number) for number in range(count)]
+        return [{"CUDA_VISIBLE_DEVICES": names[number % len(names)]} for number in range(jobs)]
+    return [{"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} for _ in range(jobs)]
+
+
+def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
+    evaluation = read_evaluation(paths)
+    assert evaluation is not None
+    seconds = sum(line.get("perf/seconds", 0.0) for line in metric_lines(paths))
+    return Trial(candidate, seed, paths, dict(evaluation.figures), seconds)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Only warnings of the stages, and no bars: a comparison has its own table."""
+    logger = logging.getLogger("scoreonce")
+    level, bars = logger.level, progress.shown()
+    logger.setLevel(logging.WARNING)
+    progress.show(False)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        progress.show(bars)

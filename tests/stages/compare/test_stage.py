@@ -1,0 +1,143 @@
+"""A comparison from prepared pairs: one reference pass, what is done again, failures, rounds, processes, the page."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+from html_page import Page
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.compare import stage as comparison
+from scoreonce.stages.evaluate import stage as evaluate
+from scoreonce.stages.prepare import stage as prepare
+from scoreonce.stages.scoring import model_scorer
+from scoreonce.stages.train import stage as train
+
+FAST = {"batch_pairs": 8, "max_steps": 2, "learning_rate": 1e-3, "verify_pairs": 0, "warmup_ratio": 0}
+
+
+@pytest.fixture
+def prepared(world, monkeypatch):
+    """Pairs that are there already; `prepare` would look for their source."""
+    monkeypatch.setattr(prepare, "prepare", lambda run, **_: None)
+    pairs = world.random_pairs(40)
+    world.prepare(pairs[:24], pairs[24:])
+    return world
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The labels that were trained, in order."""
+    labels, honest = [], train.train
+
+    def noting(run, **options):
+        made = honest(run, **options)
+        if made.steps_done:
+            labels.append(run.train.label)
+        return made
+
+    monkeypatch.setattr(train, "train", noting)
+    return labels
+
+
+def two(world, **more):
+    return world.run(train=FAST, compare={"methods": ["dpo", "ipo"], "seeds": 2, **more})
+
+
+def test_the_reference_is_loaded_once_and_what_is_done_is_not_done_again(prepared, trained, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="scoreonce")
+    loaded, honest = [], model_scorer.load_reference
+
+    def noting(reference, device):
+        loaded.append(reference.model)
+        return honest(reference, device)
+
+    monkeypatch.setattr(model_scorer, "load_reference", noting)
+    made = comparison.compare(two(prepared))
+    assert trained == ["dpo-s0", "dpo-s1", "ipo-s0", "ipo-s1"]
+    assert loaded.count(str(prepared.model())) == 1
+    assert len(loaded) == 1 + 4
+    table = made.trials()
+    assert table["label"].to_list() == trained
+    for label, accuracy in table.select("label", "accuracy").iter_rows():
+        pairs = pl.read_parquet(prepared.folder / "out/evaluate" / label / "pairs.parquet")
+        assert accuracy == pytest.approx(((pairs["margin"] > 0) + 0.5 * (pairs["margin"] == 0)).mean())
+    assert [message for message in caplog.messages if message.startswith("[4/4] ipo-s1: accuracy")]
+    assert not [message for message in caplog.messages if "steps of" in message]  # of the trainings themselves
+    # One more method: only its trainings are new.
+    caplog.clear()
+    again = comparison.compare(prepared.run(train=FAST, compare={"methods": ["dpo", "ipo", "rdpo"], "seeds": 2}))
+    assert trained[4:] == ["rdpo-s0", "rdpo-s1"]
+    assert len(loaded) == 5 + 2
+    assert {row.name for row in again.standings.rows} == {"dpo", "ipo", "rdpo"}
+    document = json.loads((prepared.folder / "out/compare/compare.json").read_text())
+    assert document["recommended"] == again.recommended
+    assert [row["name"] for row in document["standings"]] == [row.name for row in again.standings.rows]
+
+
+def test_a_training_that_fails_is_named_and_the_others_are_ranked(prepared, caplog):
+    run = prepared.run(train=FAST, compare={"vary": {"train.learning_rate": [1e-3, 1e30]}})
+    made = comparison.compare(run)
+    assert [row.name for row in made.standings.rows] == ["dpo-learning_rate0.001"]
+    assert made.trials()["failure"].is_null().to_list() == [True, False]
+    assert any("dpo-learning_rate1e+30-s0: failed:" in message for message in caplog.messages)
+    assert "dpo-learning_rate1e+30-s0" in Page(made.page.read_text()).text
+    with pytest.raises(InputError, match="No candidate could be trained"):
+        comparison.compare(run.replace({"train.learning_rate": 1e30, "compare.vary": {}}))
+
+
+def test_successive_halving_goes_on_with_the_largest_margins(prepared, trained, monkeypatch):
+    """Nine candidates for a ninth of 9 steps, three for a third, one for all of it."""
+    margins = {}
+    honest = evaluate.evaluate
+
+    def evaluated(run, **options):
+        made = honest(run, **options)
+        margins[run.train.label] = made.summary["margin"]
+        return made
+
+    monkeypatch.setattr(evaluate, "evaluate", evaluated)
+    betas = [0.01 * 2**power for power in range(9)]
+    run = prepared.run(train={**FAST, "max_steps": 9}, compare={"vary": {"train.beta": betas}, "search": "halving"})
+    made = comparison.compare(run)
+    assert [label.split("-share")[1][:5] for label in trained[:9]] == ["0.111"] * 9
+    first = sorted(trained[:9], key=lambda label: -margins[label])[:3]
+    assert {label.split("-share")[0] for label in trained[9:12]} == {label.split("-share")[0] for label in first}
+    second = max(trained[9:12], key=lambda label: margins[label]).split("-share")[0]
+    assert trained[12:] == [f"{second}-s0"]
+    assert [row.name for row in made.standings.rows] == [second]
+
+
+def test_processes_of_a_launcher_are_refused(prepared, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="starts its trainings itself") as caught:
+        comparison.compare(two(prepared))
+    assert "--jobs" in caught.value.fix
+
+
+@pytest.mark.long
+def test_two_at_a_time_give_what_one_gives(prepared):
+    shutil.copytree(prepared.folder / "out", prepared.folder / "both")
+    alone = comparison.compare(two(prepared))
+    both = comparison.compare(two(prepared).replace({"out": str(prepared.folder / "both")}), jobs=2)
+    assert both.trials()["label"].to_list() == alone.trials()["label"].to_list()
+    for mine, theirs in zip(both.trials()["margin"], alone.trials()["margin"], strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-4)
+    assert (prepared.folder / "both/compare/logs/ipo-s1.log").read_text().strip()
+
+
+def test_the_page(prepared, browser):
+    run = prepared.run(train=FAST, compare={"methods": ["dpo", "ipo"], "vary": {"train.beta": [0.05, 0.5]}})
+    made = comparison.compare(run)
+    html = made.page.read_text()
+    page = Page(html)
+    assert page.loads_nothing()
+    for row in made.standings.rows:
+        assert row.name in page.text
+    assert made.reason in page.text
+    drawn = browser.dom(made.page).partition("<script")[0]
+    still = html.partition("<script")[0].count("<svg ")
+    assert still == 4
+    assert drawn.count("<svg ") - still == html.count('class="chart"') == 2
+    assert "could not be drawn" not in drawn
