@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import ReferencePair
 from scoreonce.stages.common.files import atomic, parquet_options
+from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
-from scoreonce.stages.scoring.pair_view import pair_views, with_sound_index
+from scoreonce.stages.scoring.pair_view import Scores, first_occurrences, pair_views, with_sound_index
 from scoreonce.stages.store.codecs import POOLED
+from scoreonce.stages.store.index import packed_column
 from scoreonce.stages.store.store import ReferenceStore
 
 if TYPE_CHECKING:
     from scoreonce.stages.store.tensor_rows import TensorRows
 
 PAIRS_AT_ONCE = 2048
+IDS_AT_ONCE = 1 << 17
 ROWS_PER_GROUP = 4096
 
 
@@ -67,34 +70,36 @@ def reference_views(job: ScoringJob, split: Split) -> Iterator[pl.DataFrame]:
 
     Raises `InputError` where the store is damaged, or lacks a completion, and `StaleIndexError` as `pair_views` does.
     """
-    steps: list[Callable[[pl.DataFrame], pl.DataFrame]] = []
+    views = pair_views(job.paths, split, job.store)
     if job.score.mismatched and split == "train":
-        steps.append(partial(_with_mismatched, scored=_mismatched_scores(job.paths, split, job.store)))
+        views = _with_mismatched(views, job.paths, job.store)
     if job.score.embeddings:
-        steps.append(partial(_with_embeddings, store=job.store))
-    for view in pair_views(job.paths, split, job.store):
-        for step in steps:
-            view = step(view)
+        views = (_with_embeddings(view, job.store) for view in views)
+    for view in views:
         yield ReferencePair.validate(view.select(ReferencePair.column_names()), cast=True)
 
 
-def _mismatched_scores(paths: RunPaths, split: Split, store: ReferenceStore) -> pl.DataFrame:
-    pair_ids = pl.read_parquet(paths.pairs(split), columns=["pair_id"], glob=False)
-    met = pair_ids.hstack(mismatched_completions(paths, split)).unique("pair_id").drop("donor", "column")
-    scores = store.read(met.get_column("kl_id"), ["logps"]).rename({"completion_id": "kl_id", "logps": "ref_kl_logps"})
-    scored = met.join(scores, on="kl_id")
-    if scored.height < met.height:
+def _with_mismatched(views: Iterator[pl.DataFrame], paths: RunPaths, store: ReferenceStore) -> Iterator[pl.DataFrame]:
+    """The views of all distinct training pairs with the scores of their mismatched completions."""
+    pair_ids = frame_batches(paths.pairs("train"), ["pair_id"])
+    distinct = first_occurrences(np.concatenate([packed_column(batch["pair_id"]) for batch in pair_ids]))
+    met = mismatched_completions(paths, "train").select("kl_id", "kl_len").filter(pl.Series(distinct))
+    scores = Scores(store, (packed_column(some["kl_id"]) for some in met.iter_slices(IDS_AT_ONCE)))
+    place, missing = 0, 0
+    for view in views:
+        own = met[place : place + view.height]
+        place += view.height
+        logps, *_ = scores.of(own["kl_id"], "kl")
+        missing += logps.null_count()
+        if not missing:
+            yield view.with_columns(*own, logps)
+    if missing:
         raise InputError(
             "The reference store lacks mismatched completions of these pairs.",
-            found=f"{met.height - scored.height:,} of {met.height:,} pairs of {split} without them",
+            found=f"{missing:,} of {met.height:,} pairs of train without them",
             where=store.place,
             fix="Run `scoreonce score`.",
         )
-    return scored
-
-
-def _with_mismatched(view: pl.DataFrame, scored: pl.DataFrame) -> pl.DataFrame:
-    return view.drop("kl_id", "kl_len", "ref_kl_logps").join(scored, on="pair_id", maintain_order="left")
 
 
 def _with_embeddings(view: pl.DataFrame, store: ReferenceStore) -> pl.DataFrame:

@@ -54,7 +54,7 @@ def pair_views(paths: RunPaths, split: Split, store: ReferenceStore) -> Iterator
 
     distinct = first_occurrences(np.concatenate([packed_column(each["pair_id"]) for each in batches(["pair_id"])]))
     names = [f"{side}_id" for side in SIDES]
-    scores = _Scores(store, (packed_column(ids.drop_nulls()) for each in batches(names) for ids in each.iter_columns()))
+    scores = Scores(store, (packed_column(ids.drop_nulls()) for each in batches(names) for ids in each.iter_columns()))
     first, missing = 0, 0
     for batch in batches(["pair_id", *names, *(f"{side}_len" for side in SIDES)]):
         pairs = batch.filter(pl.Series(distinct[first : first + batch.height]))
@@ -91,7 +91,7 @@ def _validated(joined: pl.DataFrame) -> pl.DataFrame:
     return ReferencePair.validate(whole.with_columns(on_request).select(ReferencePair.column_names()), cast=True)
 
 
-class _Scores:
+class Scores:
     """The columns of the files that hold `wanted` completions, by place in the store's index."""
 
     def __init__(self, store: ReferenceStore, wanted: Iterable[Ids]) -> None:

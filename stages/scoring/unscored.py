@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 
-from scoreonce.stages.common.frames import frame_batches, read_frame
+from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
@@ -97,10 +97,10 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
     With `score.mismatched` each training prompt's mismatched completion is among them. What another process adds to the
     store meanwhile changes nothing: a bit for each completion says whether it was stored.
     """
-    buckets = _buckets(job)
+    buckets, met = _buckets(job), _mismatched(job)
     wanted, totals, unscored, planned = 0, [], [], None
     for number in range(buckets):
-        found = _completions(job, number, buckets)
+        found = _completions(job, met, number, buckets)
         missing = ~job.store.holds(found.get_column("completion_id"), job.tensor_layers)
         wanted += found.height
         unscored.append(np.packbits(missing))
@@ -112,7 +112,7 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
     def plan(number: int) -> PlannedCompletions:
         if only is not None:
             return only
-        found = _completions(job, number, buckets)
+        found = _completions(job, met, number, buckets)
         missing = np.unpackbits(unscored[number], count=found.height).astype(np.bool_)
         return _planned(job, found.filter(pl.Series(missing)))
 
@@ -121,28 +121,35 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
 
 def missing_completions(job: ScoringJob) -> int:
     """How many completions of the pairs the store lacks, of all parts."""
-    missing, buckets = 0, _buckets(job)
+    missing, buckets, met = 0, _buckets(job), _mismatched(job)
     for number in range(buckets):
-        ids = _completions(job, number, buckets, parts=False).get_column("completion_id")
+        ids = _completions(job, met, number, buckets, parts=False).get_column("completion_id")
         missing += int((~job.store.holds(ids, job.tensor_layers)).sum())
     return missing
 
 
 def pairs_left(job: ScoringJob, work: UnscoredCompletions) -> int:
     """Pairs with at least one unscored completion."""
-    left, buckets = 0, _buckets(job)
+    left, buckets, met = 0, _buckets(job), _mismatched(job)
     for each in work.totals:
-        everywhere = _occurrences(job, _in_bucket(each.number, buckets))
+        everywhere = _occurrences(job, met, _in_bucket(each.number, buckets))
         unscored = work.plan(each.number).completions.select("completion_id")
         left += everywhere.join(unscored, on="completion_id", how="semi").n_unique(["split", "pair"])
     return left
 
 
 def _buckets(job: ScoringJob) -> int:
-    if job.score.mismatched:  # whose completions are another prompt's: the pairs are in memory to find them
-        return 1
     pairs = sum(pq.read_metadata(job.paths.pairs(split)).num_rows for split in job.splits)
-    return max(1, math.ceil(2 * pairs / (job.part.of if job.part else 1) / BUCKET))
+    sides = 3 if job.score.mismatched else 2
+    return max(1, math.ceil(sides * pairs / (job.part.of if job.part else 1) / BUCKET))
+
+
+def _mismatched(job: ScoringJob) -> pl.DataFrame | None:
+    """The mismatched completions of all training pairs, which take a pass over their tokens; None without them.
+
+    What is held out is ranked, not trained on.
+    """
+    return mismatched_completions(job.paths, "train") if job.score.mismatched and "train" in job.splits else None
 
 
 def _in_bucket(number: int, of: int) -> pl.Expr:
@@ -150,31 +157,31 @@ def _in_bucket(number: int, of: int) -> pl.Expr:
     return pl.col("prompt_id").str.slice(*_DIGITS).str.to_integer(base=16) % of == number
 
 
-def _completions(job: ScoringJob, bucket: int, buckets: int, *, parts: bool = True) -> pl.DataFrame:
+def _completions(
+    job: ScoringJob, met: pl.DataFrame | None, bucket: int, buckets: int, *, parts: bool = True
+) -> pl.DataFrame:
     """Every distinct completion of a bucket of the pairs, at its first occurrence."""
     kept = _in_bucket(bucket, buckets) if buckets > 1 else pl.lit(True)
     if parts and job.part is not None:
         kept &= job.part.holds("prompt_id")
-    return _occurrences(job, kept).unique("completion_id", keep="first", maintain_order=True)
+    return _occurrences(job, met, kept).unique("completion_id", keep="first", maintain_order=True)
 
 
 def _planned(job: ScoringJob, completions: pl.DataFrame) -> PlannedCompletions:
     return PlannedCompletions.of(completions, job.row_tokens, job.shard_completions)
 
 
-def _occurrences(job: ScoringJob, kept: pl.Expr) -> pl.DataFrame:
-    """The completions of every pair whose prompt is to be `kept`, at each occurrence."""
-    paths, mismatches = job.paths, job.score.mismatched
+def _occurrences(job: ScoringJob, met: pl.DataFrame | None, kept: pl.Expr) -> pl.DataFrame:
+    """The completions of every pair whose prompt is to be `kept`, at each occurrence; `met` has mismatched ones."""
     parts = []
     for split in job.splits:
-        pairs = _pairs(paths, split, kept)
+        pairs = _pairs(job.paths, split, kept)
         own = pairs.with_columns(donor="pair")
         parts += [_side(own.with_columns(column=_named(f"{side}_ids")), split, side) for side in ("chosen", "rejected")]
-        if mismatches and split == "train":  # what is held out is ranked, not trained on
-            met = mismatched_completions(paths, split).rename({"kl_id": "chosen_id", "kl_len": "chosen_len"})
-            every = read_frame(paths.pairs(split), _PAIR_COLUMNS).with_row_index("pair")
-            met = every.drop("chosen_id", "chosen_len").hstack(met).filter(kept)
-            parts.append(_side(met.with_columns(pl.col("column").cast(_COLUMN)), split, "chosen"))
+        if met is not None and split == "train":
+            others = met[pairs["pair"]].rename({"kl_id": "chosen_id", "kl_len": "chosen_len"})
+            matched = pairs.drop("chosen_id", "chosen_len").hstack(others)
+            parts.append(_side(matched.with_columns(pl.col("column").cast(_COLUMN)), split, "chosen"))
     return pl.concat(parts)
 
 

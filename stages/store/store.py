@@ -47,7 +47,7 @@ from scoreonce.stages.store.codecs import (
 )
 from scoreonce.stages.store.head import StoredHead
 from scoreonce.stages.store.identity import FORMAT, StoreIdentity
-from scoreonce.stages.store.index import Index, StaleIndexError, packed_column, unpacked
+from scoreonce.stages.store.index import Ids, Index, StaleIndexError, packed_column, unpacked
 from scoreonce.stages.store.layer import THREADS, Layer
 from scoreonce.stages.store.mirror import Mirror
 from scoreonce.stages.store.parts import Part, alone, changing, mark_of, working
@@ -225,6 +225,35 @@ class ReferenceStore:
         with ThreadPoolExecutor(THREADS) as pool:
             parts = list(pool.map(part, places.partition_by("file")))
         return pl.concat(parts) if parts else CompletionScore.create_empty().select(names)
+
+    def prefix_sums(self, ids: Ids, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        """`(ids,)` the sum of the first so many token log-probs of each completion, in nats; NaN where not scored.
+
+        Of the token log-probs, those of a few shards at a time are in memory. Raises `InputError` at a damaged shard.
+        """
+        try:
+            return self._prefix_sums(self.scores.index(), ids, lengths)
+        except StaleIndexError:
+            return self._prefix_sums(self.scores.rebuilt_index(), ids, lengths)
+
+    def _prefix_sums(self, index: Index, ids: Ids, lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        found, files, rows = index.locate(ids)
+        sums = np.full(len(ids), np.nan)
+        stored = np.flatnonzero(found)
+        stored = stored[np.argsort(files[stored], kind="stable")]
+
+        def read(some: npt.NDArray[np.int64]) -> None:
+            shard = self.scores.path_of(index.files[files[some[0]]])
+            scores = frame_of(self.table(shard, ["completion_id", "token_logps"]))[rows[some]]
+            if not np.array_equal(packed_column(scores["completion_id"]), ids[some]):
+                raise StaleIndexError
+            prefix = pl.col("token_logps").cast(pl.List(pl.Float64)).list.head("length").list.sum()
+            sums[some] = scores.with_columns(length=pl.Series(lengths[some])).select(prefix).to_series().to_numpy()
+
+        of_files = np.split(stored, np.flatnonzero(np.diff(files[stored])) + 1) if len(stored) else []
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(read, of_files))
+        return sums
 
     def table(self, shard: Path, columns: list[str] | None = None) -> pa.Table:
         """Rows of one shard. Raises `InputError` where it is damaged."""

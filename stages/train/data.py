@@ -21,7 +21,7 @@ from scoreonce.schemas import columns as c
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages.common import files
-from scoreonce.stages.common.frames import frame_batches, read_frame
+from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
@@ -38,13 +38,18 @@ SIDE_TOKENS: dict[str, TokenColumn] = {"chosen": "chosen_ids", "rejected": "reje
 class Mismatches:
     """Another prompt's completion for each pair (KTO): its row and column of the token file, and its tokens."""
 
-    donors: npt.NDArray[np.int64]  # (pairs,)
-    columns: Sequence[TokenColumn]  # (pairs,)
-    lengths: npt.NDArray[np.int64]  # (pairs,)
+    donors: npt.NDArray[np.uint32]  # (pairs,)
+    chosen: npt.NDArray[np.bool_]  # (pairs,) whether it is the donor's chosen completion; its rejected one otherwise
+    lengths: npt.NDArray[np.int32]  # (pairs,)
 
     def at(self, places: npt.NDArray[np.int64]) -> Mismatches:
         """Those of some pairs."""
-        return Mismatches(self.donors[places], [self.columns[place] for place in places], self.lengths[places])
+        return Mismatches(self.donors[places], self.chosen[places], self.lengths[places])
+
+    def tokens(self, pair: int, file: TokenFile) -> npt.NDArray[np.int32]:
+        """The token ids of the one of a pair."""
+        column: TokenColumn = "chosen_ids" if self.chosen[pair] else "rejected_ids"
+        return file.row(int(self.donors[pair]), column)[: self.lengths[pair]]
 
 
 @dataclass(frozen=True)
@@ -101,8 +106,7 @@ class TrainingData:
         place = self.place(pair)
         completions = [self.tokens.row(place, side) for side in self.sides]
         if self.mismatches is not None:
-            donor, length = self.mismatches.donors[pair], self.mismatches.lengths[pair]
-            completions.append(self.tokens.row(int(donor), self.mismatches.columns[pair])[:length])
+            completions.append(self.mismatches.tokens(pair, self.tokens))
         return PromptRow(self.tokens.row(place, "prompt_ids"), tuple(completions))
 
     def place(self, pair: int) -> int:
@@ -307,25 +311,20 @@ def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
             where=str(paths.reference("train")),
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
-    return Mismatches(
-        met["donor"].cast(pl.Int64).to_numpy(), met["column"].to_list(), met["kl_len"].cast(pl.Int64).to_numpy()
-    )
+    return Mismatches(met["donor"].to_numpy(), (met["column"] == "chosen_ids").to_numpy(), met["kl_len"].to_numpy())
 
 
 def _with_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
     """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
     store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
-    ids = read_frame(paths.pairs("train"), [f"{side}_id" for side in SIDE_TOKENS])
-    common = pl.min_horizontal("chosen_len", "rejected_len")
+    common = table.select(pl.min_horizontal("chosen_len", "rejected_len").cast(pl.Int64)).to_series().to_numpy()
     for side in SIDE_TOKENS:
-        tokens = store.read(ids[f"{side}_id"], ["token_logps"]).rename({"completion_id": f"{side}_id"})
-        prefix = pl.col("token_logps").cast(pl.List(pl.Float64)).list.head(common).list.sum()
-        table = (
-            table.hstack([ids[f"{side}_id"]])
-            .join(tokens, on=f"{side}_id", how="left", maintain_order="left")
-            .with_columns(prefix.alias(f"ref_{side}_prefix_logps"))
-            .drop("token_logps", f"{side}_id")
-        )
+        there = table[f"has_{side}"].to_numpy()
+        batches = frame_batches(paths.pairs("train"), [f"{side}_id"])
+        ids = np.concatenate([packed_column(batch.to_series().drop_nulls()) for batch in batches])
+        sums = np.full(len(table), np.nan)
+        sums[there] = store.prefix_sums(ids, common[there])
+        table = table.with_columns(pl.Series(f"ref_{side}_prefix_logps", sums).fill_nan(None))
     return table
 
 

@@ -40,7 +40,7 @@ def ngrams(found: Ragged, n: int, short: Hashes | None = None) -> Ragged:
     left = np.repeat(found.ends, lengths) - np.arange(len(found.values))  # words from here to the end of the text
     grams = found.values[: max(len(found.values) - n + 1, 0)].copy()
     for step in range(1, n):
-        grams = _mixed(grams * _STEP + found.values[step : step + len(grams)])
+        grams = followed_by(grams, found.values[step : step + len(grams)])
     grams = grams[left[: len(grams)] >= n]
     counts = np.maximum(lengths - n + 1, 0)
     if short is None:
@@ -52,6 +52,11 @@ def ngrams(found: Ragged, n: int, short: Hashes | None = None) -> Ragged:
     values[np.repeat(~alone, counts)] = grams
     values[ends[alone] - 1] = short[alone]
     return Ragged(values, ends)
+
+
+def followed_by(hashes: Hashes, more: Hashes) -> Hashes:
+    """A hash of each sequence with one more element, from the hashes of both."""
+    return _mixed(hashes * _STEP + more)
 
 
 def _mixed(values: Hashes) -> Hashes:

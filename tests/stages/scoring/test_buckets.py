@@ -7,6 +7,7 @@ import pytest
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import frames
 from scoreonce.stages.common.files import sha256
+from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.score import reference_table
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.scoring import unscored
@@ -115,6 +116,37 @@ def test_the_tables_are_the_same_bytes(prepared, in_pieces, embeddings):
     assert [sha256(job.paths.reference(split)) for split in ("train", "test")] == before
     groups = pl.read_parquet(job.paths.reference("train"))
     assert groups["pair_id"].to_list() == pl.read_parquet(job.paths.pairs("train"))["pair_id"].to_list()[:40]
+
+
+def test_mismatched_completions_in_buckets_and_pieces(prepared, in_pieces):
+    """Those of KTO are planned with their prompts: the same ids as in one bucket, and the same table."""
+    run = prepared.run(score={"mismatched": True})
+    job = ScoringJob.of(run)
+    whole = {name for ids, _ in planned(job)[0] for name in ids}
+    met = set(mismatched_completions(prepared.paths, "train")["kl_id"])
+    assert met < whole
+    score_completions(ScoringJob.of(run))
+    assert reference_table.write_reference_table(job, "train") == 40
+    before = pl.read_parquet(job.paths.reference("train"))
+    assert before["ref_kl_logps"].null_count() == 0
+    in_pieces()
+    again = ScoringJob.of(prepared.run(score={"mismatched": True, "store": str(prepared.folder / "other")}))
+    work, (others,) = unscored_completions(again), planned(again)
+    assert len(work.totals) > 1
+    assert {name for ids, _ in others for name in ids} == whole
+    assert sum(len(ids) for ids, _ in others) == len(whole)
+    assert reference_table.write_reference_table(job, "train") == 40
+    assert pl.read_parquet(job.paths.reference("train")).equals(before)
+
+
+def test_a_table_that_lacks_mismatched_scores_is_not_written(prepared):
+    score.score(prepared.run())
+    job = ScoringJob.of(prepared.run(score={"mismatched": True}))
+    before = sha256(prepared.paths.reference("train"))
+    with pytest.raises(InputError, match="lacks mismatched completions") as raised:
+        reference_table.write_reference_table(job, "train")
+    assert raised.value.found == "40 of 40 pairs of train without them"
+    assert sha256(prepared.paths.reference("train")) == before
 
 
 def test_a_table_that_lacks_scores_is_not_written(prepared, in_pieces):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.store import codecs, sidecar
 from scoreonce.stages.store.identity import StoreIdentity
+from scoreonce.stages.store.index import packed
 from scoreonce.stages.store.store import ReferenceStore
 
 IDENTITY = StoreIdentity("w" * 64, "float32")
@@ -252,6 +254,7 @@ HOLD = """
 import sys
 from pathlib import Path
 from scoreonce.stages.store.identity import StoreIdentity
+from scoreonce.stages.store.index import packed
 from scoreonce.stages.store.store import ReferenceStore
 with ReferenceStore(Path(sys.argv[1]), StoreIdentity("w" * 64, "float32"), "tiny").writing():
     print("held", flush=True)
@@ -337,3 +340,20 @@ def test_a_moved_store_works(store, tmp_path):
 def test_the_store_needs_no_torch():
     code = "import sys; import scoreonce.stages.store.store; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, env=os.environ).returncode == 0
+
+
+def test_sums_of_the_first_token_logps(store):
+    """Completion n has log-probs −0.5 and −n: one of them, both, none, more than there are; 99 is not stored; the
+    shards are read in no order of the ids, and a completion may be asked for twice."""
+    fill(store, (0, 3), (3, 6))
+    wanted = packed(f"{number:032x}" for number in (4, 1, 4, 2, 99, 3))
+    sums = fresh(store).prefix_sums(wanted, np.array([1, 2, 2, 0, 1, 7]))
+    np.testing.assert_array_equal(sums, [-0.5, -1.5, -4.5, 0.0, np.nan, -3.5])
+    assert store.prefix_sums(wanted[:0], np.array([], np.int64)).shape == (0,)
+
+
+def test_prefix_sums_make_an_index_again_that_leads_astray(store):
+    fill(store, (0, 3), (3, 6))
+    store.scores.index()
+    object.__setattr__(store.scores._index, "rows", np.array(store.scores._index.rows)[::-1].copy())
+    assert store.prefix_sums(packed([f"{5:032x}"]), np.array([2])).tolist() == [-5.5]
