@@ -15,6 +15,7 @@ from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.data import training_runs
 from scoreonce.stages.data.reference_scores import read_reference
+from scoreonce.stages.data.side_by_side import beside, joined, same_ids
 
 _SHOWN = {"model", "dtype", "layout", "store_key", "pairs"}
 
@@ -43,24 +44,9 @@ def reference_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
 
 
 def _adding(columns: pl.LazyFrame, pairs: pl.LazyFrame) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
-    """How `columns` come to `pairs`, by pair_id, and to frames with the same rows and more columns.
-
-    Row beside row where both list the same pairs in the same order, as `score` does unless a pair stands twice; else by
-    a join, which at ten million pairs takes most of the audit's time and memory.
-    """
-    if _same_ids(pairs, columns):
-        return lambda pairs: pl.concat([pairs, columns.drop("pair_id")], how="horizontal")
-    distinct = columns.unique("pair_id")
-    return lambda pairs: pairs.join(distinct, on="pair_id", how="left", maintain_order="left")
-
-
-def _same_ids(left: pl.LazyFrame, right: pl.LazyFrame) -> bool:
-    """Whether two frames list the same pair_ids in the same order."""
-    rows = pl.collect_all([frame.select(pl.len()) for frame in (left, right)])
-    if rows[0].item() != rows[1].item():  # such frames cannot stand side by side
-        return False
-    ids = pl.concat([left.select("pair_id"), right.select(other="pair_id")], how="horizontal")
-    return bool(ids.select((pl.col("pair_id") == pl.col("other")).all()).collect(engine="streaming").item())
+    """How `columns` come to `pairs`, by pair_id, and to frames with the same rows and more columns."""
+    add = beside if same_ids(pairs, columns) else joined
+    return lambda pairs: add(pairs, columns)
 
 
 def _scan(paths: RunPaths, split: Any) -> pl.LazyFrame:
@@ -105,13 +91,13 @@ def training_layer(paths: RunPaths, pairs: pl.LazyFrame) -> Layer | None:
             pairs = pairs.join(table.lazy(), on="pair_id", how="left", maintain_order="left")
         return pairs
 
-    joined, labels = join(pairs), list(logs)
+    dynamics, labels = join(pairs), list(logs)
     checks = [
         check
         for label in labels
-        for check in training_dynamics.training_checks(label, training_dynamics.median_range(joined, label))
+        for check in training_dynamics.training_checks(label, training_dynamics.median_range(dynamics, label))
     ]
-    maps = [found for label in labels if (found := training_dynamics.dynamics_map(joined, label)) is not None]
+    maps = [found for label in labels if (found := training_dynamics.dynamics_map(dynamics, label)) is not None]
     once = [label for label in labels if label not in {found["label"] for found in maps}]
     return Layer(
         join,

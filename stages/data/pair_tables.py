@@ -15,6 +15,7 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.data.reference_scores import read_reference
+from scoreonce.stages.data.side_by_side import beside, joined, same_ids
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,12 @@ def joined_pairs(paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFr
     pairs = pl.concat([scan_frame(paths.pairs(split)).with_columns(split=pl.lit(split, pl.String)) for split in splits])
     audit = current_audit(paths)
     if audit is None:
-        return _with_reference(pairs, paths)
+        return _with_reference(pairs, paths, splits)
     audited = scan_frame(paths.audit_pairs).filter(pl.col("split").is_in(list(splits)))
     if audit.reference_manifest_sha256 == reference_digest(paths):
-        return _with_reference(_beside(pairs, audited), paths)
+        return _with_reference(beside(pairs, audited), paths, splits)
     # The audit holds the columns of another scoring: those that are there now come first.
-    return _beside(_with_reference(pairs, paths), audited)
+    return beside(_with_reference(pairs, paths, splits), audited)
 
 
 def current_audit(paths: RunPaths) -> AuditManifest | None:
@@ -62,19 +63,11 @@ def reference_digest(paths: RunPaths) -> str | None:
     return sha256(paths.reference_manifest) if paths.reference_manifest.is_file() else None
 
 
-def _beside(pairs: pl.LazyFrame, audited: pl.LazyFrame) -> pl.LazyFrame:
-    have = pairs.collect_schema().names()
-    more = [name for name in audited.collect_schema().names() if name not in have]
-    return pl.concat([pairs, audited.select(more)], how="horizontal")
-
-
-def _with_reference(pairs: pl.LazyFrame, paths: RunPaths) -> pl.LazyFrame:
+def _with_reference(pairs: pl.LazyFrame, paths: RunPaths, splits: Sequence[Split]) -> pl.LazyFrame:
     if not paths.reference_manifest.is_file():
         return pairs
     read_reference(paths)
-    reference = pl.concat([scan_frame(paths.reference(split)) for split in SPLITS]).unique("pair_id")
-    have = pairs.collect_schema().names()
-    more = [name for name in reference.collect_schema().names() if name not in have]
-    if not more:
-        return pairs
-    return pairs.join(reference.select("pair_id", *more), on="pair_id", how="left", maintain_order="left")
+    own = pl.concat([scan_frame(paths.reference(split)) for split in splits])
+    if same_ids(pairs, own):
+        return beside(pairs, own)
+    return joined(pairs, pl.concat([scan_frame(paths.reference(split)) for split in SPLITS]))
