@@ -1,7 +1,10 @@
 """How cost grows: with the number of pairs, their length, the vocabulary and the number of processes.
 
     python benchmarks/growth.py [--most 1000000] [--smoke]
-    python benchmarks/growth.py --only pairs --least 1000000 --most 10000000   # writes scale.json and scale.md instead
+    python benchmarks/growth.py --only pairs --pairs 100000 1000000 10000000 --score-most 3000000
+
+The latter writes scale.json and scale.md instead, after each number of pairs; larger ones than `--score-most` are
+neither scored nor trained on.
 
 The model is tiny, so that what is not the model shows. Pairs go through `prepare`, `score` and the loading of `train`;
 lengths and vocabularies through single forward and backward passes of the same functions. Each row of a table is a
@@ -16,6 +19,7 @@ import json
 import math
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -40,6 +44,8 @@ VOCABULARIES = (8_192, 16_384, 32_768, 65_536, 151_936)
 TOKENS = 16_384  # of all pairs that a length is measured with
 REPEATS = 3
 STAGES = ("prepare", "audit", "score", "train")
+WITHOUT_MODEL = ("prepare", "audit")
+MADE_AT_ONCE = 65_536
 MIB = 2**20
 RUN_FILE = """
 out = "{out}"
@@ -59,9 +65,10 @@ max_steps = 6
 
 def random_pairs(count: int, prompt: int, completion: int, vocabulary: int) -> Iterator[TokenPair]:
     random = np.random.default_rng(0)
-    for _ in range(count):
-        ids = random.integers(SPECIAL, vocabulary, prompt + 2 * completion).tolist()
-        yield TokenPair(ids[:prompt], ids[prompt : prompt + completion], ids[prompt + completion :])
+    for start in range(0, count, MADE_AT_ONCE):
+        shape = min(MADE_AT_ONCE, count - start), prompt + 2 * completion
+        for ids in random.integers(SPECIAL, vocabulary, shape).tolist():
+            yield TokenPair(ids[:prompt], ids[prompt : prompt + completion], ids[prompt + completion :])
 
 
 # ---- what runs in processes of its own ----
@@ -151,22 +158,23 @@ def write_world(folder: Path, model: str, pairs: int) -> str:
     return str(folder / "run.toml")
 
 
-def by_pairs(folder: Path, counts: Sequence[int]) -> dict[str, Any]:
-    """Seconds and peak memory of each stage by number of pairs."""
+def by_pairs(folder: Path, counts: Sequence[int], score_most: float = math.inf) -> Iterator[dict[str, Any]]:
+    """Seconds and peak memory of each stage by number of pairs, after each number. What was made is removed."""
     model, rows = _model(folder, TINY), []
     for count in counts:
-        run = write_world(folder / f"pairs-{count}", model, count)
-        stages = {name: child.ask("growth", folder, do="stage", stage=name, run=run) for name in STAGES}
-        rows.append(
-            {
-                "pairs": count,
-                **{f"{name}, s": found["seconds"] for name, found in stages.items()},
-                "train step, s": stages["train"]["step, s"],
-                **{f"{name}, bytes": found["peak, bytes"] for name, found in stages.items()},
-            }
-        )
-    costs = [name for name in rows[0] if name.endswith(", s")]
-    return {"rows": rows, "exponents": _exponents(rows, "pairs", costs, last=2)}
+        world = folder / f"pairs-{count}"
+        run, names = write_world(world, model, count), STAGES if count <= score_most else WITHOUT_MODEL
+        stages = {name: child.ask("growth", folder, do="stage", stage=name, run=run) for name in names}
+        row = {
+            "pairs": count,
+            **{f"{name}, s": found["seconds"] for name, found in stages.items()},
+            **({"train step, s": stages["train"]["step, s"]} if "train" in stages else {}),
+            **{f"{name}, bytes": found["peak, bytes"] for name, found in stages.items()},
+        }
+        shutil.rmtree(world)
+        rows = sorted([*rows, row], key=lambda row: row["pairs"])
+        costs = [name for name in rows[0] if name.endswith(", s")]
+        yield {"rows": rows, "exponents": _exponents(rows, "pairs", costs, last=2)}
 
 
 def by_length(folder: Path, lengths: Sequence[int], tokens: int) -> dict[str, Any]:
@@ -257,18 +265,22 @@ def _model(folder: Path, shape: Shape) -> str:
 
 def _exponents(rows: list[dict[str, Any]], size: str, costs: list[str], last: int | None = None) -> dict[str, float]:
     """Over the `last` rows where small ones show a fixed cost, over all of them otherwise."""
-    used = rows[-last:] if last else rows
-    return {cost: exponent([row[size] for row in used], [row[cost] for row in used]) for cost in costs}
+    found = {}
+    for cost in costs:
+        known = [row for row in rows if cost in row]
+        used = known[-last:] if last else known
+        if len(used) > 1:
+            found[cost] = exponent([row[size] for row in used], [row[cost] for row in used])
+    return found
 
 
-def measure(folder: Path, least: int, most: int, only: str | None, *, smoke: bool) -> dict[str, Any]:
-    counts = [10**power for power in range(int(math.log10(least)), int(math.log10(most)) + 1)]
+def measure(folder: Path, counts: Sequence[int], *, smoke: bool) -> dict[str, Any]:
     if smoke:
-        return {"pairs": by_pairs(folder, (100, 400)), "length": by_length(folder, LENGTHS[:2], 512)}
-    if only == "pairs":
-        return {"pairs": by_pairs(folder, counts)}
+        *_, pairs = by_pairs(folder, (100, 400))
+        return {"pairs": pairs, "length": by_length(folder, LENGTHS[:2], 512)}
+    *_, pairs = by_pairs(folder, counts)
     return {
-        "pairs": by_pairs(folder, counts),
+        "pairs": pairs,
         "length": by_length(folder, LENGTHS, TOKENS),
         "vocabulary": by_vocabulary(folder, VOCABULARIES, 8),
         "processes": by_processes(folder, 4_096),
@@ -293,13 +305,15 @@ def page(figures: dict[str, Any]) -> str:
 
 def _table(part: dict[str, Any]) -> str:
     names = list(part["rows"][0])
-    lines = [names, ["---"] * len(names), *([_cell(name, row[name]) for name in names] for row in part["rows"])]
+    lines = [names, ["---"] * len(names), *([_cell(name, row.get(name)) for name in names] for row in part["rows"])]
     if found := part.get("exponents"):
         lines.append(["exponent", *(f"**{found[name]:.2f}**" if name in found else "" for name in names[1:])])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace(", bytes |", ", MiB |")
 
 
-def _cell(name: str, value: float) -> str:
+def _cell(name: str, value: float | None) -> str:
+    if value is None:
+        return "–"
     if name.endswith("bytes"):
         return f"{value / MIB:,.0f}"
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
@@ -308,13 +322,21 @@ def _cell(name: str, value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["pairs"], help="only this table")
+    parser.add_argument("--pairs", type=int, nargs="+", help="numbers of pairs, instead of powers of ten")
     parser.add_argument("--least", type=int, default=1_000, help="pairs of the smallest run")
     parser.add_argument("--most", type=int, default=1_000_000, help="pairs of the largest run")
+    parser.add_argument("--score-most", type=float, default=math.inf, help="most pairs that are scored and trained on")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
+    powers = range(int(math.log10(options.least)), int(math.log10(options.most)) + 1)
+    counts = options.pairs or [10**power for power in powers]
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), options.least, options.most, options.only, smoke=options.smoke)
-    real_data.write("scale" if options.only else "growth", figures, page(figures), keep=not options.smoke)
+        if options.only and not options.smoke:
+            for pairs in by_pairs(Path(folder), counts, options.score_most):
+                real_data.write("scale", {"pairs": pairs}, page({"pairs": pairs}))
+            return
+        figures = measure(Path(folder), counts, smoke=options.smoke)
+    real_data.write("growth", figures, page(figures), keep=not options.smoke)
 
 
 if __name__ == "__main__":
