@@ -290,7 +290,7 @@ class MeasuresManifest(FilesManifest):
     absent = "The pairs are not measured."
     stage = "audit"
 
-    format: Literal[5] = 5  # 5 has every token that ends a completion
+    format: Literal[6] = 6  # 6 has the relations between pairs in a file of their own
     pairs_manifest_sha256: Sha256
     settings: Settings
     special: SpecialTokens | None

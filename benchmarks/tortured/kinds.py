@@ -54,7 +54,7 @@ KINDS = (
          (r.reported, r.evaluated, r.finished, r.resumed)),
     Kind("trained model", ("out/train/dpo/model/*",), (r.evaluated, r.finished)),
     Kind("evaluation", ("out/evaluate/dpo/*",), (r.reported, r.queried, r.audited)),
-    Kind("measures of the audit", ("out/audit/measures.*",), (r.audited,)),
+    Kind("measures of the audit", ("out/audit/measures.*", "out/audit/relations.*"), (r.audited,)),
     Kind("audit", ("out/audit/audit.json", "out/audit/pairs.parquet"), (r.queried, r.audited)),
     Kind("demo.json", ("out/demo.json",), (r.reported,)),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from scoreonce.pipeline.audit.checks.judgements import Ballot
 from scoreonce.pipeline.text.dataset_columns import Columns
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, did_you_mean
+from scoreonce.stages.common.paths import SPLITS
 from scoreonce.stages.config import Audit, Data
 from scoreonce.stages.data.prepared_pairs import Inputs
 from scoreonce.stages.raw.raw_data import RawData, limited, open_data
@@ -23,7 +24,6 @@ from scoreonce.stages.raw.recognition import head_of
 BY_RESPONSE = (("model_1", "model_2"), ("model_a", "model_b"))
 BY_LABEL = (("chosen_model", "rejected_model"), ("chosen-model", "rejected-model"))
 SCHEMA = {
-    "row": pl.Int64,
     "chosen_position": pl.Int8,
     "chosen_model": pl.String,
     "rejected_model": pl.String,
@@ -51,12 +51,18 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Annotations:
-    """`by_row`: split, row and the columns of `SCHEMA` that the raw data have. `votes`: those of every raw row, also of
-    the rows that are in quarantine because their votes are even; None where there are none.
+    """`by_split`: the columns of `SCHEMA` that any of the raw data have, one row for each raw row. `votes`: the
+    votes on every raw row, also on those in quarantine because the votes are even; None where there are none.
     """
 
-    by_row: pl.DataFrame
+    by_split: Mapping[str, pl.DataFrame]
     votes: pl.DataFrame | None
+
+    def of(self, split: str, rows: pl.Series) -> pl.DataFrame:
+        """Those of some raw rows of a split, by their numbers; null where there are none."""
+        table = self.by_split[split]
+        numbers = pl.select(pl.when(rows < table.height).then(rows)).to_series()
+        return table.select(pl.all().gather(numbers))
 
 
 def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations | None:
@@ -68,9 +74,9 @@ def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations |
     names = [name for name in (data.source, data.test_source) if name is not None]
     if not audit.votes and not all(Path(name).expanduser().exists() for name in names):
         return None  # an audit does not wait for the Hub
-    sets = _raw_sets(data)
-    tables, votes = [], []
-    for splits, raw in sets:
+    tables: dict[str, pl.DataFrame] = {}
+    votes = []
+    for splits, raw in _raw_sets(data):
         if not _was_prepared(raw, prepared):
             if audit.votes:
                 raise InputError(
@@ -83,9 +89,15 @@ def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations |
         reading = _reading(raw, data, audit)
         if reading.names:
             table = _read(raw, reading, data)
-            tables += [table.with_columns(split=pl.lit(split)) for split in splits]
+            tables |= dict.fromkeys(splits, table)
             votes += [table.select("votes_chosen", "votes_rejected")] if "votes_chosen" in table.columns else []
-    return Annotations(pl.concat(tables, how="diagonal"), pl.concat(votes) if votes else None) if tables else None
+    if not tables:
+        return None
+    # With the same columns in both splits, for their pairs come into one table.
+    names = [name for name in SCHEMA if any(name in table.columns for table in tables.values())]
+    nothing = pl.DataFrame(schema={name: SCHEMA[name] for name in names})
+    every = {split: pl.concat([nothing, tables.get(split, nothing)], how="diagonal") for split in SPLITS}
+    return Annotations(every, pl.concat(votes) if votes else None)
 
 
 def _raw_sets(data: Data) -> list[tuple[tuple[str, ...], RawData]]:
@@ -126,14 +138,12 @@ def _reading(raw: RawData, data: Data, audit: Audit) -> _Reading:
 
 
 def _read(raw: RawData, reading: _Reading, data: Data) -> pl.DataFrame:
-    values: dict[str, list[Any]] = {name: [] for name in SCHEMA}
-    row = 0
-    for batch in limited(raw.batches(reading.names), data.limit):
-        for found in batch:
-            for name, value in {**_annotation(found, reading), "row": row}.items():
-                values[name].append(value)
-            row += 1
-    table = pl.DataFrame(values, schema=SCHEMA)
+    """A row for each raw row, with the columns of which any has a value."""
+    parts = (
+        pl.DataFrame([_annotation(row, reading) for row in batch], schema=SCHEMA)
+        for batch in limited(raw.batches(reading.names), data.limit)
+    )
+    table = pl.concat([pl.DataFrame(schema=SCHEMA), *parts], rechunk=True)
     return table.select(name for name in SCHEMA if table[name].null_count() < table.height)
 
 

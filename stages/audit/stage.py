@@ -51,7 +51,7 @@ def audit(run: Run, *, fail_on: str | None = None, lock_timeout: float | None = 
     manifest = require_pairs(run)
     inputs = gather(run, manifest)
     with locked(paths, paths.audit, f"the folder {paths.audit}", timeout=lock_timeout):
-        pairs = scan_frame(measures(paths, inputs))
+        pairs = measures(paths, inputs)
         layers = _layers(run, paths, pairs)
         found = _document(run, manifest, pairs, layers, inputs)
         write_json(paths.audit_summary, {"manifest": _manifest(run, paths).model_dump(mode="json"), **found})

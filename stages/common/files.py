@@ -9,7 +9,7 @@ import os
 import secrets
 import shutil
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,34 @@ def write_parquet(path: Path, table: pa.Table, *, rows_per_group: int = 4096) ->
     """
     with atomic(path) as temporary:
         pq.write_table(table, temporary, row_group_size=rows_per_group, **parquet_options(table.schema))
+
+
+@contextmanager
+def parquet_in_pieces(path: Path, *, rows_per_group: int) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that writes one table after the other, of one schema, into the file that `write_parquet` would write.
+
+    At most `rows_per_group` rows and a table wait to be written. There has to be a first table, for it has the schema.
+    """
+    waiting: list[pa.Table] = []
+    writer: pq.ParquetWriter | None = None
+
+    def write(table: pa.Table, least: int = rows_per_group) -> None:
+        nonlocal writer
+        waiting.append(table)
+        if writer is None:
+            writer = pq.ParquetWriter(temporary, table.schema, **parquet_options(table.schema))
+        if sum(part.num_rows for part in waiting) >= least:
+            writer.write_table(pa.concat_tables(waiting), row_group_size=rows_per_group)
+            waiting.clear()
+
+    with atomic(path) as temporary:
+        try:
+            yield write
+            if waiting:
+                write(waiting.pop(), least=0)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
 def parquet_options(schema: pa.Schema) -> dict[str, Any]:

@@ -173,13 +173,20 @@ class RunPaths:
 
     @property
     def audit(self) -> Path:
-        """Folder of the audit: index.html, audit.json, pairs.parquet, measures.parquet (reused by later audits)."""
+        """Folder of the audit: index.html, audit.json, pairs.parquet; measures.parquet and relations.parquet are
+        reused by later audits.
+        """
         return self.out / "audit"
 
     @property
     def measures(self) -> Path:
         """The measures of each pair, kept for later audits (Parquet)."""
         return self.audit / "measures.parquet"
+
+    @property
+    def relations(self) -> Path:
+        """What other pairs have to do with each pair, row by row beside its measures (Parquet)."""
+        return self.audit / "relations.parquet"
 
     @property
     def measures_manifest(self) -> Path:

@@ -27,6 +27,7 @@ class Check:
     fix: str = ""  # empty: how to leave these pairs out of training
     note: pl.Expr | None = None  # a remark on one pair, as text
     other: str | None = None  # the column with the pair_id of the other pair involved
+    rare: bool = False  # what half of all pairs have is no finding
 
     @property
     def advice(self) -> str:
@@ -39,8 +40,16 @@ class Check:
 
 
 def judged(pairs: pl.LazyFrame, checks: Sequence[Check]) -> pl.LazyFrame:
-    """The pairs with one boolean column per check, never null."""
-    return pairs.with_columns(check.where.fill_null(value=False).alias(check.name) for check in checks)
+    """The pairs with one boolean column per check, never null.
+
+    Whether what is `rare` is so is found out first: an expression over all pairs beside those over one would keep all
+    columns of all pairs in memory.
+    """
+    rare = {check.name: check.where.mean() for check in checks if check.rare}
+    found = pairs.select(**rare).collect(engine="streaming").row(0, named=True) if rare else {}
+    common = {name for name, share in found.items() if share is not None and share >= 0.5}
+    where = {check.name: pl.lit(value=False) if check.name in common else check.where for check in checks}
+    return pairs.with_columns(each.fill_null(value=False).alias(name) for name, each in where.items())
 
 
 def shares(fraction: pl.Expr) -> pl.Expr:

@@ -85,10 +85,7 @@ def histograms(pairs: pl.LazyFrame, wanted: Sequence[Distribution]) -> list[dict
         for each in known
         if found[f"{each.name}:inner"] is not None
     }
-    counts = values.select(
-        bin_number(pl.col(name), edge[1:-1]).alias(name).value_counts().implode() for name, edge in edges.items()
-    ).collect(engine="streaming")
-    return [_record(each, edges[each.name], counts[each.name].item()) for each in known if each.name in edges]
+    return [_record(each, edges[each.name], values) for each in known if each.name in edges]
 
 
 def bin_number(value: pl.Expr, edges: Sequence[float]) -> pl.Expr:
@@ -145,11 +142,14 @@ def _just_above(value: float) -> float:
     return value + max(1.0, abs(value) / 2**20)  # 1e300 + 1 is 1e300
 
 
-def _record(each: Distribution, edges: list[float], counted: pl.Series) -> dict[str, Any]:
-    by_bin = {row[each.name]: row["count"] for row in counted.to_list()}
+def _record(each: Distribution, edges: list[float], values: pl.LazyFrame) -> dict[str, Any]:
+    number = bin_number(pl.col(each.name), edges[1:-1]).alias("bin")
+    # One distribution after the other, for polars holds its column of all pairs.
+    counted = values.select(number).group_by("bin").len().collect(engine="streaming")
+    by_bin = dict(counted.iter_rows())
     bins = [
-        {"low": low, "high": high, "count": by_bin.get(number, 0)}
-        for number, (low, high) in enumerate(zip(edges, edges[1:], strict=False))
+        {"low": low, "high": high, "count": by_bin.get(place, 0)}
+        for place, (low, high) in enumerate(zip(edges, edges[1:], strict=False))
     ]
     group = {} if each.group is None else {"group": each.group}
     return {"name": each.name, "title": each.title, "unit": each.unit, **group, "bins": bins}

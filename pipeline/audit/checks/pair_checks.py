@@ -194,7 +194,8 @@ def _tokens() -> tuple[Check, ...]:
             "info",
             "Control token inside a prompt",
             "The prompt contains a control token. Most prompts have none, so no chat template wrote it.",
-            _RARE_IN_PROMPT,
+            pl.col("control_token_in_prompt") | pl.col("special_id_in_prompt").fill_null(value=False),
+            rare=True,
         ),
         Check(
             "prompt_truncated",
@@ -229,10 +230,6 @@ def _tokens() -> tuple[Check, ...]:
             "End prompts at a token boundary, for instance without a trailing space.",
         ),
     )
-
-
-_IN_PROMPT = pl.col("control_token_in_prompt") | pl.col("special_id_in_prompt").fill_null(value=False)
-_RARE_IN_PROMPT = _IN_PROMPT & (_IN_PROMPT.mean() < 0.5)
 
 
 def _texts(repetition: float, similarity: float) -> tuple[Check, ...]:

@@ -52,12 +52,12 @@ def read(folder: Path, rows: list[dict[str, Any]], audit: Audit = Audit(), **dat
 
 def test_positions_models_and_votes_are_those_of_the_chosen_side(tmp_path):
     found = read(tmp_path, ROWS, VOTES)
-    train = found.by_row.filter(split="train").sort("row")
+    train = found.by_split["train"]
     assert train["chosen_position"].to_list()[:2] == [1, 2]
     assert train["chosen_model"].to_list()[:2] == ["m", "o"]
     assert train["rejected_model"].to_list()[:2] == ["n", "m"]
     assert list(zip(train["votes_chosen"], train["votes_rejected"], strict=True))[:2] == [(2, 1), (2, 0)]
-    assert found.by_row.filter(split="test").height == 3
+    assert found.by_split["test"].height == 3
 
 
 def test_even_votes_count_as_judgements_though_their_row_is_in_quarantine(tmp_path):
@@ -70,7 +70,7 @@ def test_data_without_any_of_it(tmp_path):
 
 def test_models_of_chosen_and_rejected(tmp_path):
     row = {"prompt": "a", "chosen": "x", "rejected": "y", "chosen_model": "m", "rejected_model": None}
-    assert read(tmp_path, [row]).by_row.filter(split="train")["chosen_model"].to_list() == ["m"]
+    assert read(tmp_path, [row]).by_split["train"]["chosen_model"].to_list() == ["m"]
 
 
 def test_data_that_are_gone_or_others_are_left_alone_unless_votes_are_asked_for(tmp_path):
@@ -94,14 +94,14 @@ def test_a_column_of_votes_that_is_not_there(tmp_path):
 def test_positions_follow_the_coding_of_the_preference(tmp_path):
     """SHP: 1 means that the first is better, so that the chosen response came first where it is 1."""
     rows = [{"history": "a", "human_ref_A": "x", "human_ref_B": "y", "labels": label} for label in (1, 0)]
-    assert read(tmp_path, rows).by_row["chosen_position"].to_list()[:2] == [1, 2]
+    assert read(tmp_path, rows).by_split["train"]["chosen_position"].to_list()[:2] == [1, 2]
     strengths = [{"prompt": "a", "response_1": "x", "response_2": "y", "preference_strength": n} for n in (-2, 3, 0)]
-    assert read(tmp_path, strengths).by_row["chosen_position"].to_list()[:2] == [1, 2]
+    assert read(tmp_path, strengths).by_split["train"]["chosen_position"].to_list()[:2] == [1, 2]
 
 
 def test_positions_of_csv_follow_numbers_that_are_written_as_text(tmp_path):
     path = tmp_path / "raw.csv"
     path.write_text("prompt,response_1,response_2,preference\na,x,y,0.2\nb,x,y,0.7\n")
     prepared = open_data(str(path), subset=None, split="train").inputs
-    found = raw_annotations(Data(source=str(path)), Audit(), prepared).by_row
-    assert found.filter(split="train").sort("row")["chosen_position"].to_list() == [1, 2]
+    found = raw_annotations(Data(source=str(path)), Audit(), prepared)
+    assert found.by_split["train"]["chosen_position"].to_list() == [1, 2]

@@ -212,7 +212,7 @@ def test_an_audit_of_the_version_before_is_named_and_made_anew(world):
     with pytest.raises(InputError, match=r"(?s)another version.*format 1;.*scoreonce audit"):
         training_data.load_training_data(paths, READS, drop=["duplicate_pair"])
     audit.audit(world.run())
-    assert read_json(paths.measures_manifest)["format"] == 5
+    assert read_json(paths.measures_manifest)["format"] == 6
     assert len(training_data.load_training_data(paths, READS, drop=["duplicate_pair"])) == 8
 
 

@@ -3,6 +3,8 @@
 import errno
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from scoreonce.stages.common import files
@@ -43,3 +45,21 @@ def test_two_processes_of_the_same_number_write_to_files_of_their_own(tmp_path):
         assert one.read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "one"
+
+
+def test_a_table_written_in_pieces_is_the_table_in_groups_of_rows(tmp_path):
+    """Pieces of 3, 4 and 1 rows in groups of 4: 7 rows wait when the first two are there."""
+    table = pa.table({"number": pa.array(range(8), pa.int64()), "share": pa.array([0.5] * 8, pa.float32())})
+    with files.parquet_in_pieces(tmp_path / "a", rows_per_group=4) as write:
+        for start, rows in ((0, 3), (3, 4), (7, 1)):
+            write(table.slice(start, rows))
+    metadata = pq.read_metadata(tmp_path / "a")
+    assert [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)] == [4, 3, 1]
+    assert files.read_parquet(tmp_path / "a").equals(table)
+
+
+def test_a_table_that_fails_halfway_leaves_no_file(tmp_path):
+    with pytest.raises(ValueError, match="halfway"), files.parquet_in_pieces(tmp_path / "a", rows_per_group=1) as write:  # noqa: PT012
+        write(pa.table({"number": [1]}))
+        raise ValueError("halfway")
+    assert list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ from scoreonce.pipeline.audit.checks.check import judged
 from scoreonce.pipeline.audit.checks.judgements import VOTE_CHECKS
 from scoreonce.pipeline.audit.checks.pair_checks import pair_checks
 from scoreonce.pipeline.audit.checks.schema_rules import broken_rules, rule_checks, with_rules
-from scoreonce.pipeline.audit.measures.relations import with_near_duplicates, with_relations
+from scoreonce.pipeline.audit.measures.relations import near_relations, relations, with_ids
 from scoreonce.pipeline.audit.summary.findings import findings, worst
 from scoreonce.schemas.tables import Pair
 
@@ -76,7 +76,12 @@ def table(*rows: dict[str, Any]) -> pl.DataFrame:
     nobody = pl.DataFrame(schema={"key": pl.Int64, "near_prompt_group": pl.Int64, "near_prompt_other": pl.Int64})
     nothing = nobody.rename(lambda name: name.replace("prompt", "completion"))
     pairs = pl.DataFrame(rows, infer_schema_length=None).cast({"rejected_key": pl.Int64})
-    return with_near_duplicates(with_relations(pairs), nobody, nothing)
+    return related(pairs, nobody, nothing)
+
+
+def related(pairs: pl.DataFrame, prompts: pl.DataFrame, completions: pl.DataFrame) -> pl.DataFrame:
+    narrow = relations(pairs.lazy()).hstack(near_relations(pairs.lazy(), prompts, completions))
+    return pairs.hstack(with_ids(narrow, pairs["pair_id"]))
 
 
 def found(*rows: dict[str, Any]) -> dict[str, list[int]]:
@@ -187,7 +192,7 @@ def test_near_duplicates_name_the_other_pair_and_the_splits():
     rows = [pair(0), pair(1, split="test"), pair(2), pair(3)]
     prompts = pl.DataFrame({"key": [0, 3], "near_prompt_group": [0, 0], "near_prompt_other": [1, 0]})
     completions = pl.DataFrame({"key": [7, 11], "near_completion_group": [5, 5], "near_completion_other": [3, 2]})
-    whole = with_near_duplicates(with_relations(pl.DataFrame(rows, infer_schema_length=None)), prompts, completions)
+    whole = related(pl.DataFrame(rows, infer_schema_length=None), prompts, completions)
     records = {each["name"]: each for each in findings(judged(whole.lazy(), CHECKS), CHECKS) if each["rows"]}
     prompt, completion = "near_duplicate_prompt", "near_duplicate_completion"
     assert set(records) == {prompt, "near_duplicate_prompt_in_both_splits", completion}

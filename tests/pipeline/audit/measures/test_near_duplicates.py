@@ -87,6 +87,30 @@ def test_a_template_of_many_texts_does_not_explode(copies):
     assert found.pairs_compared < 100 * copies
 
 
+@pytest.mark.parametrize(("read", "compared"), [(400, 10**6), (10**9, 300), (50, 50)])
+def test_whatever_is_read_and_compared_at_once(monkeypatch, read, compared):
+    """Texts of about 20 shingles in 30 groups of three: all at once, and a few at a time."""
+    texts = [" ".join([*first[:-2], *text(2)]) for first in (text(22) for _ in range(30)) for _ in range(3)]
+    whole, reads = found_in(texts, 0.5), []
+    monkeypatch.setattr(near, "_READ_AT_ONCE", read)
+    monkeypatch.setattr(near, "_COMPARED_AT_ONCE", compared)
+    monkeypatch.setattr(near, "_PAIRS_AT_ONCE", compared)
+    series = pl.Series("text", texts)
+    sketches = near.sketches(shingles_of(series), keys(series, words(series)), np.arange(len(texts)) * 3)
+
+    def reading(places):
+        reads.append(found := shingles_of(series.gather(places // 3)))
+        return found
+
+    found = near.near_duplicates(sketches, reading, 0.5)
+    assert len(found.keys) > 40
+    for name in ("keys", "groups", "others"):
+        assert getattr(found, name).tolist() == getattr(whole, name).tolist()
+    # A group that begins before the limit is read whole: three texts more.
+    assert max(len(each.values) for each in reads) <= max(read, 0) + 3 * 22
+    assert (len(reads) > 1) == (read < 10**9)
+
+
 def test_nothing_to_compare():
     assert len(found_in(["one text alone here"]).keys) == 0
     empty = shingles_of(pl.Series("text", [], dtype=pl.String))
