@@ -69,7 +69,7 @@ def measured(model_type: str, rows: Sequence[PromptRow] | None = None) -> Measur
         name = _save(model_type, folder)
         try:
             model = load_model(folder, dtype="float32", device="cpu")
-            probe = choose_layout(model, "auto", max(row.tokens for row in rows))
+            probe = choose_layout(model, "auto", max(row.tokens for row in rows), continues=True)
         except InputError as error:
             return Measured(model_type, name, refused=error.what)
         plain = _plain(model_type, folder)
@@ -130,7 +130,10 @@ def random_rows(count: int = 5, longest: int = 24) -> list[PromptRow]:
 @torch.no_grad()
 def scored(model: tr.PreTrainedModel, probe: Probe, rows: Sequence[PromptRow]) -> Tensor:
     """Log-probs of all completion tokens in the layout that the probe chose."""
-    return TokenScorer(model, probe.layout)(rows).token_logps.double()
+    scorer = TokenScorer(model, probe.layout)
+    # Together, prompts that are not of similar lengths would hardly be computed once.
+    batches = [[row] for row in rows] if probe.layout == "continued" else [rows]
+    return torch.cat([scorer(batch).token_logps for batch in batches]).double()
 
 
 @torch.no_grad()
@@ -150,10 +153,11 @@ def gradients(
 ) -> tuple[float, tuple[str, ...]]:
     """How far gradients differ from plain autograd, relative, and the parameters that have none.
 
-    Of the sum of log-probs, each completion with a factor of its own.
+    Of the sum of log-probs, each completion with a factor of its own. Models that score continued rows train padded
+    ones.
     """
     factors = [k + 1.0 for row in rows for k in range(len(row.completions))]
-    sums = TokenScorer(model, probe.layout)(rows).sums()
+    sums = TokenScorer(model, "padded" if probe.layout == "continued" else probe.layout)(rows).sums()
     (sums * torch.tensor(factors, dtype=sums.dtype)).sum().backward()
     completions = [(row.prompt, each) for row in rows for each in row.completions]
     sum(f * _plain_logps(plain, *each).sum() for f, each in zip(factors, completions, strict=True)).backward()
@@ -174,7 +178,8 @@ def why(model: tr.PreTrainedModel, probe: Probe) -> str:
     if probe.layout == "shared":
         own = model.config._attn_implementation
         return "a sliding window" if own == "sdpa" else f"its attention is {own}"
-    return "differs with a shared prompt" if "differs" in probe.reason else "takes no such mask"
+    by_mask = probe.reason.partition("continued: ")[0]
+    return "differs with a shared prompt" if "differs" in by_mask else "takes no such mask"
 
 
 def _largest(left: Tensor, right: Tensor) -> float:

@@ -11,7 +11,8 @@ import torch
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture
-from scoreonce.pipeline.forward.scorer import TokenScorer, predicting
+from scoreonce.pipeline.forward.continuation import predicting
+from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head import kernels as fused
 from scoreonce.pipeline.head import log_probs as head_module
 from scoreonce.pipeline.head.log_probs import token_columns

@@ -125,7 +125,7 @@ class Compute(_Section):
         "auto",
         description="shared: one prompt with its completions per sequence; packed: several per sequence; padded: one "
         "completion per sequence; flex, flash: packed, with block masks or flash attention on a GPU; auto: the fastest "
-        "that is exact",
+        "that is exact, and where only padded is, scores from the model's cache of each prompt if that goes on exactly",
     )
     compile: bool = Field(False, description="also compile the model's layers (flex only); starts slower")
     shard: Literal["auto", "none", "full", "hybrid"] = Field(

@@ -24,7 +24,7 @@ SEQUENCE_LENGTHS = 8  # distinct lengths of "flex" sequences up to a token budge
 # which takes as long as multiplying 200 positions (0.4 ms on Zen 5), and caches few of them. 32 is as fast.
 CPU_MULTIPLE = 64
 
-RowLayout = Literal["shared", "padded", "packed", "flex", "flash"]
+RowLayout = Literal["shared", "padded", "packed", "flex", "flash", "continued"]
 PACKED_LAYOUTS: tuple[RowLayout, ...] = ("packed", "flex", "flash")  # several rows per sequence
 
 
@@ -89,7 +89,7 @@ def collate(rows: Sequence[PromptRow], layout: RowLayout, multiple: int = FLEX_B
 
     "shared": one sequence per row, padded on the right. "padded": one sequence per completion. "flash": all rows in one
     sequence. "packed": the same, padded to a multiple of CPU_MULTIPLE positions. "flex": padded to a multiple of
-    `multiple`, itself a multiple of FLEX_BLOCK.
+    `multiple`, itself a multiple of FLEX_BLOCK. "continued" rows are no tensors of one pass, see `continued_rows`.
     """
     if layout == "padded":
         rows = padded(rows)

@@ -26,9 +26,10 @@ from scoreonce.pipeline.attention.last_layer import (
     restore_attention,
     skip_unused_output,
 )
-from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, SEQUENCE_LENGTHS, PromptRow, RowLayout
+from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head_probe import understand_head
+from scoreonce.pipeline.forward.probe_rows import rows_past_the_window, rows_to_continue, rows_to_time, short_rows
 from scoreonce.pipeline.forward.rotary import RotaryLengths
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.schemas.errors import InputError
@@ -36,6 +37,7 @@ from scoreonce.schemas.errors import InputError
 # Largest mean deviation of a completion, in nats per token: far above rounding, far below the effect of a wrong mask.
 LAYOUT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
 FORWARD_ONLY = ("cpu",)  # devices on which flex attention has no backward pass
+NOT_CONTINUED = "completions go on from a cache only where a whole model is scored"
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ def choose_layout(
     *,
     compiled: bool = False,
     trains: bool = False,
+    continues: bool = False,
     first: RowLayout | None = None,
 ) -> Probe:
     """Try layouts on `model` with random rows, and with rows of `longest_row` positions where these differ.
@@ -66,16 +69,17 @@ def choose_layout(
     They do if a sliding window is shorter, or the usual frequencies of rotary positions end before.
 
     "auto" takes the first exact one of: packed rows (on a GPU by block masks or variable-length attention, whichever
-    is faster), the shared layout, the padded one. `first`, in which other scores were computed, goes before them,
-    though another may be faster: log-probs that are subtracted have the same rounding then. After "flex" or "flash" the
-    model's attention stays replaced; for "flex" its blocks are `compiled` on request, and sequences are padded to a
-    multiple of `multiple`. For a model that `trains` the backward pass is tried too. Raises `InputError` if the model's
-    head is not understood, if the model is not causal, if it does not give the same in a padded batch as alone, and if
-    the requested layout is not exact.
+    is faster), the shared layout, the continued one where the caller `continues`, the padded one. `first`, in which
+    other scores were computed, goes before them, though another may be faster: log-probs that are subtracted have the
+    same rounding then; in the place of the continued layout the padded one. After "flex" or "flash" the model's
+    attention stays replaced; for "flex" its blocks are `compiled` on request, and sequences are padded to a multiple of
+    `multiple`. For a model that `trains` the backward pass is tried too. Raises `InputError` if the model's head is not
+    understood, if the model is not causal, if it does not give the same in a padded batch as alone, and if the
+    requested layout is not exact.
     """
     lm = architecture.causal_lm(model)
     understand_head(lm)
-    short, tolerance = _random_rows(lm), LAYOUT_TOLERANCE[lm.dtype]
+    short, tolerance = short_rows(lm), LAYOUT_TOLERANCE[lm.dtype]
     padded = _token_logps(model, "padded", short)
     _require_causal(model, short, padded)
     batch_deviation = _deviation(padded, _own_token_logps(lm, short), short)
@@ -86,11 +90,13 @@ def choose_layout(
         return Probe("padded", batch_deviation, "asked for")
     if requested == "auto" and first == "padded":
         return Probe("padded", batch_deviation, "as scored")
+    if requested == "auto" and first == "continued" and not continues:
+        return Probe("padded", batch_deviation, NOT_CONTINUED)
     oracle = [(short, padded)]
-    if long := _rows_past_the_window(lm, longest_row):
+    if long := rows_past_the_window(lm, longest_row):
         oracle.append((long, _token_logps(model, "padded", long)))
     trials = _Trials(model, lm, oracle, tolerance + 5 * batch_deviation, longest_row, multiple, compiled, trains)
-    groups = _candidates(lm, compiled=compiled) if requested == "auto" else ((requested,),)
+    groups = _candidates(lm, compiled=compiled, continues=continues) if requested == "auto" else ((requested,),)
     reasons: list[str] = []
     if requested == "auto" and first is not None:
         if any(first in group for group in groups):
@@ -157,7 +163,7 @@ def require_same_in_training(model: torch.nn.Module, layout: RowLayout, multiple
     if not training:
         return
     lm = architecture.causal_lm(model)
-    rows = _random_rows(lm)
+    rows = short_rows(lm)
     found = _token_logps(model, layout, rows, multiple)
     for module in training:
         module.training = False
@@ -174,11 +180,13 @@ def require_same_in_training(model: torch.nn.Module, layout: RowLayout, multiple
         )
 
 
-def _candidates(model: PreTrainedModel, *, compiled: bool) -> tuple[tuple[RowLayout, ...], ...]:
+def _candidates(model: PreTrainedModel, *, compiled: bool, continues: bool) -> tuple[tuple[RowLayout, ...], ...]:
     """Groups of layouts, fastest first; within a group they are timed."""
+    # A cache has one frequency of rotary positions, whatever the length of what goes on from it.
+    last: tuple[tuple[RowLayout, ...], ...] = (("continued",),) if continues and not RotaryLengths.of(model) else ()
     if model.device.type == "cuda":
-        return (("flex",) if compiled else ("flex", "flash"), ("shared",))
-    return (("packed",), ("shared",)) if architecture.attends_by_rows(model) else (("shared",),)
+        return (("flex",) if compiled else ("flex", "flash"), ("shared",), *last)
+    return (("packed",), ("shared",), *last) if architecture.attends_by_rows(model) else (("shared",), *last)
 
 
 def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = False) -> None:
@@ -253,7 +261,7 @@ class _Trials:
 
     def _tried(self, layout: RowLayout) -> tuple[float, str]:
         """The largest deviation from the oracle, and the problem where it could not be measured."""
-        if architecture.windows(self.lm) is None:
+        if layout != "continued" and architecture.windows(self.lm) is None:
             kinds = architecture.settings(self.lm)["layer_types"]
             return float("inf"), f"its kinds of attention layers have no known mask: {kinds}"
         if layout == "flex" and self.lm.device.type in FORWARD_ONLY:
@@ -272,22 +280,24 @@ class _Trials:
             ValueError,
             AttributeError,
             RuntimeError,
-            KeyError,
-        ) as error:  # of models and compilers that do not take the mask
-            return float("inf"), f"no custom mask ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+            LookupError,
+        ) as error:  # of models and compilers that do not take the mask, and of caches that do not go on
+            lacks = "its cache does not go on" if layout == "continued" else "no custom mask"
+            return float("inf"), f"{lacks} ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
         finally:
             self.model.zero_grad()  # or the first step of training would add the gradient of these rows to its own
         return (max(found), "") if np.isfinite(found).all() else (float("inf"), "non-finite log-probs")
 
     def _deviations(self, layout: RowLayout) -> list[float]:
+        more = rows_to_continue(self.lm, self.longest_row) if layout == "continued" else []
+        oracle = [*self.oracle, *((rows, _token_logps(self.model, "padded", rows)) for rows in more)]
         return [
-            _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows)
-            for rows, logps in self.oracle
+            _deviation(_token_logps(self.model, layout, rows, self.multiple), logps, rows) for rows, logps in oracle
         ]
 
     def _seconds(self, layout: RowLayout) -> float:
         """Median of three passes over a full sequence of rows half as long as the longest, after one to compile."""
-        rows, scorer = _rows_to_time(self.lm, self.longest_row, self.multiple), self._scorer(layout)
+        rows, scorer = rows_to_time(self.lm, self.longest_row, self.multiple), self._scorer(layout)
         taken: list[float] = []
         try:
             for _ in range(4):
@@ -309,43 +319,6 @@ class _Trials:
 
     def _scorer(self, layout: RowLayout) -> TokenScorer:
         return TokenScorer(self.model, layout, multiple=self.multiple)
-
-
-def _rows_to_time(model: PreTrainedModel, longest_row: int, multiple: int) -> list[PromptRow]:
-    random, vocabulary = np.random.default_rng(2), _vocabulary(model)
-    tokens = max(8, longest_row // 2)
-    count = max(1, SEQUENCE_LENGTHS * multiple // tokens)
-
-    def ids(length: int) -> np.ndarray:
-        return random.integers(0, vocabulary, length, dtype=np.int32)
-
-    return [PromptRow(ids(tokens // 2), (ids(tokens // 4), ids(tokens // 4))) for _ in range(count)]
-
-
-def _vocabulary(model: PreTrainedModel) -> int:
-    """Number of token ids that the model both reads and predicts."""
-    return min(len(model.get_input_embeddings().weight), len(architecture.head_of(model).weight))
-
-
-def _random_rows(model: PreTrainedModel, seed: int = 0) -> list[PromptRow]:
-    random, vocabulary = np.random.default_rng(seed), _vocabulary(model)
-
-    def ids(low: int, high: int) -> np.ndarray:
-        return random.integers(0, vocabulary, random.integers(low, high), dtype=np.int32)
-
-    return [PromptRow(ids(2, 24), (ids(1, 16), ids(8, 16), ids(1, 16))) for _ in range(3)]
-
-
-def _rows_past_the_window(model: PreTrainedModel, longest_row: int) -> list[PromptRow]:
-    rotary = RotaryLengths.of(model)
-    usual = [limit.length for limit in rotary.limits] if rotary else []
-    windows = [window for window in (architecture.windows(model) or {}).values() if window]
-    if longest_row <= min([*windows, *usual], default=longest_row):
-        return []
-    random, vocabulary = np.random.default_rng(1), _vocabulary(model)
-    ids = random.integers(0, vocabulary, longest_row, dtype=np.int32)
-    third = max(1, longest_row // 3)
-    return [PromptRow(ids[:third], (ids[third : 2 * third], ids[2 * third :]))]
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from scoreonce.pipeline.attention.cpu_matmul import use_fast_linears
 from scoreonce.pipeline.attention.last_layer import compute_all_output, skip_unused_output
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PADDING, Batch, PromptRow, RowLayout, collate, padded
 from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.continuation import States, continued, predicting
 from scoreonce.pipeline.forward.rotary import RotaryLengths
 from scoreonce.pipeline.forward.routing import position_weights, routing_of
 from scoreonce.pipeline.forward.token_masks import Masking
@@ -30,7 +31,8 @@ class TokenScorer(nn.Module):
     Layouts: "shared" (a prompt and its completions in one sequence, the prompt computed once), "packed" (several such
     rows in one sequence, on a CPU), "flex" and "flash" (packed on a GPU, by block masks or variable-length attention;
     the model's attention must have been replaced by their `switch_on`), "padded" (each completion in a sequence of its
-    own: what the other layouts are tested against, and the only one for attention without custom masks).
+    own: what the other layouts are tested against, and the only one that trains attention without custom masks),
+    "continued" (without gradients: a prompt computed once, and its completions from the model's own cache of it).
 
     A module, so that DDP wraps body and head together.
     """
@@ -70,29 +72,34 @@ class TokenScorer(nn.Module):
         next-token distributions at the same completion tokens in the same order, adds the KL divergence from it, its
         log-probs of the tokens, and perturbed log-probs where it says so. `keep_hidden` adds the hidden states.
         """
-        model, prompt_rows = architecture.causal_lm(self.model), self._rows(prompt_rows)
-        batch = self._batch(prompt_rows, model.device)
-        output, head = self._body_output(prompt_rows, batch), architecture.head_of(model)
-        hidden = predicting(output, batch)
-        columns = token_columns(hidden, head, batch.targets, statistics=statistics, reference=reference)
+        states, head = self._states(prompt_rows), architecture.head_of(architecture.causal_lm(self.model))
+        columns = token_columns(states.hidden, head, states.targets, statistics=statistics, reference=reference)
         return TokenScores(
             columns.logps,
-            batch.lengths,
+            states.lengths,
             columns.statistics,
             columns.kl,
             columns.reference_logps,
             columns.perturbed,
-            self._masks(reference, batch.lengths),
-            hidden.detach() if keep_hidden else None,
-            None if self.top_k is None else routing_of(output.router_logits, position_weights(batch), self.top_k),
+            self._masks(reference, states.lengths),
+            states.hidden.detach() if keep_hidden else None,
+            states.routing,
         )
 
     @torch.no_grad()
     def hidden(self, prompt_rows: Sequence[PromptRow]) -> Float[Tensor, "tokens hidden"]:
         """Hidden states that predict each completion token, in the model's dtype."""
-        model, prompt_rows = architecture.causal_lm(self.model), self._rows(prompt_rows)
+        return self._states(prompt_rows).hidden
+
+    def _states(self, prompt_rows: Sequence[PromptRow]) -> States:
+        model = architecture.causal_lm(self.model)
+        if self.layout == "continued":
+            return continued(architecture.body_of(model), prompt_rows, model.device)
+        prompt_rows = self._rows(prompt_rows)
         batch = self._batch(prompt_rows, model.device)
-        return predicting(self._body_output(prompt_rows, batch), batch)
+        output = self._body_output(prompt_rows, batch)
+        routing = None if self.top_k is None else routing_of(output.router_logits, position_weights(batch), self.top_k)
+        return States(predicting(output, batch), batch.targets, batch.lengths, routing)
 
     def _rows(self, prompt_rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
         """The rows of each sequence, completion by completion where they cannot share their prompt."""
@@ -122,9 +129,3 @@ class TokenScorer(nn.Module):
                 made = body(input_ids=batch.input_ids, attention_mask=(batch.segments != PADDING).long(), **options)
         output: ModelOutput = made
         return output
-
-
-def predicting(output: ModelOutput, batch: Batch) -> Float[Tensor, "tokens hidden"]:
-    """The hidden states at the positions that predict a completion token."""
-    states: Tensor = output.last_hidden_state
-    return states.flatten(0, 1).index_select(0, batch.predicts)

@@ -15,8 +15,10 @@ from scoreonce.pipeline.attention.cpu_matmul import onednn_is_faster
 from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.attention.last_layer import skip_unused_output
+from scoreonce.pipeline.batches import continued_rows
 from scoreonce.pipeline.batches.prompt_rows import Batch, PromptRow, RowLayout, collate
 from scoreonce.pipeline.forward import architecture
+from scoreonce.pipeline.forward.continuation import continued
 from scoreonce.pipeline.memory.allocations import Allocations
 from scoreonce.pipeline.memory.stand_in_attention import attend_without_computing
 
@@ -46,9 +48,12 @@ def microbatch_memory(
     """What `rows` take as one micro-batch of `model`, a model on the meta device, were it on `device`: "cpu" or "cuda".
 
     A model that `trains` runs backward too; where it `accumulates`, gradients of earlier micro-batches are there and
-    only a new one beside them counts. Attention of the model is replaced. Raises `ValueError` where the model's
-    attention cannot be replaced, and what the model raises where its size depends on values.
+    only a new one beside them counts. Attention of the model is replaced. Of "continued" rows the largest of the
+    micro-batches that they make counts, and nothing trains. Raises `ValueError` where the model's attention cannot be
+    replaced, and what the model raises where its size depends on values.
     """
+    if layout == "continued":
+        return _continued(model, rows)
     lm, batch = architecture.causal_lm(model), collate(rows, layout, multiple)
     mask = _prepared(lm, rows, batch, layout, device)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad] if trains else []
@@ -70,7 +75,7 @@ def _run(
     lm: PreTrainedModel, batch: Batch, mask: Tensor, allocations: Allocations, *, trains: bool
 ) -> MicrobatchMemory:
     ids, places, predicts = (each.to("meta") for each in (batch.input_ids, batch.position_ids, batch.predicts))
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: _grouped_flops})
+    counter = _counter()
     with torch.set_grad_enabled(trains), allocations:
         with counter:
             output = architecture.body_of(lm)(
@@ -92,6 +97,29 @@ def _run(
     )
 
 
+def _continued(model: nn.Module, rows: Sequence[PromptRow]) -> MicrobatchMemory:
+    """Of the micro-batch that computes most, with the caches from which its completions go on."""
+    lm, budget = architecture.causal_lm(model), sum(row.tokens for row in rows)
+    laid_out = continued_rows.laid_out(rows, budget)
+    batches = [
+        [laid_out[number] for number in batch] for batch in continued_rows.continued_microbatches(laid_out, budget)
+    ]
+    largest = max(batches, key=continued_rows.computed_positions)
+    if attention_of(lm) != "eager":
+        attend_without_computing(lm, keeps_output=True, repeats_keys=True)
+    counter, allocations = _counter(), Allocations(known=[*model.parameters(), *model.buffers()])
+    with torch.no_grad(), allocations, counter:
+        states = continued(architecture.body_of(lm), largest, torch.device("meta"))
+    return MicrobatchMemory(
+        continued_rows.computed_positions(largest),
+        len(states.targets),
+        allocations.live,
+        allocations.peak,
+        0,
+        counter.get_total_flops(),
+    )
+
+
 def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layout: RowLayout, device: str) -> Tensor:
     """The mask, with the model's attention replaced, and with its last block as lazy as on that device."""
     if attention_of(lm) != "eager":  # which keeps scores, and is run as it is
@@ -102,6 +130,10 @@ def _prepared(lm: PreTrainedModel, rows: Sequence[PromptRow], batch: Batch, layo
         return RowMask.of(rows, batch)
     sequences, length = batch.input_ids.shape
     return torch.empty(sequences, 1, length, length, dtype=torch.bool, device="meta")
+
+
+def _counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.aten._grouped_mm: _grouped_flops})
 
 
 def _grouped_flops(left: Any, right: Any, *_: Any, **__: Any) -> int:

@@ -144,7 +144,7 @@ def _counted(
     compute: Compute, model: nn.Module, workload: Workload, *, trains: bool, distributions: bool = False
 ) -> Counted:
     device, lm = device_of(compute), architecture.causal_lm(model)
-    layout = _layout(compute, architecture.windows(lm), attention_of(lm), device)
+    layout = _layout(compute, architecture.windows(lm), attention_of(lm), device, trains=trains)
     try:
         sizes = sizes_of(
             model,
@@ -167,13 +167,13 @@ def _counted(
 
 
 def _layout(
-    compute: Compute, windows: Mapping[str, int | None] | None, attention: str | None, device: Device
+    compute: Compute, windows: Mapping[str, int | None] | None, attention: str | None, device: Device, *, trains: bool
 ) -> RowLayout:
     """The layout that the probe finds exact for most models; only running it shows."""
     if compute.attention != "auto":
         return compute.attention
     if windows is None:  # a kind of layer that takes no mask
-        return "padded"
+        return "padded" if trains else "continued"
     if attention == "eager":
         return "shared"
     return "flex" if device == "cuda" else "packed"

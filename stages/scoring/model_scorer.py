@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline.attention.cpu_matmul import lay_out_for_forward
+from scoreonce.pipeline.batches import continued_rows
 from scoreonce.pipeline.batches.device_transfer import read_later
 from scoreonce.pipeline.batches.microbatches import batcher_for
 from scoreonce.pipeline.batches.prompt_rows import PromptRow, RowLayout, padded, sequence_multiple
@@ -116,7 +117,10 @@ class ModelScorer:
         if device.type == "cpu":
             keep_freed_memory()
         lay_out_for_forward(architecture.causal_lm(model))
-        probe = agreed_layout(model, compute.attention, longest_row, multiple, compiled=compute.compile, first=first)
+        # The only place that asks for it: nothing trains, and no process waits for another in a forward pass.
+        probe = agreed_layout(
+            model, compute.attention, longest_row, multiple, compiled=compute.compile, first=first, continues=True
+        )
         return cls(TokenScorer(model, probe.layout, multiple=multiple), probe, budget, compiled=compute.compile)
 
     def score(self, rows: Sequence[PromptRow], advance: Advance, *, keep_hidden: bool = False) -> ScoredRows:
@@ -133,7 +137,7 @@ class ModelScorer:
                 sum(len(laid_out[index].completions) for index in batch), sum(laid_out[index].tokens for index in batch)
             )
 
-        batches = batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget)
+        batches = self._batches(laid_out)
         others = self._most(len(batches)) - len(batches)
         for batch in batches:
             started.append((batch, self._start([laid_out[index] for index in batch], keep_hidden)))
@@ -170,7 +174,7 @@ class ModelScorer:
         """Measured speed in positions of prompt rows, whatever the layout: micro-batches for about `seconds`."""
         laid_out = self._laid_out(rows)
         lengths = [row.tokens for row in laid_out]
-        batches = batcher_for(self.probe.layout)(lengths, self.budget)
+        batches = self._batches(laid_out)
         middle, done, start = len(batches) // 2, 0, time.perf_counter()
         for batch in batches[middle:] + batches[:middle]:  # of medium length first: they are typical
             self._start([laid_out[index] for index in batch], False)()
@@ -206,7 +210,14 @@ class ModelScorer:
         }
 
     def _laid_out(self, rows: Sequence[PromptRow]) -> Sequence[PromptRow]:
+        if self.probe.layout == "continued":
+            return continued_rows.laid_out(rows, self.budget)
         return padded(rows) if self.probe.layout == "padded" else rows
+
+    def _batches(self, laid_out: Sequence[PromptRow]) -> list[list[int]]:
+        if self.probe.layout == "continued":
+            return continued_rows.continued_microbatches(laid_out, self.budget)
+        return batcher_for(self.probe.layout)([row.tokens for row in laid_out], self.budget)
 
     def _start(self, rows: list[PromptRow], keep_hidden: bool) -> Callable[[], list[ScoredRows]]:
         """Start scoring a micro-batch; the function returned waits for it and gives the scores of each row."""

@@ -53,7 +53,9 @@ def load_scorer(job: ScoringJob, extent: Extent) -> ModelScorer:
     )
     if job.compute.attention != "auto":
         return scorer
-    if scorer.probe.layout == "padded":
+    if scorer.probe.layout == "continued":
+        logger.warning(f"completions go on from the model's cache of their prompt: {scorer.probe.reason}")
+    elif scorer.probe.layout == "padded":
         logger.warning(f"prompts are not shared between completions: {scorer.probe.reason}")
     elif scorer.probe.reason:
         logger.warning(f"{scorer.probe.layout} rows, no block masks: {scorer.probe.reason}")

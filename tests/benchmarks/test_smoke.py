@@ -18,7 +18,10 @@ def results():
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=pytest.mark.long) for name in ("peers", "growth", "hh", "audit", "full_vocabulary")),
+        *(
+            pytest.param(name, marks=pytest.mark.long)
+            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids")
+        ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index")),
     ],
 )

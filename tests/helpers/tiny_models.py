@@ -58,11 +58,45 @@ PADDED_ONLY = {
     ),
     "mamba": lambda: tr.MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, **OWN),
 }
+# Those with layers that are no attention. Completions go on from a cache of their prompt...
+HYBRIDS = {
+    "lfm2": lambda: tr.Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"] * 2, block_multiple_of=32),
+    "qwen3_5": lambda: tr.Qwen3_5TextConfig(
+        **SHAPE,
+        head_dim=8,
+        linear_key_head_dim=8,
+        linear_value_head_dim=8,
+        linear_num_key_heads=2,
+        linear_num_value_heads=2,
+        layer_types=["linear_attention", "full_attention"] * 2,
+    ),
+    "falcon_h1": lambda: tr.FalconH1Config(
+        **SHAPE, mamba_d_ssm=64, mamba_n_heads=4, mamba_d_head=16, mamba_d_state=8, mamba_chunk_size=16
+    ),
+    "bamba": lambda: tr.BambaConfig(
+        **SHAPE,
+        attn_layer_indices=[1, 3],
+        mamba_n_heads=4,
+        mamba_d_head=16,
+        mamba_d_state=8,
+        mamba_chunk_size=16,
+    ),
+}
+# ...but for those of Jamba, whose scan begins anew, and of MiniMax, whose mask leaves the prompt out where the first
+# layer is linear.
+FORGETFUL = {
+    "jamba": lambda: tr.JambaConfig(
+        **SHAPE, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8, mamba_dt_rank=8, num_experts=4
+    ),
+    "minimax": lambda: tr.MiniMaxConfig(
+        **SHAPE, layer_types=["linear_attention", "full_attention"] * 2, num_local_experts=4, block_size=16
+    ),
+}
 
 
 def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0):
     torch.manual_seed(seed)
-    config = {**SHARED, **SHARED_ON_GPU, **PADDED_ONLY}[name]()
+    config = {**SHARED, **SHARED_ON_GPU, **PADDED_ONLY, **HYBRIDS, **FORGETFUL}[name]()
     made = tr.AutoModelForCausalLM.from_config(config, attn_implementation=attention_for(config))
     return made.eval().to(dtype)
 
