@@ -13,14 +13,14 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.progress import progress
-from scoreonce.stages.config import Compute
 from scoreonce.stages.scoring.estimate import tensor_bytes
 from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.processes import ALONE, ProcessGroup, launched
 from scoreonce.stages.scoring.rows import Extent, load_scorer, row_reader
 from scoreonce.stages.scoring.unscored import UnscoredCompletions, missing_completions, unscored_completions
 from scoreonce.stages.scoring.write import ShardWriter, require_finite
@@ -46,14 +46,6 @@ class ScoringResult:
     missing: int = 0  # completions of other parts that the store lacks
 
 
-class ProcessGroup(NamedTuple):
-    """This process among those that score together, and a barrier over them."""
-
-    rank: int
-    world: int
-    wait: Callable[[], None]
-
-
 def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> ScoringResult:
     """Score every completion of the pairs that the store lacks, or of the job's part of them, shard by shard.
 
@@ -63,7 +55,7 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
     where a log-prob is not finite; finished shards stay. The same where the store is at an address that cannot be
     reached: what was scored is kept, and published the next time.
     """
-    processes = _process_group(job.compute)
+    processes = launched(job.compute)
     _open_copy(job, processes)
     if job.part is None and processes.world == 1 and not _needs_repair(job):
         work = unscored_completions(job)
@@ -79,16 +71,22 @@ def score_completions(job: ScoringJob, *, lock_timeout: float | None = None) -> 
     return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds, main, missing)
 
 
-def score_part(job: ScoringJob, loaded: Callable[[], ModelScorer], *, lock_timeout: float | None = None) -> None:
-    """Score a job's part as `score_completions` does, in this process alone, with a model that is used again.
+def score_part(
+    job: ScoringJob,
+    loaded: Callable[[], ModelScorer],
+    *,
+    processes: ProcessGroup = ALONE,
+    lock_timeout: float | None = None,
+) -> None:
+    """Score a job's part as `score_completions` does, with a model that is used again: alone, or in all of `processes`.
 
     `loaded` gives the model, and is called only if there is something to do. What other parts lack is not counted.
     """
-    alone = ProcessGroup(0, 1, lambda: None)
     with ExitStack() as held:
-        work = _planned(job, alone, held, lock_timeout)
+        work = _planned(job, processes, held, lock_timeout)
         if len(work):
-            _score(job, work, alone, loaded)
+            _score(job, work, processes, loaded)
+        processes.wait()  # the first holds the lock until all have written
 
 
 def plan(job: ScoringJob, *, lock_timeout: float | None = None) -> UnscoredCompletions:
@@ -264,12 +262,3 @@ def _log_damage(store: ReferenceStore, damage: Damage) -> None:
     aside = f"moved to {store.folder / 'damaged'}, to be {again} again"
     setting = f" with {damage.setting}" if damage.setting else ""
     logger.warning(f"damaged {what} {damage.path.name}: {damage.reason}; {aside}{setting}")
-
-
-def _process_group(compute: Compute) -> ProcessGroup:
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ProcessGroup(0, 1, lambda: None)
-    from accelerate import PartialState
-
-    state = PartialState(cpu=compute.device == "cpu")
-    return ProcessGroup(state.process_index, state.num_processes, state.wait_for_everyone)

@@ -186,7 +186,7 @@ def test_the_policy_is_evaluated_into_the_same_store(machines):
 def test_one_launch_over_two_machines_is_refused(machines, monkeypatch):
     from scoreonce.stages.scoring import run as scoring
 
-    monkeypatch.setattr(scoring, "_process_group", lambda compute: scoring.ProcessGroup(0, 4, lambda: None))
+    monkeypatch.setattr(scoring, "launched", lambda compute: scoring.ProcessGroup(0, 4, lambda: None))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(InputError) as raised:
         score.score(machines.run("one"))
