@@ -34,6 +34,7 @@ from scoreonce.stages.commands.options import (
     FailOn,
     FullVocab,
     Gpus,
+    GroupSize,
     Jobs,
     Label,
     Labels,
@@ -195,6 +196,7 @@ def score(
     sets: Sets = None,
     part: Part = None,
     engine: Engine = None,
+    group_size: GroupSize = None,
     dry_run: DryRun = False,
     full_vocab: FullVocab = None,
     lock_timeout: LockTimeout = None,
@@ -205,7 +207,7 @@ def score(
 
     Completions that the store already holds are not scored again.
     """
-    given = {"score.full_vocab": full_vocab, "score.engine": engine}
+    given = {"score.full_vocab": full_vocab, "score.engine": engine, "score.group_size": group_size}
     settings = _load(run, sets).replace({key: value for key, value in given.items() if value is not None})
     from scoreonce.stages.score import stage
 

@@ -206,6 +206,9 @@ class Score(_Section):
         description="local: this process, or those of a launch; ray: the GPUs of a Ray cluster, or its CPUs, see "
         "docs/cache.md",
     )
+    group_size: int = Field(
+        1, ge=1, description="with ray: GPUs, or CPUs, that hold one reference together, in parts (FSDP2)"
+    )
 
     @property
     def form(self) -> str | None:

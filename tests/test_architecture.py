@@ -66,10 +66,13 @@ ARROWS: dict[str, set[str]] = {
         "stages.remote",
         "pipeline",
     },
+    "stages.cluster": {"stages.config", "stages.common", "stages.weights", "stages.models", "pipeline"},
     "stages.memory": {"stages.config", "stages.common", "stages.weights", "stages.models", "pipeline"},
     "stages.sharded": {"stages.config", "stages.memory", "stages.weights", "stages.models", "pipeline"},
 }
-SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory", "models", "raw", "data", "store")}
+SHARED = {
+    f"stages.{room}" for room in ("config", "common", "weights", "cluster", "memory", "models", "raw", "data", "store")
+}
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}

@@ -176,6 +176,15 @@ Engine = Annotated[
         help="local: this process, or those of a launch. ray: the GPUs of a Ray cluster, or its CPUs (score.engine).",
     ),
 ]
+GroupSize = Annotated[
+    int | None,
+    typer.Option(
+        "--group-size",
+        metavar="N",
+        min=1,
+        help="With --engine ray: let N GPUs, or CPUs, hold one reference together, in parts (score.group_size).",
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

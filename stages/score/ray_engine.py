@@ -1,8 +1,9 @@
 """Scoring by the GPUs or CPUs of a Ray cluster: `score.engine = "ray"`.
 
 The rows of a Ray Data set are parts of the completions, divided by prompt as `score --part` divides them. An actor per
-GPU, or per CPU where there is none, scores one after the other and writes to the store itself. Ray gives a part to an
-actor that is free, starts actors where nodes join, and gives a part again where its actor died.
+GPU, or per CPU where there is none, or per group of `score.group_size` of them, scores one after the other and writes
+to the store itself. Ray gives a part to an actor that is free, starts actors where nodes join, and gives a part again
+where its actor died.
 """
 
 from __future__ import annotations
@@ -10,21 +11,20 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Literal
 
 from scoreonce.schemas.addresses import is_address
-from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.common.files import sha256
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.cluster.connection import connected, counted, require_ray
+from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
-from scoreonce.stages.score.ray_worker import Order, PartScorer, Starts
+from scoreonce.stages.score.ray_group import GroupLeader
+from scoreonce.stages.score.ray_worker import Order, PartScorer, Starts, needed
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.rows import Extent
 from scoreonce.stages.scoring.run import ScoringResult, count_missing, plan
@@ -41,34 +41,45 @@ POLL = 5.0  # seconds between two looks at the store, for the progress bar
 # Ray Data says when it begins and ends, and that it shows no bar of its own.
 _TOO_TALKATIVE = ("ray.data._internal.execution", "ray.data._internal.progress")
 
+ENGINE = 'score.engine = "ray", or --engine ray'
 
-def require_ray(run: Run, part: str | None) -> None:
-    """Raise `InputError` where this run cannot be scored by Ray."""
-    if find_spec("ray") is None:
-        raise _refused(
-            "Scoring with Ray needs the ray package.", "ray is not installed", "pip install 'scoreonce[ray]'."
-        )
+
+def require_engine(run: Run, part: str | None) -> None:
+    """Raise `InputError` where the engine that the run names cannot score it."""
+    if run.score.engine == "local":
+        if run.score.group_size > 1:
+            raise InputError(
+                "Only Ray puts processes into groups.",
+                found=f'score.group_size = {run.score.group_size}, score.engine = "local"',
+                where="score.group_size, or --group-size",
+                fix="Add --engine ray, or leave it out and start one process for each GPU with torchrun.",
+            )
+        return
+    require_ray("Scoring", ENGINE)
     if part is not None:
         fix = "Leave out --part, or --engine ray."
         raise _refused("With Ray there are no parts to choose: it divides the work itself.", f"--part {part}", fix)
-    if run.compute.shard in ("full", "hybrid"):
-        raise _refused(
-            "Ray scores with a whole model on each GPU, not with one that several GPUs hold together.",
-            f'compute.shard = "{run.compute.shard}"',
-            'Set compute.shard = "none", or score the sharded model with torchrun, in parts on several groups of GPUs.',
-        )
+    _require_group(run)
     if run.score.store is not None and is_address(run.score.store):
         raise _refused(
             "Ray's workers share the store by a file system, not by an address.",
             f"score.store = {run.score.store!r}",
             "Set score.store to a folder that all nodes see, or score parts: `scoreonce score RUN.toml --part 1/8`.",
         )
-    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise _refused(
-            "Ray starts its processes itself.",
-            f"a launch of {processes} processes (WORLD_SIZE)",
-            "Start the command once, without torchrun and accelerate launch.",
-        )
+
+
+def _require_group(run: Run) -> None:
+    shard, size = run.compute.shard, run.score.group_size
+    found = f'compute.shard = "{shard}", score.group_size = {size}'
+    if shard == "hybrid":
+        fix = 'Set compute.shard = "full" and score.group_size (--group-size) to the GPUs that hold one model together.'
+        raise _refused("With Ray every group is a replica of the others already.", found, fix)
+    if shard == "full" and size == 1:
+        fix = 'Set score.group_size (--group-size) to how many, or compute.shard = "none" for a whole model on each.'
+        raise _refused("Ray has to know how many GPUs hold a model together.", found, fix)
+    if shard == "none" and size > 1:
+        fix = 'Set compute.shard = "full", or leave out score.group_size (--group-size).'
+        raise _refused("A group holds the model in parts.", found, fix)
 
 
 def score_with_ray(run: Run, job: ScoringJob, *, lock_timeout: float | None = None) -> ScoringResult:
@@ -80,15 +91,21 @@ def score_with_ray(run: Run, job: ScoringJob, *, lock_timeout: float | None = No
     work = plan(job, lock_timeout=lock_timeout)
     if len(work) == 0:
         return ScoringResult(0, work.wanted)
-    of = number_of_parts(work.wanted, job.shard_completions)
-    with _connected():
-        resources, room = _resources(run.compute.device)
-        device = "cuda" if "num_gpus" in resources else "cpu"
-        alone = run.replace({"compute.device": device, "compute.shard": "none"})
-        order = _order(alone, job, of, Extent.of(job, work), lock_timeout)
+    size = run.score.group_size
+    of = number_of_parts(work.wanted, job.shard_completions * size)
+    with connected():
+        told = run.replace({"compute.device": _device(run), "compute.shard": "none" if size == 1 else "full"})
+        order = Order(
+            told,
+            of,
+            Extent.of(job, work),
+            Surroundings.here([job.paths.pairs_manifest, job.store.folder / "identity.json"]),
+            job.store.identity.key,
+            lock_timeout,
+        )
         start = time.perf_counter()
         with _followed(job.store, len(work)):
-            _score_parts(order, work.parts(of), resources, room)
+            _score_parts(order, work.parts(of), _room(told))
         seconds = time.perf_counter() - start
     if missing := count_missing(job, lock_timeout=lock_timeout):
         raise InputError(
@@ -100,70 +117,40 @@ def score_with_ray(run: Run, job: ScoringJob, *, lock_timeout: float | None = No
     return ScoringResult(len(work), work.wanted - len(work), work.tokens, seconds)
 
 
-def number_of_parts(completions: int, shard_completions: int) -> int:
-    """How many parts Ray hands out; the same each time, so that a run that goes on divides as the one before did."""
-    return max(1, min(MOST_PARTS, math.ceil(completions / (PART_SHARDS * shard_completions))))
+def number_of_parts(completions: int, together: int) -> int:
+    """How many parts Ray hands out, where the processes of an actor score so many completions at the same time.
+
+    It is the same each time, so that a run that goes on divides as the one before did.
+    """
+    return max(1, min(MOST_PARTS, math.ceil(completions / (PART_SHARDS * together))))
 
 
 def _refused(what: str, found: str, fix: str) -> InputError:
-    return InputError(what, found=found, where='score.engine = "ray", or --engine ray', fix=fix)
+    return InputError(what, found=found, where=ENGINE, fix=fix)
 
 
-@contextmanager
-def _connected() -> Iterator[None]:
-    """A connection to Ray: the one of this process, else the cluster of RAY_ADDRESS or this machine, else a new one."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        ray.init(include_dashboard=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        address = os.environ.get("RAY_ADDRESS")
-        raise InputError(
-            "Ray does not start, or no Ray cluster answers.",
-            found=first_line(error),
-            where=f"RAY_ADDRESS={address}" if address else "this machine",
-            fix="`ray status` shows whether a cluster is there; without RAY_ADDRESS and `ray start`, one is started on "
-            "this machine.",
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _device(run: Run) -> Literal["cpu", "cuda"]:
+    """The device of each process: a GPU if the cluster has one now."""
+    gpus, device = counted("GPU"), run.compute.device
+    if device == "auto":
+        return "cuda" if gpus else "cpu"
+    if device == "cuda" and not gpus:
+        logger.warning("the Ray cluster has no GPU yet; scoring begins when a node with one has joined")
+    return device
 
 
-def _resources(device: str) -> tuple[dict[str, int], int]:
-    """What an actor takes of the cluster, and for how many there is room now."""
-    import ray
-
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0))
-    if device == "cuda" or (device == "auto" and gpus):
-        if not gpus:
-            logger.warning("the Ray cluster has no GPU yet; scoring begins when a node with one has joined")
-        return {"num_gpus": 1}, gpus
-    return {"num_cpus": 1}, int(there.get("CPU", 0))
+def _room(run: Run) -> int:
+    """For how many actors, or groups of them, the cluster has room now."""
+    name = "GPU" if run.compute.device == "cuda" else "CPU"
+    there, size = counted(name), run.score.group_size
+    if size > 1 and there < size:
+        logger.warning(
+            f"the Ray cluster has {there} {name}s and a group takes {size}; scoring begins when more have joined"
+        )
+    return there // size
 
 
-def _order(run: Run, job: ScoringJob, of: int, extent: Extent, lock_timeout: float | None) -> Order:
-    from scoreonce.stages.models import loading
-
-    alike = (job.paths.pairs_manifest, job.store.folder / "identity.json")
-    return Order(
-        run,
-        of,
-        extent,
-        folder=str(Path.cwd()),
-        store_key=job.store.identity.key,
-        files={str(path): sha256(path) for path in alike},
-        trust_remote_code=loading.trust_remote_code,
-        lock_timeout=lock_timeout,
-    )
-
-
-def _score_parts(order: Order, parts: list[Part], resources: dict[str, int], room: int) -> None:
+def _score_parts(order: Order, parts: list[Part], room: int) -> None:
     """Have Ray score these parts. Raises the first `InputError` of an actor."""
     import ray
     import ray.data
@@ -182,10 +169,16 @@ def _score_parts(order: Order, parts: list[Part], resources: dict[str, int], roo
         "initial_size": max(1, min(room, len(parts))),
         "max_tasks_in_flight_per_actor": 1,  # no part waits for an actor that is busy while another is free
     }
+    groups = order.run.score.group_size > 1
+    gpus, cpus = (0, 0) if groups else needed(order.run)  # the members of a group take what it needs
+    takes = {"num_gpus": gpus} if gpus else {"num_cpus": cpus}
     with ray.data.DataContext.current(context):
         rows = ray.data.from_items([{"part": part.number} for part in parts], override_num_blocks=len(parts))
         scored = rows.map(
-            PartScorer, fn_constructor_args=(order, starts), compute=ray.data.ActorPoolStrategy(**actors), **resources
+            GroupLeader if groups else PartScorer,
+            fn_constructor_args=(order, starts),
+            compute=ray.data.ActorPoolStrategy(**actors),
+            **takes,
         )
         with closing(iter(scored.iter_rows())) as done:  # which ends the actors, after an error too
             for row in done:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import sha256
+from scoreonce.stages.cluster.connection import cpu_share
+from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.config import Run
 from scoreonce.stages.scoring.job import ScoringJob
+from scoreonce.stages.scoring.processes import ALONE, ProcessGroup
 from scoreonce.stages.scoring.rows import Extent, load_scorer
 from scoreonce.stages.scoring.run import score_part
 from scoreonce.stages.store.parts import Part
@@ -33,10 +33,8 @@ class Order:
     run: Run
     parts: int  # into which the completions are divided
     extent: Extent  # of all parts, so that every actor probes the same layouts
-    folder: str  # in which the command was given; paths of a run file are relative to it
+    around: Surroundings
     store_key: str
-    files: dict[str, str]  # path and SHA-256 of what every node has to see alike
-    trust_remote_code: bool
     lock_timeout: float | None
 
 
@@ -52,57 +50,31 @@ class Starts:
         return self._of[part]
 
 
-class PartScorer:
-    """Scores parts, the rows of Ray Data, with one model.
+class Worker:
+    """One process that scores parts, alone or as one of `processes` that hold the model together."""
 
-    A part is scored as `score --part` scores it: under its lock, and only what the store lacks. So a part that Ray
-    starts again, because its actor died, goes on after its last finished shard. An `InputError` is returned in the row
-    and not raised, because Ray would make another error of it.
-    """
+    def __init__(self, order: Order, processes: ProcessGroup = ALONE) -> None:
+        self._order, self._processes = order, processes
 
-    def __init__(self, order: Order, starts: Any) -> None:
-        self._order, self._starts = order, starts
+    def score(self, number: int) -> str:
+        """Score a part as `score --part` does: under its lock, and only what the store lacks.
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """Score the part of a row. Returns its number and, as JSON, the four parts of an error, or an empty string."""
-        number = int(row["part"])
+        So a part that is started again, because its process died, goes on after its last finished shard. Returns the
+        four parts of an `InputError` as JSON, or an empty string: raised, Ray would make another error of it.
+        """
+        part = Part(number, self._order.parts)
         try:
-            self._require_few_starts(number)
-            part = Part(number, self._order.parts)
-            score_part(replace(self._job, part=part), lambda: self._scorer, lock_timeout=self._order.lock_timeout)
+            job = replace(self._job, part=part)
+            score_part(job, lambda: self._scorer, processes=self._processes, lock_timeout=self._order.lock_timeout)
         except InputError as error:
-            return {"part": number, "problem": json.dumps([error.what, error.found, error.where, error.fix])}
-        return {"part": number, "problem": ""}
-
-    def _require_few_starts(self, number: int) -> None:
-        import ray
-
-        if ray.get(self._starts.another.remote(number)) > MOST_STARTS:
-            raise InputError(
-                "A part of the completions ends every process that scores it.",
-                found=f"part {number}/{self._order.parts} was started {MOST_STARTS} times, and its process died",
-                where=f"at last on {socket.gethostname()}; the messages of Ray above say how",
-                fix="Where memory ran out, set compute.tokens_per_microbatch lower or start Ray with fewer CPUs. "
-                "`scoreonce score` without --engine ray shows what happens in one process.",
-            )
+            return problem(error)
+        return ""
 
     @cached_property
     def _job(self) -> ScoringJob:
         """The job as it is on this node. Raises `InputError` where the node sees other files than the command."""
         order = self._order
-        try:
-            os.chdir(order.folder)
-        except OSError as error:
-            raise _other_files(order.folder, str(error)) from None
-        for path, digest in order.files.items():
-            if not Path(path).is_file():
-                raise _other_files(path, "no such file")
-            if sha256(Path(path)) != digest:
-                raise _other_files(path, "a file with other contents")
-        if order.trust_remote_code:
-            from scoreonce.stages.models import loading
-
-            loading.trust_remote_code = True
+        order.around.take()
         job = ScoringJob.of(order.run)
         if job.store.identity.key != order.store_key:
             raise InputError(
@@ -118,24 +90,43 @@ class PartScorer:
         if self._order.run.compute.device == "cpu":
             import torch
 
-            torch.set_num_threads(_cpu_share())
+            torch.set_num_threads(cpu_share())
         return load_scorer(self._job, self._order.extent)
 
 
-def _cpu_share() -> int:
-    """Cores of this node for each CPU that Ray counts on it: `ray start --num-cpus 4` makes four actors of 16 cores."""
+class PartScorer:
+    """Scores parts, the rows of Ray Data, with a whole model on one GPU or CPU."""
+
+    def __init__(self, order: Order, starts: Any) -> None:
+        self._order, self._starts, self._worker = order, starts, Worker(order)
+
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Score the part of a row. Returns its number and, as JSON, the four parts of an error, or an empty string."""
+        return answer(row, self._order, self._starts, self._worker.score)
+
+
+def answer(row: Mapping[str, Any], order: Order, starts: Any, score: Callable[[int], str]) -> dict[str, Any]:
+    """What `score` says of the part of a row, unless that part was started too often."""
     import ray
 
-    own = ray.get_runtime_context().get_node_id()
-    counted = next(node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == own)
-    return max(1, int((os.cpu_count() or 1) // max(1, counted)))
-
-
-def _other_files(path: str, found: str) -> InputError:
-    return InputError(
-        "A node of the Ray cluster does not see the files of this run.",
-        found=found,
-        where=f"{path} on {socket.gethostname()}",
-        fix="Put `out`, `score.store` and the model on a file system that all nodes mount under the same path, and "
-        "start the command there.",
+    number = int(row["part"])
+    if ray.get(starts.another.remote(number)) <= MOST_STARTS:
+        return {"part": number, "problem": score(number)}
+    error = InputError(
+        "A part of the completions ends every process that scores it.",
+        found=f"part {number}/{order.parts} was started {MOST_STARTS} times, and its process died",
+        where=f"at last on {socket.gethostname()}; the messages of Ray above say how",
+        fix="Where memory ran out, set compute.tokens_per_microbatch lower or start Ray with fewer CPUs. "
+        "`scoreonce score` without --engine ray shows what happens in one process.",
     )
+    return {"part": number, "problem": problem(error)}
+
+
+def needed(run: Run) -> tuple[int, int]:
+    """GPUs and CPUs of the cluster that one process takes."""
+    return (1, 0) if run.compute.device == "cuda" else (0, 1)
+
+
+def problem(error: InputError) -> str:
+    """The four parts of an error as JSON."""
+    return json.dumps([error.what, error.found, error.where, error.fix])

@@ -3,7 +3,8 @@
     scoreonce score configs/x.toml             needs: scoreonce prepare
     scoreonce score configs/x.toml --dry-run   what is left, time and disk
     scoreonce score configs/x.toml --part 3/8  one part of eight, beside the others on any machine
-    scoreonce score configs/x.toml --engine ray      by the GPUs of a Ray cluster, or its CPUs
+    scoreonce score configs/x.toml --engine ray      by the GPUs of a Ray cluster, or its CPUs; --group-size 8: eight of
+                                                     them hold one model together
 
 Writes the store (one row per completion, found again by content) and, per split, one row per distinct pair.
 """
@@ -27,7 +28,7 @@ from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.models.forward_record import facts
-from scoreonce.stages.score.ray_engine import require_ray, score_with_ray
+from scoreonce.stages.score.ray_engine import require_engine, score_with_ray
 from scoreonce.stages.score.reference_table import write_reference_table
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
@@ -77,8 +78,7 @@ def _scored(run: Run, job: ScoringJob, lock_timeout: float | None) -> ScoringRes
 
 def _job(run: Run, part: str | None) -> ScoringJob:
     wanted = None if part is None else Part.parse(part)
-    if run.score.engine == "ray":
-        require_ray(run, part)
+    require_engine(run, part)
     require_pairs(run)
     return ScoringJob.of(run, part=wanted)
 

@@ -1,7 +1,4 @@
-"""Scoring with Ray: what is refused, what an actor does, and a cluster whose worker or driver dies.
-
-This file is also the program that the tests of a cluster start: two CPUs, a small object store, no dashboard.
-"""
+"""Scoring with Ray: what is refused, what an actor does, and a cluster whose worker or driver dies."""
 
 import json
 import os
@@ -12,12 +9,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
-import polars as pl
 import pytest
-import tomli_w
+from scored_by_ray import drive, require_the_same, run_file, run_of
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import sha256
+from scoreonce.stages.cluster import connection
+from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.score import ray_engine, ray_worker
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.score.ray_worker import MOST_STARTS, Order, PartScorer, Starts
@@ -26,45 +23,7 @@ from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import plan
 from scoreonce.stages.store.parts import mark_of
 
-CLUSTER = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
-
-
-@pytest.fixture
-def prepared(world):
-    """240 completions of 91 prompts, in shards of at least eight: 15 parts."""
-    pairs = world.random_pairs(120)
-    world.prepare(pairs[:100], pairs[100:])
-    return world
-
-
-@pytest.fixture
-def expected(prepared):
-    """What one process gives, in a store of its own."""
-    score.score(run_of(prepared, store=str(prepared.folder / "whole")))
-    found = tables(prepared)
-    prepared.paths.reference_manifest.unlink()
-    return found
-
-
-def run_of(world, **settings):
-    return world.run(score={"shard_completions": 8, **settings})
-
-
-def tables(world):
-    return {split: pl.read_parquet(world.paths.reference(split)) for split in ("train", "test")}
-
-
-def require_the_same(world, expected):
-    """Each completion is stored once, in sound files, and the pair tables are those of one process."""
-    for split, table in tables(world).items():
-        assert table["pair_id"].to_list() == expected[split]["pair_id"].to_list()
-        for column in ("ref_chosen_logps", "ref_rejected_logps", "ref_chosen_entropy"):
-            assert (table[column] - expected[split][column]).abs().max() <= 1e-5
-    store = ScoringJob.of(run_of(world)).store
-    assert sum(store.sidecar(shard)["rows"] for shard in store.shards()) == store.ids().len() == 240
-    assert store.damage() == []
-    assert store.leftovers() == []
 
 
 class Call:
@@ -96,10 +55,8 @@ def actor(world, *, before=0, **changes):
         run,
         parts=15,
         extent=rows.Extent.of(job, work),
-        folder=str(Path.cwd()),
+        around=Surroundings.here([job.paths.pairs_manifest, job.store.folder / "identity.json"]),
         store_key=job.store.identity.key,
-        files={str(path): sha256(path) for path in (job.paths.pairs_manifest, job.store.folder / "identity.json")},
-        trust_remote_code=False,
         lock_timeout=None,
     )
     starts = Starts()
@@ -111,26 +68,33 @@ def actor(world, *, before=0, **changes):
     ("settings", "part", "message"),
     [
         ({"score": {"engine": "ray"}}, "1/2", "(?s)no parts to choose.*--part 1/2"),
-        ({"score": {"engine": "ray"}, "compute": {"shard": "full"}}, None, '(?s)whole model on each GPU.*"full"'),
+        ({"score": {"engine": "ray"}, "compute": {"shard": "full"}}, None, "(?s)how many GPUs.*score.group_size = 1"),
+        ({"score": {"engine": "ray"}, "compute": {"shard": "hybrid"}}, None, '(?s)replica of the others.*"hybrid"'),
+        (
+            {"score": {"engine": "ray", "group_size": 2}, "compute": {"shard": "none"}},
+            None,
+            '(?s)holds the model in parts.*"none", score.group_size = 2',
+        ),
+        ({"score": {"group_size": 2}}, None, '(?s)Only Ray puts processes into groups.*engine = "local"'),
         ({"score": {"engine": "ray", "store": "s3://bucket/scores"}}, None, "(?s)not by an address.*s3://bucket"),
     ],
 )
 def test_what_ray_cannot_do_is_refused_before_anything_is_read(world, monkeypatch, settings, part, message):
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
+    monkeypatch.setattr(connection, "find_spec", lambda name: name)
     for command in (score.score, score.estimate):
         with pytest.raises(InputError, match=message):
             command(world.run(**settings), part=part)
 
 
 def test_ray_in_a_launch_of_several_processes_is_refused(world, monkeypatch):
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
+    monkeypatch.setattr(connection, "find_spec", lambda name: name)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match=r"(?s)starts its processes itself.*launch of 2 processes"):
         score.score(world.run(score={"engine": "ray"}))
 
 
 def test_without_the_package_the_extra_is_named(world, monkeypatch):
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"(?s)ray is not installed.*scoreonce\[ray\]"):
         score.score(world.run(score={"engine": "ray"}))
 
@@ -143,8 +107,8 @@ def test_parts_are_of_two_shards_and_not_too_many(completions, shard, parts):
 
 
 def test_where_nothing_is_left_no_cluster_is_started(prepared, expected, monkeypatch, capsys):
-    monkeypatch.setattr(ray_engine, "find_spec", lambda name: name)
-    monkeypatch.setattr(ray_engine, "_connected", None)
+    monkeypatch.setattr(connection, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_engine, "connected", None)
     score.score(run_of(prepared))
     capsys.readouterr()
     result = score.score(run_of(prepared, engine="ray"))
@@ -179,11 +143,11 @@ def test_a_part_that_ends_its_process_again_and_again_is_given_up(prepared, ray_
 
 
 def test_a_node_with_other_files_scores_nothing(prepared, ray_here):
-    manifest = str(prepared.paths.pairs_manifest)
+    here, manifest = str(Path.cwd()), str(prepared.paths.pairs_manifest)
     for changes, found in (
-        ({"folder": "/no/such/folder"}, "No such file"),
-        ({"files": {manifest: "0" * 64}}, "other contents"),
-        ({"files": {"/no/such/file": "0" * 64}}, "no such file"),
+        ({"around": Surroundings("/no/such/folder", {}, False)}, "No such file"),
+        ({"around": Surroundings(here, {manifest: "0" * 64}, False)}, "other contents"),
+        ({"around": Surroundings(here, {"/no/such/file": "0" * 64}, False)}, "no such file"),
         ({"store_key": "another"}, "not to another"),
     ):
         scorer, parts = actor(prepared, **changes)
@@ -243,57 +207,3 @@ def test_the_command_on_a_cluster_that_is_there(prepared, expected):
         subprocess.run([*ray, "stop", "--force"], capture_output=True, check=True)
     assert done.returncode == 0, started.stdout + done.stderr
     require_the_same(prepared, expected)
-
-
-def run_file(world) -> Path:
-    """With paths relative to the world's folder."""
-    tree = run_of(world).model_dump(mode="json", exclude_unset=True)
-    tree["out"], tree["reference"]["model"] = "out", "model"
-    path = world.folder / "run.toml"
-    path.write_text(tomli_w.dumps(tree))
-    return path
-
-
-def drive(world, victim: str, number: int) -> subprocess.CompletedProcess[str]:
-    """Score with Ray in a program of its own, in which the victim gets a signal at the third shard of a process."""
-    return subprocess.run(
-        [sys.executable, __file__, str(run_file(world)), victim, str(int(number))],
-        cwd=world.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def main(run: str, victim: str, number: int) -> int:
-    import ray
-
-    from scoreonce.stages import cli
-
-    driver, marker = os.getpid(), str(Path("killed").absolute())
-
-    def setup() -> None:
-        """In each process that Ray starts."""
-        import os
-        import sys
-
-        seen = 0
-
-        def hook(event: str, given: tuple) -> None:
-            nonlocal seen
-            if event != "os.rename" or "/shards/" not in str(given[1]) or not str(given[1]).endswith(".json"):
-                return
-            seen += 1
-            if seen == 3 and not os.path.exists(marker):  # noqa: PTH110 - pathlib would be one more thing to send
-                os.close(os.open(marker, os.O_CREAT))
-                os.kill(os.getpid() if victim == "worker" else driver, number)
-
-        sys.addaudithook(hook)
-
-    ray.init(**CLUSTER, runtime_env={"worker_process_setup_hook": setup})
-    return cli.run_command(["score", run, "--engine", "ray"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
