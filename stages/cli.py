@@ -49,6 +49,7 @@ from scoreonce.stages.commands.options import (
     NearDuplicates,
     Part,
     PerMachine,
+    PrepareEngine,
     Preview,
     Prune,
     Query,
@@ -131,6 +132,7 @@ def prepare(
     run: RunFile,
     sets: Sets = None,
     preview: Preview = None,
+    engine: PrepareEngine = None,
     restart: Replace = False,
     lock_timeout: LockTimeout = None,
     rehash: Rehash = False,
@@ -141,7 +143,7 @@ def prepare(
     Rows that cannot be used are quarantined with the reason. Pairs of other data or settings are replaced only if no
     other stage has used them, or with --restart.
     """
-    settings = _load(run, sets)
+    settings = _load(run, sets).replace({} if engine is None else {"data.engine": engine})
     from scoreonce.stages.commands import previews
     from scoreonce.stages.prepare import stage
 

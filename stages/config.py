@@ -98,6 +98,10 @@ class Data(_Section):
     seed: int = Field(0, ge=0, description="for which prompts are held out and which pairs are drawn")
     workers: int | None = Field(None, ge=1, description="tokenisation threads; by default one per core")
     processes: int = Field(1, ge=1, description="processes that make pairs, over 1 beside one that reads and writes")
+    engine: Literal["local", "ray"] = Field(
+        "local",
+        description="local: pairs are made on this machine; ray: by the CPUs of a Ray cluster, see docs/cache.md",
+    )
     streaming: bool = Field(False, description="read a Hub dataset as it comes, without a copy on this disk")
 
 

@@ -185,6 +185,12 @@ GroupSize = Annotated[
         help="With --engine ray: let N GPUs, or CPUs, hold one reference together, in parts (score.group_size).",
     ),
 ]
+PrepareEngine = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(
+        "--engine", help="local: make pairs on this machine. ray: by the CPUs of a Ray cluster (data.engine)."
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

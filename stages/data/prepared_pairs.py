@@ -19,7 +19,7 @@ WHICH_DATA = {"source", "subset", "split", "test_source", "test_split", "chat_te
 
 def data_settings(data: Data) -> Settings:
     """The settings that decide the pairs. The tokenizer counts by its digest, not by its name."""
-    return data.model_dump(mode="json", exclude={"workers", "processes", "streaming", "tokenizer"})
+    return data.model_dump(mode="json", exclude={"workers", "processes", "engine", "streaming", "tokenizer"})
 
 
 def read_pairs(paths: RunPaths) -> PairsManifest:

@@ -1,13 +1,14 @@
 """Batches of raw rows become tables of pairs: in this process, or in several whose results come back in order.
 
-Rows are independent of each other, so the number of processes changes nothing. Each process finds out from the same
-first rows how to read the data; only rows and tables travel between them.
+Rows are independent of each other, so the number of processes and machines changes nothing. Each process finds out from
+the same first rows how to read the data; only rows and tables travel between them.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, get_context, parent_process
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 
 from scoreonce.pipeline.text.rows_to_pairs import PreparationSettings, QuarantinedRow, prepare_rows
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.cluster.connection import connected, counted, cpu_share
+from scoreonce.stages.cluster.executor import ray_executor
+from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.encoding import encoding_of
+from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.models import loading
 from scoreonce.stages.prepare.dataset import Dataset, dataset_of, tokenizer_of
 from scoreonce.stages.prepare.pair_files import pair_table, token_table
@@ -30,6 +35,7 @@ from scoreonce.stages.raw.raw_data import RawData
 from scoreonce.stages.raw.raw_files import RawRow
 
 AHEAD = 2  # batches for each process that are read and not yet written
+ENGINE = 'data.engine = "ray", or --engine ray of prepare'
 
 
 class PreparedBatch(NamedTuple):
@@ -53,24 +59,39 @@ Batches = Iterator[list[RawRow]]
 Prepare = Callable[[Batches, Dataset], Iterator[PreparedBatch]]
 
 
+class Pool(Protocol):
+    """What is used of an executor."""
+
+    def submit(self, function: Callable[..., PreparedBatch], /, *given: Any) -> Future[PreparedBatch]:
+        """Have another process call the function."""
+
+
 @contextmanager
 def preparing(run: Run, datasets: Sequence[Dataset]) -> Iterator[Prepare]:
     """How the batches of each of `datasets` become pairs, in their order.
 
-    With `data.processes` over 1 in that many processes besides this one, which reads and writes. Raises `InputError`
-    where one of them is killed.
+    In other processes with `data.processes` over 1, or by a Ray cluster; this one reads and writes. Raises `InputError`
+    where one of them is killed, for good.
     """
-    count = run.data.processes
-    if count == 1:
+    if run.data.engine == "local" and run.data.processes == 1:
         yield lambda batches, dataset: _here(batches, dataset.recipe)
         return
     first = [FirstRows(each.raw.name, next(each.raw.batches(None), []), each.raw.untyped) for each in datasets]
+    with _on_cluster(run, datasets, first) if run.data.engine == "ray" else _on_this_machine(run, first) as there:
+        pool, count = there
+        yield lambda batches, dataset: _elsewhere(pool, batches, datasets.index(dataset), AHEAD * count)
+
+
+@contextmanager
+def _on_this_machine(run: Run, first: Sequence[FirstRows]) -> Iterator[tuple[Pool, int]]:
+    """A pool of processes, and how many."""
+    count = run.data.processes
     # Not forked: a copy of a process with threads (tokenizers, polars) may wait for ever for a thread that it lacks.
     pool = ProcessPoolExecutor(
         count, get_context("spawn"), initializer=_begin, initargs=(run, first, loading.trust_remote_code)
     )
     try:
-        yield lambda batches, dataset: _elsewhere(pool, batches, datasets.index(dataset), AHEAD * count)
+        yield pool, count
     except BrokenProcessPool:
         raise InputError(
             "A process that makes pairs has ended in the middle of its work.",
@@ -81,6 +102,15 @@ def preparing(run: Run, datasets: Sequence[Dataset]) -> Iterator[Prepare]:
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _on_cluster(run: Run, datasets: Sequence[Dataset], first: Sequence[FirstRows]) -> Iterator[tuple[Pool, int]]:
+    """The tasks of a Ray cluster, and how many run at the same time."""
+    around = Surroundings.here(Path(name) for name in template_inputs(run.data))
+    given = (run, first, around, datasets[0].recipe.encoder.digest)
+    with connected(), ray_executor(_begin_task, given, where=ENGINE) as pool:
+        yield pool, max(1, counted("CPU"))
 
 
 def prepared(rows: Sequence[RawRow], first_row: int, recipe: PreparationSettings) -> PreparedBatch:
@@ -96,7 +126,7 @@ def _here(batches: Batches, recipe: PreparationSettings) -> Iterator[PreparedBat
         first_row += len(rows)
 
 
-def _elsewhere(pool: ProcessPoolExecutor, batches: Batches, dataset: int, most: int) -> Iterator[PreparedBatch]:
+def _elsewhere(pool: Pool, batches: Batches, dataset: int, most: int) -> Iterator[PreparedBatch]:
     waiting: deque[Future[PreparedBatch]] = deque()
     first_row = 0
     for rows in batches:
@@ -118,8 +148,25 @@ def _begin(run: Run, first: Sequence[FirstRows], trust_remote_code: bool) -> Non
     threading.Thread(target=_end_with_parent, daemon=True).start()
     loading.trust_remote_code = trust_remote_code
     threads = run.data.workers or os.cpu_count() or 1
-    alone = run.replace({"data.workers": max(1, threads // run.data.processes)})
-    encoding = encoding_of(tokenizer_of(alone), alone)
+    _learn(run.replace({"data.workers": max(1, threads // run.data.processes)}), first)
+
+
+def _begin_task(run: Run, first: Sequence[FirstRows], around: Surroundings, encoder: str) -> None:
+    around.take()
+    _learn(run.replace({"data.workers": cpu_share()}), first)
+    if _recipes[0].encoder.digest != encoder:
+        raise InputError(
+            "A node of the Ray cluster has another tokenizer under the same name.",
+            found=f"its digest is {_recipes[0].encoder.digest}, not {encoder}",
+            where=f"{run.data.tokenizer or run.reference.model} on {socket.gethostname()}",
+            fix="Give every node the same files under the same path, or a Hub name with reference.revision.",
+        )
+
+
+def _learn(run: Run, first: Sequence[FirstRows]) -> None:
+    """Find out how to read each dataset, from its first rows."""
+    encoding = encoding_of(tokenizer_of(run), run)
+    _recipes.clear()  # a process of Ray may have served another command
     for name, rows, untyped in first:
         raw = RawData(name, {}, 0, lambda _, rows=rows: iter([rows]), untyped)  # type: ignore[misc]
         _recipes.append(dataset_of(raw, run.data, encoding).recipe)

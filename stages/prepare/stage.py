@@ -3,8 +3,8 @@
 Reads a Hub dataset or local files, finds the format, tokenises every pair once, and writes under `<out>/pairs`:
 {train,test}.parquet, {train,test}.tokens.arrow, quarantine.parquet and, last, manifest.json. Does nothing where the
 manifest shows the same data, settings, tokenizer and chat template. Memory is bounded by a few batches of rows for each
-of `data.processes` (but for a `.json` file that holds one array). `data.limit` cuts the training data and the given
-test data alike.
+of `data.processes`, or CPU of a Ray cluster (but for a `.json` file that holds one array). `data.limit` cuts the
+training data and the given test data alike.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scoreonce.pipeline.text.formats import FORMATS
 from scoreonce.pipeline.text.preparation_summary import summary_lines
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import PairsManifest, TokenizerRecord
+from scoreonce.stages.cluster.connection import require_ray
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.manifests import Difference
@@ -26,6 +27,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import special_tokens
+from scoreonce.stages.prepare.batches import ENGINE
 from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
 from scoreonce.stages.prepare.preview import first_pairs, written_pairs
@@ -44,6 +46,8 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
     results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
+    if data.engine == "ray":
+        require_ray("Preparing", ENGINE)
     _require_room(data)
     tokenizer = tokenizer_of(run)
     encoding = encoding_of(tokenizer, run)

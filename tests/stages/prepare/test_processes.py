@@ -1,8 +1,9 @@
-"""`prepare` in several processes: the same files, byte for byte, whatever their number."""
+"""`prepare` in several processes, or by a Ray cluster: the same files, byte for byte, whatever their number."""
 
 import json
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,16 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.cluster import connection
+from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.prepare import batches, pair_files
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.raw import raw_data
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 
 
 class Workplace:
@@ -36,9 +41,12 @@ class Workplace:
         (self.folder / name).write_bytes(b"\n".join(lines) + b"\n")
         return self.folder / name
 
-    def prepare(self, out: str, source: Path, **data: Any) -> RunPaths:
+    def run(self, out: str, source: Path, **data: Any) -> Run:
         tree = {"reference": {"model": str(self.folder / "tokenizer")}, "data": {"source": str(source), **data}}
-        run = Run.model_validate({"out": str(self.folder / out), **tree})
+        return Run.model_validate({"out": str(self.folder / out), **tree})
+
+    def prepare(self, out: str, source: Path, **data: Any) -> RunPaths:
+        run = self.run(out, source, **data)
         prepare.prepare(run)
         return RunPaths.of(run)
 
@@ -147,3 +155,67 @@ def test_an_error_from_another_process_keeps_its_four_parts():
 
     error = pickle.loads(pickle.dumps(InputError("what", found="this", where="there", fix="that")))
     assert (error.what, error.found, error.where, error.fix) == ("what", "this", "there", "that")
+
+
+def test_without_the_package_the_extra_is_named(workplace, monkeypatch):
+    monkeypatch.setattr(connection, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"(?s)Preparing with Ray.*ray is not installed.*data.engine"):
+        workplace.prepare("out", workplace.write(rows(8)), engine="ray")
+
+
+def test_a_node_with_another_tokenizer_prepares_nothing(workplace, monkeypatch):
+    monkeypatch.setattr(batches, "cpu_share", lambda: 1)
+    monkeypatch.setattr(batches, "_recipes", [])
+    run = workplace.run("out", workplace.write(rows(8)), engine="ray")
+    first = [batches.FirstRows("raw.jsonl", [row(1)], False)]
+    with pytest.raises(InputError, match=r"(?s)another tokenizer.*not another digest.*tokenizer on "):
+        batches._begin_task(run, first, Surroundings.here([]), "another digest")
+    digest = batches._recipes[0].encoder.digest
+    batches._begin_task(run, first, Surroundings.here([]), digest)
+    assert batches._prepared(0, [row(1)], 5).pairs["row"].to_pylist() == [5]
+
+
+@pytest.mark.long
+@needs_ray
+@pytest.mark.parametrize("given_test", [False, True])
+def test_the_same_files_by_the_tasks_of_a_cluster(workplace, small, given_test):
+    """One of its processes dies in the middle, and another takes its batch."""
+    import ray
+
+    killed = str(workplace.folder / "killed")
+
+    def setup() -> None:
+        """In each process that Ray starts: the batch from row 40 ends the first that has it."""
+        import os
+
+        from scoreonce.stages.prepare import batches
+
+        honest = batches.prepared
+
+        def prepared(found, first_row, recipe):
+            if first_row == 40 and not os.access(killed, os.F_OK):
+                os.close(os.open(killed, os.O_CREAT))
+                os._exit(1)
+            return honest(found, first_row, recipe)
+
+        batches.prepared = prepared
+
+    source, data = workplace.write(rows(100)), {"test_share": 0.3}
+    if given_test:
+        data = {"test_source": str(workplace.write([row(n) for n in range(10)], "test.jsonl"))}
+    ray.init(
+        num_cpus=2,
+        object_store_memory=80 * 2**20,
+        include_dashboard=False,
+        runtime_env={"worker_process_setup_hook": setup},
+    )
+    try:
+        made = workplace.prepare("cluster", source, engine="ray", **data)
+    finally:
+        ray.shutdown()
+    assert Path(killed).exists()
+    assert digests(made) == digests(workplace.prepare("one", source, **data))
+    # The engine does not decide the pairs.
+    before = made.pairs_manifest.stat().st_mtime_ns
+    workplace.prepare("cluster", source, **data)
+    assert made.pairs_manifest.stat().st_mtime_ns == before
