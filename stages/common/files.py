@@ -59,10 +59,14 @@ def _sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object atomically, with sorted keys and a checksum of all the others."""
-    plain = json.loads(json.dumps(value))  # as it will be read: keys are strings, tuples are lists
-    text = json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=2, sort_keys=True, ensure_ascii=False)
     with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(checked_json(value), encoding="utf-8")
+
+
+def checked_json(value: dict[str, Any]) -> str:
+    """The text that `write_json` writes."""
+    plain = json.loads(json.dumps(value))  # as it will be read: keys are strings, tuples are lists
+    return json.dumps(plain | {CHECKSUM: _checksum(plain)}, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:
@@ -71,7 +75,12 @@ def read_json(path: Path) -> Any:
     Raises `OSError` or `ValueError` where the file cannot be read or its checksum is not that of its contents. A file
     without one, as version 0.1 wrote, is read as it is.
     """
-    value = parse_json(path.read_text(encoding="utf-8"))
+    return parse_checked_json(path.read_text(encoding="utf-8"))
+
+
+def parse_checked_json(text: str) -> Any:
+    """The value of what `checked_json` made, without the checksum. Raises `ValueError` as `read_json` does."""
+    value = parse_json(text)
     if not isinstance(value, dict) or CHECKSUM not in value:
         return value
     if value.pop(CHECKSUM) != _checksum(value):

@@ -24,11 +24,14 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(user) / "scoreonce"
 
 
-def copy_of(address: str, kind: Literal["data", "stores"]) -> Path:
+def copy_of(address: str, kind: Literal["data", "stores", "runs"]) -> Path:
     """The folder of the cache in which the files of an address are kept: its last name, and a digest of all of it."""
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    last = "".join(letter if letter.isalnum() else "-" for letter in address.rpartition("/")[2])[:40]
-    return cache_folder() / kind / f"{last}-{digest}"
+    return cache_folder() / kind / f"{_last_name(address)}-{digest}"
+
+
+def _last_name(address: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in address.rpartition("/")[2])[:40]
 
 
 def _label(train: Train) -> str:
@@ -69,16 +72,22 @@ class RunPaths:
     store: Path
     label: str
     store_address: str | None = None  # of which `store` is the local copy
+    address: str | None = None  # of which `out` is the local copy
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
         """The paths of a run file. Raises `InputError` where `out` or `score.store` can be no folder."""
-        out, label, store = _folder("out", run.out), _label(run.train), run.score.store
+        label, store = _label(run.train), run.score.store
+        if is_address(run.out):
+            address, out = run.out, copy_of(run.out, "runs") / _last_name(run.out)
+            store = store or f"{address}/store"
+        else:
+            address, out = None, _folder("out", run.out)
         if store is None:
             return cls(out, out / "store", label)
         if is_address(store):
-            return cls(out, copy_of(store, "stores"), label, store)
-        return cls(out, _folder("score.store", store), label)
+            return cls(out, copy_of(store, "stores"), label, store, address)
+        return cls(out, _folder("score.store", store), label, None, address)
 
     @property
     def store_name(self) -> str:

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
+
+_watching: list[Callable[[Path], None]] = []
+
+
+@contextmanager
+def watched(tell: Callable[[Path], None]) -> Iterator[None]:
+    """Tell `tell` of every file and folder that this process is about to remove in this block, before it is gone."""
+    _watching.append(tell)
+    try:
+        yield
+    finally:
+        _watching.remove(tell)
 
 
 def remove(path: Path, *, inside: Path) -> None:
@@ -16,6 +31,9 @@ def remove(path: Path, *, inside: Path) -> None:
     """
     target = path.parent.resolve() / path.name  # a link is not followed
     _require(path, target, inside)
+    if os.path.lexists(target):
+        for tell in _watching:
+            tell(target)
     if target.is_dir() and not target.is_symlink():
         shutil.rmtree(target)
     else:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from scoreonce.schemas.addresses import scheme_of
+from scoreonce.stages.common.files import atomic
 from scoreonce.stages.remote import retries
 from scoreonce.stages.remote.errors import unusable
 from scoreonce.stages.remote.retries import BUGS, Retries, is_of_the_disk
@@ -101,24 +102,83 @@ class RemoteFolder:
             if info.get("type", "file") == "file" and not name.endswith("/")
         }
 
-    def exists(self, name: str) -> bool:
-        """Whether there is a file of that name, asked for by itself: a listing may be older."""
+    def look(self, name: str) -> RemoteFile | None:
+        """A file, None where there is none; asked for by itself, because a listing may be older."""
 
-        def looked_up() -> bool:
+        def looked_up() -> RemoteFile | None:
             self._filesystem.invalidate_cache()
             try:
-                self._request("info", self._path(name))
+                return _described(self._request("info", self._path(name)))
             except FileNotFoundError:
-                return False
-            return True
+                return None
 
         return self._try("read", name, looked_up)
 
-    def download(self, name: str, to: Path, *, size: int | None = None) -> None:
-        """Write a file's contents to a local path. Raises `FileNotFoundError` where it is gone."""
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name, asked for as `look` does."""
+        return self.look(name) is not None
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a small file, None where there is none."""
+
+        def contents() -> bytes | None:
+            self._filesystem.invalidate_cache()
+            try:
+                found: bytes = self._request("cat_file", self._path(name))
+            except FileNotFoundError:
+                return None
+            return found
+
+        return self._try("read", name, contents)
+
+    def write(self, name: str, contents: bytes) -> None:
+        """Write a small file, whole or not at all: as object stores do, and in a folder by renaming."""
+
+        def written() -> None:
+            if "file" in self._filesystem.protocol:
+                with atomic(Path(self._path(name))) as temporary:
+                    temporary.write_bytes(contents)
+            else:
+                self._request("pipe_file", self._path(name), contents)
+
+        self._try("write", name, written)
+
+    def create(self, name: str, contents: bytes) -> bool:
+        """Write a small file that is not there yet; False where one of that name is.
+
+        Two processes that create it at the same time are told apart by services that write on a condition (of S3,
+        `If-None-Match: *`). Others let both write it.
+        """
+
+        def created() -> bool:
+            try:
+                if "file" in self._filesystem.protocol:
+                    path = Path(self._path(name))
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    with path.open("xb") as handle:
+                        handle.write(contents)
+                else:
+                    self._request("pipe_file", self._path(name), contents, mode="create")
+            except OSError as error:
+                if not _is_taken(error):
+                    raise
+                # An earlier try may have arrived, and its answer may not.
+                try:
+                    return bool(self._request("cat_file", self._path(name)) == contents)
+                except FileNotFoundError:
+                    return False
+            return True
+
+        return self._try("write", name, created)
+
+    def download(self, name: str, to: Path, *, size: int | None = None, expected: int = LARGEST) -> None:
+        """Write a file's contents to a local path. Raises `FileNotFoundError` where it is gone.
+
+        `size`: the bytes that it has to have. `expected`: those that it may have, which only bound the time.
+        """
 
         def transferred() -> None:
-            self._request("get_file", self._path(name), str(to), seconds=SECONDS + (size or LARGEST) / SLOWEST)
+            self._request("get_file", self._path(name), str(to), seconds=SECONDS + (size or expected) / SLOWEST)
             if size is not None and (got := to.stat().st_size) != size:
                 raise HalfObjectError(f"{got:,} bytes where {size:,} are listed")
 
@@ -126,9 +186,9 @@ class RemoteFolder:
 
     def upload(self, path: Path, name: str) -> None:
         """Write a local file to `name`, whole: its size there is compared with its own."""
-        size = path.stat().st_size
 
         def transferred() -> None:
+            size = path.stat().st_size  # of a log that grows, now
             self._request("put_file", str(path), self._path(name), seconds=SECONDS + size / SLOWEST)
             self._filesystem.invalidate_cache()
             if (got := self._request("info", self._path(name))["size"]) != size:
@@ -147,7 +207,7 @@ class RemoteFolder:
 
         self._try("delete", name, removed)
 
-    def _request(self, method: str, *arguments: str, seconds: float | None = None, **options: Any) -> Any:
+    def _request(self, method: str, *arguments: str | bytes, seconds: float | None = None, **options: Any) -> Any:
         """What a method of the file system returns. Raises `TimeoutError` after `seconds`, by default `SECONDS`."""
         limit = SECONDS if seconds is None else seconds
         if self._filesystem.async_impl:  # the others have no such limit
@@ -170,6 +230,11 @@ class RemoteFolder:
                 raise
             where = f"{self.address}/{name}" if name else self.address
             raise unusable(error, where, doing, self.retries.tries) from None
+
+
+def _is_taken(error: OSError) -> bool:
+    """Whether a file could not be created because there is one; older clients of S3 have no class for that."""
+    return isinstance(error, FileExistsError) or "precondition" in str(error).lower().replace("-", "")
 
 
 def _described(info: dict[str, Any]) -> RemoteFile:

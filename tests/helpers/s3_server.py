@@ -7,6 +7,20 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from scoreonce.stages.remote import folder as remote_folder
+from scoreonce.stages.remote import retries
+from scoreonce.stages.remote.folder import RemoteFolder
+
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "AKIATESTING",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/bPxRfi",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 Fault = Callable[[str, str], str | None]  # method and path -> "500", "503", "cut", "hang" or "deaf"
 
 
@@ -19,6 +33,8 @@ class S3Server:
         self.requests: list[str] = []
         self.closing = threading.Event()
         self.url = ""
+        self.slept: list[float] = []  # the pauses between tries, which are not made
+        self.system: Any = None  # s3fs
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
@@ -43,6 +59,23 @@ class S3Server:
     def count(self, method: str, ending: str) -> int:
         """Requests of a method for paths with that ending."""
         return sum(each.startswith(f"{method} ") and each.endswith(ending) for each in self.requests)
+
+
+def emptied(server: S3Server, patch: pytest.MonkeyPatch) -> S3Server:
+    """The server for one test: an empty bucket, no faults, credentials in the environment, and no time to lose."""
+    for name, value in {**ENVIRONMENT, "AWS_ENDPOINT_URL": server.url}.items():
+        patch.setenv(name, value)
+    server.slept = []
+    patch.setattr(retries, "DEFAULT", retries.Retries(sleep=server.slept.append))
+    options = {"config_kwargs": {**remote_folder._OPTIONS["s3"]["config_kwargs"], "read_timeout": 0.5}}
+    patch.setitem(remote_folder._OPTIONS, "s3", options)
+    server.fault = lambda method, path: None
+    server.system = RemoteFolder.open("s3://bucket/x")._filesystem
+    if server.system.exists("bucket"):
+        server.system.rm("bucket", recursive=True)
+    server.system.mkdir("bucket")
+    server.requests.clear()
+    return server
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.commands import stores
 from scoreonce.stages.raw.raw_data import open_data
 from scoreonce.stages.remote import folder as remote_folder
-from scoreonce.stages.remote import retries
 from scoreonce.stages.remote.folder import RemoteFolder
 from scoreonce.stages.score import stage as score
 
 pytest.importorskip("s3fs", reason="needs s3fs: pip install -e '.[dev]'")
 pytest.importorskip("moto", reason="needs moto: pip install -e '.[dev]'")
-from s3_server import s3_server
+from s3_server import emptied, s3_server
 
 pytestmark = pytest.mark.slow
 
@@ -35,28 +34,7 @@ def running():
 
 @pytest.fixture
 def server(running, monkeypatch):
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "AKIATESTING",
-        "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/bPxRfi",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": running.url,
-        "AWS_CONFIG_FILE": "/dev/null",
-        "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    running.slept = []
-    monkeypatch.setattr(retries, "DEFAULT", retries.Retries(sleep=running.slept.append))
-    options = {"config_kwargs": {**remote_folder._OPTIONS["s3"]["config_kwargs"], "read_timeout": 0.5}}
-    monkeypatch.setitem(remote_folder._OPTIONS, "s3", options)
-    running.fault = lambda method, path: None
-    system = RemoteFolder.open("s3://bucket/x")._filesystem
-    if system.exists("bucket"):
-        system.rm("bucket", recursive=True)
-    system.mkdir("bucket")
-    running.system = system
-    running.requests.clear()
-    return running
+    return emptied(running, monkeypatch)
 
 
 def times(count, method, wrong, ending=""):
