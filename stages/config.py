@@ -21,8 +21,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 Quantization = Literal["nf4"]
 Name = Annotated[str, AfterValidator(run_file.name)]  # of a file, folder or Hub repository to read
 Source = Annotated[str, AfterValidator(run_file.source)]  # the same of data, or an address
-Folder = Annotated[str, AfterValidator(run_file.folder)]  # to write
-Store = Annotated[str, AfterValidator(run_file.source)]  # to write, or an address
+Folder = Annotated[str, AfterValidator(run_file.source)]  # to write, or an address
 LARGEST = 2**32 - 1  # of whole numbers: what every library takes as a seed, and more than any count needs
 
 
@@ -187,7 +186,7 @@ class Audit(_Section):
 class Score(_Section):
     """Stage one: what to compute with the reference, and where to keep it."""
 
-    store: Store | None = Field(
+    store: Folder | None = Field(
         None,
         description="folder of the reference store, or its s3:// or gs:// address, which runs may share; by default "
         "<out>/store",
@@ -341,7 +340,10 @@ class Compare(_Section):
 class Run(_Section):
     """A run file."""
 
-    out: Folder = Field(description="folder for everything that this run writes")
+    out: Folder = Field(
+        description="folder for everything that this run writes, or its s3:// or gs:// address, of which a copy is "
+        "kept in the cache"
+    )
     data: Data
     reference: Reference
     compute: Compute = Compute()

@@ -269,15 +269,5 @@ def name(value: str) -> str:
 
 
 def source(value: str) -> str:
-    """The name of data or of a store, or its address. Raises `ValueError` for what can be neither."""
+    """The name of data, or of a folder to write, or its address. Raises `ValueError` for what can be neither."""
     return require_address(name(value)) if is_address(value) else name(value)
-
-
-def folder(value: str) -> str:
-    """The name of a folder to write. Raises `ValueError` for what can be none, and for addresses."""
-    if is_address(value):
-        raise ValueError(
-            "it is an address, and a run writes into a local folder: copy that folder when a stage is done; scores are "
-            "shared by an address under score.store"
-        )
-    return name(value)

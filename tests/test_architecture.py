@@ -56,6 +56,7 @@ ARROWS: dict[str, set[str]] = {
     "stages.models": {"stages.config", "stages.common", "stages.weights", "pipeline"},
     "stages.remote": {"stages.config", "stages.common", "pipeline"},
     "stages.raw": {"stages.config", "stages.common", "stages.remote", "pipeline"},
+    "stages.outputs": {"stages.config", "stages.common", "stages.remote", "stages.sharded", "pipeline"},
     "stages.data": {"stages.config", "stages.common", "stages.weights", "stages.models", "stages.raw", "pipeline"},
     "stages.store": {
         "stages.config",
@@ -78,6 +79,10 @@ STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "e
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.compare"] = SHARED | {"stages.prepare", "stages.score", "stages.train", "stages.evaluate", "pipeline"}
 ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
+ARROWS |= {
+    f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
+}
+ARROWS["stages.commands"] = SHARED | {"stages.remote", "stages.outputs", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}
 # A package's __init__ may gather what its inner rooms make.

@@ -35,10 +35,13 @@ from scoreonce.stages.common.results import AuditResult
 from scoreonce.stages.config import Audit, Run
 from scoreonce.stages.data.pair_tables import reference_digest
 from scoreonce.stages.data.prepared_pairs import require_pairs
+from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.outputs.units import LOGS
 
 logger = logging.getLogger(__name__)
 
 
+@at_address("pairs/*", "reference/*", *LOGS, "evaluate/*", writes="audit")
 def audit(run: Run, *, fail_on: str | None = None, lock_timeout: float | None = None) -> AuditResult:
     """Audit the pairs of a run; `exceeded` of the result has what `fail_on` names and was found.
 

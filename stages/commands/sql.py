@@ -15,11 +15,14 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.data import training_runs
 from scoreonce.stages.data.pair_tables import joined_pairs
 from scoreonce.stages.data.prepared_pairs import read_pairs
+from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.outputs.units import LOGS
 
 ROWS_SHOWN = 200
 TEXT_SHOWN = 80
 
 
+@at_address("pairs/*", "reference/*", "audit/pairs.parquet", *LOGS, "evaluate/*")
 def answer(run: Run, query: str) -> str:
     """The answer as a table of at most `ROWS_SHOWN` rows.
 

@@ -37,6 +37,7 @@ from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.demo import sampling
 from scoreonce.stages.models import loading
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ def pairs(run: Run, size: Size = Size()) -> None:
     )
 
 
+@at_address("train/*/model/*", writes="demo.json")
 def judge(run: Run, size: Size = Size()) -> None:
     """Sample from the reference and from every trained policy; write and print true reward and KL.
 

@@ -29,10 +29,12 @@ from scoreonce.stages.estimate.speed import Speed
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.memory.peaks import Counted, Sharing
 from scoreonce.stages.models import lineage, policy
+from scoreonce.stages.outputs.at_address import at_address
 
 USUAL_MACHINE = 8  # GPUs
 
 
+@at_address("pairs/*", "train/{label}/metrics.parquet")
 def estimate(
     run: Run,
     *,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
-from scoreonce.schemas.names import name_of
+from scoreonce.schemas.names import name_of, require_name
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
@@ -55,6 +55,14 @@ def require_own_label(results: RunPaths, policy: Reference) -> None:
             where=str(results.training),
             fix="Give the results a label of their own: --label, or evaluate.label.",
         )
+
+
+def written_unit(run: Run, *, model: str | None = None, label: str | None = None, **_: object) -> str:
+    """What `evaluate` with these arguments writes, as a unit of `stages.outputs`."""
+    paths, name = RunPaths.of(run), model or run.evaluate.model
+    policy = run.reference if name == run.reference.model else Reference(model=name or str(paths.policy))
+    own = label or run.evaluate.label or label_of(paths, policy)
+    return f"evaluate/{require_name(own, 'evaluate.label, or --label')}"
 
 
 def lineage_of(policy: Reference) -> Lineage | None:

@@ -29,9 +29,10 @@ from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
-from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label
+from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label, written_unit
 from scoreonce.stages.evaluate.table import evaluation_pairs
 from scoreonce.stages.models.forward_record import single_layout
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
@@ -47,6 +48,7 @@ _PRINTED = {
 }
 
 
+@at_address("pairs/*", "reference/*", "train/*/lineage.json", "train/{label}/model/*", writes=written_unit)
 def evaluate(
     run: Run, *, model: str | None = None, label: str | None = None, lock_timeout: float | None = None
 ) -> EvaluateResult:

@@ -27,6 +27,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import special_tokens
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.prepare.batches import ENGINE
 from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
@@ -37,6 +38,7 @@ logger = logging.getLogger(__name__)
 PREVIEWED = 2  # pairs that the result has as text
 
 
+@at_address("train/*/lineage.json", "reference/manifest.json", "evaluate/*/summary.json", writes="pairs")
 def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 

@@ -23,11 +23,22 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
+from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.outputs.units import LOGS
 from scoreonce.stages.report.records import demo_entries, manifest_fields, run_record
 
 logger = logging.getLogger(__name__)
 
 
+@at_address(
+    "pairs/manifest.json",
+    "reference/manifest.json",
+    *LOGS,
+    "train/*/model/scoreonce.json",
+    "evaluate/*",
+    "demo.json",
+    writes="report.html",
+)
 def report(run: Run, *, labels: Sequence[str] | None = None, lock_timeout: float | None = None) -> ReportResult:
     """Write one HTML page about all training runs, or those named.
 

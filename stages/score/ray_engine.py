@@ -60,11 +60,12 @@ def require_engine(run: Run, part: str | None) -> None:
         fix = "Leave out --part, or --engine ray."
         raise _refused("With Ray there are no parts to choose: it divides the work itself.", f"--part {part}", fix)
     _require_group(run)
-    if run.score.store is not None and is_address(run.score.store):
+    kept = {"score.store": run.score.store, "out": run.out}
+    if at_address := [f"{key} = {place!r}" for key, place in kept.items() if place and is_address(place)]:
         raise _refused(
-            "Ray's workers share the store by a file system, not by an address.",
-            f"score.store = {run.score.store!r}",
-            "Set score.store to a folder that all nodes see, or score parts: `scoreonce score RUN.toml --part 1/8`.",
+            "Ray's workers share files by a file system, not by an address.",
+            ", ".join(at_address),
+            "Set both to folders that all nodes see, or score parts: `scoreonce score RUN.toml --part 1/8`.",
         )
 
 

@@ -28,6 +28,7 @@ from scoreonce.stages.common.results import ScoreResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.models.forward_record import facts
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.score.ray_engine import require_engine, score_with_ray
 from scoreonce.stages.score.reference_table import write_reference_table
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
@@ -39,6 +40,7 @@ from scoreonce.stages.store.store import ReferenceStore
 logger = logging.getLogger(__name__)
 
 
+@at_address("pairs/*", writes="reference", together=True)
 def score(run: Run, *, part: str | None = None, lock_timeout: float | None = None) -> ScoreResult:
     """Score the completions that the store lacks, then write the pair tables.
 
@@ -62,6 +64,7 @@ def score(run: Run, *, part: str | None = None, lock_timeout: float | None = Non
     return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds, scoring.missing)
 
 
+@at_address("pairs/*")
 def estimate(run: Run, *, part: str | None = None) -> ScoringEstimate:
     """What `score` would do: its time, memory and disk, measured with the model for some seconds. Writes nothing."""
     job = _job(run, part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -58,6 +59,23 @@ def _require_offload(compute: Compute, device: torch.device) -> None:
             where="compute.offload",
             fix='Set compute.shard = "full" and start one process for each GPU with torchrun, also for a single GPU.',
         )
+
+
+def while_others_wait(work: Callable[[], None] | None, device: torch.device) -> None:
+    """Do `work` on the processes that have some; all return when it is done, however long it takes.
+
+    A collective that some wait in ends after minutes, so all meet about once a second. Raises there what `work` raises.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        doing = pool.submit(work) if work is not None else None
+        while True:
+            busy = bool(doing and wait([doing], timeout=1.0).not_done)
+            flag = torch.tensor(float(busy), device=device)
+            dist.all_reduce(flag)
+            if not flag.item():
+                break
+        if doing is not None:
+            doing.result()
 
 
 def on_first(work: Callable[[], Result]) -> Result:

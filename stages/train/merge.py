@@ -19,12 +19,14 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import adapters, four_bits, lineage, loading
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.train import save_policy
 from scoreonce.stages.weights import model_digests, policy_manifest
 
 logger = logging.getLogger(__name__)
 
 
+@at_address(writes="train/{label}")
 def merge(run: Run, *, lock_timeout: float | None = None) -> MergeResult:
     """Merge the adapter that `train` wrote into its base model; do nothing where that is done.
 

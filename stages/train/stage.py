@@ -38,6 +38,7 @@ from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import require_reference
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy
+from scoreonce.stages.outputs.at_address import at_address, require_one_machine
 from scoreonce.stages.sharded.choice import choose_shard
 from scoreonce.stages.sharded.scorer import require_can_be_sharded
 from scoreonce.stages.train import checkpoint, pair_filter
@@ -50,6 +51,7 @@ from scoreonce.stages.weights import policy_manifest
 logger = logging.getLogger(__name__)
 
 
+@at_address("pairs/*", "reference/*", "audit/pairs.parquet", writes="train/{label}")
 def train(
     run: Run, *, restart: bool = False, allow_method_file: bool = False, lock_timeout: float | None = None
 ) -> TrainResult:
@@ -65,6 +67,8 @@ def train(
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
     asked, run = run, _with_shard(run, method, accelerator)
+    if run.compute.shard != "none":
+        require_one_machine(paths, "the parts of a model")
     with _only_run(accelerator, paths, restart, lock_timeout):
         require_same_plan(accelerator, _plan(run, paths, record))
         if _finished(paths, record):
@@ -89,6 +93,7 @@ def train(
     return TrainResult(paths, trainer.steps)
 
 
+@at_address("pairs/*", "reference/*", "audit/pairs.parquet")
 def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     """What `train` would take: time and memory, from a few steps. Writes nothing.
 

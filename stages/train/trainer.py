@@ -40,6 +40,7 @@ from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import adapters, lineage, loading, policy
 from scoreonce.stages.models.forward_record import differing, facts, other_layout, provenance_of, single_layout
+from scoreonce.stages.outputs.at_address import publish
 from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.sharded.processes import mesh_of
 from scoreonce.stages.sharded.scorer import require_can_be_sharded, sharded_scorer
@@ -206,17 +207,19 @@ class Trainer:
                     log.add(metrics, rows)
                     if keeps:
                         log.flush(step)
-                if keeps and (main or self.training.sharded):
+                if keeps:
                     with interval.writing():
-                        checkpoint.save(
-                            folder,
-                            self.training,
-                            step,
-                            state,
-                            keep=settings.keep_checkpoints,
-                            inside=paths.out,
-                            log=log.parts if log else None,
-                        )
+                        if main or self.training.sharded:
+                            checkpoint.save(
+                                folder,
+                                self.training,
+                                step,
+                                state,
+                                keep=settings.keep_checkpoints,
+                                inside=paths.out,
+                                log=log.parts if log else None,
+                            )
+                        publish(paths)
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)

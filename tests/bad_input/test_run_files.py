@@ -103,12 +103,8 @@ CASES = [
     Case("prepare RUN --set data.source=~nobody_at_all/x", ("there is no user ~nobody_at_all",)),
     Case("evaluate RUN --model " + "x" * 5000, ("evaluate.model cannot be used", "too long")),
     *(
-        Case(f"prepare RUN --set out={address}", ("out cannot be used: it is an address", "into a local folder"))
-        for address in ("s3://bucket/run", "gs://bucket", "hf://buckets/x", "file:///tmp/x")
-    ),
-    *(
         Case(f"{stage} RUN --set {key}={address}", (f"{key} cannot be used: it", reason))
-        for stage, key in (("prepare", "data.source"), ("score", "score.store"))
+        for stage, key in (("prepare", "data.source"), ("score", "score.store"), ("train", "out"))
         for address, reason in (
             ("ftp://host/x", "of a kind that is not read; these are: s3://, gs://, hf://, file://"),
             ("s3://key:secret@bucket/x", "may hold credentials"),

@@ -2,6 +2,7 @@
 
     torchrun ... stages_in_parts.py STAGE RUNS [STEP]
 
+CACHES in the environment: the beginning of the names of caches, one for each node.
 STEP: the step before which each training is interrupted. Each process says how many weights it keeps.
 """
 
@@ -33,6 +34,8 @@ def take(self, step, *rest):
 
 
 if __name__ == "__main__":
+    if "CACHES" in os.environ:
+        os.environ["SCOREONCE_CACHE"] = f"{os.environ['CACHES']}-{os.environ['GROUP_RANK']}"
     Accelerator(cpu=True)
     Trainer.take = take
     stage = {"train": train.train, "score": score, "evaluate": evaluate}[sys.argv[1]]

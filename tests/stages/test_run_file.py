@@ -146,17 +146,11 @@ def test_names_that_no_file_can_have(path, key, name):
     assert "cannot be used: it is" in raised.value.what or "NUL" in raised.value.what or "no user" in raised.value.what
 
 
-@pytest.mark.parametrize("address", ["s3://bucket/run", "hf://datasets/x", "file:///tmp/x", "gs://b"])
-def test_a_run_writes_into_a_local_folder(path, address):
-    error = refused(path, f"out={address}")
-    assert "it is an address, and a run writes into a local folder" in error.what
-
-
-@pytest.mark.parametrize("key", ["data.source", "data.test_source", "score.store"])
-def test_data_and_scores_may_be_at_an_address(path, key):
-    section, _, name = key.partition(".")
+@pytest.mark.parametrize("key", ["data.source", "data.test_source", "score.store", "out"])
+def test_data_scores_and_outputs_may_be_at_an_address(path, key):
+    section, _, name = key.rpartition(".")
     run = Run.load(path, {key: "s3://bucket/run/"})
-    assert getattr(getattr(run, section), name) == "s3://bucket/run"
+    assert getattr(getattr(run, section) if section else run, name) == "s3://bucket/run"
     assert "not read; these are: s3://" in refused(path, f"{key}=ftp://host/x").what
     error = refused(path, f"{key}=s3://me:hidden@bucket/x")
     assert "it may hold credentials" in error.what
@@ -170,6 +164,20 @@ def test_the_copy_of_a_store_is_in_the_cache(path, monkeypatch, tmp_path):
     assert {each.store.parent for each in paths} == {tmp_path / "stores"}
     assert len({each.store for each in paths}) == 2
     assert all(each.store.name.startswith("scores-") for each in paths)
+
+
+def test_the_copy_of_a_run_is_in_the_cache_and_its_store_below_its_address(path, monkeypatch, tmp_path):
+    """Unless score.store says where the store is."""
+    monkeypatch.setenv("SCOREONCE_CACHE", str(tmp_path))
+    one, other = (RunPaths.of(Run.load(path, {"out": at, "score.store": None})) for at in ("s3://a/run", "s3://b/run"))
+    assert one.address == "s3://a/run"
+    assert one.out.name == other.out.name == "run"
+    assert one.out.parent.parent == other.out.parent.parent == tmp_path / "runs"
+    assert one.out != other.out
+    assert one.store_address == "s3://a/run/store"
+    assert one.store.parent == tmp_path / "stores"
+    local = RunPaths.of(Run.load(path, {"out": "s3://a/run", "score.store": "/x/store"}))
+    assert (str(local.store), local.store_address, local.address) == ("/x/store", None, "s3://a/run")
 
 
 @pytest.mark.parametrize("key", ["out", "score.store"])
