@@ -27,9 +27,9 @@ from scoreonce.stages.cluster.connection import connected, counted, cpu_share
 from scoreonce.stages.cluster.executor import ray_executor
 from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.dataset import Dataset, dataset_of, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.models import loading
-from scoreonce.stages.prepare.dataset import Dataset, dataset_of, tokenizer_of
 from scoreonce.stages.prepare.pair_files import pair_table, token_table
 from scoreonce.stages.raw.raw_data import RawData
 from scoreonce.stages.raw.raw_files import RawRow

@@ -8,8 +8,8 @@ from scoreonce.pipeline.text.tokenize import TextEncoder
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PreviewResult
 from scoreonce.stages.config import Data
+from scoreonce.stages.data.dataset import Dataset
 from scoreonce.stages.data.token_file import TokenFile
-from scoreonce.stages.prepare.dataset import Dataset
 from scoreonce.stages.raw.raw_data import limited
 
 

@@ -24,12 +24,12 @@ from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import PrepareResult, PreviewResult
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import special_tokens
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.prepare.batches import ENGINE
-from scoreonce.stages.prepare.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
 from scoreonce.stages.prepare.preview import first_pairs, written_pairs
 from scoreonce.stages.prepare.write_pairs import write_pairs

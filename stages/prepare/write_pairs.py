@@ -24,8 +24,8 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.dataset import Dataset
 from scoreonce.stages.prepare.batches import Prepare, PreparedBatch, preparing
-from scoreonce.stages.prepare.dataset import Dataset
 from scoreonce.stages.prepare.pair_files import PairFiles, open_pair_files, quarantine_table, uncommitted
 from scoreonce.stages.raw.raw_data import limited
 from scoreonce.stages.raw.raw_files import RawRow

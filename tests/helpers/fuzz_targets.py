@@ -26,8 +26,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, arrow_schema
 from scoreonce.stages import config, run_file
 from scoreonce.stages.config import Data, Run
+from scoreonce.stages.data.dataset import dataset_of
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.prepare.dataset import dataset_of
 from scoreonce.stages.prepare.pair_files import pair_columns
 from scoreonce.stages.raw import raw_files
 from scoreonce.stages.raw.raw_data import RawData

@@ -22,9 +22,10 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, sha256
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.data import dataset
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.token_file import TokenFile
-from scoreonce.stages.prepare import dataset, pair_files
+from scoreonce.stages.prepare import pair_files
 from scoreonce.stages.prepare import stage as prepare
 
 CHATML = (
