@@ -369,7 +369,7 @@ class Run(_Section):
         tree = self.model_dump(exclude_unset=True)
         for key, value in settings.items():
             run_file.put(tree, key, value, "the settings given")
-        return _checked(tree, "the settings given")
+        return checked(tree, "the settings given")
 
 
 def load(path: str | Path, overrides: list[str] | None = None) -> Run:
@@ -382,10 +382,11 @@ def load(path: str | Path, overrides: list[str] | None = None) -> Run:
     tree = run_file.read(path)
     for override in overrides or []:
         run_file.override(tree, override)
-    return _checked(tree, str(path))
+    return checked(tree, str(path))
 
 
-def _checked(tree: dict[str, Any], where: str) -> Run:
+def checked(tree: dict[str, Any], where: str) -> Run:
+    """The run of a tree of sections. Raises `InputError`, which names `where`, for what a run file cannot have."""
     try:
         run = Run.model_validate(tree)
     except pydantic.ValidationError as error:

@@ -1,0 +1,89 @@
+"""A run file as text: each line with the reason for its value."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH = 120
+SECTIONS = ("data", "reference", "compute", "audit", "score", "train", "evaluate")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One key of a run file, `data.max_length`, its value, and why it has it.
+
+    `sources`: keys of another tool's configuration that the value comes from. `off`: written as a comment, since the
+    default stands.
+    """
+
+    key: str
+    value: Any
+    why: str
+    sources: tuple[str, ...] = ()
+    off: bool = False
+
+
+def render(head: Sequence[str], lines: Sequence[Line], notes: Sequence[str] = ()) -> str:
+    """The text of a run file: a comment above it, its lines by section, comments below."""
+    parts = [list(_comment(head)), [_row(line) for line in lines if "." not in line.key]]
+    for section in SECTIONS:
+        rows = [_row(line) for line in lines if line.key.partition(".")[0] == section and "." in line.key]
+        parts += [[f"[{section}]", *rows]] if rows else []
+    return "\n\n".join("\n".join(part) for part in [*parts, list(_comment(notes))] if part) + "\n"
+
+
+def tree(lines: Iterable[Line]) -> dict[str, Any]:
+    """The values as a run file's tree."""
+    found: dict[str, Any] = {}
+    for line in lines:
+        section, _, key = line.key.rpartition(".")
+        if not line.off:
+            (found.setdefault(section, {}) if section else found)[key] = line.value
+    return found
+
+
+def _row(line: Line) -> str:
+    """The line with its reason behind it, or above it where the two are too long for one line."""
+    written = f"{'# ' if line.off else ''}{line.key.rpartition('.')[2]} = {toml(line.value)}"
+    if len(whole := f"{written}  # {line.why}") <= WIDTH:
+        return whole
+    return "\n".join([*_comment([line.why]), written])
+
+
+def _comment(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        indent = " " * (len(text) - len(text.lstrip()))
+        wrapped = textwrap.wrap(text, WIDTH - 2, subsequent_indent=f"{indent}  " if indent else "")
+        yield from (f"# {part}" for part in wrapped)
+
+
+def toml(value: Any) -> str:
+    """A value as TOML, on one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, Mapping):
+        return (
+            "{ " + ", ".join(f"{_key(name)} = {toml(each)}" for name, each in value.items()) + " }" if value else "{}"
+        )
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    if isinstance(value, str):
+        # JSON's escapes are TOML's, but for the delete character.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def _number(value: float) -> str:
+    """5e-7 and not 5e-07."""
+    digits, exponent, power = repr(value).partition("e")
+    return f"{digits}e{int(power)}" if exponent else digits
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else toml(name)
