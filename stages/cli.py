@@ -32,10 +32,16 @@ from scoreonce.stages.commands.options import (
     DryRun,
     Engine,
     FailOn,
+    FromAxolotl,
+    FromLlamafactory,
+    FromTrl,
     FullVocab,
     Gpus,
     GroupSize,
     Jobs,
+    InitData,
+    InitMethod,
+    InitModel,
     Label,
     Labels,
     LockTimeout,
@@ -47,10 +53,12 @@ from scoreonce.stages.commands.options import (
     Mfu,
     Model,
     NearDuplicates,
+    Overwrite,
     Part,
     PerMachine,
     PrepareEngine,
     Preview,
+    Processes,
     Prune,
     Query,
     Rehash,
@@ -59,6 +67,7 @@ from scoreonce.stages.commands.options import (
     RunFile,
     Search,
     Seeds,
+    RunOut,
     Sets,
     Shard,
     Tflops,
@@ -84,7 +93,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Score the reference model once; train every preference-optimisation method from the cached columns. "
     "The stages, in order: prepare, audit, score, train, evaluate, report. Each does only what is not done yet.",
-    epilog="Start from a copy of configs/example.toml. `scoreonce COMMAND --help` has the options of a command.",
+    epilog="`scoreonce init` writes a first run file. `scoreonce COMMAND --help` has the options of a command.",
 )
 store_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify and clean the reference store."
@@ -125,6 +134,41 @@ def _load_each(path: Path, sets: list[str] | None, methods: list[str] | None, la
             fix="Leave out --label: each run is then named after its method.",
         )
     return runs
+
+
+@app.command()
+def init(
+    model: InitModel = None,
+    data: InitData = None,
+    method: InitMethod = None,
+    out: RunOut = None,
+    sets: Sets = None,
+    replace: Overwrite = False,
+    from_trl: FromTrl = None,
+    from_axolotl: FromAxolotl = None,
+    from_llamafactory: FromLlamafactory = None,
+    processes: Processes = 1,
+    trust: Trust = False,
+) -> None:
+    """Write a first run file.
+
+    For a model and data, of which config.json, the tokenizer and some rows are read; or from a configuration of TRL,
+    Axolotl or LLaMA-Factory. Each line has a comment that says why.
+    """
+    from scoreonce.stages.init import stage
+
+    files = {"trl": from_trl, "axolotl": from_axolotl, "llamafactory": from_llamafactory}
+    written = stage.init(
+        model,
+        data,
+        method=method,
+        out=out,
+        sets=sets or [],
+        replace=replace,
+        configurations=files,
+        processes=processes,
+    )
+    print(printable("\n".join(written.report)))
 
 
 @app.command()

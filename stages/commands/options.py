@@ -90,6 +90,36 @@ Jobs = Annotated[
 Label = Annotated[
     str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
 ]
+InitModel = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Reference model: folder or Hub name.")]
+InitData = Annotated[
+    str | None, typer.Option("--data", metavar="DATA", help="Preference data: file, folder, Hub name or address.")
+]
+InitMethod = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help="Method; dpo by default. See `scoreonce methods`.")
+]
+RunOut = Annotated[
+    Path | None, typer.Option("--out", metavar="RUN.toml", help="The run file to write; run.toml by default.")
+]
+Overwrite = Annotated[bool, typer.Option("--replace", help="Replace the run file if it is there.")]
+FromTrl = Annotated[
+    Path | None, typer.Option("--from-trl", metavar="FILE", help="Translate this YAML or JSON file of TRL's DPO.")
+]
+FromAxolotl = Annotated[
+    Path | None,
+    typer.Option("--from-axolotl", metavar="FILE", help="Translate this Axolotl file (rl: dpo, …)."),
+]
+FromLlamafactory = Annotated[
+    Path | None,
+    typer.Option("--from-llamafactory", metavar="FILE", help="Translate this LLaMA-Factory file (stage: dpo or kto)."),
+]
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="Processes that the translated configuration is launched with: a factor of its pairs per step.",
+    ),
+]
 Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME", help="Only this training run; repeatable.")
 ]

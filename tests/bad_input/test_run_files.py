@@ -56,6 +56,16 @@ CASES = [
     Case("prepare RUN --set data.model=x", ("unknown key: data.model", "Did you mean 'reference.model'?")),
     Case("prepare RUN --set a.b.c.d=1", ("unknown key: a",)),
     Case("prepare RUN --set .=1", ("unknown key",)),
+    # ---- a first one ----
+    Case("init --model model --data pairs.jsonl", ("There is a file of that name", "--replace")),
+    Case("init --out {own}/new.toml", ("needs a model and data", "no --model")),
+    Case("init --out {own}/new.toml --model model --data absent.jsonl", ("No such dataset", "absent.jsonl")),
+    Case("init --out {own}/new.toml --model model --data pairs.jsonl --method dppo", ("no such method", "Did you mean 'dpo'?")),
+    Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("TRL configuration cannot be read", "a.yaml")),
+    Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("is not a mapping",), {"a.yaml": "- 1"}),
+    Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("(TR-DPO)",), {"a.yaml": "sync_ref_model: true"}),
+    Case("init --out {own}/n --from-axolotl {own}/a.yaml", ("no learning rate",), {"a.yaml": "rl: grpo"}),
+    Case("init --out {own}/n --from-llamafactory {own}/a.yaml", ("names no dataset",), {"a.yaml": "stage: sft"}),
     # ---- overrides ----
     Case("prepare RUN --set data.limit", ("not of the form section.key=value",)),
     Case("prepare RUN --set =5", ("not of the form section.key=value",)),
