@@ -123,8 +123,24 @@ class PairsManifest(FilesManifest):
 # score
 
 
+class ImportedScores(Record):
+    """Where scores come from that `score` did not make: another trainer's files, by path, with their digests.
+
+    `verified` distinct training pairs were scored again with the model; the `worst` was so many nats per token apart.
+    """
+
+    source: str  # the trainer
+    files: Files
+    max_length: int | None  # to which that trainer cut its sequences
+    verified: int
+    worst: float | None
+
+
 class ReferenceManifest(FilesManifest):
-    """reference/manifest.json: which model scored which pairs, and how."""
+    """reference/manifest.json: which model scored which pairs, and how.
+
+    Scores that were `imported` have a `store_key` that no store has, and no layout.
+    """
 
     title = "the reference scores"
     absent = "The pairs have no reference scores."
@@ -145,6 +161,33 @@ class ReferenceManifest(FilesManifest):
     embeddings: bool
     pairs_manifest_sha256: Sha256
     pairs: dict[str, int]  # distinct pairs by split
+    imported: ImportedScores | None = Field(None, exclude_if=lambda imported: imported is None)
+
+
+# export-reference
+
+
+class ExportManifest(FilesManifest):
+    """export/<to>/manifest.json: which pairs and scores were written for another trainer."""
+
+    title = "the exported reference"
+    absent = "The reference was not exported."
+    stage = "export-reference"
+
+    format: Literal[1] = 1
+    to: str
+    tokens: bool
+    leave_out_differing: bool
+    model: str
+    weights: str
+    adapter: str | None
+    dtype: str
+    store_key: str
+    max_length: int  # of prompt and completion, in tokens
+    pairs_manifest_sha256: Sha256
+    reference_manifest_sha256: Sha256
+    pairs: dict[str, int]  # rows by split
+    left_out: dict[str, int]  # rows of all splits, by reason
 
 
 # train

@@ -28,6 +28,8 @@ from scoreonce.stages.commands.options import (
     AsOneJson,
     Compared,
     Contamination,
+    CutTo,
+    Datasets,
     Drop,
     DryRun,
     Engine,
@@ -44,6 +46,7 @@ from scoreonce.stages.commands.options import (
     InitModel,
     Label,
     Labels,
+    LeaveOutDiffering,
     LockTimeout,
     Memory,
     Method,
@@ -72,6 +75,8 @@ from scoreonce.stages.commands.options import (
     Shard,
     Tflops,
     Trials,
+    To,
+    Tokens,
     Trust,
     Varied,
     Version,
@@ -424,6 +429,48 @@ def path(
 
     for found in listing.paths(_load(run, sets, method=method, label=label), what):
         print(found)
+
+
+@app.command()
+def export_reference(
+    run: RunFile,
+    to: To,
+    sets: Sets = None,
+    tokens: Tokens = False,
+    leave_out_differing: LeaveOutDiffering = False,
+    lock_timeout: LockTimeout = None,
+    trust: Trust = False,
+) -> None:
+    """Write the scored pairs for another trainer.
+
+    Under <out>/export: for TRL a dataset with its reference columns, for fairseq2 JSON lines with its scores.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages.exchange import export
+
+    export.export_reference(
+        settings, to, tokens=tokens, leave_out_differing=leave_out_differing, lock_timeout=lock_timeout
+    )
+
+
+@app.command()
+def import_reference(
+    run: RunFile,
+    datasets: Datasets,
+    sets: Sets = None,
+    max_length: CutTo = 1024,
+    lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
+    trust: Trust = False,
+) -> None:
+    """Take reference log-probs that TRL has precomputed.
+
+    In place of score, for methods that read sums alone. Some pairs are scored again, if the model is on this machine.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages.exchange import import_scores
+
+    import_scores.import_reference(settings, datasets, max_length=max_length or None, lock_timeout=lock_timeout)
 
 
 @store_app.command("list")

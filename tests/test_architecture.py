@@ -77,7 +77,7 @@ SHARED = {
     f"stages.{room}" for room in ("config", "common", "weights", "cluster", "memory", "models", "raw", "data", "store")
 }
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange")
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.compare"] = SHARED | {"stages.prepare", "stages.score", "stages.train", "stages.evaluate", "pipeline"}
 ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}

@@ -274,4 +274,36 @@ Tflops = Annotated[
 Mfu = Annotated[
     float | None, typer.Option("--mfu", metavar="SHARE", help="Share of that peak that is reached; 0.35 by default.")
 ]
+To = Annotated[
+    str,
+    typer.Option(
+        "--to", metavar="TRAINER", help="Whose format: trl, fairseq2, or jsonl for anything else (docs/exchange.md)."
+    ),
+]
+Tokens = Annotated[
+    bool, typer.Option("--tokens", help="jsonl: also token ids and the log-prob of each completion token.")
+]
+LeaveOutDiffering = Annotated[
+    bool,
+    typer.Option(
+        "--leave-out-differing",
+        help="fairseq2: leave out, and count, the pairs whose text it tokenises to other ids than were scored.",
+    ),
+]
+Datasets = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE_OR_FOLDER...",
+        help="Datasets of TRL's trainer after precompute_ref_log_probs: a saved folder, Parquet, Arrow or JSON lines.",
+    ),
+]
+CutTo = Annotated[
+    int,
+    typer.Option(
+        "--max-length",
+        metavar="TOKENS",
+        min=0,
+        help="DPOConfig.max_length of the run that made them, TRL's default by default; 0: nothing was cut.",
+    ),
+]
 What = Annotated[str, typer.Argument(metavar="WHAT", help="What to locate; an unknown word lists the choices.")]

@@ -135,6 +135,10 @@ class RunPaths:
         """The scoring model, its settings and the digests of the two files (JSON), written last."""
         return self.out / "reference" / "manifest.json"
 
+    def export(self, to: str) -> Path:
+        """Folder of the reference as another trainer reads it: its files, and manifest.json, written last."""
+        return self.out / "export" / to
+
     @property
     def training(self) -> Path:
         """Folder of one training run: metrics, step log, checkpoints, model."""

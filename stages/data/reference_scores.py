@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from scoreonce.schemas.columns import COLUMNS
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages.common import manifests
@@ -11,6 +13,11 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.weights import model_digests
+
+# Nats per token, mean over a completion. Batch shape alone moves a float32 sum by 1e-4, a bfloat16 one by up to 2.5.
+CACHE_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
+# What imported scores have of a pair.
+_IMPORTED = {"ref_chosen_logps", "ref_rejected_logps", "ref_margin"}
 
 
 def read_reference(paths: RunPaths) -> ReferenceManifest:
@@ -54,6 +61,34 @@ def require_scores_of_pairs(manifest: ReferenceManifest, paths: RunPaths) -> Non
             found=changed.text("scored"),
             where=str(paths.reference_manifest),
             fix=manifests.command(ReferenceManifest),
+        )
+
+
+def require_store(manifest: ReferenceManifest, what: str, otherwise: str) -> None:
+    """Raise `InputError` where the scores were imported: there is no store then, which `what` reads."""
+    if manifest.imported is not None:
+        raise InputError(
+            f"{what} needs more of the reference than was imported.",
+            found=f"sums of pairs alone, imported from {manifest.imported.source}",
+            where=what,
+            fix=f"Run `scoreonce score`, which runs the reference and takes their place. {otherwise}",
+        )
+
+
+def require_columns(manifest: ReferenceManifest, method: str, reads: Iterable[str], *, live: bool) -> None:
+    """Raise `InputError` where a method reads more of the reference than was imported.
+
+    `live`: the reference's next-token distributions are not read from the store but made by the model.
+    """
+    beyond = sorted(
+        name
+        for name in reads
+        if (name.startswith("ref_") and name not in _IMPORTED)
+        or (not live and name in COLUMNS and COLUMNS[name].needs in ("distributions", "hidden states"))
+    )
+    if beyond:
+        require_store(
+            manifest, f"{method}, which reads {', '.join(beyond)},", "Or use a method that reads sums, as dpo."
         )
 
 

@@ -56,11 +56,12 @@ def single_layout(layouts: str) -> RowLayout | None:
 
 
 def other_layout(scored: str, found: Probe, *, asked: bool) -> str | None:
-    """Why a forward pass is laid out otherwise than the scores were, as a sentence; None where it is not.
+    """Why a forward pass is laid out otherwise than the scores were, as a sentence; None where it is not, or they have
+    no layout that is known.
 
     `asked`: the run file names the layout.
     """
-    if found.layout == scored:
+    if scored in (found.layout, ""):
         return None
     reason = "compute.attention" if asked else found.reason if single_layout(scored) else "one layout has to be taken"
     return (
@@ -74,5 +75,5 @@ def differing(then: Mapping[str, str], now: Mapping[str, str]) -> str:
     return "; ".join(
         f"{name} {then[name]} when scored, {now[name]} here"
         for name in COMPARED
-        if name in then and name in now and then[name] != now[name]
+        if then.get(name) and name in now and then[name] != now[name]
     )

@@ -12,10 +12,8 @@ from scoreonce.pipeline.batches.microbatches import microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.head.token_scores import TokenScores
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.data.reference_scores import CACHE_TOLERANCE
 from scoreonce.stages.train.data import TrainingData
-
-# Nats per token, mean over a completion. Batch shape alone moves a float32 sum by 1e-4, a bfloat16 one by up to 2.5.
-CACHE_TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05, "float16": 0.01}
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.frames import frame_batches
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.reference_scores import CACHE_TOLERANCE
 from scoreonce.stages.store.codecs import HIDDEN_INT8
 from scoreonce.stages.store.index import Ids, Index, packed, packed_column
 from scoreonce.stages.store.store import ReferenceStore, setting_of
 from scoreonce.stages.store.tensor_rows import largest_error
-from scoreonce.stages.train.cache_check import CACHE_TOLERANCE
 
 Scorer = Callable[..., TokenScores]
 

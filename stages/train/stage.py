@@ -35,7 +35,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
-from scoreonce.stages.data.reference_scores import require_reference
+from scoreonce.stages.data.reference_scores import require_columns, require_reference
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.outputs.at_address import at_address, require_one_machine
@@ -135,6 +135,8 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage, ReferenceM
     """The training pairs with the columns that the method reads, the lineage of what they lead to, and the scores."""
     pairs = require_pairs(run)
     reference = require_reference(run) if lineage.reads_reference(method) else None
+    if reference is not None:
+        require_columns(reference, method.name, method.reads, live=run.train.full_vocab == "live")
     data = load_training_data(
         RunPaths.of(run), method.reads, run.train.where, run.train.drop, takes_unpaired=method.takes_unpaired
     )

@@ -63,10 +63,17 @@ def reference_facts(manifest: Mapping[str, Any]) -> Facts:
         ("model", shown(manifest.get("model"))),
         ("weights digest", digest(manifest.get("weights"))),
         ("computed in", f"{shown(manifest.get('dtype'))}, head in {shown(manifest.get('head'))}{_bits(manifest)}"),
-        ("forward pass", f"{shown(manifest.get('layout'))} rows"),
+        ("forward pass", _forward(manifest)),
         ("store key", digest(manifest.get("store_key"))),
         ("pairs scored", f"{number(pairs.get('train'))} to train on, {number(pairs.get('test'))} held out"),
     ]
+
+
+def _forward(manifest: Mapping[str, Any]) -> str:
+    imported = manifest.get("imported")
+    if imported is None:
+        return f"{shown(manifest.get('layout'))} rows"
+    return f"another trainer's: imported from {shown(imported['source'])}, {imported['verified']:,} pairs scored again"
 
 
 def _bits(manifest: Mapping[str, Any]) -> str:
