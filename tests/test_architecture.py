@@ -78,10 +78,9 @@ SHARED = {
 }
 ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange")
-ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
-ARROWS["stages.compare"] = SHARED | {"stages.prepare", "stages.score", "stages.train", "stages.evaluate", "pipeline"}
+ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}
+ARROWS["stages.compare"] |= {"pipeline", "stages.run_file"}
 ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}
-ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }

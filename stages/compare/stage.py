@@ -15,6 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -26,13 +27,14 @@ from scoreonce.pipeline.pages.compare.verdict import Decision, decision
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import atomic, write_json, write_parquet
 from scoreonce.stages.common.frames import read_frame
-from scoreonce.stages.common.locking import locked
+from scoreonce.stages.common.locking import exclusive, locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import CompareResult
 from scoreonce.stages.compare import table
 from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
 from scoreonce.stages.compare.trials import Trial, gpus, run_all
 from scoreonce.stages.config import Run
+from scoreonce.stages.outputs.at_address import at_address
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +50,33 @@ def compare(run: Run, *, jobs: int | None = None, lock_timeout: float | None = N
     _require_no_launcher()
     paths, planned = RunPaths.of(run), plan(run)
     jobs = jobs or gpus(run.compute) or 1
-    with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
+    with exclusive(_lock(paths), "the comparison of this run", timeout=lock_timeout):
         _say(planned, run)
         scored = _prepared(run, lock_timeout)
         trials = _search(run, planned, jobs, paths)
-        found = _ranked(trials, planned)
-        chosen = decision(found, _drift(trials, found))
+        return _finished(run, planned, trials, scored, lock_timeout=lock_timeout)
+
+
+def _lock(paths: RunPaths) -> Path:
+    """That of a comparison from its beginning; its files have one of their own while they are written."""
+    path = paths.lock(paths.comparison).with_suffix(".begun.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@at_address("evaluate/*", "train/*/metrics.*", writes="compare")
+def _finished(
+    run: Run, planned: Plan, trials: Sequence[Trial], scored: float, *, lock_timeout: float | None
+) -> CompareResult:
+    """Rank, decide and write."""
+    paths = RunPaths.of(run)
+    found = _ranked(trials, planned)
+    chosen = decision(found, _drift(trials, found))
+    with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
         _write(run, paths, planned, trials, found, chosen, scored)
-        for line in table.standing_lines(found, trials, chosen):
-            logger.info(line)
-        logger.info(f"page: {paths.comparison / 'index.html'}")
+    for line in table.standing_lines(found, trials, chosen):
+        logger.info(line)
+    logger.info(f"page: {paths.comparison / 'index.html'}")
     return CompareResult(paths, chosen.recommended, chosen.reason, found)
 
 

@@ -14,15 +14,16 @@ from pathlib import Path, PurePosixPath
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.names import require_name
 
-KINDS = ("pairs", "reference", "audit", "train", "evaluate", "report.html", "demo.json")
+KINDS = ("pairs", "reference", "audit", "train", "evaluate", "compare", "report.html", "demo.json")
 LABELLED = ("train", "evaluate")  # of which there is a unit for each label
 MARKERS = {"pairs": "manifest.json", "reference": "manifest.json", "audit": "audit.json", "evaluate": "summary.json"}
+MARKERS["compare"] = "compare.json"
 MARKERS["train"] = "lineage.json"  # without which nothing of a training run is used
 # What a training run writes again and again; each has a checksum in itself or beside it.
 GROWING = ("lineage.json", "run.toml", "metrics.jsonl", "metrics.crc32")
 LOG = "log.json"  # without it a log is read all the same, so one that is older or newer than the index is left out
 TRACKERS = "trackers"  # logs for other programs: published, and never read here
-_VOUCHING = ("manifest.json", "scoreonce.json", "summary.json", "measures.json", "audit.json")
+_VOUCHING = ("manifest.json", "scoreonce.json", "summary.json", "measures.json", "audit.json", "compare.json")
 # What of training runs is read by other stages: what they are of and what they logged.
 LOGS = ("train/*/lineage.json", "train/*/run.toml", "train/*/log.json", "train/*/metrics.*", "train/*/steps*")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")

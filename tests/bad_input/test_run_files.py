@@ -60,7 +60,10 @@ CASES = [
     Case("init --model model --data pairs.jsonl", ("There is a file of that name", "--replace")),
     Case("init --out {own}/new.toml", ("needs a model and data", "no --model")),
     Case("init --out {own}/new.toml --model model --data absent.jsonl", ("No such dataset", "absent.jsonl")),
-    Case("init --out {own}/new.toml --model model --data pairs.jsonl --method dppo", ("no such method", "Did you mean 'dpo'?")),
+    Case(
+        "init --out {own}/new.toml --model model --data pairs.jsonl --method dppo",
+        ("no such method", "Did you mean 'dpo'?"),
+    ),
     Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("TRL configuration cannot be read", "a.yaml")),
     Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("is not a mapping",), {"a.yaml": "- 1"}),
     Case("init --out {own}/new.toml --from-trl {own}/a.yaml", ("(TR-DPO)",), {"a.yaml": "sync_ref_model: true"}),
