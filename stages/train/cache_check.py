@@ -58,6 +58,8 @@ def require_agreement(found: Residual, dtype: str, *, experts: bool = False, dif
     log-prob by some tenths of a nat. So there the median pair decides, elsewhere the worst. `differing` says what the
     cached ones were computed with, where that is something else.
     """
+    # The layout that `score` takes by itself is not one that trains: scoring again as before would change nothing.
+    padded = ' with compute.attention = "padded"' if "layout continued when scored" in differing else ""
     if not (found.median if experts else found.worst) <= CACHE_TOLERANCE[dtype]:  # NaN is refused too
         raise InputError(
             "The policy is the reference, but its log-probs are not the cached ones.",
@@ -66,6 +68,6 @@ def require_agreement(found: Residual, dtype: str, *, experts: bool = False, dif
             f"in {dtype}{f'. {differing}' if differing else ''}",
             where="the check before the first step",
             fix="Train with the library versions and on the kind of device that scored, which reference/manifest.json "
-            "has (another attention kernel is the likely cause), or score again here into another score.store. If you "
-            "accept the difference, set train.verify_pairs = 0.",
+            "has (another attention kernel is the likely cause), or score again here into another score.store"
+            f"{padded}. If you accept the difference, set train.verify_pairs = 0.",
         )

@@ -121,6 +121,7 @@ def test_a_cache_that_is_another_model_is_noticed(hybrid):
     with pytest.raises(InputError, match="its log-probs are not the cached ones") as caught:
         train(run)
     assert "layout continued when scored, padded here" in caught.value.found
+    assert 'into another score.store with compute.attention = "padded".' in caught.value.fix
 
 
 @pytest.mark.parametrize(("form", "rounding"), [("hidden", 1e-5), pytest.param("topk", 1e-3, marks=pytest.mark.long)])
