@@ -1,4 +1,4 @@
-"""The metrics of a training step, named as in TRL's dashboards."""
+"""The metrics of a training step; their names are in `schemas.metrics`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scoreonce.pipeline.methods import Outcome
+from scoreonce.schemas import metrics as names
 
 
 def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, float]:
@@ -26,26 +27,26 @@ def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, f
         _mean(outcome.rejected_rewards, sides["rejected"]),
     )
     values = {
-        "rewards/chosen": chosen,
-        "rewards/rejected": rejected,
-        "rewards/margins": margins.mean() if paired else chosen - rejected,
-        "rewards/accuracies": torch.where(margins.isnan(), torch.nan, (margins > 0).double()).mean(),
+        names.REWARDS_CHOSEN: chosen,
+        names.REWARDS_REJECTED: rejected,
+        names.MARGINS: margins.mean() if paired else chosen - rejected,
+        names.ACCURACIES: torch.where(margins.isnan(), torch.nan, (margins > 0).double()).mean(),
         **{
-            f"logps/{side}": _mean(columns[name], present)
+            names.LOGPS[side]: _mean(columns[name], present)
             for side, present in sides.items()
             if (name := f"policy_{side}_logps") in columns
         },
-        **({"aux_loss": columns["router_aux_loss"]} if "router_aux_loss" in columns else {}),
-        "beta/mean": outcome.beta.mean(),
-        "beta/min": outcome.beta.min(),
-        "beta/max": outcome.beta.max(),
-        "target_margin/mean": outcome.target_margin.mean(),
-        "selection/kept": (outcome.weight > 0).double().mean(),
-        **{f"state/{name}": value for name, value in outcome.state.items()},
+        **({names.AUX_LOSS: columns["router_aux_loss"]} if "router_aux_loss" in columns else {}),
+        names.BETA_MEAN: outcome.beta.mean(),
+        names.BETA_MIN: outcome.beta.min(),
+        names.BETA_MAX: outcome.beta.max(),
+        names.TARGET_MARGIN: outcome.target_margin.mean(),
+        names.KEPT: (outcome.weight > 0).double().mean(),
+        **{names.state(name): value for name, value in outcome.state.items()},
     }
     numbers = torch.stack([value.detach().double().cpu() for value in (outcome.loss, *values.values())]).tolist()
     return {
-        "loss": numbers[0],
+        names.LOSS: numbers[0],
         **{name: number for name, number in zip(values, numbers[1:], strict=True) if not math.isnan(number)},
     }
 

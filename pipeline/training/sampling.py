@@ -14,6 +14,11 @@ def steps_per_epoch(pairs: int, batch_pairs: int) -> int:
     return math.ceil(pairs / batch_pairs)
 
 
+def planned_steps(pairs: int, batch_pairs: int, *, epochs: float, max_steps: int | None) -> int:
+    """Optimizer steps of a whole run."""
+    return max_steps or math.ceil(epochs * steps_per_epoch(pairs, batch_pairs))
+
+
 def batch(pairs: int, step: int, batch_pairs: int, *, shuffle: bool, seed: int) -> tuple[int, npt.NDArray[np.int64]]:
     """The epoch (from 0) and the pair numbers of an optimizer step (from 1)."""
     epoch, within = divmod(step - 1, steps_per_epoch(pairs, batch_pairs))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from scoreonce.pipeline.memory.sizes import forward_operations
+from scoreonce.schemas.metrics import TOKENS_PER_SECOND
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
@@ -15,7 +16,6 @@ from scoreonce.stages.memory.peaks import Counted
 # Of the peak; docs/benchmarks.md has what was reached on an H100.
 USUAL_MFU = 0.35
 TERA = 1e12
-RATE = "perf/tokens_per_second"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def measured(run: Run) -> Speed | None:
     paths = RunPaths.of(run)
     log = paths.training / "metrics.parquet"
     try:
-        rates = read_frame(log, [RATE])[RATE].drop_nulls()
+        rates = read_frame(log, [TOKENS_PER_SECOND])[TOKENS_PER_SECOND].drop_nulls()
     except (OSError, pa.ArrowException):
         return None
     # The first step compiles kernels and starts threads.

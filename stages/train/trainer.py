@@ -33,6 +33,7 @@ from scoreonce.pipeline.training.metrics import step_metrics
 from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_optimizer, make_scheduler
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, Step, in_parts, slices
+from scoreonce.schemas import metrics as names
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, ReferenceManifest
 from scoreonce.stages.common.paths import RunPaths
@@ -104,8 +105,9 @@ class Trainer:
         reference = reference_logits.provider(run, method, device, data.longest_row, scorer)
         masters = Masters.of(scorer.parameters(), offloads=run.compute.offload_optimizer)
         optimizer = make_optimizer(scorer, masters, settings)
-        per_epoch = sampling.steps_per_epoch(len(data), settings.batch_pairs)
-        steps = settings.max_steps or math.ceil(settings.epochs * per_epoch)
+        steps = sampling.planned_steps(
+            len(data), settings.batch_pairs, epochs=settings.epochs, max_steps=settings.max_steps
+        )
         scheduler = make_scheduler(optimizer, settings.scheduler, settings.warmup_ratio, steps)
         prepared = scorer if mesh else accelerator.prepare_model(scorer)
         processes = Collectives(
@@ -196,7 +198,7 @@ class Trainer:
                 (epoch, pairs), upcoming = upcoming, self._planned(step + 1)
                 state, metrics, rows = self.take(step, epoch, pairs, state)
                 self.accelerator.log(metrics, step=step)
-                bar.set_postfix_str(f"loss {metrics['loss']:.4f}", refresh=False)
+                bar.set_postfix_str(f"loss {metrics[names.LOSS]:.4f}", refresh=False)
                 bar.update(1)
                 stop = self.anyone(bool(requested))
                 due = interval.ends_at(step) and self.anyone(main and interval.is_worth_it())
@@ -276,14 +278,14 @@ class Trainer:
         norm = self._update(step, float(outcome.loss.detach()))
         seconds, tokens = time.perf_counter() - started, sum(row.tokens for row in rows)
         metrics: Metrics = {
-            "step": step,
-            "epoch": epoch,
+            names.STEP: step,
+            names.EPOCH: epoch,
             **step_metrics(outcome, everything),
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "perf/seconds": seconds,
-            "perf/pairs_per_second": len(rows) / seconds,
-            "perf/tokens_per_second": tokens / seconds,
+            names.GRAD_NORM: norm,
+            names.LEARNING_RATE: rate,
+            names.SECONDS: seconds,
+            names.PAIRS_PER_SECOND: len(rows) / seconds,
+            names.TOKENS_PER_SECOND: tokens / seconds,
         }
         return outcome.state, metrics, _log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
 

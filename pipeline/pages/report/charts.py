@@ -16,6 +16,19 @@ import polars as pl
 
 from scoreonce.pipeline.pages.charts import PALETTE, ROWS, Chart, color, interval_strip, specification
 from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
+from scoreonce.schemas.metrics import (
+    ACCURACIES,
+    BETA_MAX,
+    BETA_MEAN,
+    BETA_MIN,
+    GRAD_NORM,
+    KEPT,
+    LEARNING_RATE,
+    LOSS,
+    MARGINS,
+    REWARDS_CHOSEN,
+    REWARDS_REJECTED,
+)
 
 MAX_POINTS = 160
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
@@ -38,27 +51,27 @@ class Curve:
 
 
 CURVES = (
-    Curve("loss", "Loss", "Objectives have units of their own; compare a run with itself."),
-    Curve("rewards/margins", "Reward margin", "β times (chosen − rejected log-ratio), mean of the step’s pairs."),
+    Curve(LOSS, "Loss", "Objectives have units of their own; compare a run with itself."),
+    Curve(MARGINS, "Reward margin", "β times (chosen − rejected log-ratio), mean of the step’s pairs."),
     Curve(
-        "rewards/accuracies",
+        ACCURACIES,
         "Training accuracy",
         "Share of the step’s pairs whose chosen reward is higher.",
         format=".1~%",
     ),
-    Curve("rewards/chosen", "Chosen reward", "Below zero, the chosen side is less likely than under the reference."),
-    Curve("rewards/rejected", "Rejected reward", "β times the log-ratio of the rejected completions."),
-    Curve("grad_norm", "Gradient norm", "Before clipping."),
-    Curve("learning_rate", "Learning rate", "As the scheduler set it.", format=".2~g", smooth=False),
+    Curve(REWARDS_CHOSEN, "Chosen reward", "Below zero, the chosen side is less likely than under the reference."),
+    Curve(REWARDS_REJECTED, "Rejected reward", "β times the log-ratio of the rejected completions."),
+    Curve(GRAD_NORM, "Gradient norm", "Before clipping."),
+    Curve(LEARNING_RATE, "Learning rate", "As the scheduler set it.", format=".2~g", smooth=False),
     Curve(
-        "beta/mean",
+        BETA_MEAN,
         "β",
         "Mean of the step’s pairs; the band spans their minimum and maximum.",
-        "beta/min",
-        "beta/max",
+        BETA_MIN,
+        BETA_MAX,
         smooth=False,
     ),
-    Curve("selection/kept", "Kept share", "Pairs of the step whose weight is not zero.", format=".1~%"),
+    Curve(KEPT, "Kept share", "Pairs of the step whose weight is not zero.", format=".1~%"),
 )
 
 
@@ -75,7 +88,7 @@ def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
 def _worth_drawing(curve: Curve, runs: Sequence[RunRecord]) -> bool:
     metrics = [run.metrics[curve.metric] for run in runs if curve.metric in run.metrics.columns]
     known = {value for series in metrics for value in series.drop_nulls().to_list() if math.isfinite(value)}
-    return len(known) > (1 if curve.metric in ("beta/mean", "selection/kept") else 0)
+    return len(known) > (1 if curve.metric in (BETA_MEAN, KEPT) else 0)
 
 
 def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:

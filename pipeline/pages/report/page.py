@@ -16,6 +16,7 @@ from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_me
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
 from scoreonce.pipeline.pages.report.warnings import run_warnings
+from scoreonce.schemas.metrics import PAIRS_PER_SECOND, SECONDS, TOKENS_PER_SECOND
 
 SAMPLE_PROMPTS = 8
 SAMPLE_CHARACTERS = 1200
@@ -68,9 +69,9 @@ def _pace(run: RunRecord) -> Mapping[str, Any]:
     names = run.metrics.columns
     return {
         "steps": run.metrics.height,
-        "seconds": run.metrics["perf/seconds"].sum() if "perf/seconds" in names else None,
-        "pairs": final_mean(run.metrics, "perf/pairs_per_second"),
-        "tokens": final_mean(run.metrics, "perf/tokens_per_second"),
+        "seconds": run.metrics[SECONDS].sum() if SECONDS in names else None,
+        "pairs": final_mean(run.metrics, PAIRS_PER_SECOND),
+        "tokens": final_mean(run.metrics, TOKENS_PER_SECOND),
     }
 
 

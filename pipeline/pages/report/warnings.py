@@ -10,6 +10,7 @@ import polars as pl
 
 from scoreonce.pipeline.pages.numbers import flatten, number, percent, signed
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
+from scoreonce.schemas.metrics import ACCURACIES, GRAD_NORM, KEPT, LOSS, REWARDS_CHOSEN
 
 STILL_MARGIN = 0.05  # nats: below the noise of one token
 LOW_KEPT = 0.5
@@ -56,7 +57,7 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
     yield from _not_finite(run)
     yield from _still(run)
     yield from _spike(run)
-    kept = run.metrics["selection/kept"].mean() if "selection/kept" in run.metrics.columns else None
+    kept = run.metrics[KEPT].mean() if KEPT in run.metrics.columns else None
     if isinstance(kept, float) and kept < LOW_KEPT:
         yield RunWarning(
             "notice",
@@ -65,7 +66,7 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
             f"{percent(kept)} of the pairs were kept on average.",
             "Loosen the selection, or check the step log for the pairs it drops.",
         )
-    final = final_mean(run.metrics, "rewards/chosen")
+    final = final_mean(run.metrics, REWARDS_CHOSEN)
     if final is not None and final < 0 and not run.evaluated:
         yield RunWarning(
             "notice",
@@ -77,13 +78,13 @@ def _training(run: RunRecord) -> Iterator[RunWarning]:
 
 
 def _not_finite(run: RunRecord) -> Iterator[RunWarning]:
-    for name in ("loss", "grad_norm"):
+    for name in (LOSS, GRAD_NORM):
         if name not in run.metrics.columns:
             continue
         # Training writes null for a number that JSON does not have.
         bad = run.metrics.filter(~pl.col(name).is_finite().fill_null(False))
         if bad.height:
-            first, what = bad["step"][0], "Loss" if name == "loss" else "Gradient norm"
+            first, what = bad["step"][0], "Loss" if name == LOSS else "Gradient norm"
             yield RunWarning(
                 "serious",
                 run.label,
@@ -108,9 +109,9 @@ def _still(run: RunRecord) -> Iterator[RunWarning]:
 
 
 def _spike(run: RunRecord) -> Iterator[RunWarning]:
-    if "grad_norm" not in run.metrics.columns:
+    if GRAD_NORM not in run.metrics.columns:
         return
-    norms = run.metrics.filter(pl.col("grad_norm").is_finite())["grad_norm"]
+    norms = run.metrics.filter(pl.col(GRAD_NORM).is_finite())[GRAD_NORM]
     median, peak = norms.median(), norms.max()
     if isinstance(median, float) and isinstance(peak, float) and peak > GRADIENT_SPIKE * median > 0:
         yield RunWarning(
@@ -176,7 +177,7 @@ def _accuracy(run: RunRecord) -> Iterator[RunWarning]:
             "side is longer and shorter.",
             "Use the length-controlled figure, or a length-normalised method.",
         )
-    training = final_mean(run.metrics, "rewards/accuracies")
+    training = final_mean(run.metrics, ACCURACIES)
     if training is not None and training - accuracy > OVERFIT_GAP and summary["accuracy_high"] >= 0.5:
         yield RunWarning(
             "notice",
