@@ -18,17 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from scoreonce.pipeline.attention.cpu_features import onednn_is_faster
+
 _BATCHES: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # oneDNN's products of matrices
-
-
-@cache
-def onednn_is_faster() -> bool:
-    """Whether this CPU has AVX-512 and torch has oneDNN's float32 product."""
-    return (
-        torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    )
 
 
 def matmul(left: Tensor, right: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from scoreonce.pipeline.attention import row_kernel, row_products
-from scoreonce.pipeline.attention.cpu_matmul import onednn_is_faster
+from scoreonce.pipeline.attention.cpu_features import onednn_is_faster
 from scoreonce.pipeline.attention.row_groups import QueryGroup, Span
 from scoreonce.pipeline.batches.prompt_rows import CPU_MULTIPLE, Batch, PromptRow, attention_mask, round_up
 

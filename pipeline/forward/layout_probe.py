@@ -26,6 +26,7 @@ from scoreonce.pipeline.attention.last_layer import (
     restore_attention,
     skip_unused_output,
 )
+from scoreonce.pipeline.batches.layouts import FORWARD_ONLY, candidates
 from scoreonce.pipeline.batches.prompt_rows import FLEX_BLOCK, PromptRow, RowLayout
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.head_probe import understand_head
@@ -36,7 +37,6 @@ from scoreonce.schemas.errors import InputError
 
 # Largest mean deviation of a completion, in nats per token: far above rounding, far below the effect of a wrong mask.
 LAYOUT_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02, torch.float64: 1e-9}
-FORWARD_ONLY = ("cpu",)  # devices on which flex attention has no backward pass
 NOT_CONTINUED = "completions go on from a cache only where a whole model is scored"
 
 
@@ -184,9 +184,7 @@ def _candidates(model: PreTrainedModel, *, compiled: bool, continues: bool) -> t
     """Groups of layouts, fastest first; within a group they are timed."""
     # A cache has one frequency of rotary positions, whatever the length of what goes on from it.
     last: tuple[tuple[RowLayout, ...], ...] = (("continued",),) if continues and not RotaryLengths.of(model) else ()
-    if model.device.type == "cuda":
-        return (("flex",) if compiled else ("flex", "flash"), ("shared",), *last)
-    return (("packed",), ("shared",), *last) if architecture.attends_by_rows(model) else (("shared",), *last)
+    return (*candidates(model.device.type, by_rows=architecture.attends_by_rows(model), compiled=compiled), *last)
 
 
 def replace_attention_for(model: PreTrainedModel, layout: RowLayout, *, compiled: bool = False) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from scoreonce.pipeline.attention.cpu_matmul import onednn_is_faster
+from scoreonce.pipeline.attention.cpu_features import onednn_is_faster
 from scoreonce.pipeline.attention.cpu_rows import RowMask
 from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.attention.last_layer import skip_unused_output
