@@ -49,7 +49,7 @@ def list_stores(root: Path) -> pl.DataFrame:
 
     Only the sidecars are read; a store or file whose own cannot be read counts as damaged.
     """
-    stores = pl.DataFrame([_summary(folder) for folder in store_folders(root)], schema=_STORES)
+    stores = pl.DataFrame([summary(folder) for folder in store_folders(root)], schema=_STORES)
     for row in stores.iter_rows(named=True):
         counts = f"{row['completions']:,} completions, {row['tokens']:,} tokens, {size(row['bytes'])}"
         warning = f"; {row['damaged']} damaged, see `scoreonce store verify`" if row["damaged"] else ""
@@ -145,7 +145,8 @@ def _verify(store: ReferenceStore) -> int:
     return len(damages)
 
 
-def _summary(folder: Path) -> dict[str, Any]:
+def summary(folder: Path) -> dict[str, Any]:
+    """One row of `list_stores`."""
     try:
         store, damaged = ReferenceStore.at(folder), 0
         created = read_json(folder / "identity.json")["created"]

@@ -144,16 +144,26 @@ def read_sidecar(path: Path) -> tuple[dict[str, Any], str | None]:
         return {}, f"the sidecar cannot be read ({error})"
 
 
-def file_damage(path: Path) -> str | None:
-    """What is wrong with a file, every byte of it read, or None."""
+def size_damage(path: Path) -> str | None:
+    """What can be seen to be wrong with a file without reading it, or None."""
     stated, reason = read_sidecar(path)
     if reason is not None:
         return reason
     try:
         size = path.stat().st_size
-        if size != stated["bytes"]:
-            return f"{size:,} bytes where {stated['bytes']:,} were written"
-        if sha256(path) != stated["sha256"]:
+    except FileNotFoundError:
+        return "the file is gone, its sidecar is still there"
+    except OSError as error:
+        return str(error)
+    return None if size == stated["bytes"] else f"{size:,} bytes where {stated['bytes']:,} were written"
+
+
+def file_damage(path: Path) -> str | None:
+    """What is wrong with a file, every byte of it read, or None."""
+    if (reason := size_damage(path)) is not None:
+        return reason
+    try:
+        if sha256(path) != read_sidecar(path)[0].get("sha256"):
             return "the contents do not have the SHA-256 that was written"
     except FileNotFoundError:
         return "the file is gone, its sidecar is still there"
