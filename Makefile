@@ -143,6 +143,7 @@ test-fast: check ## the same without the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long and not slow'
 
 test-slow: $(READY) ## the tests that take minutes
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trackers]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # In random order, without vector instructions on one thread, and with AVX2 at most on two. Idle threads sleep: two

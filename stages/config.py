@@ -289,7 +289,7 @@ class Train(_Section):
         "hidden", description="reference of full-vocabulary methods: what `score` stored, or the loaded model (live)"
     )
     verify_pairs: int = Field(32, ge=0, description="cached pairs to score again and compare before the first step")
-    log_with: list[str] = Field([], description="accelerate trackers, e.g. tensorboard, wandb")
+    log_with: list[str] = Field([], description="accelerate trackers: tensorboard, wandb, mlflow, trackio, ...")
 
     @pydantic.field_validator("label")
     @classmethod

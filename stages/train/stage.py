@@ -82,7 +82,9 @@ def train(
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             _begin(asked, paths, record)
-        accelerator.init_trackers("scoreonce", config={"label": paths.label, "method": method.name})
+        accelerator.init_trackers(
+            "scoreonce", {"label": paths.label, "method": method.name}, init_kwargs=_tracker_settings(paths.label)
+        )
         with _enough_gpu_memory(run, accelerator, "a training step"):
             trainer.train(paths)
         trainer.save_policy(paths, record)
@@ -178,8 +180,15 @@ def _require_trackers(names: list[str]) -> None:
                 "No such tracker." if name not in known else "The tracker is not installed.",
                 found=f"{name!r}.{did_you_mean(name, known) if name not in known else ''}",
                 where="train.log_with",
-                fix=f"Use one of: {', '.join(known)}." if name not in known else f"pip install {name}",
+                fix=f"Use one of: {', '.join(known)}."
+                if name not in known
+                else f"pip install {name}; scoreonce[trackers] has mlflow, tensorboard, trackio and wandb",
             )
+
+
+def _tracker_settings(label: str) -> dict[str, dict[str, str]]:
+    """The name under which each tracker keeps the run; TensorBoard's is the folder train/<label>."""
+    return {"wandb": {"name": label}, "mlflow": {"run_name": label}, "trackio": {"name": label}}
 
 
 def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
