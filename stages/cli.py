@@ -4,7 +4,7 @@ Stages are imported inside the commands, after the run file has been checked: im
 `scoreonce --help` nor the error for a misspelt key should wait for it.
 
 Exit codes: 0 done; 1 a fault in scoreonce, with a traceback; 2 unusable input, with a four-part message; 3 an audit
-found what --fail-on names; 130 interrupted.
+found what --fail-on names, or doctor what would stop a stage; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -57,6 +57,8 @@ from scoreonce.stages.commands.options import (
     Model,
     NearDuplicates,
     Overwrite,
+    Once,
+    OptionalRunFile,
     Part,
     PerMachine,
     PrepareEngine,
@@ -80,6 +82,7 @@ from scoreonce.stages.commands.options import (
     Trust,
     Varied,
     Version,
+    WatchedLabels,
     What,
 )
 from scoreonce.stages.common.messages import verbose
@@ -88,12 +91,11 @@ if TYPE_CHECKING:
     from scoreonce.stages.config import Run
 
 INTERRUPTED = 130
-FINDINGS_EXCEEDED = 3  # of --fail-on
+FINDINGS_EXCEEDED = 3  # of --fail-on, or of doctor
 
 app = typer.Typer(
     name="scoreonce",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Score the reference model once; train every preference-optimisation method from the cached columns. "
@@ -124,6 +126,18 @@ def _load(path: Path, sets: list[str] | None, *, method: str | None = None, labe
     given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label is not None else set())
     reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
     return run.model_copy(update={"train": run.train.model_copy(update=reset)})
+
+
+def _load_optional(path: Path | None, sets: list[str] | None) -> Run | None:
+    """The run file, if one is given. Raises `InputError` for overrides of none."""
+    if path is None and sets:
+        raise InputError(
+            "There is no run file whose keys could be overridden.",
+            found=f"--set {sets[0]}",
+            where="--set",
+            fix="Give the run file too: scoreonce doctor RUN.toml --set ...",
+        )
+    return None if path is None else _load(path, sets)
 
 
 def _load_each(path: Path, sets: list[str] | None, methods: list[str] | None, label: str | None) -> list[Run]:
@@ -296,6 +310,18 @@ def train(
 
 
 @app.command()
+def watch(run: RunFile, sets: Sets = None, labels: WatchedLabels = None, once: Once = False) -> None:
+    """Show the curves of training runs in the terminal, until they end.
+
+    Run it beside train. Ctrl-C ends only the watching.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages.watch import watching
+
+    watching.watch(settings, labels=[each for given in labels or [] for each in given.split(",")], once=once)
+
+
+@app.command()
 def estimate(
     run: RunFile,
     sets: Sets = None,
@@ -398,6 +424,21 @@ def report(run: RunFile, sets: Sets = None, labels: Labels = None, lock_timeout:
     from scoreonce.stages.report import stage
 
     stage.report(settings, labels=labels, lock_timeout=lock_timeout)
+
+
+@app.command()
+def doctor(run: OptionalRunFile = None, sets: Sets = None, as_json: AsOneJson = False) -> None:
+    """Say what on this machine would stop a stage or make it slow, and what to do.
+
+    Loads no model and uses no network. Exits with code 3 if something would stop a stage.
+    """
+    settings = _load_optional(run, sets)
+    from scoreonce.stages.doctor import examination, text
+
+    found = examination.examine(settings)
+    print(json.dumps(found.document(), indent=2) if as_json else printable("\n".join(text.lines(found))))
+    if found.stops:
+        raise typer.Exit(FINDINGS_EXCEEDED)
 
 
 @app.command()

@@ -85,6 +85,11 @@ ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }
 ARROWS["stages.commands"] = SHARED | {"stages.remote", "stages.outputs", "pipeline"}
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
+ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
+ARROWS["stages.doctor"] = {"stages.config", "stages.common", "stages.store", "pipeline"}
+ARROWS["stages.watch"] = {"stages.config", "stages.common", "pipeline"}
+ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}
 # A package's __init__ may gather what its inner rooms make.

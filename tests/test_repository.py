@@ -64,7 +64,7 @@ def test_issue_templates_are_forms_that_ask_for_the_environment(path):
     assert len(fields) == len(form["body"])
     assert all(field["type"] == "textarea" and field["attributes"]["label"] for field in fields.values())
     asked = fields["doctor"]["attributes"]["description"]
-    assert "`scoreonce doctor` once your version has it" in asked
+    assert "`scoreonce doctor RUN.toml`" in asked
     assert "`scoreonce --version`" in asked
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from scoreonce.stages.commands.completion import run_files
+
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -33,7 +35,18 @@ def _rehash(wanted: bool) -> None:
         digests.rehash = True
 
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.")]
+RunFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN.toml", help="The run file; see configs/example.toml.", autocompletion=run_files),
+]
+OptionalRunFile = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RUN.toml]",
+        help="A run file: what it asks for, its folders and its reference store are examined too.",
+        autocompletion=run_files,
+    ),
+]
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override one key of the run file; repeatable."),
@@ -123,6 +136,15 @@ Processes = Annotated[
 Labels = Annotated[
     list[str] | None, typer.Option("--label", metavar="NAME", help="Only this training run; repeatable.")
 ]
+WatchedLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAMES",
+        help="These training runs, e.g. dpo,beta_dpo; repeatable. By default those that are training, or the last one.",
+    ),
+]
+Once = Annotated[bool, typer.Option("--once", help="Print one frame and end, as without a terminal.")]
 Model = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Policy to evaluate in place of the trained one: folder or Hub name."),

@@ -59,6 +59,20 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def is_at_work(path: Path) -> bool:
+    """Whether a process holds the lock file `path`, for who only looks.
+
+    The lock is tried only where a process has named itself as its holder: a try could be in the way of one that begins.
+    Where it may not be tried, the holder is believed.
+    """
+    if not path.with_suffix(".holder.json").exists():
+        return False
+    try:
+        return is_held(path)
+    except OSError:
+        return True
+
+
 @contextmanager
 def locked(
     paths: RunPaths, written: Path, what: str, *, timeout: float | None = None, restart: bool = False

@@ -18,7 +18,7 @@ from scoreonce.stages.common.paths import RunPaths
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
-    *([name] for name in [*STAGES, "init", "compare", "estimate", "merge", "methods", "path"]),
+    *([name] for name in [*STAGES, "init", "compare", "estimate", "merge", "methods", "path", "doctor", "watch"]),
     *([name] for name in ["export-reference", "import-reference"]),
     *(["store", name] for name in ("list", "verify", "gc", "compact")),
     *(["demo", name] for name in ("task", "pairs", "judge")),
