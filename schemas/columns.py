@@ -221,6 +221,7 @@ LINKED_MARGIN = Column(
 # What single methods need of a forward pass besides
 _PREFIX = "the first min(chosen_len, rejected_len) tokens of the"
 _COLLISION = "log sum_v p(v)^2 under the policy, summed over the completion positions of the"
+_ENTROPY = "policy entropy summed over the"
 _PLUS = "log-prob under the logits f + epsilon (f - f_ref), summed over the tokens of the"
 _MINUS = "log-prob under the logits f - epsilon (f - f_ref), summed over the tokens of the"
 _ROUNDED = "policy log-prob in bfloat16 arithmetic (epsilon-DPO with step_dtype = bf16), summed over the tokens of the"
@@ -274,6 +275,8 @@ POLICY_CHOSEN_COLLISION_LOGPS = _sum("policy_chosen_collision_logps", f"{_COLLIS
 POLICY_REJECTED_COLLISION_LOGPS = _sum(
     "policy_rejected_collision_logps", f"{_COLLISION} rejected one", most=0, flows=False
 )
+POLICY_CHOSEN_ENTROPY = _sum("policy_chosen_entropy", f"{_ENTROPY} chosen completion", least=0, flows=False)
+POLICY_REJECTED_ENTROPY = _sum("policy_rejected_entropy", f"{_ENTROPY} rejected completion", least=0, flows=False)
 POLICY_CHOSEN_PLUS_LOGPS = _sum(
     "policy_chosen_plus_logps", f"{_PLUS} chosen completion", most=0, flows=False, needs="distributions"
 )

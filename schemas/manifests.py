@@ -233,6 +233,18 @@ class TrainedPairs(Record):
     config: Settings | None = None  # the settings of `prepare`; unknown in format 1
 
 
+class HeldOutChoice(Record):
+    """What came of the held-out figures: the best step, how far training went, and whose weights the policy has."""
+
+    metric: str
+    best_step: int | None  # None where no evaluation after a step gave a finite number
+    best: float | None  # the metric there
+    last_step: int
+    planned_steps: int
+    stopped: Literal["all steps done", "patience"]
+    policy_step: int
+
+
 class Lineage(Manifest):
     """train/<label>/lineage.json: all that the weights of a policy depend on, digested in `identity`."""
 
@@ -249,6 +261,8 @@ class Lineage(Manifest):
     reference: ScoredReference | None
     data: TrainedPairs
     versions: dict[str, str]
+    # Written when training has ended; what is decided by it is in `train`.
+    held_out: HeldOutChoice | None = Field(None, exclude_if=lambda choice: choice is None)
 
 
 class CheckpointManifest(FilesManifest):

@@ -25,6 +25,15 @@ def margin() -> pl.Expr:
     return logratios("chosen") - logratios("rejected")
 
 
+def differences() -> dict[str, pl.Expr]:
+    """Both log-ratios and their margin, by the names of their columns."""
+    return {
+        c.CHOSEN_LOGRATIOS.name: logratios("chosen"),
+        c.REJECTED_LOGRATIOS.name: logratios("rejected"),
+        c.MARGIN.name: margin(),
+    }
+
+
 def ref_margin() -> pl.Expr:
     """Chosen minus rejected log-prob under the reference."""
     return pl.col(REFERENCE["chosen"].name) - pl.col(REFERENCE["rejected"].name)

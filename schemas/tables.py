@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from scoreonce.schemas import columns as c
+from scoreonce.schemas import held_out as h
 
 ARROW_TYPES: dict[c.Dtype, pa.DataType] = {
     "string": pa.string(),
@@ -182,3 +183,18 @@ class StepPair(dy.Schema):
     target_margin = declared(c.TARGET_MARGIN)
     weight = declared(c.WEIGHT)
     loss = declared(c.LOSS)
+
+
+class HeldOutStep(dy.Schema):
+    """Held-out figures of the policy after a step of its training."""
+
+    step = declared(h.STEP, primary_key=True)
+    pairs = declared(h.PAIRS)
+    loss = declared(h.LOSS)
+    accuracy = declared(h.ACCURACY)
+    margin = declared(h.MARGIN)
+    chosen_logratio_per_token = declared(h.CHOSEN_LOGRATIO)
+    rejected_logratio_per_token = declared(h.REJECTED_LOGRATIO)
+    cross_entropy_increase = declared(h.CROSS_ENTROPY_INCREASE)
+    entropy_per_token = declared(h.ENTROPY)
+    seconds = declared(h.SECONDS)

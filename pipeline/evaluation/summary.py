@@ -55,13 +55,19 @@ def _stratum(weight: pl.Expr) -> tuple[pl.Expr, tuple[pl.Expr, pl.Expr]]:
     return share, wilson(share, count)
 
 
-def _statistics() -> list[pl.Expr]:
-    """All figures of a group of pairs, as aggregations.
+def cross_entropy_increase() -> pl.Expr:
+    """Σ (ref − policy) / Σ tokens over the completions that are there, in nats per token.
 
-    `cross_entropy_increase` is Σ (ref − policy) / Σ tokens over both sides, in nats per token: the forward KL of
-    reference to policy where the completions were sampled from the reference, otherwise only a measure of drift.
+    It estimates the forward KL of reference to policy where the completions were sampled from the reference; otherwise
+    it is only a measure of drift.
     """
-    margin, tokens = pl.col("margin"), pl.col("chosen_len").sum() + pl.col("rejected_len").sum()
+    logratios = pl.sum_horizontal("chosen_logratios", "rejected_logratios")
+    return -logratios.sum() / (pl.col("chosen_len").sum() + pl.col("rejected_len").sum())
+
+
+def _statistics() -> list[pl.Expr]:
+    """All figures of a group of pairs, as aggregations."""
+    margin = pl.col("margin")
     half_width = mean_half_width(margin)
     rates = [expression for name in RATES if name != "length_controlled_accuracy" for expression in _rate(name)]
     return [
@@ -75,13 +81,13 @@ def _statistics() -> list[pl.Expr]:
         pl.col("chosen_logratios").mean(),
         pl.col("rejected_logratios").mean(),
         mean_half_width(pl.col("chosen_logratios")).alias("chosen_logratios_half_width"),
-        (-(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens).alias("cross_entropy_increase"),
+        cross_entropy_increase().alias("cross_entropy_increase"),
         (margin == 0).mean().alias("ties"),
         pl.when(_EQUAL).then(0.5).when(_LONGER).then(1.0).otherwise(0.0).mean().alias("chosen_is_longer"),
     ]
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
+def finite(row: dict[str, Any]) -> dict[str, Any]:
     """The row with None for non-finite floats, which JSON cannot hold."""
     return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
@@ -98,11 +104,11 @@ def evaluation_summary(pairs: pl.DataFrame) -> dict[str, Any]:
     overall = scored.select(_statistics()).row(0, named=True)
     largest_first = -pl.col("pairs").cast(pl.Int64)
     groups = scored.group_by("source").agg(_statistics()).sort(largest_first, "source", nulls_last=True)
-    return _finite(overall) | {
+    return finite(overall) | {
         **({"unpaired": _unpaired(pairs)} if pairs["chosen_logratios"].null_count() else {}),
         "unranked": pairs["margin"].null_count(),
         "not_finite": pairs.height - pairs["margin"].null_count() - scored.height,
-        "by_source": [_finite(row) for row in groups.iter_rows(named=True)],
+        "by_source": [finite(row) for row in groups.iter_rows(named=True)],
     }
 
 
@@ -123,7 +129,7 @@ def _unpaired(pairs: pl.DataFrame) -> dict[str, Any]:
         rejected_logratios=ratio.filter(~good).mean(),
         ranking=(pl.col("rank").filter(good).sum() - n * (n + 1) / 2) / pl.when(n * m > 0).then(n * m),
     )
-    return _finite(figures.row(0, named=True))
+    return finite(figures.row(0, named=True))
 
 
 def paired_difference(pairs: pl.DataFrame, others: pl.DataFrame) -> dict[str, Any]:
@@ -135,7 +141,7 @@ def paired_difference(pairs: pl.DataFrame, others: pl.DataFrame) -> dict[str, An
     shared = win_scores(pairs).join(win_scores(others), on="pair_id", suffix="_other")
     gap = pl.col("accuracy") - pl.col("accuracy_other")
     half_width = mean_half_width(gap)
-    return _finite(
+    return finite(
         shared.select(
             pairs=pl.len(), difference=gap.mean(), low=gap.mean() - half_width, high=gap.mean() + half_width
         ).row(0, named=True)

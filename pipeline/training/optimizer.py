@@ -190,7 +190,7 @@ def make_scheduler(
     try:
         made = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
         if "metrics" in inspect.signature(made.step).parameters:
-            raise ValueError(f"{name} follows a loss on held-out data, which training does not compute")
+            raise ValueError(f"{name} follows a loss on held-out data, which training gives to no schedule")
         return made
     except (TypeError, ValueError) as error:
         raise InputError(

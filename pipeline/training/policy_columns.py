@@ -62,6 +62,11 @@ def _collision_logps(scored: TokenScores, completions: int) -> Tensor:
     return scored.statistics.collision_logps
 
 
+def _entropy(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.statistics is not None, "the forward pass was not asked for statistics"
+    return scored.statistics.entropy
+
+
 def _plus_logps(scored: TokenScores, completions: int) -> Tensor:
     return _perturbed(scored).plus_logps
 
@@ -123,6 +128,8 @@ DECLARED: dict[str, PolicyColumn] = {
         PolicyColumn(c.POLICY_REJECTED_PREFIX_LOGPS, REJECTED, "token_logps", _prefix_logps),
         PolicyColumn(c.POLICY_CHOSEN_COLLISION_LOGPS, CHOSEN, "statistics", _collision_logps),
         PolicyColumn(c.POLICY_REJECTED_COLLISION_LOGPS, REJECTED, "statistics", _collision_logps),
+        PolicyColumn(c.POLICY_CHOSEN_ENTROPY, CHOSEN, "statistics", _entropy),
+        PolicyColumn(c.POLICY_REJECTED_ENTROPY, REJECTED, "statistics", _entropy),
         PolicyColumn(c.POLICY_CHOSEN_PLUS_LOGPS, CHOSEN, "perturbed", _plus_logps),
         PolicyColumn(c.POLICY_REJECTED_PLUS_LOGPS, REJECTED, "perturbed", _plus_logps),
         PolicyColumn(c.POLICY_CHOSEN_MINUS_LOGPS, CHOSEN, "perturbed", _minus_logps),

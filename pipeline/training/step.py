@@ -124,6 +124,12 @@ class Step:
         run = self._columns_first if len(own) == 1 or coupled else self._pair_by_pair
         return run(rows, own, columns, state)
 
+    @torch.no_grad()
+    def columns_of(self, rows: Sequence[PromptRow], asked: PolicyColumns, budget: int) -> dict[str, Tensor]:
+        """The `asked` policy columns of rows, each (pairs,) float64 and the same on every process, without gradient."""
+        own = self._own(rows, budget)
+        return self._gathered(len(rows), own, [self._forward(rows, pairs, asked).columns for pairs in own])
+
     def batches(self, rows: Sequence[PromptRow], budget: int) -> list[list[PromptRow]]:
         """The rows of this process's micro-batches, as `reference` will be asked for them."""
         asked = PolicyColumns.of(self.method.reads)

@@ -26,9 +26,5 @@ def evaluation_pairs(paths: RunPaths, store: ReferenceStore) -> pl.DataFrame:
         "pair_id", keep="first", maintain_order=True
     )
     joined = policy.join(sources, on="pair_id", maintain_order="left").join(scores, on="pair_id", maintain_order="left")
-    table = joined.with_columns(
-        chosen_logratios=margins.logratios("chosen"),
-        rejected_logratios=margins.logratios("rejected"),
-        margin=margins.margin(),
-    )
+    table = joined.with_columns(**margins.differences())
     return EvaluationPair.validate(table.select(EvaluationPair.column_names()))

@@ -35,6 +35,8 @@ BY_HAND = {
     "policy_rejected_prefix_logps": -8.0,
     "policy_chosen_collision_logps": -0.6,
     "policy_rejected_collision_logps": -0.4,
+    "policy_chosen_entropy": 0.6,
+    "policy_rejected_entropy": 0.4,
     "policy_chosen_plus_logps": -1.2,
     "policy_rejected_plus_logps": -0.8,
     "policy_chosen_minus_logps": -1.8,
