@@ -308,10 +308,40 @@ class Train(_Section):
 
 
 class Evaluate(_Section):
-    """The held-out evaluation."""
+    """The held-out evaluation, of the trained policy and, with `every`, while it trains."""
 
     model: Name | None = Field(None, description="policy to evaluate; by default the one that `train` wrote")
     label: str | None = Field(None, description="folder name of the results; by default the training label")
+    every: float | None = Field(
+        None,
+        gt=0,
+        description="held-out figures while training: optimizer steps between them as a whole number, or below 1 a "
+        "share of an epoch; by default there are none",
+    )
+    pairs: int = Field(256, ge=1, description="held-out pairs of these figures, drawn once by data.seed")
+    metric: Literal["loss", "accuracy", "margin"] = Field(
+        "loss",
+        description="what the best step is best in: loss, the method's own on the held-out pairs; accuracy; margin, "
+        "in nats",
+    )
+    patience: int | None = Field(
+        None, ge=1, description="evaluations without a better one after which training stops; by default it never does"
+    )
+    policy: Literal["last", "best"] = Field(
+        "last", description="which weights `train` writes: those after the last step, or those of the best evaluation"
+    )
+
+    @pydantic.field_validator("every")
+    @classmethod
+    def _whole_steps_or_a_share(cls, every: float | None) -> float | None:
+        if every is not None and every >= 1 and every != int(every):
+            raise ValueError("a number of steps is a whole number, and a share of an epoch is below 1")
+        return every
+
+    @property
+    def decides(self) -> bool:
+        """Whether the trained weights depend on held-out figures."""
+        return self.every is not None and (self.patience is not None or self.policy == "best")
 
     @pydantic.field_validator("label")
     @classmethod

@@ -89,6 +89,11 @@ STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "e
 ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
 ARROWS["stages.doctor"] = {"stages.config", "stages.common", "stages.store", "pipeline"}
 ARROWS["stages.watch"] = {"stages.config", "stages.common", "pipeline"}
+SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory", "models", "raw", "data", "store")}
+ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
+ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
+ARROWS["stages.train"] |= {"stages.held_out"}
 ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}

@@ -155,6 +155,16 @@ class RunPaths:
         return self.training / "log.json"
 
     @property
+    def held_out_log(self) -> Path:
+        """Held-out figures while training, a line per evaluation (JSON lines), each with its checksum beside it."""
+        return self.training / "held_out.jsonl"
+
+    @property
+    def held_out(self) -> Path:
+        """The same as a table (Parquet), when training has ended."""
+        return self.training / "held_out.parquet"
+
+    @property
     def policy(self) -> Path:
         """The trained model, a Hugging Face folder."""
         return self.training / "model"

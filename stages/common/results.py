@@ -100,6 +100,13 @@ class TrainResult:
         """One row per pair and step: rows of `schemas.tables.StepPair`."""
         return read_frame(self.paths.training / "steps.parquet")
 
+    def held_out(self) -> pl.DataFrame:
+        """One row per evaluation while training: rows of `schemas.tables.HeldOutStep`; none without evaluate.every."""
+        from scoreonce.schemas.tables import HeldOutStep  # dataframely, which most results do without
+
+        path = self.paths.held_out
+        return read_frame(path) if path.is_file() else HeldOutStep.create_empty()
+
 
 @dataclass(frozen=True)
 class MergeResult:

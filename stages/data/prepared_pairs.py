@@ -52,6 +52,18 @@ def require_pairs(run: Run) -> PairsManifest:
     return manifest
 
 
+def require_held_out(prepared: PairsManifest, paths: RunPaths) -> None:
+    """Raise `InputError` where no pair is held out."""
+    if prepared.counts.test == 0:
+        raise InputError(
+            "There are no held-out pairs to evaluate on.",
+            found="0 pairs in the test split",
+            where=str(paths.pairs("test")),
+            fix="Set data.test_share above 0, or data.test_split or data.test_source, and run "
+            "`scoreonce prepare` and `scoreonce score` again.",
+        )
+
+
 def pairs_differences(manifest: PairsManifest, settings: Settings, inputs: Inputs) -> list[Difference]:
     """In which settings and input files the pairs differ from those that would be prepared now."""
     then, now = ({name: each.content for name, each in side.items()} for side in (manifest.inputs, inputs))

@@ -58,6 +58,28 @@ def _require_steps(lines: Sequence[dict[str, Any]], logged: int) -> None:
         raise ValueError(f"{len(steps):,} lines, of which not every one of {logged:,} steps is there")
 
 
+def held_out_rows(paths: RunPaths) -> list[dict[str, Any]]:
+    """The held-out figures of each evaluation so far, none without evaluate.every.
+
+    Raises `InputError` where a line is damaged.
+    """
+    path = paths.held_out_log
+    if not path.is_file():
+        return []
+    try:
+        log = manifests.read(TrainingLogManifest, paths.training_log) if paths.training_log.exists() else None
+        if log is not None and log.finished:
+            manifests.require_files(log, paths.training, [path.name, paths.held_out.name])
+        return list(read_lines(path))
+    except ValueError as error:
+        raise InputError(
+            "The held-out figures of a training run cannot be read.",
+            found=str(error),
+            where=str(path),
+            fix="Run `scoreonce train` with this run file and label: it goes on from a checkpoint before the damage.",
+        ) from None
+
+
 def read_evaluation(paths: RunPaths) -> EvaluationManifest | None:
     """The summary of an evaluation, after checking its table; None where there is none.
 
@@ -73,6 +95,11 @@ def read_evaluation(paths: RunPaths) -> EvaluationManifest | None:
 def trained(paths: RunPaths) -> dict[str, RunPaths]:
     """The training runs with a finished step log, by label."""
     return {label: replace(paths, label=label) for label in _labels(paths.out / "train", "steps.parquet")}
+
+
+def watched(paths: RunPaths) -> dict[str, RunPaths]:
+    """Those with held-out figures while training."""
+    return {label: run for label, run in trained(paths).items() if run.held_out.is_file()}
 
 
 def evaluated(paths: RunPaths) -> dict[str, RunPaths]:

@@ -18,8 +18,7 @@ import polars as pl
 
 from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.numbers import percent, shown, signed
-from scoreonce.schemas.errors import InputError
-from scoreonce.schemas.manifests import EvaluatedReference, EvaluationManifest, PairsManifest, ReferenceManifest
+from scoreonce.schemas.manifests import EvaluatedReference, EvaluationManifest, ReferenceManifest
 from scoreonce.schemas.names import require_name
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
@@ -27,7 +26,7 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.data.prepared_pairs import require_pairs
+from scoreonce.stages.data.prepared_pairs import require_held_out, require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
 from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label, written_unit
 from scoreonce.stages.evaluate.table import evaluation_pairs
@@ -61,7 +60,7 @@ def evaluate(
     """
     paths = RunPaths.of(run)
     policy = policy_of(run, paths, (run.replace({"evaluate.model": model}) if model else run).evaluate.model)
-    _require_held_out(require_pairs(run), paths)
+    require_held_out(require_pairs(run), paths)
     reference = require_reference(run)
     require_scores_of_pairs(reference, paths)
     name = label or run.evaluate.label or label_of(paths, policy)
@@ -78,17 +77,6 @@ def evaluate(
             summary = _write(pairs, figures, results, policy, store, reference)
         logger.info("\n".join(_lines(summary, scoring, results)))
     return EvaluateResult(results, figures)
-
-
-def _require_held_out(prepared: PairsManifest, paths: RunPaths) -> None:
-    if prepared.counts.test == 0:
-        raise InputError(
-            "There are no held-out pairs to evaluate on.",
-            found="0 pairs in the test split",
-            where=str(paths.pairs("test")),
-            fix="Set data.test_share above 0, or data.test_split or data.test_source, and run "
-            "`scoreonce prepare` and `scoreonce score` again.",
-        )
 
 
 def _write(

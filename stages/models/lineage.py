@@ -80,12 +80,17 @@ def reads_reference(method: Method) -> bool:
 
 
 def describe(
-    run: Run, method: Method, pair_ids: Sequence[str], pairs: PairsManifest, reference: ReferenceManifest | None
+    run: Run,
+    method: Method,
+    pair_ids: Sequence[str],
+    pairs: PairsManifest,
+    reference: ReferenceManifest | None,
+    held_out: ReferenceManifest | None = None,
 ) -> Lineage:
     """The lineage of the policy that `run` trains on `pair_ids` of the prepared pairs.
 
     Data and reference are described by their own manifests, as they were made, not by the run file. `reference` is
-    None where the method reads none.
+    None where the method reads none; `held_out` has the scores that held-out figures are computed with, if any are.
     """
     packages = ("scoreonce", "torch", "transformers", "accelerate", "polars", "pyarrow")
     off = {name for name in OPTIONAL if getattr(run.train, name) == type(run.train).model_fields[name].default}
@@ -93,7 +98,8 @@ def describe(
         "method": _method(method),
         "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD - off)
         | {"dtype": dtype_of(run), **_approximate(run, method)}
-        | ({"quantization": run.reference.quantization} if run.reference.quantization else {}),
+        | ({"quantization": run.reference.quantization} if run.reference.quantization else {})
+        | ({"evaluate": _deciding_figures(run, held_out)} if held_out and run.evaluate.decides else {}),
         "policy": _policy(run),
         "reference": reference and _reference(reference),
         "data": TrainedPairs(
@@ -118,6 +124,12 @@ def _approximate(run: Run, method: Method) -> dict[str, str]:
         return {}
     layer = run.score.layer_of(run.train.full_vocab)
     return {} if layer == "hidden" else {"reference_distributions": layer}
+
+
+def _deciding_figures(run: Run, scores: ReferenceManifest) -> dict[str, Any]:
+    """The held-out figures by which training stops or its best weights are chosen."""
+    name = RunPaths.of(run).reference("test").name
+    return run.evaluate.model_dump(exclude={"model", "label"}) | {"scores": scores.files[name]}
 
 
 def _digest(ids: Iterable[str]) -> str:

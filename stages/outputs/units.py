@@ -20,12 +20,12 @@ MARKERS = {"pairs": "manifest.json", "reference": "manifest.json", "audit": "aud
 MARKERS["compare"] = "compare.json"
 MARKERS["train"] = "lineage.json"  # without which nothing of a training run is used
 # What a training run writes again and again; each has a checksum in itself or beside it.
-GROWING = ("lineage.json", "run.toml", "metrics.jsonl", "metrics.crc32")
+GROWING = ("lineage.json", "run.toml", "metrics.jsonl", "metrics.crc32", "held_out.jsonl", "held_out.crc32")
 LOG = "log.json"  # without it a log is read all the same, so one that is older or newer than the index is left out
 TRACKERS = "trackers"  # logs for other programs: published, and never read here
 _VOUCHING = ("manifest.json", "scoreonce.json", "summary.json", "measures.json", "audit.json", "compare.json")
 # What of training runs is read by other stages: what they are of and what they logged.
-LOGS = ("train/*/lineage.json", "train/*/run.toml", "train/*/log.json", "train/*/metrics.*", "train/*/steps*")
+LOGS = ("train/*/lineage.json", "train/*/run.toml", "train/*/log.json", "train/*/metrics.*", "train/*/held_out.*", "train/*/steps*")
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 

@@ -50,6 +50,14 @@ CHECKPOINTS = 10  # over a run, where the run file names no interval
 LARGEST_SHARE = 0.05
 
 
+# The step of another checkpoint without which the one of a step is of no use; None where there is no such one.
+Needs = Callable[[int], int | None]
+
+
+def _nothing(step: int) -> None:
+    return None
+
+
 @dataclass(frozen=True)
 class Training:
     """The moving parts of a training run."""
@@ -76,12 +84,14 @@ def save(
     keep: int,
     inside: Path,
     log: Mapping[str, str] | None = None,
+    needs: Needs = _nothing,
 ) -> Path:
     """Write `<folder>/step-000010` and remove all but the last `keep` checkpoints, which lie in the folder `inside`.
 
-    `log` has the digests of the step log's parts so far, without which training cannot go on from here.
+    `log` has the digests of the step log's parts so far, without which training cannot go on from here. What the last
+    `keep` checkpoints need is kept too.
     """
-    final = folder / f"step-{step:06d}"
+    final = _at(folder, step)
     temporary = folder / f".{final.name}.tmp"
     tensors, rest = taken_apart(training.optimizer, _parameter_names(training))
     weights = {name: tensor.detach() for name, tensor in zip(training.names, training.masters.masters, strict=True)}
@@ -124,8 +134,10 @@ def save(
         dist.barrier()
     # Later ones are damaged, or training would have gone on from them.
     past = [checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) <= step]
+    needed = {needs(step_of(checkpoint)) for checkpoint in past[-keep:]}
     for old in [*past[:-keep], *(checkpoint for checkpoint in checkpoints(folder) if step_of(checkpoint) > step)]:
-        remove(old, inside=inside)
+        if step_of(old) not in needed:
+            remove(old, inside=inside)
     return final
 
 
@@ -139,15 +151,21 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
-def newest_sound(folder: Path, log_damage: Callable[[int, Mapping[str, str]], str | None]) -> Path | None:
+def newest_sound(
+    folder: Path, log_damage: Callable[[int, Mapping[str, str]], str | None], needs: Needs = _nothing
+) -> Path | None:
     """The newest checkpoint that is as it was written, and up to which the log is; None where there is no checkpoint.
 
-    `log_damage` says what is wrong with the log up to a step, given the digests of its parts. Every byte is read; what
-    is passed over is logged. Raises `InputError` where none can be used.
+    `log_damage` says what is wrong with the log up to a step, given the digests of its parts. One that `needs` another,
+    which is not as it was written, is passed over too. Every byte is read; what is passed over is logged. Raises
+    `InputError` where none can be used.
     """
     there, found = checkpoints(folder)[::-1], ""
     for checkpoint in there:
         reason = _damage(checkpoint, log_damage)
+        if reason is None and (needed := needs(step_of(checkpoint))) is not None:
+            reason = _damage(_at(folder, needed), lambda step, parts: None)
+            reason = reason and f"it needs step {needed:,}, and of that {reason}"
         if reason is None:
             return checkpoint
         found = f"{checkpoint.name}: {reason}"
@@ -174,6 +192,23 @@ def _damage(checkpoint: Path, log_damage: Callable[[int, Mapping[str, str]], str
     except InputError as error:
         return f"{MANIFEST}: {error.found}"
     return f"{changed[0].key} is not what was written" if changed else log_damage(manifest.step, manifest.log)
+
+
+def restore_sound(folder: Path, step: int, training: Training) -> None:
+    """Put the checkpoint of a step back into `training`. Raises `InputError` where it is not as it was written."""
+    found = _at(folder, step)
+    if reason := _damage(found, lambda step, parts: None):
+        raise InputError(
+            "The checkpoint of the best evaluation cannot be used.",
+            found=reason,
+            where=str(found),
+            fix="Run `scoreonce train` again: it goes on from a checkpoint before it, or says that there is none.",
+        )
+    restore(found, training)
+
+
+def _at(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
 
 
 def _format(checkpoint: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.tables import Pair, ReferencePair
 from scoreonce.stages.common import files
 from scoreonce.stages.common.frames import frame_batches
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.reference_scores import read_reference
@@ -84,6 +84,7 @@ class TrainingData:
     largest_token: int
     mismatches: Mismatches | None = None
     places: npt.NDArray[np.int64] | None = None  # of each pair in the token file; None: all pairs, in its order
+    longest_beside: int = 0  # tokens of the longest row of other pairs that the model will be given
 
     def __len__(self) -> int:
         return len(self.row_tokens)
@@ -96,7 +97,18 @@ class TrainingData:
     @property
     def longest_row(self) -> int:
         """Tokens of the longest prompt row."""
-        return int(self.row_tokens.max())
+        return max(int(self.row_tokens.max()), self.longest_beside)
+
+    def and_given(self, rows: Sequence[PromptRow]) -> TrainingData:
+        """The same pairs, for a model that is given these rows too: sizes are the largest of both."""
+        sequences = (len(row.prompt) + len(completion) for row in rows for completion in row.completions)
+        ids = (each for row in rows for each in (row.prompt, *row.completions) if len(each))
+        return replace(
+            self,
+            longest_beside=max(row.tokens for row in rows),
+            longest_sequence=max(self.longest_sequence, *sequences),
+            largest_token=max(self.largest_token, *(int(each.max()) for each in ids)),
+        )
 
     def row(self, pair: int) -> PromptRow:
         """A pair's prompt with the completions that the method reads, chosen first, the mismatched one last.
@@ -121,9 +133,10 @@ def load_training_data(
     drop: Sequence[str] = (),
     *,
     takes_unpaired: bool = False,
+    split: Split = "train",
 ) -> TrainingData:
-    """The training pairs with every cached column in `reads`: all, or those for which the SQL condition `where` holds
-    and that no finding in `drop` concerns.
+    """The pairs of a split with every cached column in `reads`: all, or those training pairs for which the SQL
+    condition `where` holds and that no finding in `drop` concerns.
 
     Of unpaired data, a method that reads the chosen completion alone is given the good ones; for one that
     `takes_unpaired`, the reference's log-prob of a side that is not there is 0.
@@ -134,26 +147,26 @@ def load_training_data(
     _require_trainable(reads)
     completions = PolicyColumns.of(reads).completions
     cached = sorted(name for name in reads if not name.startswith("policy_") and name != c.EXPONENTIAL_DRAWS.name)
-    table, mismatched = _pairs(paths, cached), "mismatched" in completions
+    table, mismatched = _pairs(paths, split, cached), "mismatched" in completions
     if any(name.startswith("ref_") for name in cached):
-        table = _with_reference(table, paths, cached, mismatched)
+        table = _with_reference(table, paths, split, cached, mismatched)
     if any(name.endswith("_prefix_logps") for name in cached):
-        table = _with_prefixes(table, paths)
+        table = _with_prefixes(table, paths, split)
     unknown = [name for name in cached if name not in table.columns]
     if unknown:
         raise InputError(
             "The method reads columns that nothing provides.",
             found=", ".join(unknown),
-            where=str(paths.reference("train")),
+            where=str(paths.reference(split)),
             fix=f"Available: {', '.join(table.columns)}.",
         )
-    mismatches = _mismatches(table, paths) if mismatched else None
-    tokens = TokenFile(paths.tokens("train"))
+    mismatches = _mismatches(table, paths, split) if mismatched else None
+    tokens = TokenFile(paths.tokens(split))
     if len(tokens) != len(table):
         raise InputError(
             "Pairs and token ids do not belong together.",
             found=f"{len(table):,} pairs, {len(tokens):,} rows of token ids",
-            where=str(paths.tokens("train")),
+            where=str(paths.tokens(split)),
             fix="Run `scoreonce prepare` again.",
         )
     places = pair_filter.places(paths, where, drop)
@@ -172,7 +185,7 @@ def load_training_data(
             raise InputError(
                 f"The method needs {name}, and the data lacks it.",
                 found=f"no value for {missing:,} of {len(table):,} pairs",
-                where=str(paths.pairs("train")),
+                where=str(paths.pairs(split)),
                 fix=_how_to_get(name),
             )
     for name in cached:
@@ -181,7 +194,7 @@ def load_training_data(
             raise InputError(
                 f"{name} is not a finite number everywhere.",
                 found=f"{(~values.is_finite()).sum():,} of {len(table):,} pairs are NaN or infinite",
-                where=str(paths.reference("train") if name.startswith("ref_") else paths.pairs("train")),
+                where=str(paths.reference(split) if name.startswith("ref_") else paths.pairs(split)),
                 fix="Correct them and run the stage that made the file again, or leave these pairs out: train.where.",
             )
     sides = tuple(SIDE_TOKENS[side] for side in completions if side in SIDE_TOKENS)
@@ -194,7 +207,7 @@ def load_training_data(
         sides=sides,
         row_tokens=sum(lengths, start=prompt.cast(pl.Int64)).to_numpy(),
         longest_sequence=max(_largest(prompt + side) for side in lengths),
-        largest_token=largest_token(paths.tokens("train"), ["prompt_ids", "chosen_ids", *sides]),
+        largest_token=largest_token(paths.tokens(split), ["prompt_ids", "chosen_ids", *sides]),
         mismatches=mismatches,
         places=places,
     )
@@ -240,7 +253,7 @@ def _how_to_get(name: str) -> str:
     )
 
 
-def _pairs(paths: RunPaths, cached: Sequence[str]) -> pl.DataFrame:
+def _pairs(paths: RunPaths, split: Split, cached: Sequence[str]) -> pl.DataFrame:
     """Lengths, and whether each side is there, as columns; of the others those in `cached`. No text, and no ids."""
     read_pairs(paths)
     own = [name for name in cached if name in Pair.columns()]
@@ -248,28 +261,30 @@ def _pairs(paths: RunPaths, cached: Sequence[str]) -> pl.DataFrame:
     ids = [f"{side}_id" for side in SIDE_TOKENS]
     there = [pl.col(name).is_not_null().alias(f"has_{name.removesuffix('_id')}") for name in ids]
     kept = list(dict.fromkeys([*lengths, *own]))
-    with _damage_named(paths.pairs("train"), "prepare"):
-        batches = frame_batches(paths.pairs("train"), list(dict.fromkeys([*kept, *ids])))
+    with _damage_named(paths.pairs(split), "prepare"):
+        batches = frame_batches(paths.pairs(split), list(dict.fromkeys([*kept, *ids])))
         table = pl.concat(batch.select(*kept, *there) for batch in batches)
     if table.is_empty():
         raise InputError(
-            "There are no training pairs.",
+            "There are no training pairs." if split == "train" else "There are no held-out pairs.",
             found="0 rows",
-            where=str(paths.pairs("train")),
+            where=str(paths.pairs(split)),
             fix="Look at the quarantine file beside it, or lower data.test_share.",
         )
     return table
 
 
-def _with_reference(table: pl.DataFrame, paths: RunPaths, cached: Sequence[str], mismatched: bool) -> pl.DataFrame:
+def _with_reference(
+    table: pl.DataFrame, paths: RunPaths, split: Split, cached: Sequence[str], mismatched: bool
+) -> pl.DataFrame:
     """The pairs with the reference columns in `cached`, and kl_id where `mismatched` completions are read."""
     read_reference(paths)
     sums = [f"ref_{side}_logps" for side in SIDE_TOKENS]
     wanted = [name for name in cached if name in ReferencePair.columns() and name not in table.columns]
     wanted = list(dict.fromkeys([*sums, *wanted, *([c.KL_ID.name] if mismatched else [])]))
-    with _damage_named(paths.reference("train"), "score"):
-        scores = pl.concat(frame_batches(paths.reference("train"), wanted))
-        places = _reference_rows(paths)
+    with _damage_named(paths.reference(split), "score"):
+        scores = pl.concat(frame_batches(paths.reference(split), wanted))
+        places = _reference_rows(paths, split)
     # A row that is null throughout where a pair has no scores.
     joined = table.hstack(scores if places is None else scores[places])
     unscored = joined.filter(pl.all_horizontal(pl.col(name).is_null() for name in sums)).height
@@ -277,18 +292,18 @@ def _with_reference(table: pl.DataFrame, paths: RunPaths, cached: Sequence[str],
         raise InputError(
             "Some pairs have no reference scores.",
             found=f"{unscored:,} of {len(table):,} pairs",
-            where=str(paths.reference("train")),
+            where=str(paths.reference(split)),
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return joined
 
 
-def _reference_rows(paths: RunPaths) -> pl.Series | None:
+def _reference_rows(paths: RunPaths, split: Split) -> pl.Series | None:
     """The row of the reference table for each pair, null where there is none; None where they are the same rows.
 
     They are, unless a pair is in the data twice: the table has each pair once, in the order of the pairs.
     """
-    files = paths.pairs("train"), paths.reference("train")
+    files = paths.pairs(split), paths.reference(split)
     alike = zip_longest(*(frame_batches(path, ["pair_id"]) for path in files))
     if all(pairs is not None and scored is not None and pairs.equals(scored) for pairs, scored in alike):
         return None
@@ -300,27 +315,27 @@ def _reference_rows(paths: RunPaths) -> pl.Series | None:
     return pl.select(pl.when(pl.Series(found)).then(pl.Series(row))).to_series()
 
 
-def _mismatches(table: pl.DataFrame, paths: RunPaths) -> Mismatches:
+def _mismatches(table: pl.DataFrame, paths: RunPaths, split: Split) -> Mismatches:
     """The mismatched completions of `table`'s pairs. Raises `InputError` where others were scored."""
-    met, scored = mismatched_completions(paths, "train"), table.get_column(c.KL_ID.name, default=None)
+    met, scored = mismatched_completions(paths, split), table.get_column(c.KL_ID.name, default=None)
     # Where none were scored, that is what the user is told, with the column that is missing.
     if scored is not None and scored.is_not_null().any() and not scored.equals(met[c.KL_ID.name]):
         raise InputError(
             "The mismatched completions that were scored are not those of the prepared pairs.",
             found="other pairs, or the same in another order",
-            where=str(paths.reference("train")),
+            where=str(paths.reference(split)),
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return Mismatches(met["donor"].to_numpy(), (met["column"] == "chosen_ids").to_numpy(), met["kl_len"].to_numpy())
 
 
-def _with_prefixes(table: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+def _with_prefixes(table: pl.DataFrame, paths: RunPaths, split: Split) -> pl.DataFrame:
     """Reference log-probs of the first min(chosen_len, rejected_len) tokens of both sides, from the store."""
     store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     common = table.select(pl.min_horizontal("chosen_len", "rejected_len").cast(pl.Int64)).to_series().to_numpy()
     for side in SIDE_TOKENS:
         there = table[f"has_{side}"].to_numpy()
-        batches = frame_batches(paths.pairs("train"), [f"{side}_id"])
+        batches = frame_batches(paths.pairs(split), [f"{side}_id"])
         ids = np.concatenate([packed_column(batch.to_series().drop_nulls()) for batch in batches])
         sums = np.full(len(table), np.nan)
         sums[there] = store.prefix_sums(ids, common[there])

@@ -21,7 +21,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages.common import files
 from scoreonce.stages.common.frames import frame_batches
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.sharded.layout import agreed_layout
@@ -96,12 +96,13 @@ def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:
     form = run.score.layer_of(run.train.full_vocab)
     store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     states, head = TensorRows(store.tensors(form)), store.head(form).read(device)
-    batches = frame_batches(paths.pairs("train"), ["chosen_id", "rejected_id"])
+    splits = SPLITS if run.evaluate.every is not None else SPLITS[:1]
+    batches = (batch for split in splits for batch in frame_batches(paths.pairs(split), ["chosen_id", "rejected_id"]))
     missing = sum(states.missing(ids.drop_nulls()) for batch in batches for ids in batch.iter_columns())
     if missing:
         raise InputError(
             "Some completions have no reference distributions.",
-            found=f"{missing:,} of the training completions are not stored",
+            found=f"{missing:,} of the {'' if len(splits) > 1 else 'training '}completions are not stored",
             where=f"{store.place}/{form}",
             fix=f"Set {states.layer.setting} and run `scoreonce score`: it adds what is missing.",
         )

@@ -5,7 +5,8 @@
     torchrun --nproc_per_node 2 -m scoreonce.stages.cli train configs/x.toml   or `accelerate launch` on GPUs
 
 Writes <out>/train/<label>/: metrics.jsonl and metrics.parquet (per step), steps.parquet (per pair and step), run.toml,
-lineage.json, checkpoints/, and model/. A killed run resumes from the last checkpoint with the same result.
+lineage.json, checkpoints/, and model/; with evaluate.every also held_out.jsonl and held_out.parquet (per evaluation).
+A killed run resumes from the last checkpoint with the same result.
 
 With several processes each keeps all of the model (DDP), or with compute.shard a part of it (FSDP2).
 """
@@ -26,7 +27,7 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import Lineage, ReferenceManifest, TrainingLogManifest
+from scoreonce.schemas.manifests import Lineage, PairsManifest, ReferenceManifest, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
 from scoreonce.stages.common.locking import locked
@@ -34,8 +35,11 @@ from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.prepared_pairs import require_pairs
-from scoreonce.stages.data.reference_scores import require_columns, require_reference
+from scoreonce.stages.data.prepared_pairs import require_held_out, require_pairs
+from scoreonce.stages.data.reference_scores import require_columns, require_reference, require_scores_of_pairs
+from scoreonce.stages.data.training_runs import metric_lines
+from scoreonce.stages.held_out import settings as held_out_settings
+from scoreonce.stages.held_out.sample import Sample
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.outputs.at_address import at_address, require_one_machine
@@ -63,7 +67,7 @@ def train(
     `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written.
     """
     paths, method = RunPaths.of(run), _method(run, allow_method_file)
-    data, record, scored = _inputs(run, method)
+    data, sample, record, scored = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
     asked, run = run, _with_shard(run, method, accelerator)
@@ -85,14 +89,19 @@ def train(
         accelerator.init_trackers(
             "scoreonce", {"label": paths.label, "method": method.name}, init_kwargs=_tracker_settings(paths.label)
         )
+        watch = trainer.watch(sample)
         with _enough_gpu_memory(run, accelerator, "a training step"):
-            trainer.train(paths)
+            last = trainer.train(paths, watch)
+        record = record.model_copy(update={"held_out": watch.choice(last)})
+        if accelerator.is_main_process and record.held_out is not None:
+            manifests.write(paths.lineage, record)
+            watch.say(record.held_out, sum(line["perf/seconds"] for line in metric_lines(paths)))
         trainer.save_policy(paths, record)
         # Not `end_training`, which also ends the group of processes: it serves the next run of this command.
         for tracker in accelerator.trackers:
             tracker.finish()
-    say("%s: %s steps done, model in %s", paths.label, f"{trainer.steps:,}", paths.policy)
-    return TrainResult(paths, trainer.steps)
+    say("%s: %s steps done, model in %s", paths.label, f"{last:,}", paths.policy)
+    return TrainResult(paths, last)
 
 
 @at_address("pairs/*", "reference/*", "audit/pairs.parquet")
@@ -102,11 +111,12 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     Raises `InputError` as `train` does.
     """
     method = _method(run, allow_method_file)
-    data, _, scored = _inputs(run, method)
+    data, sample, _, scored = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
     run = _with_shard(run, method, accelerator)
     with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
-        left = estimate_training(Trainer.build(run, method, data, accelerator, scored))
+        trainer = Trainer.build(run, method, data, accelerator, scored)
+        left, planned = estimate_training(trainer), trainer.watch(sample).planned_tokens
     if accelerator.is_main_process:
         logger.info(
             "to train   %s pairs, %s steps, %s tokens\n"
@@ -119,6 +129,10 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
             f"{left.tokens / left.seconds:,.0f}",
             size(left.memory),
         )
+        if planned:
+            # Without backward passes, which take two thirds of the time of a step.
+            seconds = planned * left.seconds / left.tokens / 3
+            logger.info(f"held-out   {planned:,} tokens over all evaluations, about {duration(seconds)} more")
     return left
 
 
@@ -133,10 +147,13 @@ def _enough_gpu_memory(run: Run, accelerator: Accelerator, where: str) -> Abstra
     )
 
 
-def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage, ReferenceManifest | None]:
-    """The training pairs with the columns that the method reads, the lineage of what they lead to, and the scores."""
-    pairs = require_pairs(run)
-    reference = require_reference(run) if lineage.reads_reference(method) else None
+def _inputs(run: Run, method: Method) -> tuple[TrainingData, Sample | None, Lineage, ReferenceManifest | None]:
+    """The training pairs with the columns that the method reads, and a sample of the held-out ones where it is asked
+    for; the lineage of what they lead to, and the scores.
+    """
+    pairs, evaluates = require_pairs(run), run.evaluate.every is not None
+    scores = require_reference(run) if evaluates or lineage.reads_reference(method) else None
+    reference = scores if lineage.reads_reference(method) else None
     if reference is not None:
         require_columns(reference, method.name, method.reads, live=run.train.full_vocab == "live")
     data = load_training_data(
@@ -145,7 +162,18 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Lineage, ReferenceM
     if "has_chosen" in data.columns and (said := pair_filter.balance(data.columns, method.hyperparameters)):
         logger.info(said)
     _require_calibrated(method, data)
-    return data, lineage.describe(run, method, data.pair_ids, pairs, reference), reference
+    sample = _sample(run, method, pairs, scores) if evaluates and scores else None
+    record = lineage.describe(run, method, data.pair_ids, pairs, reference, scores)
+    return data if sample is None else data.and_given(sample.rows), sample, record, reference
+
+
+def _sample(run: Run, method: Method, pairs: PairsManifest, scores: ReferenceManifest) -> Sample:
+    """The held-out pairs of the figures while training."""
+    paths = RunPaths.of(run)
+    require_held_out(pairs, paths)
+    require_scores_of_pairs(scores, paths)
+    reads, unpaired = held_out_settings.reads(method), method.takes_unpaired or held_out_settings.imitates(method)
+    return Sample.draw(run, method, load_training_data(paths, reads, takes_unpaired=unpaired, split="test"))
 
 
 def _method(run: Run, allow_method_file: bool) -> Method:
@@ -154,6 +182,7 @@ def _method(run: Run, allow_method_file: bool) -> Method:
         load_allowed(settings.method_file, allowed=allow_method_file)
     method = methods.resolve(settings.method, settings.hyperparameters, **settings.pieces)
     policy.require_lora_settings(run)
+    held_out_settings.require_settings(run, method)
     if settings.scope == "microbatch" and not method.batch_coupled:
         raise InputError(
             f"{method.name} takes no statistics over a batch, so there is nothing for a micro-batch scope to change.",
@@ -241,6 +270,7 @@ def _plan(run: Run, paths: RunPaths, record: Lineage) -> dict[str, Any]:
             facts["method"],
             run.train.model_dump(mode="json", exclude={"model", "method_file"}),
         ],
+        "the held-out figures": run.evaluate.model_dump(mode="json", exclude={"model", "label"}),
         "compute.shard": run.compute.shard,
         "the pairs": facts["data"],
         "the weights to start from": [facts["policy"]["weights"], facts["policy"]["adapter"]],

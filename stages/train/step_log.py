@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
+from scoreonce.pipeline.methods import Outcome
 from scoreonce.schemas.manifests import TrainingLogManifest
 from scoreonce.schemas.tables import StepPair, arrow_schema
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.data.json_lines import append_line, checksums_of, read_lines, write_lines
+from scoreonce.stages.held_out.settings import SECONDS
 
 Rows = dict[str, Any]  # column -> values of one step
 MANIFEST = "log.json"
-WHOLE = ("metrics.jsonl", "metrics.crc32", "metrics.parquet", "steps.parquet")  # what there is after the last step
+HELD_OUT = "held_out.jsonl"
+# What there is after the last step; figures of held-out pairs where they are asked for.
+METRICS = ("metrics.jsonl", "metrics.crc32", "metrics.parquet", "steps.parquet")
+WHOLE = (*METRICS, HELD_OUT, "held_out.crc32", "held_out.parquet")
 
 
 class StepLog:
@@ -75,7 +81,8 @@ class StepLog:
                 writer.write_table(self._completed(files.read_parquet(part)))
         metrics = pl.DataFrame(list(_logged(self._folder)), infer_schema_length=None)
         files.write_parquet(self._folder / "metrics.parquet", metrics.to_arrow())
-        whole = {name: files.sha256(self._folder / name) for name in WHOLE}
+        there = [name for name in WHOLE if name in METRICS or (self._folder / name).is_file()]
+        whole = {name: files.sha256(self._folder / name) for name in there}
         self._write_manifest(self._first_pending - 1, whole)
 
     def _write_manifest(self, step: int, whole: dict[str, str] | None = None) -> None:
@@ -104,15 +111,29 @@ def last_step(part: Path) -> int:
 def log_damage(folder: Path, step: int, parts: Mapping[str, str]) -> str | None:
     """What is wrong with what was logged up to a step, or None. `parts`: the digests that a checkpoint has of it."""
     try:
-        steps = [metrics["step"] for metrics in islice(_logged(folder), step)]
+        logged = [(metrics["step"], SECONDS in metrics) for metrics in islice(_logged(folder), step)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"metrics.jsonl: {error}"
-    if steps != list(range(1, step + 1)):
+    if [number for number, _ in logged] != list(range(1, step + 1)):
         return f"metrics.jsonl has not every step up to {step:,}"
+    if damage := _held_out_damage(folder, [number for number, evaluated in logged if evaluated]):
+        return damage
     there = {name: folder / name for name in parts if (folder / name).is_file()}
     found = dict(zip(there, digests_now(list(there.values())), strict=True))
     changed = next((name for name, digest in parts.items() if found.get(name) != digest), None)
     return changed and f"{changed} is not what was written"
+
+
+def _held_out_damage(folder: Path, steps: Sequence[int]) -> str | None:
+    """What is wrong with the held-out figures of these `steps`, or None."""
+    if not steps:
+        return None
+    try:
+        rows = takewhile(lambda row: row["step"] <= steps[-1], read_lines(folder / HELD_OUT))
+        there = [row["step"] for row in rows if row["step"] > 0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{HELD_OUT}: {error}"
+    return None if there == list(steps) else f"{HELD_OUT} has not every evaluation up to step {steps[-1]:,}"
 
 
 def _logged(folder: Path) -> Iterator[dict[str, Any]]:
@@ -132,4 +153,23 @@ def _finite(metrics: dict[str, float | int]) -> dict[str, float | int | None]:
     # JSON has no NaN and no infinity; other readers understand null.
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in metrics.items()
+    }
+
+
+def log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:
+    """The rows of the step log that a step gives."""
+
+    def values(column: Tensor) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in column.detach().double().cpu().tolist()]
+
+    return {
+        "step": [step] * len(pair_ids),
+        "epoch": [epoch] * len(pair_ids),
+        "pair_id": pair_ids,
+        "margin": values(outcome.margin),
+        "linked_margin": values(outcome.linked_margin),
+        "beta": values(outcome.beta),
+        "target_margin": values(outcome.target_margin),
+        "weight": values(outcome.weight),
+        "loss": values(outcome.losses),
     }

@@ -26,7 +26,7 @@ from scoreonce.pipeline.forward.routing import Router, router_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part, release
 from scoreonce.pipeline.forward.token_masks import LearntMasks, Masking, activation_masks
-from scoreonce.pipeline.methods import Method, Outcome
+from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.training import dropout, sampling
 from scoreonce.pipeline.training.agreement import require_agreement
 from scoreonce.pipeline.training.metrics import step_metrics
@@ -39,6 +39,9 @@ from scoreonce.schemas.manifests import Lineage, ReferenceManifest
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
+from scoreonce.stages.held_out.evaluator import Evaluator
+from scoreonce.stages.held_out.sample import Sample
+from scoreonce.stages.held_out.watch import Watch
 from scoreonce.stages.models import adapters, lineage, loading, policy
 from scoreonce.stages.models.forward_record import differing, facts, other_layout, provenance_of, single_layout
 from scoreonce.stages.outputs.at_address import publish
@@ -47,7 +50,7 @@ from scoreonce.stages.sharded.processes import mesh_of
 from scoreonce.stages.sharded.scorer import require_can_be_sharded, sharded_scorer
 from scoreonce.stages.train import cache_check, checkpoint, rebuilt_logps, reference_logits, save_policy
 from scoreonce.stages.train.data import TrainingData
-from scoreonce.stages.train.step_log import Rows, StepLog, log_damage
+from scoreonce.stages.train.step_log import Rows, StepLog, log_damage, log_rows
 
 logger = logging.getLogger(__name__)
 
@@ -173,36 +176,46 @@ class Trainer:
         here = facts([provenance_of(model, scorer.layout, self.accelerator.device, compiled=compiled)])
         return differing({"layout": self.scored.layout, **self.scored.computed}, here)
 
-    def train(self, paths: RunPaths) -> None:
-        """Run the remaining steps.
+    def watch(self, sample: Sample | None) -> Watch:
+        """What computes the held-out figures of this run, on a `sample` if there is one."""
+        bare, seed = replace(self.step, scorer=self.training.model), self.run.train.seed
+        evaluator = None if sample is None else Evaluator(sample, bare, self.training.model, self.budget, seed)
+        per_epoch = sampling.steps_per_epoch(len(self.data), self.run.train.batch_pairs)
+        return Watch(self.run, evaluator, self.accelerator, steps=self.steps, steps_per_epoch=per_epoch)
+
+    def train(self, paths: RunPaths, watch: Watch) -> int:
+        """Run the remaining steps; the last of them, which `watch` may end before all are done.
 
         Raises `SystemExit(143)` after SIGTERM and `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written;
         `InputError` where the processes would go on from different steps, or the training diverges.
         """
         folder, settings = paths.training / "checkpoints", self.run.train
         done, state = 0, self.step.method.init_state()
-        if found := checkpoint.newest_sound(folder, partial(log_damage, paths.training)):
+        if found := checkpoint.newest_sound(folder, partial(log_damage, paths.training), watch.needs):
             done, state = checkpoint.restore(found, self.training)
             _say(self.accelerator, f"{paths.label}: resuming after step {done:,} of {self.steps:,}")
         require_same_plan(self.accelerator, {"steps done": done})
         main = self.accelerator.is_main_process
         log = StepLog(paths.training, done, inside=paths.out) if main else None
         interval = checkpoint.CheckpointInterval.of(settings.checkpoint_every, self.steps)
+        watch.begin(done, state)
         with (
             _stop_requested(alone=self.accelerator.num_processes == 1) as requested,
             progress(self.steps, "steps", paths.label, done=done, enabled=main) as bar,
             closing(self.reference) if self.reference else nullcontext(),
         ):
             upcoming = self._planned(done + 1)
-            for step in range(done + 1, self.steps + 1):
+            while done < self.steps and not watch.over:
+                done = step = done + 1
                 (epoch, pairs), upcoming = upcoming, self._planned(step + 1)
                 state, metrics, rows = self.take(step, epoch, pairs, state)
+                metrics |= watch.after(step, state)
                 self.accelerator.log(metrics, step=step)
                 bar.set_postfix_str(f"loss {metrics[names.LOSS]:.4f}", refresh=False)
                 bar.update(1)
                 stop = self.anyone(bool(requested))
                 due = interval.ends_at(step) and self.anyone(main and interval.is_worth_it())
-                keeps = stop or due or step == self.steps
+                keeps = stop or due or step == self.steps or watch.over or watch.must_keep
                 if keeps:
                     self._require_finite_weights(step)
                 if log is not None:
@@ -220,13 +233,16 @@ class Trainer:
                                 keep=settings.keep_checkpoints,
                                 inside=paths.out,
                                 log=log.parts if log else None,
+                                needs=watch.needs,
                             )
                         publish(paths)
                 if stop:
                     _say(self.accelerator, f"{paths.label}: stopped at step {step}; the same command resumes there")
                     raise KeyboardInterrupt if signal.SIGINT in requested else SystemExit(TERMINATED)
         if log is not None:
+            watch.finish()
             log.finish()
+        return done
 
     def _planned(self, step: int) -> tuple[int, npt.NDArray[np.int64]]:
         """Epoch and pairs of a step, none behind the last, whose reference distributions begin to be read."""
@@ -244,8 +260,10 @@ class Trainer:
         return epoch, pairs
 
     def save_policy(self, paths: RunPaths, made: Lineage) -> None:
-        """Write the trained model, from the main process."""
+        """Write the trained model, from the main process: the weights of the step that `made` says."""
         if self.accelerator.is_main_process or self.training.sharded:
+            if made.held_out is not None and made.held_out.policy_step != made.held_out.last_step:
+                checkpoint.restore_sound(paths.training / "checkpoints", made.held_out.policy_step, self.training)
             start, data, trained = lineage.start_of(self.run), self.run.data, self.training.model.model
             save_policy.save(
                 paths.policy,
@@ -287,7 +305,7 @@ class Trainer:
             names.PAIRS_PER_SECOND: len(rows) / seconds,
             names.TOKENS_PER_SECOND: tokens / seconds,
         }
-        return outcome.state, metrics, _log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
+        return outcome.state, metrics, log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
 
     @contextmanager
     def _with_dropout(self, step: int) -> Iterator[Step]:
@@ -390,23 +408,6 @@ def masking(method: Method, model: PreTrainedModel, device: torch.device) -> Mas
         return activation_masks
     # The reference is as wide as the policy: the policy starts from it, or has the same architecture.
     return LearntMasks(model.get_output_embeddings().weight.shape[1]).to(device, model.dtype)
-
-
-def _log_rows(outcome: Outcome, step: int, epoch: int, pair_ids: list[str]) -> Rows:
-    def values(column: Tensor) -> list[float | None]:
-        return [None if math.isnan(value) else value for value in column.detach().double().cpu().tolist()]
-
-    return {
-        "step": [step] * len(pair_ids),
-        "epoch": [epoch] * len(pair_ids),
-        "pair_id": pair_ids,
-        "margin": values(outcome.margin),
-        "linked_margin": values(outcome.linked_margin),
-        "beta": values(outcome.beta),
-        "target_margin": values(outcome.target_margin),
-        "weight": values(outcome.weight),
-        "loss": values(outcome.losses),
-    }
 
 
 @contextmanager
