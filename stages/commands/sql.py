@@ -47,7 +47,8 @@ def answer(run: Run, query: str) -> str:
 
 
 def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
-    """The tables that are there: pairs (with reference and audit), quarantine, steps and evaluation with a label.
+    """The tables that are there: pairs (with reference and audit), quarantine; with a label steps, held-out figures
+    while training, and evaluation.
 
     Raises `InputError` where a file is damaged.
     """
@@ -55,6 +56,7 @@ def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
         "pairs": joined_pairs(paths),
         "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
         "steps": _labelled(training_runs.trained(paths), _steps),
+        "held_out": _labelled(training_runs.watched(paths), _held_out),
         "evaluation": _labelled(training_runs.evaluated(paths), _evaluation),
     }
     return {name: frame for name, frame in found.items() if frame is not None}
@@ -67,6 +69,11 @@ def _labelled(runs: Mapping[str, RunPaths], scan: Callable[[RunPaths], pl.LazyFr
 
 def _steps(run: RunPaths) -> pl.LazyFrame:
     return scan_frame(training_runs.step_tables(run))
+
+
+def _held_out(run: RunPaths) -> pl.LazyFrame:
+    training_runs.held_out_rows(run)
+    return scan_frame(run.held_out)
 
 
 def _evaluation(run: RunPaths) -> pl.LazyFrame:

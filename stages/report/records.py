@@ -12,11 +12,12 @@ from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, Manifest
+from scoreonce.schemas.tables import HeldOutStep
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, read_toml
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.data.training_runs import metric_lines, read_evaluation, step_tables
+from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation, step_tables
 
 
 def run_record(paths: RunPaths) -> RunRecord:
@@ -29,6 +30,7 @@ def run_record(paths: RunPaths) -> RunRecord:
         label=paths.label,
         metrics=metrics_table(metric_lines(paths)),
         bands=_bands(paths),
+        held_out=_held_out(paths),
         lineage=manifest_fields(Lineage, paths.lineage),
         settings=_settings(paths.training / "run.toml"),
         summary=summary,
@@ -72,6 +74,11 @@ def _bands(paths: RunPaths) -> pl.DataFrame:
         return step_bands(scan_frame(parts), MAX_POINTS).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError) as error:
         raise _damaged(parts[0], error, "train") from None
+
+
+def _held_out(paths: RunPaths) -> pl.DataFrame:
+    rows = held_out_rows(paths)
+    return pl.DataFrame(rows, schema=HeldOutStep.create_empty().schema) if rows else pl.DataFrame()
 
 
 def _table(path: Path) -> pl.DataFrame:

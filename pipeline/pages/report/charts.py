@@ -106,21 +106,22 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
         if f"r{i}_low" in table.columns
     ]
     reach = table.height // 32 if curve.smooth else 0
-    raw = [_line(base, x, axis, f"r{i}", i, opacity=0.22) for i in drawn] if reach else []
+    raw = [line(base, x, axis, f"r{i}", i, opacity=0.22) for i in drawn] if reach else []
     smoothed = base.transform_window(frame=[-reach, reach], **{f"s{i}": f"mean(r{i})" for i in drawn})
-    lines = [_line(smoothed, x, axis, f"s{i}", i) for i in drawn]
+    lines = [line(smoothed, x, axis, f"s{i}", i) for i in drawn]
     tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
-    layers = alt.layer(*bands, *raw, *lines, _hover(base, x, tips, f"hover_{_name(curve.metric)}"))
-    return Chart(_name(curve.metric), curve.title, curve.caption, specification(layers, _rounded(table), height=170))
+    layers = alt.layer(*bands, *raw, *lines, hover(base, x, tips, f"hover_{_name(curve.metric)}"))
+    return Chart(_name(curve.metric), curve.title, curve.caption, specification(layers, rounded(table), height=170))
 
 
-def _line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
+def line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
+    """The line of a column in the colour and pattern of run `index`."""
     y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
     mark = base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity)
     return mark.encode(x=x, y=y)
 
 
-def _hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt.Chart:
+def hover(base: alt.Chart, x: alt.X, tips: list[alt.Tooltip], name: str) -> alt.Chart:
     """An upright line under the pointer that lists the values of all runs at that step."""
     pointed = alt.selection_point(name=name, on="pointerover", nearest=False, empty=False, clear="pointerout")
     return (
@@ -184,9 +185,9 @@ def _band(
         base.mark_area(opacity=0.16, color=color(index)).encode(x=x, y=y[names[0]], y2=names[4]),
         base.mark_area(opacity=0.26, color=color(index)).encode(x=x, y=y[names[1]], y2=names[3]),
         base.mark_line(color=color(index), strokeWidth=1.75).encode(x=x, y=y[names[2]]),
-        _hover(base, x, tips, f"hover_{column}_{index}"),
+        hover(base, x, tips, f"hover_{column}_{index}"),
     )
-    return Chart(f"{column}-{index}", label, "", specification(layers, _rounded(table), height=150))
+    return Chart(f"{column}-{index}", label, "", specification(layers, rounded(table), height=150))
 
 
 def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
@@ -221,7 +222,8 @@ def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, st
     )
 
 
-def _rounded(table: pl.DataFrame) -> list[dict[str, Any]]:
+def rounded(table: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a chart, with five digits of each number."""
     return table.with_columns(pl.col(pl.Float64).round_sig_figs(5)).to_dicts()
 
 

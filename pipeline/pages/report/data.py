@@ -15,13 +15,15 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 class RunRecord:
     """One training run, or one model that was only evaluated.
 
-    `metrics` has one row per optimizer step and `bands` one per group of steps; either may have no rows. `summary` is
-    empty and `pairs` None before `evaluate`; `lineage` and `settings` are empty where training has not begun or ended.
+    `metrics` has one row per optimizer step, `bands` one per group of steps and `held_out` one per evaluation while
+    training; each may have no rows. `summary` is empty and `pairs` None before `evaluate`; `lineage` and `settings` are
+    empty where training has not begun or ended.
     """
 
     label: str
     metrics: pl.DataFrame = field(default_factory=pl.DataFrame)
     bands: pl.DataFrame = field(default_factory=pl.DataFrame)
+    held_out: pl.DataFrame = field(default_factory=pl.DataFrame)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)

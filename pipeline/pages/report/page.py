@@ -13,6 +13,7 @@ from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, svg
 from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
+from scoreonce.pipeline.pages.report.held_out import held_out_curves, held_out_standings
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
 from scoreonce.pipeline.pages.report.warnings import run_warnings
@@ -27,10 +28,10 @@ def render(data: ReportData) -> str:
     """The page, as HTML. `data` needs at least one run."""
     colors = {run.label: color(index) for index, run in enumerate(data.runs)}
     marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
-    curves = training_curves(data.runs)
+    curves, held_out = training_curves(data.runs), held_out_curves(data.runs)
     margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
     scatter = reward_against_kl(data.demo, colors) if data.demo else None
-    charts = [*curves, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
+    charts = [*curves, *held_out, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
     return (
         kit.environment()
         .get_template("report/report.html.jinja")
@@ -44,6 +45,8 @@ def render(data: ReportData) -> str:
             colors=colors,
             marks=marks,
             curves=curves,
+            held_out=held_out,
+            held_out_standings=held_out_standings(data.runs),
             margins=margins,
             betas=betas,
             scatter=scatter,
