@@ -25,7 +25,9 @@ LOG = "log.json"  # without it a log is read all the same, so one that is older 
 TRACKERS = "trackers"  # logs for other programs: published, and never read here
 _VOUCHING = ("manifest.json", "scoreonce.json", "summary.json", "measures.json", "audit.json", "compare.json")
 # What of training runs is read by other stages: what they are of and what they logged.
-LOGS = ("train/*/lineage.json", "train/*/run.toml", "train/*/log.json", "train/*/metrics.*", "train/*/held_out.*", "train/*/steps*")
+LOGS = tuple(
+    f"train/*/{each}" for each in ("lineage.json", "run.toml", "log.json", "metrics.*", "held_out.*", "steps*")
+)
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
