@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scoreonce.schemas.errors import printable
+
 WIDTH = 120
 SECTIONS = ("data", "reference", "compute", "audit", "score", "train", "evaluate")
 
@@ -49,15 +51,16 @@ def tree(lines: Iterable[Line]) -> dict[str, Any]:
 def _row(line: Line) -> str:
     """The line with its reason behind it, or above it where the two are too long for one line."""
     written = f"{'# ' if line.off else ''}{line.key.rpartition('.')[2]} = {toml(line.value)}"
-    if len(whole := f"{written}  # {line.why}") <= WIDTH:
+    why = " ".join(printable(line.why).split())  # names of columns and keys are in it, which may have line breaks
+    if len(whole := f"{written}  # {why}") <= WIDTH:
         return whole
-    return "\n".join([*_comment([line.why]), written])
+    return "\n".join([*_comment([why]), written])
 
 
 def _comment(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         indent = " " * (len(text) - len(text.lstrip()))
-        wrapped = textwrap.wrap(text, WIDTH - 2, subsequent_indent=f"{indent}  " if indent else "")
+        wrapped = textwrap.wrap(printable(text), WIDTH - 2, subsequent_indent=f"{indent}  " if indent else "")
         yield from (f"# {part}" for part in wrapped)
 
 

@@ -96,7 +96,9 @@ def raw_annotations(data: Data, audit: Audit, prepared: Inputs) -> Annotations |
     # With the same columns in both splits, for their pairs come into one table.
     names = [name for name in SCHEMA if any(name in table.columns for table in tables.values())]
     nothing = pl.DataFrame(schema={name: SCHEMA[name] for name in names})
-    every = {split: pl.concat([nothing, tables.get(split, nothing)], how="diagonal") for split in SPLITS}
+    every: dict[str, pl.DataFrame] = {
+        split: pl.concat([nothing, tables.get(split, nothing)], how="diagonal") for split in SPLITS
+    }
     return Annotations(every, pl.concat(votes) if votes else None)
 
 

@@ -15,7 +15,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoreonce.pipeline.audit.measures import text, tokens
+from scoreonce.pipeline.audit.measures import text
+from scoreonce.pipeline.audit.measures.tokens import SpecialIds, TokenLists, measure
 from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 
@@ -49,18 +50,18 @@ class Piece:
         """Its rows."""
         return frame_of(pq.ParquetFile(self.path).read_row_groups(self.groups, columns=list(columns)))
 
-    def token_measures(self, special: tokens.SpecialIds | None) -> pl.DataFrame:
+    def token_measures(self, special: SpecialIds | None) -> pl.DataFrame:
         """The measures of its token ids."""
         with pa.memory_map(str(self.tokens)) as mapped:
             file = pa.ipc.open_file(mapped)
             batches = [file.get_batch(span.batch).slice(span.first, span.rows) for span in self.spans]
             lists = [[_lists(batch.column(f"{side}_ids")) for side in text.SIDES] for batch in batches]
-            return pl.concat([tokens.measure(*sides, special) for sides in lists])
+            return pl.concat([measure(prompt, chosen, rejected, special) for prompt, chosen, rejected in lists])
 
 
-def _lists(column: pa.ListArray) -> tokens.TokenLists:
+def _lists(column: pa.ListArray) -> TokenLists:
     offsets = column.offsets.to_numpy().astype(np.int64)
-    return tokens.TokenLists(column.flatten().to_numpy(), offsets[1:] - offsets[0])
+    return TokenLists(column.flatten().to_numpy(), offsets[1:] - offsets[0])
 
 
 def pieces_of(paths: RunPaths) -> list[Piece]:

@@ -21,7 +21,7 @@ def json_rows(batch: Batch, store: ReferenceStore | None) -> list[dict[str, Any]
     rows = batch.pairs.select(_NAMES).to_dicts()
     if store is None:
         return rows
-    ids = {name: batch.ids(name) for name in IDS}
+    ids: dict[str, Any] = {name: batch.ids(name) for name in IDS}
     logps = {
         f"ref_{side}_token_logps": _token_logps(batch.pairs[f"{side}_id"], store) for side in ("chosen", "rejected")
     }

@@ -18,6 +18,7 @@ from scoreonce.stages.run_text import Line
 COVERED = 0.995  # share of the sampled pairs that max_length leaves whole
 MULTIPLE = 64  # max_length is rounded up to it
 GPU_BUDGET = 16_384  # tokens of a forward pass, the default on a GPU
+ROWS_UNKNOWN = "how many rows it has is not known without reading them all"
 SPLIT_NOTE = "share of prompts held out, as no held-out data are named: else data.test_split or data.test_source"
 
 
@@ -50,7 +51,7 @@ def _is_key(key: str) -> bool:
 
 
 def _data(run: Run, model: ModelLook, data: DataLook, given: Mapping[str, Any]) -> Iterator[Line]:
-    yield Line("data.source", run.data.source, f"{data.rows:,} rows" if data.rows else "rows are not counted")
+    yield Line("data.source", run.data.source, f"{data.rows:,} rows" if data.rows else ROWS_UNKNOWN)
     yield Line("data.format", run.data.format, f"found: {data.format} ({data.meaning}), from columns {data.columns}")
     if not {"data.test_source", "data.test_split"} & set(given):
         yield Line("data.test_share", run.data.test_share, SPLIT_NOTE)

@@ -126,7 +126,7 @@ def look_at_data(run: Run) -> DataLook:
 
 def _sampled(dataset: Dataset, count: int) -> tuple[int, list[PreparedPair], list[QuarantinedRow]]:
     """The number of rows read, up to `count`, and what became of them."""
-    read, pairs, refused = 0, [], []
+    read, pairs, refused = 0, list[PreparedPair](), list[QuarantinedRow]()
     for rows in limited(dataset.raw.batches(dataset.recipe.columns.read), count):
         found, unusable = prepare_rows(rows, read, dataset.recipe)
         read, pairs, refused = read + len(rows), pairs + found, refused + unusable

@@ -6,7 +6,6 @@ compares them.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -33,10 +32,9 @@ def tables() -> dict[str, str]:
 def with_tables(page: str) -> str:
     """The page with its tables as they should be."""
     for name, table in tables().items():
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        page = re.sub(
-            f"({re.escape(begin)}).*?({re.escape(end)})", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", page, flags=re.S
-        )
+        before, begin, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        page = f"{before}{begin}{table}\n{end}{after}"
     return page
 
 

@@ -224,12 +224,12 @@ def _objective(given: Given) -> list[Line]:
     if loss not in LOSSES:
         raise given.refused("pref_loss", "This loss is no method here.", f"Give one of: {', '.join(LOSSES)}.")
     why, used = f"{told(given, 'pref_loss')}: {loss}", ("stage", *(["pref_loss"] if given.has("pref_loss") else []))
-    method, more = LOSSES[loss], []
+    name, more = LOSSES[loss], list[Line]()
     if given.has("ld_alpha"):
         if loss != "sigmoid":
             raise given.refused("ld_alpha", "LD-DPO is a form of DPO.", "Give pref_loss: sigmoid, or no ld_alpha.")
         note = "it weights policy and reference, as the paper; there the policy alone"
-        method, more = "ld_dpo", [copied(given, "ld_alpha", "train.ld_alpha", given.number("ld_alpha", 1.0), note)]
+        name, more = "ld_dpo", [copied(given, "ld_alpha", "train.ld_alpha", given.number("ld_alpha", 1.0), note)]
     elif loss == "sigmoid" and given.number("dpo_label_smoothing", 0.0):
         more = settings.copies(given, {"dpo_label_smoothing": ("train.label_smoothing", 0.0)})
     elif loss == "simpo":
@@ -237,7 +237,7 @@ def _objective(given: Given) -> list[Line]:
         more = [copied(given, "simpo_gamma", "train.gamma_beta_ratio", ratio, "divided by β")]
     elif loss == "orpo":
         beta = replace(beta, key="train.lam")
-    return [Line("train.method", method, why, used), beta, *more, *_sum(given, method)]
+    return [Line("train.method", name, why, used), beta, *more, *_sum(given, name)]
 
 
 def _sum(given: Given, method: str) -> list[Line]:

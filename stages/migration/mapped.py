@@ -83,7 +83,7 @@ class Given:
 
     def has(self, name: str) -> bool:
         """Whether the key is there and says something."""
-        return self.values.get(name) not in (None, "None", "none", "null")
+        return self.values.get(name) not in (None, "None", "none", "null", [], {})
 
     def number(self, name: str, default: float) -> float:
         """A number."""

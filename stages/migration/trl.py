@@ -105,8 +105,8 @@ def _source(given: Given, data: str | None) -> tuple[Line, list[Line]]:
     """The lines of the source, and of its subset and split. Raises `InputError` for a mixture of datasets."""
     if data is not None or not given.has("datasets"):
         source = settings.where_from(given, "--data", data, "dataset_name", "data.source", "dataset")
-        rest = [("dataset_config", "data.subset"), ("dataset_train_split", "data.split")] if data is None else []
-        return source, [copied(given, name, key, given.text(name, "")) for name, key in rest if given.has(name)]
+        names = {"dataset_config": ("data.subset", ""), "dataset_train_split": ("data.split", "")}
+        return source, settings.copies(given, names) if data is None else []
     datasets = given.values["datasets"]
     if not isinstance(datasets, list) or len(datasets) != 1 or not isinstance(datasets[0], dict):
         raise given.refused(

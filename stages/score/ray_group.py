@@ -92,7 +92,8 @@ class GroupLeader:
             return ray.remote(Member).options(**options).remote(self._order, rank)
 
         members = [member(rank) for rank in range(size)]
-        meeting = Meeting(*ray.get(members[0].free_port.remote()), size)
+        address, port = ray.get(members[0].free_port.remote())
+        meeting = Meeting(address, port, size)
         for _ in in_any_order([member.meet.remote(meeting) for member in members]):
             pass
         return members

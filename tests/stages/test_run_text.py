@@ -2,7 +2,7 @@
 
 import tomllib
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scoreonce.stages.run_text import WIDTH, Line, render, toml, tree
@@ -15,9 +15,21 @@ VALUES = st.recursive(
 )
 
 
+UNHURRIED = settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+@UNHURRIED
 @given(VALUES)
 def test_a_value_is_read_as_it_was(value):
     assert tomllib.loads(f"value = {toml(value)}")["value"] == value
+
+
+@UNHURRIED
+@given(st.lists(TEXT, max_size=3), TEXT, TEXT, st.booleans())
+def test_no_reason_and_no_note_becomes_a_line(notes, why, value, off):
+    """Names of columns and of keys are in them, and come from files of others."""
+    lines = [Line("data.source", value, why), Line("data.limit", 1, why, off=off)]
+    assert tomllib.loads(render(notes, lines, notes)) == tree(lines)
 
 
 def test_rates_are_written_as_people_write_them():

@@ -52,7 +52,7 @@ class NearDuplicates:
     """Documents with a near-duplicate: the number of their group, and the place of one similar document."""
 
     keys: Hashes
-    groups: Counts
+    groups: npt.NDArray[np.int32]
     others: Counts
     pairs_compared: int
 

@@ -10,6 +10,8 @@ Relations are of all pairs at once, so they are kept narrow: another pair is nam
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -44,7 +46,10 @@ def relations(pairs: pl.LazyFrame) -> pl.DataFrame:
     completions, keys = _sides("chosen_id", "rejected_id"), _sides("chosen_key", "rejected_key")
     label = pl.coalesce(pl.col("chosen_key") < pl.col("rejected_key"), pl.col("chosen_key").is_not_null())
     by_prompt = groups(pairs, "prompt_id")
-    columns = {"pairs_of_prompt": by_prompt.sizes(), "prompt_splits": _splits(by_prompt, held_out)}
+    columns: dict[str, npt.NDArray[Any]] = {
+        "pairs_of_prompt": by_prompt.sizes(),
+        "prompt_splits": _splits(by_prompt, held_out),
+    }
     same = groups(pairs, "pair_id")
     columns["copies"] = same.sizes()
     first = same.first[same.number]

@@ -114,9 +114,11 @@ def _numbered(values: npt.NDArray[Any]) -> Numbers:
 
 def auc(difference: Whole, prompts: Whole) -> tuple[float, float, float]:
     """AUC of scores `difference`, (pairs,), and both ends of its interval; `prompts` numbers the pairs' prompts."""
+    values: npt.NDArray[np.integer[Any]]
     values, which, counts = np.unique(difference, return_inverse=True, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
-    left, right = np.searchsorted(values, -values, "left"), np.searchsorted(values, -values, "right")
+    opposite = np.negative(values)
+    left, right = np.searchsorted(values, opposite, "left"), np.searchsorted(values, opposite, "right")
     pairs = len(difference)
     component = ((pairs - below[right]) + 0.5 * (below[right] - below[left])) / pairs
     value = float((component * counts).sum() / pairs)

@@ -247,6 +247,7 @@ def translate(tool, values, **options):
     return init(configurations={tool: Path("theirs.yaml")}, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", WRITERS)
 def test_a_file_of_init_trains(place, tool):
     """One step of 8 pairs, from data to policy, and the rate of the file in its metrics."""
