@@ -20,14 +20,14 @@ PAIRS = [
 ]
 
 
-def text_run(folder: Path, pairs: list[dict[str, Any]] = PAIRS, **data: Any) -> Run:
+def text_run(folder: Path, pairs: list[dict[str, Any]] = PAIRS, template: str | None = None, **data: Any) -> Run:
     """A run over these pairs, all of them for training unless `data` says otherwise."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     model, source = folder / "model", folder / "pairs.jsonl"
     if not model.exists():
-        tokenizer = chat_tokenizer(None)
+        tokenizer = chat_tokenizer(template)
         torch.manual_seed(0)
         shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
         config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=256, initializer_range=0.3, **shape)
@@ -44,9 +44,9 @@ def text_run(folder: Path, pairs: list[dict[str, Any]] = PAIRS, **data: Any) -> 
     )
 
 
-def scored_text_run(folder: Path, pairs: list[dict[str, Any]] = PAIRS, **data: Any) -> Run:
+def scored_text_run(folder: Path, pairs: list[dict[str, Any]] = PAIRS, template: str | None = None, **data: Any) -> Run:
     """The same, prepared and scored."""
-    run = text_run(folder, pairs, **data)
+    run = text_run(folder, pairs, template, **data)
     prepare(run)
     score(run)
     return run

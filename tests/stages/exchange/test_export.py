@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pyarrow as pa
 import pytest
+from chat_tokenizers import LLAMA_3, MISTRAL
 from text_runs import PAIRS, scored_text_run
 
 from scoreonce.schemas.errors import InputError
@@ -173,6 +174,33 @@ def test_pairs_that_fairseq2_would_tokenise_otherwise_are_named_or_left_out(tmp_
     rows = lines(folder / "train" / "pairs.jsonl")
     assert [row["src"] for row in rows] == [PAIRS[0]["prompt"], PAIRS[2]["prompt"]]
     assert "left out   1: each has other tokens than were scored" in capsys.readouterr().out
+
+
+CONVERSATION = {
+    "prompt": [{"role": "user", "content": "2 + 2?"}],
+    "chosen": [{"role": "assistant", "content": "4"}],
+    "rejected": [{"role": "assistant", "content": "5"}],
+}
+
+
+def test_fairseq2_adds_bos_itself(tmp_path):
+    """The template writes BOS, which was scored, and ends a turn in EOS."""
+    run = scored_text_run(tmp_path, [CONVERSATION], MISTRAL)
+    (row,) = lines(export_reference(run, "fairseq2") / "train" / "pairs.jsonl")
+    assert (row["src"], row["tgt_chosen"], row["tgt_rejected"]) == ("[INST] 2 + 2? [/INST]", " 4", " 5")
+    (row,) = lines(export_reference(run, "jsonl") / "train.jsonl")
+    assert row["prompt"] == "<s>[INST] 2 + 2? [/INST]"
+
+
+def test_a_turn_that_does_not_end_in_eos_has_other_tokens_for_fairseq2_and_not_for_trl(tmp_path):
+    run = scored_text_run(tmp_path, [CONVERSATION], LLAMA_3)
+    with pytest.raises(InputError, match="other tokens than were scored") as raised:
+        export_reference(run, "fairseq2")
+    assert raised.value.found.endswith("of row 0, its chosen")
+    with pytest.raises(InputError, match="No pair of train can be exported for fairseq2"):
+        export_reference(run, "fairseq2", leave_out_differing=True)
+    table = pl.read_parquet(export_reference(run, "trl") / "train.parquet")
+    assert table["chosen_ids"][0].to_list() == TokenFile(RunPaths.of(run).tokens("train")).row(0, "chosen_ids").tolist()
 
 
 def test_the_files_are_parquet_with_checksums(scored):
