@@ -159,7 +159,7 @@ def test_a_share_of_an_epoch(prepared):
 def test_best_and_last(prepared):
     """The best weights are those of their checkpoint, which outlives the others, and evaluate as they did."""
     best_of = {"policy": "best"}
-    run, best = trained(prepared, "best", WORSENS, best_of, keep_checkpoints=1)
+    run, best = trained(prepared, "best", WORSENS, best_of, keep_checkpoints=1, checkpoint_every=8)
     _, last = trained(prepared, "last", WORSENS)
     assert rows(best) == rows(last)
     found = choice(best)
