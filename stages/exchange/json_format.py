@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
@@ -21,11 +22,9 @@ def json_rows(batch: Batch, store: ReferenceStore | None) -> list[dict[str, Any]
     rows = batch.pairs.select(_NAMES).to_dicts()
     if store is None:
         return rows
-    ids: dict[str, Any] = {name: batch.ids(name) for name in IDS}
-    logps = {
-        f"ref_{side}_token_logps": _token_logps(batch.pairs[f"{side}_id"], store) for side in ("chosen", "rejected")
-    }
-    every = {**ids, **logps}
+    every: dict[str, Sequence[Any]] = {name: batch.ids(name) for name in IDS}
+    for side in ("chosen", "rejected"):
+        every[f"ref_{side}_token_logps"] = _token_logps(batch.pairs[f"{side}_id"], store)
     for place, row in enumerate(rows):
         row.update((name, values[place]) for name, values in every.items())
     return rows
