@@ -76,25 +76,18 @@ ARROWS: dict[str, set[str]] = {
 SHARED = {
     f"stages.{room}" for room in ("config", "common", "weights", "cluster", "memory", "models", "raw", "data", "store")
 }
-ARROWS["stages.scoring"] = SHARED | {"stages.sharded", "pipeline"}
+ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange")
-ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}
-ARROWS["stages.compare"] |= {"pipeline", "stages.run_file"}
-ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}
 ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }
-ARROWS["stages.commands"] = SHARED | {"stages.remote", "stages.outputs", "pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
-ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
+ARROWS["stages.train"] |= {"stages.held_out"}
+ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}
+ARROWS["stages.compare"] |= {"pipeline", "stages.run_file"}
+ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}
 ARROWS["stages.doctor"] = {"stages.config", "stages.common", "stages.store", "pipeline"}
 ARROWS["stages.watch"] = {"stages.config", "stages.common", "pipeline"}
-SHARED = {f"stages.{room}" for room in ("config", "common", "weights", "memory", "models", "raw", "data", "store")}
-ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate")
-ARROWS |= {f"stages.{stage}": SHARED | {"stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES}
-ARROWS["stages.train"] |= {"stages.held_out"}
-ARROWS["stages.commands"] = SHARED | {"stages.remote", "pipeline"}
+ARROWS["stages.commands"] = SHARED | {"stages.remote", "stages.outputs", "pipeline"}
 ARROWS["stages.api"] = {"stages", "pipeline"}
 ARROWS["stages.cli"] = {"stages", "pipeline"}
 # A package's __init__ may gather what its inner rooms make.

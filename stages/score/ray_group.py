@@ -93,8 +93,7 @@ class GroupLeader:
 
         members = [member(rank) for rank in range(size)]
         address, port = ray.get(members[0].free_port.remote())
-        meeting = Meeting(address, port, size)
-        for _ in in_any_order([member.meet.remote(meeting) for member in members]):
+        for _ in in_any_order([each.meet.remote(Meeting(address, port, size)) for each in members]):
             pass
         return members
 

@@ -37,6 +37,7 @@ def cluster():
 
 @pytest.mark.long
 @needs_ray
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own
 @pytest.mark.usefixtures("cluster")
 def test_tasks_that_fail(monkeypatch):
     """An `InputError` is raised as it was; a task that ends every process is named; a bug stays what it is."""

@@ -177,6 +177,7 @@ def test_a_node_with_another_tokenizer_prepares_nothing(workplace, monkeypatch):
 
 @pytest.mark.long
 @needs_ray
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own
 @pytest.mark.parametrize("given_test", [False, True])
 def test_the_same_files_by_the_tasks_of_a_cluster(workplace, small, given_test):
     """One of its processes dies in the middle, and another takes its batch."""
