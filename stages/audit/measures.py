@@ -20,7 +20,7 @@ import polars as pl
 from scoreonce.pipeline.audit.checks.schema_rules import broken_rules, with_rules
 from scoreonce.pipeline.audit.measures import text, tokens
 from scoreonce.pipeline.audit.measures.contamination import EvaluationGrams
-from scoreonce.pipeline.audit.measures.near_duplicates import Sketches, merged, near_duplicates
+from scoreonce.pipeline.audit.measures.near_duplicates import Sketches, kept, merged, near_duplicates
 from scoreonce.pipeline.audit.measures.ragged import Counts, Ragged, concatenate
 from scoreonce.pipeline.audit.measures.relations import near_relations, relations, with_ids
 from scoreonce.schemas.errors import InputError
@@ -117,8 +117,9 @@ def _measure_each(path: Path, pieces: Sequence[Piece], inputs: Inputs) -> _Noted
         for piece, (found, broken) in zip(pieces, parts, strict=True):
             write(found.frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
             noted.broken.extend([] if broken is None else [broken])
-            noted.prompts.extend([] if found.prompts is None else [found.prompts])
-            noted.completions.extend([] if found.completions is None else [found.completions])
+            if found.prompts is not None and found.completions is not None:
+                kept(noted.prompts, found.prompts)
+                kept(noted.completions, found.completions)
             bar.update(piece.rows)
     return noted
 

@@ -15,8 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scoreonce.pipeline.audit.measures import text
-from scoreonce.pipeline.audit.measures.tokens import SpecialIds, TokenLists, measure
+from scoreonce.pipeline.audit.measures import text, tokens
 from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 
@@ -43,25 +42,29 @@ class Piece:
     groups: list[int]
     first: int
     rows: int
-    tokens: Path
+    token_file: Path
     spans: list[Span]  # of the same pairs
 
     def read(self, columns: Sequence[str]) -> pl.DataFrame:
         """Its rows."""
         return frame_of(pq.ParquetFile(self.path).read_row_groups(self.groups, columns=list(columns)))
 
-    def token_measures(self, special: SpecialIds | None) -> pl.DataFrame:
+    def token_measures(self, special: tokens.SpecialIds | None) -> pl.DataFrame:
         """The measures of its token ids."""
-        with pa.memory_map(str(self.tokens)) as mapped:
+        with pa.memory_map(str(self.token_file)) as mapped:
             file = pa.ipc.open_file(mapped)
             batches = [file.get_batch(span.batch).slice(span.first, span.rows) for span in self.spans]
-            lists = [[_lists(batch.column(f"{side}_ids")) for side in text.SIDES] for batch in batches]
-            return pl.concat([measure(prompt, chosen, rejected, special) for prompt, chosen, rejected in lists])
+            return pl.concat([_measured(batch, special) for batch in batches])
 
 
-def _lists(column: pa.ListArray) -> TokenLists:
+def _measured(batch: pa.RecordBatch, special: tokens.SpecialIds | None) -> pl.DataFrame:
+    prompt, chosen, rejected = (_lists(batch.column(f"{side}_ids")) for side in text.SIDES)
+    return tokens.measure(prompt, chosen, rejected, special)
+
+
+def _lists(column: pa.ListArray) -> tokens.TokenLists:
     offsets = column.offsets.to_numpy().astype(np.int64)
-    return TokenLists(column.flatten().to_numpy(), offsets[1:] - offsets[0])
+    return tokens.TokenLists(column.flatten().to_numpy(), offsets[1:] - offsets[0])
 
 
 def pieces_of(paths: RunPaths) -> list[Piece]:

@@ -28,6 +28,7 @@ _NEIGHBOURS = 4
 _PAIRS_AT_ONCE = 1 << 18  # at most 2²⁰, the sequences that `ragged` numbers
 _COMPARED_AT_ONCE = 1 << 23  # shingles of pairs, which take some 50 bytes each
 _READ_AT_ONCE = 1 << 26  # shingles of documents, half a GiB; of more, as many passes over the texts are made
+_KEPT_TOGETHER = 1 << 20  # documents
 _MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -82,8 +83,28 @@ def sketches(shingles: Ragged, keys: Hashes, places: Counts, keep: npt.NDArray[n
     return Sketches(distinct, (upper,), numbers, places[kept[first]], counts > 1, sizes)
 
 
+def kept(parts: list[Sketches], more: Sketches) -> None:
+    """Add the sketches of a call of `sketches` to those of others, the last of them in arrays of `_KEPT_TOGETHER`.
+
+    The gaps that many small arrays leave behind would stay with the process.
+    """
+    parts.append(more)
+    small = [part for part in parts if len(part.keys) < _KEPT_TOGETHER]  # the last ones
+    if sum(len(part.keys) for part in small) >= _KEPT_TOGETHER:
+        parts[-len(small) :] = [_joined(small)]
+
+
+def _joined(parts: list[Sketches]) -> Sketches:
+    keys, places, repeated, sizes = (
+        np.concatenate(each)
+        for each in zip(*((part.keys, part.places, part.repeated, part.shingles) for part in parts), strict=True)
+    )
+    bands = np.concatenate([band for part in parts for band in part.bands], axis=1)
+    return Sketches(keys, (bands,), np.arange(len(keys), dtype=np.int32), places, repeated, sizes)
+
+
 def merged(parts: list[Sketches]) -> Sketches:
-    """The distinct documents of all parts, each of which is from one call of `sketches`. Their bands are not copied."""
+    """The distinct documents of all parts, which are from `sketches` or `kept`. Their bands are not copied."""
     keys = np.concatenate([part.keys for part in parts])
     distinct, first, counts = np.unique(keys, return_index=True, return_counts=True)
     repeated = (counts > 1) | np.concatenate([part.repeated for part in parts])[first]

@@ -22,7 +22,7 @@ from scoreonce.pipeline.evaluation.intervals import Z95
 LARGEST_SOURCES = 30
 LEAST_PAIRS = 20  # of a source; with fewer the interval is too wide
 
-Whole = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+Whole = npt.NDArray[np.signedinteger[Any]]
 Numbers = npt.NDArray[np.int32]
 
 
@@ -114,11 +114,9 @@ def _numbered(values: npt.NDArray[Any]) -> Numbers:
 
 def auc(difference: Whole, prompts: Whole) -> tuple[float, float, float]:
     """AUC of scores `difference`, (pairs,), and both ends of its interval; `prompts` numbers the pairs' prompts."""
-    values: npt.NDArray[np.integer[Any]]
-    values, which, counts = np.unique(difference, return_inverse=True, return_counts=True)
+    values, which, counts = np.unique(difference.astype(np.int64), return_inverse=True, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])
-    opposite = np.negative(values)
-    left, right = np.searchsorted(values, opposite, "left"), np.searchsorted(values, opposite, "right")
+    left, right = np.searchsorted(values, -values, "left"), np.searchsorted(values, -values, "right")
     pairs = len(difference)
     component = ((pairs - below[right]) + 0.5 * (below[right] - below[left])) / pairs
     value = float((component * counts).sum() / pairs)

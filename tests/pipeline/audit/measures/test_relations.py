@@ -6,6 +6,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from scoreonce.pipeline.audit.measures import groups as groups_module
+from scoreonce.pipeline.audit.measures import near_duplicates
 from scoreonce.pipeline.audit.measures.groups import groups
 from scoreonce.pipeline.audit.measures.near_duplicates import BANDS, merged, sketches
 from scoreonce.pipeline.audit.measures.ragged import Ragged
@@ -116,3 +117,18 @@ def test_sketches_take_few_bytes_a_document_and_are_not_copied():
     assert (size + sum(part.nbytes for part in whole.bands)) / len(whole.keys) == 64 + 2 * 8 + 2 * 4 + 1
     assert [band for part in parts for band in part.bands] == [*whole.bands]  # the very arrays
     assert whole.band(BANDS - 1).shape == (3_000,)
+
+
+def test_sketches_are_kept_in_large_arrays(monkeypatch):
+    """Of seven parts of 1,000 documents, by 3,000: three arrays. The documents are those of the parts."""
+    monkeypatch.setattr(near_duplicates, "_KEPT_TOGETHER", 3_000)
+    texts = Ragged(RANDOM.integers(0, 2**63, 3_000).astype(np.uint64), np.arange(3, 3_001, 3))
+    parts = [sketches(texts, texts.values[::3] + np.uint64(part % 5), np.arange(1_000) * 3) for part in range(7)]
+    together: list[near_duplicates.Sketches] = []
+    for part in parts:
+        near_duplicates.kept(together, part)
+    assert [len(part.keys) for part in together] == [3_000, 3_000, 1_000]
+    one, other = merged(parts), merged(together)
+    for name in ("keys", "places", "repeated", "shingles"):
+        assert getattr(one, name).tolist() == getattr(other, name).tolist()
+    assert all((one.band(number) == other.band(number)).all() for number in range(BANDS))
