@@ -46,7 +46,8 @@ class Standing:
     seeds: int
     accuracy: Interval
     behind: Interval | None  # None for the best; simultaneous over all candidates
-    tied: bool  # with the best, or it
+    tied: bool  # with the best, or it: the interval has zero in it
+    near: bool  # the best, or behind it by no more than one standard error of the difference
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def standings(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> Standings:
     for name in names:
         behind = None if name == best else _difference(scores[best], scores[name], ERROR / max(1, others))
         tied = behind is None or behind.low <= 0
-        rows.append(Standing(name, len(scores[name]), _interval(scores[name]), behind, tied))
+        near = behind is None or behind.mean <= _standard_error(scores[best], scores[name])
+        rows.append(Standing(name, len(scores[name]), _interval(scores[name]), behind, tied, near))
     return Standings(pairs, tuple(rows))
 
 
@@ -103,16 +105,29 @@ def _difference(best: Scores, other: Scores, error: float) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
+def _standard_error(best: Scores, other: Scores) -> float:
+    """Of the difference of two candidates."""
+    terms = _of_seeds([best, other])
+    return float((_of_pairs(best.mean(0) - other.mean(0)) + sum(term for term, _ in terms)) ** 0.5)
+
+
 def _half(by_pair: Scores, candidates: Sequence[Scores], error: float) -> float:
     """Half the width of an interval of level 1 - error: pairs and seeds, each with its own quantile, as squares."""
-    tail = 1 - error / 2
-    square = 0.0
-    if len(by_pair) > 1:
-        square = float(stats.norm.ppf(tail)) ** 2 * float(by_pair.var(ddof=1)) / len(by_pair)
-    terms = [(float(each.mean(1).var(ddof=1)) / len(each), len(each) - 1) for each in candidates if len(each) > 1]
+    tail, terms = 1 - error / 2, _of_seeds(candidates)
+    square = float(stats.norm.ppf(tail)) ** 2 * _of_pairs(by_pair)
     total = sum(term for term, _ in terms)
     if total > 0:
         # Welch and Satterthwaite's degrees of freedom.
         freedom = total**2 / sum(term**2 / degrees for term, degrees in terms)
         square += float(stats.t.ppf(tail, freedom)) ** 2 * total
-    return square**0.5
+    return float(square**0.5)
+
+
+def _of_pairs(by_pair: Scores) -> float:
+    """The variance of a mean over pairs; 0 for a single one."""
+    return float(by_pair.var(ddof=1)) / len(by_pair) if len(by_pair) > 1 else 0.0
+
+
+def _of_seeds(candidates: Sequence[Scores]) -> list[tuple[float, int]]:
+    """For each candidate of several seeds, the variance of its mean over them, and its degrees of freedom."""
+    return [(float(each.mean(1).var(ddof=1)) / len(each), len(each) - 1) for each in candidates if len(each) > 1]

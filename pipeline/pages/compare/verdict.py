@@ -20,8 +20,9 @@ class Decision:
 def decision(found: Standings, drift: Mapping[str, float]) -> Decision:
     """Which candidate to take.
 
-    `drift`, by candidate: how far the policy moved from the reference, in nats per held-out token. Of candidates that
-    the data cannot tell apart, the one that moved least is taken. None is where the best is no better than chance.
+    `drift`, by candidate: how far the policy moved from the reference, in nats per held-out token. Of the best and
+    those within one standard error of it the one that moved least is taken (the rule of Breiman et al. 1984, with
+    drift in the place of complexity). None is where the best is no better than chance.
     """
     best = found.rows[0]
     tied = [row for row in found.rows if row.tied]
@@ -34,14 +35,18 @@ def decision(found: Standings, drift: Mapping[str, float]) -> Decision:
         )
     if len(tied) == 1:
         return Decision(best.name, _ahead(best, found) + repeated)
-    least = min(tied, key=lambda row: abs(drift[row.name]))
+    near = [row for row in tied if row.near]
+    least = min(near, key=lambda row: abs(drift[row.name]))
     names = "All" if len(tied) == len(found.rows) else f"{len(tied)} of {len(found.rows)}"
-    return Decision(
-        least.name,
-        f"{names} candidates are tied: {found.pairs:,} held-out pairs do not tell them apart. Of these {least.name} "
-        f"moved least from the reference, {signed(drift[least.name], 3)} nats per token, with {_rate(least)}."
-        f"{_pairs_needed(found)}{repeated}",
-    )
+    said = f"{names} candidates are tied: {found.pairs:,} held-out pairs do not tell them apart. "
+    if len(near) == 1:
+        said += f"{best.name} is ahead, with {_rate(best)}, and no other is within one standard error of it."
+    else:
+        said += (
+            f"Of the {len(near)} within one standard error of the best, {least.name} moved least from the reference, "
+            f"{signed(drift[least.name], 3)} nats per token, with {_rate(least)}."
+        )
+    return Decision(least.name, f"{said}{_pairs_needed(found)}{repeated}")
 
 
 _ONE_SEED = "With one seed it is unknown how much another would change; --seeds 3 shows it."

@@ -45,6 +45,8 @@ def test_two_candidates_of_two_seeds_by_hand():
     half = math.sqrt(NORMAL**2 / 3 / 4 + STUDENT**2 * 2 / 64)
     assert (other.behind.low, other.behind.high) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-9)
     assert other.tied
+    assert math.sqrt(1 / 3 / 4 + 2 / 64) < 0.5
+    assert (best.near, other.near) == (True, False)
 
 
 def test_one_seed_has_the_pairs_alone_and_many_candidates_wider_intervals():

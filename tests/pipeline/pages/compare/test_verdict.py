@@ -4,10 +4,10 @@ from scoreonce.pipeline.evaluation.standings import Interval, Standing, Standing
 from scoreonce.pipeline.pages.compare.verdict import decision
 
 
-def row(name, mean, behind=None, *, low=None, seeds=2):
+def row(name, mean, behind=None, *, low=None, seeds=2, near=True):
     accuracy = Interval(mean, mean - 0.05 if low is None else low, mean + 0.05)
     gap = None if behind is None else Interval(*behind)
-    return Standing(name, seeds, accuracy, gap, behind is None or behind[1] <= 0)
+    return Standing(name, seeds, accuracy, gap, behind is None or behind[1] <= 0, near)
 
 
 def test_one_that_is_clearly_best_is_taken_whatever_it_moved():
@@ -19,15 +19,18 @@ def test_one_that_is_clearly_best_is_taken_whatever_it_moved():
     )
 
 
-def test_of_tied_candidates_the_one_that_moved_least():
-    found = Standings(
-        400,
-        (row("a", 0.7), row("b", 0.69, (0.01, -0.04, 0.06)), row("c", 0.55, (0.15, 0.1, 0.2))),
-    )
-    made = decision(found, {"a": 0.9, "b": -0.2, "c": 0.0})
+def test_of_those_near_the_best_the_one_that_moved_least():
+    """The third is tied as well, and much further behind; the fourth is not tied."""
+    tied = row("b", 0.69, (0.01, -0.04, 0.06)), row("c", 0.6, (0.1, -0.01, 0.2), near=False)
+    found = Standings(400, (row("a", 0.7), *tied, row("d", 0.55, (0.15, 0.1, 0.2), near=False)))
+    made = decision(found, {"a": 0.9, "b": -0.2, "c": 0.0, "d": 0.0})
     assert made.recommended == "b"
-    assert made.reason.startswith("2 of 3 candidates are tied: 400 held-out pairs do not tell them apart.")
-    assert "b moved least from the reference, −0.200 nats per token" in made.reason
+    assert made.reason.startswith("3 of 4 candidates are tied: 400 held-out pairs do not tell them apart.")
+    assert "Of the 2 within one standard error of the best, b moved least from the reference, −0.200" in made.reason
+    alone = Standings(400, (row("a", 0.7), tied[1]))
+    made = decision(alone, {"a": 0.9, "c": 0.0})
+    assert made.recommended == "a"
+    assert "a is ahead, with 70.0% (65.0% to 75.0%), and no other is within one standard error" in made.reason
 
 
 def test_how_many_pairs_would_tell():
