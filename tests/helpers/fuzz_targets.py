@@ -117,7 +117,7 @@ def run_text(content: bytes) -> None:
     except ValueError:  # also text that is not UTF-8; `run_file.read` gives it four parts
         return
     try:
-        run = config._checked(tree, "fuzzed")
+        run = config.checked(tree, "fuzzed")
     except InputError:
         return
     text = tomli_w.dumps(run.model_dump(exclude_none=True))

@@ -61,6 +61,6 @@ def test_any_override(text):
 
     def load() -> Run:
         run_file.override(tree, text)
-        return config._checked(tree, "here")
+        return config.checked(tree, "here")
 
     run_or_message(load)

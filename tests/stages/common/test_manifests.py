@@ -78,7 +78,7 @@ def test_the_manifest_of_the_same_pairs_is_the_same_file(tmp_path):
     ("kind", "tree", "version", "reads", "command"),
     [
         (EvaluationManifest, OLD_SUMMARY, "format 1", "format 2", "scoreonce evaluate"),
-        (MeasuresManifest, OLD_MEASURES, "format 3", "format 5", "scoreonce audit"),
+        (MeasuresManifest, OLD_MEASURES, "format 3", "format 6", "scoreonce audit"),
         (AuditManifest, OLD_AUDIT, "format 1", "format 2", "scoreonce audit"),
         (PairsManifest, OLD_PAIRS | {"format": 9}, "format 9", "format 1", "scoreonce prepare"),
         (ReferenceManifest, {"model": "m"}, "no format", "format 1", "scoreonce score"),
