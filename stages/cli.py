@@ -398,6 +398,7 @@ def compare(
     search: Search = None,
     trials: Trials = None,
     jobs: Jobs = None,
+    allow_method_file: AllowMethodFile = False,
     lock_timeout: LockTimeout = None,
     rehash: Rehash = False,
     trust: Trust = False,
@@ -414,7 +415,7 @@ def compare(
     settings = settings_of(_load(run, fixed), vary, given)
     from scoreonce.stages.compare import stage
 
-    stage.compare(settings, jobs=jobs, lock_timeout=lock_timeout)
+    stage.compare(settings, jobs=jobs, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -28,6 +28,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import atomic, write_json, write_parquet
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.locking import exclusive, locked
+from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import CompareResult
 from scoreonce.stages.compare import table
@@ -39,21 +40,26 @@ from scoreonce.stages.outputs.at_address import at_address
 logger = logging.getLogger(__name__)
 
 
-def compare(run: Run, *, jobs: int | None = None, lock_timeout: float | None = None) -> CompareResult:
+def compare(
+    run: Run, *, jobs: int | None = None, allow_method_file: bool = False, lock_timeout: float | None = None
+) -> CompareResult:
     """Train every candidate of [compare] in the run file, and rank them on the held-out pairs.
 
     `jobs` trainings run at the same time, each on a GPU of its own where there are GPUs; by default as many as there
-    are GPUs, or one. What is done already, by this command or by `train` under the same label, is not done again.
-    Another comparison in this run's folder is waited for, at most `lock_timeout` seconds. Raises `InputError` where the
-    candidates cannot be made, or none of them could be trained.
+    are GPUs, or one. `allow_method_file` lets the code of `train.method_file` run. What is done already, by this
+    command or by `train` under the same label, is not done again. Another comparison in this run's folder is waited
+    for, at most `lock_timeout` seconds. Raises `InputError` where the candidates cannot be made, or none of them could
+    be trained.
     """
     _require_no_launcher()
+    if run.train.method_file:
+        load_allowed(run.train.method_file, allowed=allow_method_file)
     paths, planned = RunPaths.of(run), plan(run)
     jobs = jobs or gpus(run.compute) or 1
     with exclusive(_lock(paths), "the comparison of this run", timeout=lock_timeout):
         _say(planned, run)
         scored = _prepared(run, lock_timeout)
-        trials = _search(run, planned, jobs, paths)
+        trials = _search(run, planned, jobs, paths, allow_method_file)
         return _finished(run, planned, trials, scored, lock_timeout=lock_timeout)
 
 
@@ -109,7 +115,7 @@ def _prepared(run: Run, lock_timeout: float | None) -> float:
     return time.perf_counter() - started if scored.scored else 0.0
 
 
-def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths) -> list[Trial]:
+def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths, allow_method_file: bool) -> list[Trial]:
     """All trainings: one round, or with successive halving several, each with the best of the one before."""
     asked, candidates = run.compare, list(planned.candidates)
     rounds = shares(len(candidates), asked.keep) if asked.search == "halving" else [1.0]
@@ -124,7 +130,8 @@ def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths) -> list[Trial]:
         if len(rounds) > 1:
             logger.info(f"round {number} of {len(rounds)}: {len(candidates):,} candidates, {share:.3g} of the training")
         show = table.Progress(len(work))
-        trials = run_all(work, jobs=jobs, logs=paths.comparison / "logs", done=show)
+        logs = paths.comparison / "logs"
+        trials = run_all(work, jobs=jobs, logs=logs, done=show, allow_method_file=allow_method_file)
         every += trials
         if number < len(rounds):
             candidates = _best(trials, current, max(1, len(candidates) // asked.keep))

@@ -7,21 +7,23 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common import progress
+from scoreonce.stages.common import digests, progress
 from scoreonce.stages.common.files import write_toml
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Compute, Run
 from scoreonce.stages.data.training_runs import metric_lines, read_evaluation
+from scoreonce.stages.models import loading
 
 LAST_LINES = 4  # of a process's messages, where it failed
 
@@ -39,16 +41,19 @@ class Trial:
 
 
 Done = Callable[[Trial], None]
+Work = tuple[str, int, Run]  # candidate, seed, and the run that trains it
 
 
-def run_all(work: Sequence[tuple[str, int, Run]], *, jobs: int, logs: Path, done: Done) -> list[Trial]:
+def run_all(work: Sequence[Work], *, jobs: int, logs: Path, done: Done, allow_method_file: bool = False) -> list[Trial]:
     """Train and evaluate each (candidate, seed, run), what is finished already not again; in the order of `work`.
 
     With one job in this process, with more in that many at once, each with a GPU of its own where there are GPUs; what
     they say is in files of the folder `logs`. A training that cannot be finished, because its weights are no longer
     finite for example, becomes a trial with a failure.
     """
-    finished = _in_processes(work, jobs, logs) if jobs > 1 else map(_in_this_process, work)
+    allowed = allow_method_file
+    one = partial(_in_this_process, allow_method_file=allowed)
+    finished = _in_processes(work, jobs, logs, _flags(allowed)) if jobs > 1 else map(one, work)
     found: dict[tuple[str, int], Trial] = {}
     for trial in finished:
         done(trial)
@@ -56,7 +61,7 @@ def run_all(work: Sequence[tuple[str, int, Run]], *, jobs: int, logs: Path, done
     return [found[candidate, seed] for candidate, seed, _ in work]
 
 
-def _in_this_process(work: tuple[str, int, Run]) -> Trial:
+def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
     from scoreonce.stages.evaluate import stage as evaluate
     from scoreonce.stages.train import stage as train
 
@@ -64,22 +69,31 @@ def _in_this_process(work: tuple[str, int, Run]) -> Trial:
     paths = RunPaths.of(run)
     try:
         with _quiet():
-            train.train(run)
+            train.train(run, allow_method_file=allow_method_file)
             evaluate.evaluate(run)
     except InputError as error:
         return Trial(candidate, seed, paths, {}, 0.0, f"{error.what} {error.found}")
     return _read(candidate, seed, paths)
 
 
-def _in_processes(work: Sequence[tuple[str, int, Run]], jobs: int, logs: Path) -> Iterator[Trial]:
+def _flags(allow_method_file: bool) -> dict[str, list[str]]:
+    """What a process of each stage is allowed, as this one is."""
+    both = [
+        *(["--trust-remote-code"] if loading.trust_remote_code else []),
+        *(["--rehash"] if digests.rehash else []),
+    ]
+    return {"train": both + (["--allow-method-file"] if allow_method_file else []), "evaluate": both}
+
+
+def _in_processes(work: Sequence[Work], jobs: int, logs: Path, flags: Mapping[str, list[str]]) -> Iterator[Trial]:
     places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for environment in _places(jobs, gpus(work[0][2].compute)):
         places.put(environment)
 
-    def work_off(item: tuple[str, int, Run]) -> Trial:
+    def work_off(item: Work) -> Trial:
         environment = places.get()
         try:
-            return _in_a_process(item, environment, logs)
+            return _in_a_process(item, environment, logs, flags)
         finally:
             places.put(environment)
 
@@ -93,14 +107,14 @@ def _in_processes(work: Sequence[tuple[str, int, Run]], jobs: int, logs: Path) -
             raise
 
 
-def _in_a_process(work: tuple[str, int, Run], environment: dict[str, str], logs: Path) -> Trial:
+def _in_a_process(work: Work, environment: Mapping[str, str], logs: Path, flags: Mapping[str, list[str]]) -> Trial:
     candidate, seed, run = work
     paths = RunPaths.of(run)
     run_file, log = logs / f"{paths.label}.toml", logs / f"{paths.label}.log"
     write_toml(run_file, run.model_dump(exclude_none=True, exclude_unset=True))
     with log.open("w", encoding="utf-8") as said:
         for stage in ("train", "evaluate"):
-            command = [sys.executable, "-m", "scoreonce.stages.cli", stage, str(run_file)]
+            command = [sys.executable, "-m", "scoreonce.stages.cli", stage, str(run_file), *flags[stage]]
             done = subprocess.run(command, stdout=said, stderr=said, env={**os.environ, **environment})
             if done.returncode:
                 said.flush()

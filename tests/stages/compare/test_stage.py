@@ -9,7 +9,9 @@ from html_page import Page
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.compare import stage as comparison
+from scoreonce.stages.compare import trials
 from scoreonce.stages.evaluate import stage as evaluate
+from scoreonce.stages.models import loading
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.scoring import model_scorer
 from scoreonce.stages.train import stage as train
@@ -107,6 +109,26 @@ def test_successive_halving_goes_on_with_the_largest_margins(prepared, trained, 
     second = max(trained[9:12], key=lambda label: margins[label]).split("-share")[0]
     assert trained[12:] == [f"{second}-s0"]
     assert [row.name for row in made.standings.rows] == [second]
+
+
+def test_consent_reaches_the_trainings(prepared, monkeypatch, forgets_methods):
+    """A method file runs only with consent, which processes of their own are given too."""
+    file = prepared.folder / "mine.py"
+    file.write_text(
+        "from scoreonce.pipeline.methods import method, objective\n"
+        "@objective('mine')\n"
+        "def mine(margin, *, beta: float = 0.1):\n    return -margin\n"
+        "method('mine', title='Mine', objective=mine)\n"
+    )
+    run = prepared.run(train={**FAST, "method_file": str(file)}, compare={"methods": ["dpo"]})
+    with pytest.raises(InputError, match="allow-method-file"):
+        comparison.compare(run)
+    assert trials._flags(False) == {"train": [], "evaluate": []}
+    monkeypatch.setattr(loading, "trust_remote_code", True)
+    assert trials._flags(True) == {
+        "train": ["--trust-remote-code", "--allow-method-file"],
+        "evaluate": ["--trust-remote-code"],
+    }
 
 
 def test_processes_of_a_launcher_are_refused(prepared, monkeypatch):
