@@ -23,6 +23,7 @@ import polars as pl
 from scipy import stats
 
 from scoreonce.pipeline.evaluation.held_out import win_scores
+from scoreonce.pipeline.evaluation.intervals import wilson
 
 ERROR = 0.05  # of a wrong statement about any of the candidates, or of an interval alone
 CHANCE = 0.5
@@ -94,9 +95,12 @@ def _scores(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[dict[str
 
 
 def _interval(scores: Scores) -> Interval:
+    """Never narrower than Wilson's: where all pairs are right, their variance is 0 and says nothing."""
     mean = float(scores.mean())
     half = _half(scores.mean(0), [scores], ERROR)
-    return Interval(mean, max(0.0, mean - half), min(1.0, mean + half))
+    ends = wilson(pl.lit(mean), pl.lit(scores.shape[1]))
+    low, high = pl.select(low=ends[0], high=ends[1]).row(0)
+    return Interval(mean, max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half)))
 
 
 def _difference(best: Scores, other: Scores, error: float) -> Interval:

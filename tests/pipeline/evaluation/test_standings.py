@@ -62,6 +62,13 @@ def test_one_seed_has_the_pairs_alone_and_many_candidates_wider_intervals():
     assert not last.tied
 
 
+def test_pairs_that_are_all_right_are_not_certain():
+    """Wilson's lower end of a share of 1 is n / (n + z²)."""
+    (row,) = standings({"a": [evaluation([1] * 14)]}).rows
+    assert (row.accuracy.mean, row.accuracy.high) == (1.0, 1.0)
+    assert row.accuracy.low == pytest.approx(14 / (14 + NORMAL**2), rel=1e-9)
+
+
 def test_equal_candidates_are_tied():
     found = standings({name: [evaluation([1, 0, 0.5])] for name in "ab"})
     assert [row.tied for row in found.rows] == [True, True]
