@@ -16,13 +16,8 @@ from scoreonce.stages.run_text import Line
 
 TOOL = "Axolotl"
 COPIED: dict[str, tuple[str, Any]] = {
-    "weight_decay": ("train.weight_decay", 0.0),
-    "adam_beta1": ("train.adam_beta1", 0.9),
-    "adam_beta2": ("train.adam_beta2", 0.999),
-    "adam_epsilon": ("train.adam_epsilon", 1e-8),
-    "max_grad_norm": ("train.max_grad_norm", 1.0),
+    **settings.COPIED,
     "seed": ("train.seed", 0),
-    "save_total_limit": ("train.keep_checkpoints", 1),
     "save_steps": ("train.checkpoint_every", 1),
     "torch_compile": ("compute.compile", False),
     "dataset_num_proc": ("data.processes", 1),
@@ -82,6 +77,9 @@ MAPPED = {
     "fsdp": ("compute.shard", ""),
     "fsdp_config": ("compute.shard", ""),
     **dict.fromkeys(TRACKERS, ("train.log_with", "")),
+    **settings.WHILE_TRAINING,
+    "evals_per_epoch": ("evaluate.every", "1 divided by it, from 2 on"),
+    "early_stopping_patience": ("evaluate.patience", "where evaluate.every is set"),
     **{name: (key, "") for name, (key, _) in {**COPIED, **LORA}.items()},
 }
 NOT_NEEDED = {
@@ -91,7 +89,7 @@ NOT_NEEDED = {
     'compute.attention = "auto" takes the fastest layout that a probe finds exact': "flash_attention sdp_attention "
     "xformers_attention flex_attention attn_implementation",
     "logits exist for one chunk at a time": "dpo_use_liger_kernel plugins",
-    "`scoreonce evaluate` runs after training": "eval_steps evals_per_epoch eval_strategy eval_batch_size",
+    "held-out pairs are scored in micro-batches of the training's own budget": "eval_batch_size",
     "the run folder has prepared pairs": "dataset_prepared_path dataset_processes",
     "every step is logged": "logging_steps wandb_name wandb_run_id wandb_watch wandb_log_model",
     "the same command goes on from the last checkpoint": "resume_from_checkpoint auto_resume_from_checkpoints "
@@ -109,7 +107,6 @@ NOT_SUPPORTED = {
     "add tokens to the tokenizer and the model first": "special_tokens tokens",
     "no noise is added to embeddings": "neftune_noise_alpha",
     "a schedule takes no further arguments": "lr_scheduler_kwargs cosine_min_lr_ratio cosine_constant_lr_ratio",
-    "choose among policies after `scoreonce evaluate`": "early_stopping_patience load_best_model_at_end",
     "give --trust-remote-code to each command": "trust_remote_code",
 }
 KEYS = {
@@ -140,13 +137,17 @@ def translate(given: Given, *, model: str | None, data: str | None, out: str, pr
             "Set sync_ref_model: false.",
         )
     training, reasons = _training(given, processes)
+    data_lines = _data(given, data)
+    watched, more = settings.while_training(given, data_lines)
+    reasons |= more
     lines = [
         settings.out_folder(given, "output_dir", out),
-        *_data(given, data),
+        *data_lines,
         *_model(given, model),
         *_objective(given, inner),
         *training,
         *_lora(given),
+        *watched,
     ]
     if set(inner) - {"beta", "sync_ref_model"}:
         rest = ", ".join(sorted(set(inner) - {"beta", "sync_ref_model"}))
@@ -254,20 +255,12 @@ def _gamma(given: Given, beta: float) -> list[Line]:
 
 def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
     batch = settings.batch(given, ("micro_batch_size", 1), ("gradient_accumulation_steps", 1), processes)
-    steps = given.whole("max_steps", -1)
-    bound = steps if steps > 0 else None
-    warm, reasons = settings.warmup(given, batch.value, bound, ratio_name="warmup_ratio", default="0.03")
+    length, steps, decided = settings.length(given, "num_epochs", 1.0)
+    warm, reasons = settings.warmup(given, batch.value, steps, ratio_name="warmup_ratio", default="0.03")
     rate = given.number("learning_rate", 0.0)
     if not rate:
         raise given.refused("learning_rate", "The configuration has no learning rate.", "Set learning_rate: 5e-7, say.")
     checkpointing = given.values.get("gradient_checkpointing", False)
-    length = (
-        copied(given, "max_steps", "train.max_steps", steps)
-        if bound
-        else copied(given, "num_epochs", "train.epochs", given.number("num_epochs", 1.0))
-    )
-    if bound:
-        reasons["num_epochs"] = ("not needed", "max_steps decides")
     used = [name for name in TRACKERS if given.values.get(name) not in OFF]
     lines = [
         copied(given, "learning_rate", "train.learning_rate", rate),
@@ -280,7 +273,7 @@ def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
         *settings.copies(given, COPIED),
     ]
     wanted = list(dict.fromkeys(TRACKERS[name] for name in used))
-    return [*lines, *(settings.trackers(given, wanted, used) if used else [])], reasons
+    return [*lines, *(settings.trackers(given, wanted, used) if used else [])], reasons | decided
 
 
 def _lora(given: Given) -> list[Line]:

@@ -22,12 +22,7 @@ TOOL = "LLaMA-Factory"
 LOSSES = {"sigmoid": "dpo", "hinge": "hinge", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 COPIED: dict[str, tuple[str, Any]] = {
     "optim": ("train.optimizer", ""),
-    "weight_decay": ("train.weight_decay", 0.0),
-    "adam_beta1": ("train.adam_beta1", 0.9),
-    "adam_beta2": ("train.adam_beta2", 0.999),
-    "adam_epsilon": ("train.adam_epsilon", 1e-8),
-    "max_grad_norm": ("train.max_grad_norm", 1.0),
-    "save_total_limit": ("train.keep_checkpoints", 1),
+    **settings.COPIED,
     "save_steps": ("train.checkpoint_every", 1),
     "torch_compile": ("compute.compile", False),
 }
@@ -82,6 +77,7 @@ MAPPED = {
     "lora_target": ("train.lora_targets", 'all: ["all-linear"]'),
     "quantization_bit": ("reference.quantization", "4: nf4"),
     "quantization_type": ("reference.quantization", "nf4 alone"),
+    **settings.WHILE_TRAINING,
     **{name: (key, "") for name, (key, _) in {**COPIED, **LORA}.items()},
 }
 NOT_NEEDED = {
@@ -90,7 +86,8 @@ NOT_NEEDED = {
     "tokenized_path dataloader_num_workers",
     "every step is logged": "logging_steps plot_loss run_name include_num_input_tokens_seen",
     "the same command goes on from the last checkpoint": "resume_from_checkpoint save_only_model save_strategy",
-    "`scoreonce evaluate` runs after training": "eval_strategy eval_steps per_device_eval_batch_size compute_accuracy",
+    "held-out pairs are scored in micro-batches of the training's own budget, accuracy among the figures": ""
+    "per_device_eval_batch_size compute_accuracy",
     'compute.attention = "auto" takes the fastest layout that a probe finds exact': "flash_attn",
     "logits exist for one chunk at a time, and rows are not padded": "enable_liger_kernel use_unsloth packing "
     "neat_packing upcast_lmhead_output",
@@ -127,15 +124,18 @@ def translate(given: Given, *, model: str | None, data: str | None, out: str, pr
     Raises `InputError` for another kind of training, and for what a run file cannot say.
     """
     training, reasons = _training(given, processes)
+    data_lines = _data(given, data)
+    watched, more = settings.while_training(given, data_lines)
     lines = [
         settings.out_folder(given, "output_dir", out),
-        *_data(given, data),
+        *data_lines,
         *_model(given, model),
         *_objective(given),
         *training,
         *_lora(given),
+        *watched,
     ]
-    return translation(given, KEYS, lines, reasons)
+    return translation(given, KEYS, lines, reasons | more)
 
 
 def _data(given: Given, data: str | None) -> list[Line]:
@@ -256,17 +256,9 @@ def _sum(given: Given, method: str) -> list[Line]:
 
 def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
     batch = settings.batch(given, ("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1), processes)
-    steps = given.whole("max_steps", -1)
-    bound = steps if steps > 0 else None
-    warm, reasons = settings.warmup(given, batch.value, bound, ratio_name="warmup_ratio")
+    length, steps, decided = settings.length(given, "num_train_epochs", 3.0)
+    warm, reasons = settings.warmup(given, batch.value, steps, ratio_name="warmup_ratio")
     off = given.flag("disable_gradient_checkpointing", False)
-    length = (
-        copied(given, "max_steps", "train.max_steps", steps)
-        if bound
-        else copied(given, "num_train_epochs", "train.epochs", given.number("num_train_epochs", 3.0))
-    )
-    if bound:
-        reasons["num_train_epochs"] = ("not needed", "max_steps decides")
     lines = [
         copied(given, "learning_rate", "train.learning_rate", given.number("learning_rate", 5e-5)),
         batch,
@@ -280,7 +272,7 @@ def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
     ]
     if given.flag("disable_shuffling", False):
         lines.append(copied(given, "disable_shuffling", "train.shuffle", False))
-    return lines, reasons
+    return lines, reasons | decided
 
 
 def _lora(given: Given) -> list[Line]:

@@ -9,10 +9,27 @@ from dataclasses import replace
 from typing import Any
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.migration.mapped import Given, Verdict
+from scoreonce.stages.migration.mapped import OFF, Given, Verdict
 from scoreonce.stages.run_text import Line, toml
 
 Reasons = dict[str, tuple[Verdict, str]]
+# Keys of transformers' TrainingArguments that every tool has: ours, and what kind of value they take.
+COPIED: dict[str, tuple[str, Any]] = {
+    "weight_decay": ("train.weight_decay", 0.0),
+    "adam_beta1": ("train.adam_beta1", 0.9),
+    "adam_beta2": ("train.adam_beta2", 0.999),
+    "adam_epsilon": ("train.adam_epsilon", 1e-8),
+    "max_grad_norm": ("train.max_grad_norm", 1.0),
+    "save_total_limit": ("train.keep_checkpoints", 1),
+}
+# How they evaluate while they train: what becomes of it here.
+WHILE_TRAINING = {
+    "eval_strategy": ("evaluate.every", "by steps, where held-out pairs are named"),
+    "eval_steps": ("evaluate.every", "whole steps, where held-out pairs are named"),
+    "load_best_model_at_end": ("evaluate.policy", '"best", where evaluate.every is set'),
+    "metric_for_best_model": ("evaluate.metric", "loss, rewards/accuracies and rewards/margins"),
+}
+METRICS = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
 
 
 def told(given: Given, name: str) -> str:
@@ -85,6 +102,58 @@ def warmup(given: Given, pairs: int, steps: int | None, *, ratio_name: str, defa
         value = asked if given.has("warmup_steps") else float(default)
         return copied(given, name, key, float(value)), {}
     return copied(given, ratio_name, key, given.number(ratio_name, 0.0)), {}
+
+
+def length(given: Given, epochs: str, default: float) -> tuple[Line, int | None, Reasons]:
+    """How long is trained: the line, the steps of the whole run where the file says how many, and a reason then."""
+    steps = given.whole("max_steps", -1)
+    if steps > 0:
+        return (
+            copied(given, "max_steps", "train.max_steps", steps),
+            steps,
+            {epochs: ("not needed", "max_steps decides")},
+        )
+    return copied(given, epochs, "train.epochs", given.number(epochs, default)), None, {}
+
+
+def while_training(given: Given, data: Iterable[Line]) -> tuple[list[Line], Reasons]:
+    """Held-out figures while training, early stopping and the best weights, as transformers' trainer has them.
+
+    They need held-out pairs, which the lines of the `data` name, and a number of steps; otherwise the reason says what
+    to set.
+    """
+    asked = {name: given.values[name] for name in (*WHILE_TRAINING, *_MORE) if given.values.get(name) not in OFF}
+    held_out = any(line.key.startswith("data.test_") and line.value for line in data)
+    steps, evaluations = given.number("eval_steps", 0.0), given.number("evals_per_epoch", 0.0)
+    every: Line | None = None
+    if held_out and steps >= 1 and steps == int(steps):
+        every = copied(given, "eval_steps", "evaluate.every", int(steps))
+    elif held_out and evaluations > 1:
+        every = copied(given, "evals_per_epoch", "evaluate.every", float(f"{1 / evaluations:.4g}"), "1 divided by it")
+    if every is None:
+        why = (
+            "held-out figures while training are evaluate.every (steps, or below 1 a share of an epoch), with held-out "
+            "pairs; evaluate.patience and evaluate.policy go by them"
+        )
+        return [], dict.fromkeys(asked, ("not supported", why))
+    lines = [replace(every, sources=(*every.sources, *(name for name in _STRATEGIES if name in asked)))]
+    reasons: Reasons = {}
+    if "early_stopping_patience" in asked:
+        patience = given.whole("early_stopping_patience", 1)
+        lines.append(copied(given, "early_stopping_patience", "evaluate.patience", patience))
+    if given.flag("load_best_model_at_end", False):
+        lines.append(copied(given, "load_best_model_at_end", "evaluate.policy", "best"))
+    if "metric_for_best_model" in asked:
+        metric = given.text("metric_for_best_model", "loss").removeprefix("eval_")
+        if metric in METRICS:
+            lines.append(copied(given, "metric_for_best_model", "evaluate.metric", METRICS[metric]))
+        else:
+            reasons["metric_for_best_model"] = ("not supported", f"evaluate.metric is {' or '.join(METRICS.values())}")
+    return lines, reasons
+
+
+_STRATEGIES = ("eval_strategy", "evaluation_strategy")
+_MORE = ("evaluation_strategy", "evals_per_epoch", "early_stopping_patience")
 
 
 def _share(warm: int, steps: int) -> float:

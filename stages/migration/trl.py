@@ -20,12 +20,7 @@ NO_BOUND = 1 << 20  # tokens, for max_length: null
 # Keys that are copied where the file has them, read as their defaults are.
 COPIED: dict[str, tuple[str, Any]] = {
     "optim": ("train.optimizer", ""),
-    "weight_decay": ("train.weight_decay", 0.0),
-    "adam_beta1": ("train.adam_beta1", 0.9),
-    "adam_beta2": ("train.adam_beta2", 0.999),
-    "adam_epsilon": ("train.adam_epsilon", 1e-8),
-    "max_grad_norm": ("train.max_grad_norm", 1.0),
-    "save_total_limit": ("train.keep_checkpoints", 1),
+    **settings.COPIED,
 }
 COPIED_DATA: dict[str, tuple[str, Any]] = {
     "max_prompt_length": ("data.max_prompt_length", 1),
@@ -52,16 +47,19 @@ def translate(given: Given, *, model: str | None, data: str | None, out: str, pr
         )
     given, inner = _opened(given)
     training, reasons = _training(given, processes)
+    data_lines = _data(given, data)
+    watched, more = settings.while_training(given, data_lines)
     lines = [
         settings.out_folder(given, "output_dir", out),
-        *_data(given, data),
+        *data_lines,
         *_model(given, inner, model),
         *_compute(given),
         *trl_losses.objective(given),
         *training,
         *_lora(given),
+        *watched,
     ]
-    return translation(given, KEYS, lines, reasons | _reasons(given, data))
+    return translation(given, KEYS, lines, reasons | more | _reasons(given, data))
 
 
 def _opened(given: Given) -> tuple[Given, dict[str, Any]]:
@@ -183,14 +181,8 @@ def _compute(given: Given) -> list[Line]:
 
 def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
     batch = settings.batch(given, ("per_device_train_batch_size", 8), ("gradient_accumulation_steps", 1), processes)
-    steps = given.whole("max_steps", -1)
-    bound = steps if steps > 0 else None
-    warm, reasons = settings.warmup(given, batch.value, bound, ratio_name="warmup_ratio")
-    length = (
-        copied(given, "max_steps", "train.max_steps", steps)
-        if bound
-        else copied(given, "num_train_epochs", "train.epochs", given.number("num_train_epochs", 3.0))
-    )
+    length, steps, decided = settings.length(given, "num_train_epochs", 3.0)
+    warm, reasons = settings.warmup(given, batch.value, steps, ratio_name="warmup_ratio")
     names = ("activation_checkpointing", "gradient_checkpointing")
     saved = next((name for name in names if given.has(name)), names[1])
     checkpointing = copied(given, saved, "train.gradient_checkpointing", given.flag(saved, True))
@@ -217,7 +209,7 @@ def _training(given: Given, processes: int) -> tuple[list[Line], Reasons]:
         on = given.number("router_aux_loss_coef", 0.0) > 0
         note = "with the coefficient of the model's config" if on else ""
         lines.append(copied(given, "router_aux_loss_coef", "train.router_aux_loss", on, note))
-    return lines, reasons
+    return lines, reasons | decided
 
 
 def _lora(given: Given) -> list[Line]:
@@ -250,8 +242,6 @@ def _reasons(given: Given, data: str | None) -> Reasons:
         found |= dict.fromkeys(names, ("not needed", "--data takes its place"))
     if given.has("datasets"):
         found |= dict.fromkeys(("dataset_name", "dataset_config"), ("not needed", "TRL takes datasets in its place"))
-    if given.has("max_steps") and given.whole("max_steps", -1) > 0:
-        found["num_train_epochs"] = ("not needed", "max_steps decides")
     if given.text("truncation_mode", "keep_start") == "keep_start":
         found["truncation_mode"] = ("not needed", "completions are cut at their end, as there")
     if not given.flag("disable_dropout", True):

@@ -6,6 +6,7 @@ TRL 1.16 with transformers 5.23. A test goes through the fields of the installed
 from __future__ import annotations
 
 from scoreonce.stages.migration.mapped import Key, Verdict
+from scoreonce.stages.migration.settings import WHILE_TRAINING
 
 # TRL's loss types: our method, and the objective that stands for it in a weighted sum. Formulas compared one by one.
 LOSSES = {
@@ -107,9 +108,10 @@ MAPPED = {
     "use_dora": ("train.lora_use_dora", ""),
     "load_in_4bit": ("reference.quantization", "nf4"),
     "bnb_4bit_quant_type": ("reference.quantization", "nf4 alone"),
+    **WHILE_TRAINING,
 }
 
-_EVALUATION = "`scoreonce evaluate` runs over the held-out pairs after training, with a token budget"
+_EVALUATION = "held-out pairs are scored in micro-batches of the training's own budget, and at step 0"
 _LOGGING = "every step is logged, to metrics.jsonl and steps.parquet, and to `train.log_with`"
 _LOADING = "token ids are read by memory map; there are no worker processes to set up"
 _HUB = "the policy is a Hugging Face folder: `hf upload` takes it to the Hub"
@@ -125,7 +127,7 @@ NOT_NEEDED = {
     "the reference does not move (see sync_ref_model)": "ref_model_mixup_alpha ref_model_sync_steps",
     _PADDING: "padding_free pad_to_multiple_of pad_token length_column_name remove_unused_columns",
     _PROBED: "attn_implementation",
-    _EVALUATION: "eval_strategy eval_steps eval_delay eval_on_start eval_do_concat_batches eval_use_gather_object "
+    _EVALUATION: "eval_delay eval_on_start eval_do_concat_batches eval_use_gather_object "
     "eval_accumulation_steps per_device_eval_batch_size prediction_loss_only include_for_metrics batch_eval_metrics "
     "bf16_full_eval fp16_full_eval do_train do_eval do_predict label_names include_num_input_tokens_seen",
     _LOGGING: "logging_strategy logging_steps logging_first_step log_on_each_node logging_nan_inf_filter log_level "
@@ -143,6 +145,7 @@ NOT_NEEDED = {
     "ddp_timeout average_tokens_across_devices accelerator_config ignore_bias_buffers",
     "activations are recomputed without reentrant autograd": "gradient_checkpointing_kwargs "
     "activation_checkpointing_kwargs",
+    "larger is better for accuracy and margin, smaller for the loss": "greater_is_better",
     "it is not a setting of training": "debug skip_memory_metrics lora_task_type",
     "NF4 is always with double quantisation, in the dtype of the run": "use_bnb_nested_quant bnb_4bit_quant_storage",
 }  # fmt: skip
@@ -159,8 +162,6 @@ NOT_SUPPORTED = {
     "compute.compile takes torch's default backend": "torch_compile_backend torch_compile_mode",
     "PyTorch's defaults stand": "tf32 full_determinism",
     "the order of the pairs is that of train.seed": "data_seed",
-    "choose among policies after `scoreonce evaluate`; training does not evaluate": "load_best_model_at_end "
-    "metric_for_best_model greater_is_better",
     "compute.shard (FSDP2) has no further settings": "fsdp_config parallelism_config",
     'ZeRO-3 is compute.shard = "full", offloading compute.offload or compute.offload_optimizer': "deepspeed",
     'stacked weights of experts are adapted by lora_targets = ["all-linear", "all-experts"]': "lora_target_parameters",
@@ -172,10 +173,11 @@ NOT_SUPPORTED = {
 OLDER_MAPPED = {
     "torch_dtype": ("reference.dtype", "the earlier name of `dtype`"),
     "warmup_ratio": ("train.warmup_ratio", "since transformers 5 `warmup_steps` below 1"),
+    "evaluation_strategy": ("evaluate.every", "the earlier name of `eval_strategy`"),
     "max_prompt_length": ("data.max_prompt_length", "no longer in TRL; the start of longer prompts is cut"),
 }
 OLDER_NOT_NEEDED = {
-    _EVALUATION: "evaluation_strategy generate_during_eval",
+    _EVALUATION: "generate_during_eval",
     _PADDING: "group_by_length padding_value label_pad_token_id is_encoder_decoder",
     _PRECOMPUTED: "force_use_ref_model",
     _RESUMING: "overwrite_output_dir",

@@ -4,8 +4,10 @@ import tomllib
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from scoreonce.stages.run_text import WIDTH, Line, render, toml, tree
+from scoreonce.stages.config import Run
+from scoreonce.stages.run_text import SECTIONS, WIDTH, Line, render, toml, tree
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
@@ -50,3 +52,10 @@ def test_lines_stand_in_their_sections_with_their_reasons():
     assert text.startswith('# head\n\nout = "runs/x"  # folder\n\n[data]\n# limit = 5  # few\n# long long')
     assert max(map(len, text.splitlines())) <= WIDTH
     assert '\nsource = "d.jsonl"\n' in text
+
+
+def test_every_section_of_a_run_file_is_written():
+    kinds = {name: field.annotation for name, field in Run.model_fields.items()}
+    assert set(SECTIONS) == {name for name, kind in kinds.items() if kind is not str and issubclass(kind, BaseModel)}
+    written = render([], [Line(f"{name}.key", 1, "why") for name in SECTIONS]).splitlines()
+    assert [line for line in written if line.startswith("[")] == [f"[{name}]" for name in SECTIONS]

@@ -117,6 +117,17 @@ def test_what_is_inside_a_value_and_does_not_map_is_named():
     assert "use_vllm" in whys["train.beta"]
 
 
+def test_axolotl_evaluates_by_the_epoch_and_stops_early():
+    found = of_axolotl(val_set_size=0.1, evals_per_epoch=4, early_stopping_patience=3)
+    assert (found["evaluate.every"], found["evaluate.patience"], found["data.test_share"]) == (0.25, 3, 0.1)
+    assert "evaluate.every" not in of_axolotl(evals_per_epoch=4)
+    assert "evaluate.every" not in of_axolotl(val_set_size=0.1, evals_per_epoch=1)
+
+
+def test_llamafactory_evaluates_by_steps():
+    assert of_llamafactory(val_size=0.1, eval_strategy="steps", eval_steps=500)["evaluate.every"] == 500
+
+
 def test_llamafactorys_defaults():
     found = of_llamafactory()
     assert {key: found[key] for key in found if key.startswith("train.")} == {

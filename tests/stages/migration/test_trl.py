@@ -76,6 +76,7 @@ VALUES = {
     "fsdp": "full_shard",
     "eval_strategy": "steps",
     "evaluation_strategy": "no",
+    "load_best_model_at_end": True,
 }
 
 
@@ -249,6 +250,23 @@ def test_held_out_data_as_trl_evaluates():
     assert found["data.test_split"] == "test_prefs"
     assert "data.test_share" not in found
     assert settings(eval_strategy=False)["data.test_share"] == 0.0  # an unquoted `no` of YAML
+
+
+def test_figures_while_training():
+    """As TRL's trainer evaluates; without held-out pairs or a number of steps, what to set."""
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_rewards/accuracies"}
+    found = settings(eval_strategy="steps", eval_steps=50, **best)
+    assert {key: found[key] for key in found if key.startswith("evaluate.")} == {
+        "evaluate.every": 50,
+        "evaluate.policy": "best",
+        "evaluate.metric": "accuracy",
+    }
+    assert config.checked(tree(translated(eval_strategy="steps", eval_steps=50, **best).lines), "here").evaluate.decides
+    for given in ({"eval_strategy": "epoch"}, {"eval_strategy": "steps", "eval_steps": 0.1}, {"eval_steps": 50}):
+        assert not [key for key in settings(**given, **best) if key.startswith("evaluate.")]
+        assert verdicts(**given, **best)["load_best_model_at_end"] == "not supported"
+    unknown = {"metric_for_best_model": "bleu"}
+    assert verdicts(eval_strategy="steps", eval_steps=50, **unknown)["metric_for_best_model"] == "not supported"
 
 
 @pytest.mark.parametrize(
