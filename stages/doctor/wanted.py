@@ -47,9 +47,11 @@ def _packages(run: Run) -> Iterator[tuple[str, str]]:
         yield "bitsandbytes", f"reference.quantization = {reference.quantization!r}"
     if package := _of_optimizer(train.optimizer):
         yield package, f"train.optimizer = {train.optimizer!r}"
-    if run.score.engine == "ray":
-        yield "ray", 'score.engine = "ray"'
+    engines = {"data.engine": run.data.engine, "score.engine": run.score.engine}
+    if asked := [key for key, engine in engines.items() if engine == "ray"]:
+        yield "ray", f'{asked[0]} = "ray"'
     addresses = {
+        "out": run.out,
         "data.source": run.data.source,
         "data.test_source": run.data.test_source,
         "score.store": run.score.store,

@@ -20,7 +20,7 @@ import polars as pl
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ExportManifest, PairsManifest, ReferenceManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import atomic, sha256
+from scoreonce.stages.common.files import atomic, parquet_in_pieces, sha256
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.common.removal import remove
@@ -30,10 +30,11 @@ from scoreonce.stages.data.reference_scores import require_reference, require_sc
 from scoreonce.stages.data.token_file import TokenFile
 from scoreonce.stages.exchange.fairseq2_format import Fairseq2Text
 from scoreonce.stages.exchange.json_format import json_rows
+from scoreonce.stages.exchange.lines import json_lines
 from scoreonce.stages.exchange.scored_pairs import Batch, batches, both_sides
 from scoreonce.stages.exchange.targets import Target, target_of
-from scoreonce.stages.exchange.trl_format import SCHEMA, readme, trl_table
-from scoreonce.stages.exchange.writers import json_lines, parquet_file
+from scoreonce.stages.exchange.trl_format import readme, trl_table
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.store.store import ReferenceStore
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 UNPAIRED = "has one completion"  # reasons why a row is left out
 DIFFERS = "has other tokens than were scored"
 Write = Callable[[Batch], None]
+ROWS_PER_GROUP = 4096
 
 
 @dataclass
@@ -74,6 +76,12 @@ class Rows:
         return batch
 
 
+def written_unit(run: Run, to: str, **_: object) -> str:
+    """What an export writes, as a unit of `stages.outputs`."""
+    return f"export/{target_of(to)}"
+
+
+@at_address("pairs/*", "reference/*", writes=written_unit)
 def export_reference(
     run: Run, to: str, *, tokens: bool = False, leave_out_differing: bool = False, lock_timeout: float | None = None
 ) -> Path:
@@ -176,7 +184,7 @@ class _Export:
         """What writes a batch in the target's format, and counts it into `rows`."""
         path = self.folder / self._name(split)
         if self.target == "trl":
-            with parquet_file(path, SCHEMA) as append:
+            with parquet_in_pieces(path, rows_per_group=ROWS_PER_GROUP) as append:
                 yield lambda batch: append(trl_table(rows.counted(rows.paired(batch))))
             return
         with json_lines(path) as add:

@@ -32,6 +32,7 @@ from scoreonce.stages.data.prepared_pairs import require_pairs
 from scoreonce.stages.data.reference_scores import CACHE_TOLERANCE
 from scoreonce.stages.exchange.trl_values import SIDES, TrlValues, files_of, read_values
 from scoreonce.stages.exchange.verify import Verified, model_is_here, verify
+from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.store.identity import StoreIdentity
 from scoreonce.stages.store.store import ReferenceStore
 
@@ -41,6 +42,7 @@ UNKNOWN = "unknown"  # weights that were not there to be digested
 _COLUMNS = ["pair_id", "chosen_id", "rejected_id", "prompt_len", "chosen_len", "rejected_len", "row"]
 
 
+@at_address("pairs/*", writes="reference")
 def import_reference(
     run: Run, sources: Sequence[Path], *, max_length: int | None = 1024, lock_timeout: float | None = None
 ) -> ReferenceManifest:

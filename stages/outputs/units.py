@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.names import require_name
 
-KINDS = ("pairs", "reference", "audit", "train", "evaluate", "compare", "report.html", "demo.json")
-LABELLED = ("train", "evaluate")  # of which there is a unit for each label
+KINDS = ("pairs", "reference", "audit", "train", "evaluate", "compare", "export", "report.html", "demo.json")
+LABELLED = ("train", "evaluate", "export")  # of which there is a unit for each label, or trainer
 MARKERS = {"pairs": "manifest.json", "reference": "manifest.json", "audit": "audit.json", "evaluate": "summary.json"}
-MARKERS["compare"] = "compare.json"
+MARKERS |= {"compare": "compare.json", "export": "manifest.json"}
 MARKERS["train"] = "lineage.json"  # without which nothing of a training run is used
 # What a training run writes again and again; each has a checksum in itself or beside it.
 GROWING = ("lineage.json", "run.toml", "metrics.jsonl", "metrics.crc32", "held_out.jsonl", "held_out.crc32")

@@ -13,9 +13,12 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.commands import sql
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.estimate import stage as estimate
 from scoreonce.stages.evaluate import stage as evaluate
+from scoreonce.stages.exchange import export
 from scoreonce.stages.outputs.unit_copy import SupersededError
+from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.remote import retries
 from scoreonce.stages.remote.folder import RemoteFolder
 from scoreonce.stages.report import stage as report
@@ -148,6 +151,34 @@ def test_reading_stages_fetch_what_they_read(scored, capsys):
 
 
 @pytest.mark.long
+def test_an_export_is_published_and_an_imported_reference_would_be(scored):
+    """Machine two has nothing but the address; what is up to date there is not made again."""
+    folder = export.export_reference(scored.run("two"), "jsonl")
+    assert scored.there("export") == {f"jsonl/{name}" for name in ("train.jsonl", "test.jsonl", "manifest.json")}
+    before = (folder / "manifest.json").read_bytes()
+    assert (export.export_reference(scored.run("three"), "jsonl") / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_comparison_goes_on_at_another_machine(scored, monkeypatch):
+    """Of two candidates one was trained at machine one; the table and the page are those of machine two."""
+    monkeypatch.setattr(prepare, "prepare", lambda run, **_: None)
+    trained, honest = [], train.train
+
+    def noting(run, **options):
+        made = honest(run, **options)
+        if made.steps_done:
+            trained.append(run.train.label)
+        return made
+
+    monkeypatch.setattr(train, "train", noting)
+    comparison.compare(scored.run("one").replace({"compare.methods": ["dpo"]}))
+    made = comparison.compare(scored.run("two").replace({"compare.methods": ["dpo", "ipo"]}))
+    assert trained == ["dpo-s0", "ipo-s0"]
+    assert made.trials()["label"].to_list() == ["dpo-s0", "ipo-s0"]
+    assert {"compare.json", "trials.parquet", "index.html"} <= {name.split("/")[-1] for name in scored.there("compare")}
+
+
 def test_the_model_that_was_fetched_is_merged_and_published(scored):
     train.train(scored.run("one", "lora", lora_rank=2))
     merge.merge(scored.run("two", "lora", lora_rank=2))

@@ -1,4 +1,4 @@
-"""Files of an export, written batch by batch, and named when they are whole."""
+"""JSON lines of an export, written batch by batch, and named when they are whole."""
 
 from __future__ import annotations
 
@@ -8,17 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from scoreonce.stages.common.files import atomic, parquet_options
-
-
-@contextmanager
-def parquet_file(path: Path, schema: pa.Schema) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends a table of this schema to a Parquet file."""
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, **parquet_options(schema)) as writer:
-        yield writer.write_table
+from scoreonce.stages.common.files import atomic
 
 
 @contextmanager
