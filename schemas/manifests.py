@@ -164,6 +164,25 @@ class ReferenceManifest(FilesManifest):
     imported: ImportedScores | None = Field(None, exclude_if=lambda imported: imported is None)
 
 
+# compare
+
+
+class ComparisonManifest(FilesManifest):
+    """compare/compare.json: candidates in their order, and which one to take."""
+
+    title = "the comparison"
+    absent = "There is no comparison."
+    stage = "compare"
+
+    format: Literal[1] = 1
+    settings: Settings
+    pairs: int  # held out, that every candidate ranks
+    standings: list[dict[str, JsonValue]]  # of `pipeline.evaluation.standings`, best first
+    recommended: str | None
+    reason: str
+    candidates: dict[str, Settings]  # the varied keys of each, by name
+
+
 # export-reference
 
 

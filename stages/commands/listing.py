@@ -44,7 +44,7 @@ LOCATED: dict[str, Located] = {
     "train": lambda run, paths: [paths.training],
     "policy": lambda run, paths: [paths.policy],
     "evaluate": lambda run, paths: [paths.evaluation],
-    "compare": lambda run, paths: [paths.comparison / "index.html", paths.comparison / "compare.json"],
+    "compare": lambda run, paths: [paths.comparison_page, paths.comparison_summary, paths.trials],
     "report": lambda run, paths: [paths.report],
     "out": lambda run, paths: [paths.out],
 }

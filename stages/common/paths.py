@@ -195,6 +195,21 @@ class RunPaths:
         return self.out / "compare"
 
     @property
+    def trials(self) -> Path:
+        """One row per training of a comparison (Parquet)."""
+        return self.comparison / "trials.parquet"
+
+    @property
+    def comparison_summary(self) -> Path:
+        """The standings of a comparison and what they decide (JSON), written last."""
+        return self.comparison / "compare.json"
+
+    @property
+    def comparison_page(self) -> Path:
+        """The comparison as a page (HTML)."""
+        return self.comparison / "index.html"
+
+    @property
     def audit(self) -> Path:
         """Folder of the audit: index.html, audit.json, pairs.parquet; measures.parquet and relations.parquet are
         reused by later audits.

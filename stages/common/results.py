@@ -168,11 +168,11 @@ class CompareResult:
     @property
     def page(self) -> Path:
         """The comparison as an HTML page."""
-        return self.paths.comparison / "index.html"
+        return self.paths.comparison_page
 
     def trials(self) -> pl.DataFrame:
         """One row per training: candidate, seed, label, held-out figures, seconds of its steps, failure."""
-        return read_frame(self.paths.comparison / "trials.parquet")
+        return read_frame(self.paths.trials)
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,20 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from scoreonce.pipeline.evaluation.standings import Standings, standings
-from scoreonce.pipeline.pages.compare.data import Comparison, TrialRecord
+from scoreonce.pipeline.pages.compare.data import Comparison, Trial, mean, of_candidate
 from scoreonce.pipeline.pages.compare.page import render
 from scoreonce.pipeline.pages.compare.verdict import Decision, decision
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import atomic, write_json, write_parquet
+from scoreonce.schemas.manifests import ComparisonManifest
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import atomic, sha256, write_parquet
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.locking import exclusive, locked
 from scoreonce.stages.common.method_file import load_allowed
@@ -33,7 +33,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import CompareResult
 from scoreonce.stages.compare import table
 from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
-from scoreonce.stages.compare.trials import Trial, gpus, run_all
+from scoreonce.stages.compare.trials import gpus, run_all
 from scoreonce.stages.config import Run
 from scoreonce.stages.outputs.at_address import at_address
 
@@ -76,8 +76,8 @@ def _finished(
 ) -> CompareResult:
     """Rank, decide and write."""
     paths = RunPaths.of(run)
-    found = _ranked(trials, planned)
-    chosen = decision(found, _drift(trials, found))
+    found = _ranked(trials, planned, paths)
+    chosen = decision(found, {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows})
     with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
         _write(run, paths, planned, trials, found, chosen, scored)
     for line in table.standing_lines(found, trials, chosen):
@@ -140,23 +140,21 @@ def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths, allow_method_fi
 
 def _best(trials: Sequence[Trial], candidates: dict[str, Candidate], count: int) -> list[Candidate]:
     """Those with the largest mean margin: accuracy of a short training is the same for many."""
-    margins: dict[str, list[float]] = defaultdict(list)
-    for trial in trials:
-        if trial.failure is None:
-            margins[trial.candidate].append(float(trial.figures["margin"] or 0.0))
     _require_some(trials)
-    ranked = sorted(margins, key=lambda name: -sum(margins[name]) / len(margins[name]))
+    trained = [name for name in candidates if of_candidate(trials, name)]
+    ranked = sorted(trained, key=lambda name: -mean(trials, name, "margin"))
     return [candidates[name] for name in ranked[:count]]
 
 
-def _ranked(trials: Sequence[Trial], planned: Plan) -> Standings:
-    """The candidates whose every seed was trained to the end."""
-    _require_some(trials)
-    names = {candidate.name for candidate in planned.candidates}
-    evaluations: dict[str, list[pl.DataFrame]] = defaultdict(list)
-    for trial in trials:
-        if trial.candidate in names and trial.failure is None:
-            evaluations[trial.candidate].append(read_frame(trial.paths.evaluation_pairs))
+def _ranked(trials: Sequence[Trial], planned: Plan, paths: RunPaths) -> Standings:
+    """The candidates whose every seed was trained to the end, else those that were with some seeds."""
+    names = [candidate.name for candidate in planned.candidates]
+    _require_some([trial for trial in trials if trial.candidate in names])
+    evaluations = {
+        name: [read_frame(replace(paths, label=trial.label).evaluation_pairs) for trial in found]
+        for name in names
+        if (found := of_candidate(trials, name))
+    }
     whole = {name: tables for name, tables in evaluations.items() if len(tables) == len(planned.seeds)}
     return standings(whole or evaluations)
 
@@ -166,19 +164,10 @@ def _require_some(trials: Sequence[Trial]) -> None:
     if len(failed) == len(trials):
         raise InputError(
             "No candidate could be trained.",
-            found=f"{failed[0].paths.label}: {failed[0].failure}",
+            found=f"{failed[0].label}: {failed[0].failure}",
             where="compare",
             fix="Train one of them alone, with `scoreonce train`, until it works.",
         )
-
-
-def _drift(trials: Sequence[Trial], found: Standings) -> dict[str, float]:
-    """Nats per held-out token by which policies are less likely than the reference, mean over seeds."""
-    values: dict[str, list[float]] = defaultdict(list)
-    for trial in trials:
-        if trial.failure is None:
-            values[trial.candidate].append(float(trial.figures["cross_entropy_increase"] or 0.0))
-    return {row.name: sum(values[row.name]) / len(values[row.name]) for row in found.rows}
 
 
 def _write(
@@ -193,22 +182,25 @@ def _write(
     """The tables, the page, and the summary last."""
     settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
     rows = table.trial_rows(trials)
-    write_parquet(paths.comparison / "trials.parquet", rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    records = tuple(
-        TrialRecord(trial.candidate, trial.seed, trial.paths.label, trial.figures, trial.seconds, trial.failure)
-        for trial in trials
-    )
+    write_parquet(paths.trials, rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
     page = Comparison(
-        found, chosen, records, settings, keys=tuple(run.compare.vary), reference_seconds=scored, notes=planned.notes
+        found,
+        chosen,
+        tuple(trials),
+        settings,
+        keys=tuple(run.compare.vary),
+        reference_seconds=scored,
+        notes=planned.notes,
     )
-    with atomic(paths.comparison / "index.html") as temporary:
+    with atomic(paths.comparison_page) as temporary:
         temporary.write_text(render(page), encoding="utf-8")
-    document: dict[str, Any] = {
-        "settings": run.compare.model_dump(mode="json"),
-        "pairs": found.pairs,
-        "standings": [asdict(row) for row in found.rows],
-        "recommended": chosen.recommended,
-        "reason": chosen.reason,
-        "candidates": settings,
-    }
-    write_json(paths.comparison / "compare.json", document)
+    manifest = ComparisonManifest(
+        settings=run.compare.model_dump(mode="json"),
+        pairs=found.pairs,
+        standings=[asdict(row) for row in found.rows],
+        recommended=chosen.recommended,
+        reason=chosen.reason,
+        candidates=settings,
+        files={paths.trials.name: sha256(paths.trials)},
+    )
+    manifests.write(paths.comparison_summary, manifest)

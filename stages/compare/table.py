@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 import polars as pl
 
 from scoreonce.pipeline.evaluation.standings import Standings
+from scoreonce.pipeline.pages.compare.data import Trial
 from scoreonce.pipeline.pages.compare.verdict import Decision
 from scoreonce.pipeline.pages.numbers import clock, percent, points, signed
-from scoreonce.stages.compare.trials import Trial
 
 logger = logging.getLogger(__name__)
 FIGURES = ("accuracy", "margin", "chosen_logratios", "rejected_logratios", "cross_entropy_increase")
@@ -27,11 +27,11 @@ class Progress:
         self.done += 1
         number = f"[{self.done:>{len(str(self.count))}}/{self.count}]"
         if trial.failure:
-            logger.warning(f"{number} {trial.paths.label}: failed: {trial.failure}")
+            logger.warning(f"{number} {trial.label}: failed: {trial.failure}")
             return
         figures = trial.figures
         logger.info(
-            f"{number} {trial.paths.label}: accuracy {percent(figures['accuracy'])}, margin "
+            f"{number} {trial.label}: accuracy {percent(figures['accuracy'])}, margin "
             f"{signed(figures['margin'])} nats, drift {signed(figures['cross_entropy_increase'], 3)}, "
             f"{clock(trial.seconds)}"
         )
@@ -43,7 +43,7 @@ def trial_rows(trials: Sequence[Trial]) -> pl.DataFrame:
         {
             "candidate": trial.candidate,
             "seed": trial.seed,
-            "label": trial.paths.label,
+            "label": trial.label,
             **{name: trial.figures.get(name) for name in FIGURES},
             "seconds": trial.seconds,
             "failure": trial.failure,

@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from scoreonce.pipeline.pages.compare.data import Trial
+from scoreonce.schemas import metrics
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests, progress
 from scoreonce.stages.common.files import write_toml
@@ -26,18 +26,6 @@ from scoreonce.stages.data.training_runs import metric_lines, read_evaluation
 from scoreonce.stages.models import loading
 
 LAST_LINES = 4  # of a process's messages, where it failed
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A finished training: where it is, its held-out figures, and what it cost. `failure`: why it has none."""
-
-    candidate: str
-    seed: int
-    paths: RunPaths
-    figures: dict[str, Any]
-    seconds: float  # of its steps
-    failure: str | None = None
 
 
 Done = Callable[[Trial], None]
@@ -72,7 +60,7 @@ def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
             train.train(run, allow_method_file=allow_method_file)
             evaluate.evaluate(run)
     except InputError as error:
-        return Trial(candidate, seed, paths, {}, 0.0, f"{error.what} {error.found}")
+        return Trial(candidate, seed, paths.label, {}, 0.0, f"{error.what} {error.found}")
     return _read(candidate, seed, paths)
 
 
@@ -119,7 +107,7 @@ def _in_a_process(work: Work, environment: Mapping[str, str], logs: Path, flags:
             if done.returncode:
                 said.flush()
                 last = log.read_text(encoding="utf-8").strip().splitlines()[-LAST_LINES:]
-                return Trial(candidate, seed, paths, {}, 0.0, f"{' '.join(last)} ({log})")
+                return Trial(candidate, seed, paths.label, {}, 0.0, f"{' '.join(last)} ({log})")
     return _read(candidate, seed, paths)
 
 
@@ -140,8 +128,8 @@ def _places(jobs: int, count: int) -> list[dict[str, str]]:
 def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
     evaluation = read_evaluation(paths)
     assert evaluation is not None
-    seconds = sum(line.get("perf/seconds", 0.0) for line in metric_lines(paths))
-    return Trial(candidate, seed, paths, dict(evaluation.figures), seconds)
+    seconds = sum(line.get(metrics.SECONDS, 0.0) for line in metric_lines(paths))
+    return Trial(candidate, seed, paths.label, dict(evaluation.figures), seconds)
 
 
 @contextmanager

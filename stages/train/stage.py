@@ -26,6 +26,7 @@ from accelerate.utils import LoggerType
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
+from scoreonce.schemas import metrics
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import Lineage, PairsManifest, ReferenceManifest, TrainingLogManifest
 from scoreonce.stages.common import files, manifests
@@ -95,7 +96,7 @@ def train(
         record = record.model_copy(update={"held_out": watch.choice(last)})
         if accelerator.is_main_process and record.held_out is not None:
             manifests.write(paths.lineage, record)
-            watch.say(record.held_out, sum(line["perf/seconds"] for line in metric_lines(paths)))
+            watch.say(record.held_out, sum(line[metrics.SECONDS] for line in metric_lines(paths)))
         trainer.save_policy(paths, record)
         # Not `end_training`, which also ends the group of processes: it serves the next run of this command.
         for tracker in accelerator.trackers:

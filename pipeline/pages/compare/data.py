@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,12 @@ from scoreonce.pipeline.pages.compare.verdict import Decision
 
 
 @dataclass(frozen=True)
-class TrialRecord:
-    """One training: `figures` are those of `evaluation_summary`, empty where it failed."""
+class Trial:
+    """One training of a candidate, under its label.
+
+    `figures` are those of `evaluation_summary`, empty where it failed, for the reason in `failure`. `seconds` are those
+    of its steps.
+    """
 
     candidate: str
     seed: int
@@ -20,6 +24,17 @@ class TrialRecord:
     figures: Mapping[str, Any]
     seconds: float
     failure: str | None = None
+
+
+def of_candidate(trials: Sequence[Trial], candidate: str) -> list[Trial]:
+    """The trainings of a candidate that did not fail."""
+    return [trial for trial in trials if trial.candidate == candidate and trial.failure is None]
+
+
+def mean(trials: Sequence[Trial], candidate: str, figure: str) -> float:
+    """The mean of a figure over a candidate's seeds, of which one at least did not fail; 0 where it is not known."""
+    values = [float(trial.figures[figure] or 0.0) for trial in of_candidate(trials, candidate)]
+    return sum(values) / len(values)
 
 
 @dataclass(frozen=True)
@@ -32,20 +47,11 @@ class Comparison:
 
     standings: Standings
     decision: Decision
-    trials: tuple[TrialRecord, ...]
+    trials: tuple[Trial, ...]
     settings: Mapping[str, Mapping[str, Any]]
     keys: tuple[str, ...] = ()
     reference_seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
-
-    def of(self, candidate: str) -> list[TrialRecord]:
-        """Its trainings that did not fail."""
-        return [trial for trial in self.trials if trial.candidate == candidate and trial.failure is None]
-
-    def mean(self, candidate: str, figure: str) -> float:
-        """The mean of a figure over its seeds."""
-        values = [float(trial.figures[figure] or 0.0) for trial in self.of(candidate)]
-        return sum(values) / len(values)
 
     @property
     def methods(self) -> list[str]:

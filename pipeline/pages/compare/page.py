@@ -7,7 +7,7 @@ from typing import Any
 from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, interval_strip, svg
 from scoreonce.pipeline.pages.compare.charts import accuracy_against_drift, by_setting
-from scoreonce.pipeline.pages.compare.data import Comparison
+from scoreonce.pipeline.pages.compare.data import Comparison, mean, of_candidate
 
 
 def render(data: Comparison) -> str:
@@ -53,11 +53,14 @@ def _rows(data: Comparison) -> list[dict[str, Any]]:
                 domain,
                 (row.accuracy.low, row.accuracy.mean, row.accuracy.high),
                 color(data.methods.index(str(data.settings[row.name]["train.method"]))),
-                [(float(trial.figures["accuracy"]), f"seed {trial.seed}") for trial in data.of(row.name)],
+                [
+                    (float(trial.figures["accuracy"]), f"seed {trial.seed}")
+                    for trial in of_candidate(data.trials, row.name)
+                ],
             ),
-            "margin": data.mean(row.name, "margin"),
-            "drift": data.mean(row.name, "cross_entropy_increase"),
-            "seconds": sum(trial.seconds for trial in data.of(row.name)),
+            "margin": mean(data.trials, row.name, "margin"),
+            "drift": mean(data.trials, row.name, "cross_entropy_increase"),
+            "seconds": sum(trial.seconds for trial in of_candidate(data.trials, row.name)),
         }
         for row in data.standings.rows
     ]

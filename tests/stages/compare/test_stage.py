@@ -7,9 +7,11 @@ import polars as pl
 import pytest
 from html_page import Page
 
+from scoreonce.pipeline.pages.compare.data import Trial
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.compare import trials
+from scoreonce.stages.compare.plan import plan
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.models import loading
 from scoreonce.stages.prepare import stage as prepare
@@ -109,6 +111,16 @@ def test_successive_halving_goes_on_with_the_largest_margins(prepared, trained, 
     second = max(trained[9:12], key=lambda label: margins[label]).split("-share")[0]
     assert trained[12:] == [f"{second}-s0"]
     assert [row.name for row in made.standings.rows] == [second]
+
+
+def test_where_the_last_round_fails_it_is_said(prepared):
+    """Shorter trainings of the same candidate did not fail; they are not what is compared."""
+    run = prepared.run(compare={"search": "halving"})
+    ended = {"seconds": 1.0, "figures": {"margin": 1.0}}
+    ran = [Trial("dpo-share0.333", 0, "dpo-share0.333-s0", **ended), Trial("dpo", 0, "dpo-s0", {}, 0.0, "not finite")]
+    with pytest.raises(InputError, match="No candidate could be trained") as caught:
+        comparison._ranked(ran, plan(run), prepared.paths)
+    assert "dpo-s0: not finite" in caught.value.found
 
 
 def test_consent_reaches_the_trainings(prepared, monkeypatch, forgets_methods):
