@@ -6,6 +6,7 @@ import math
 import polars as pl
 import pytest
 import torch
+from killed_training import dying, dying_before, dying_in_update
 from safetensors.torch import load_file
 
 from scoreonce.schemas.errors import InputError
@@ -23,10 +24,6 @@ from scoreonce.stages.train import stage as train
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 4, "checkpoint_every": 2}
 # The held-out loss rises from the first step on.
 WORSENS = {**FAST, "max_steps": 8, "scheduler": "constant", "warmup_ratio": 0.0, "beta": 1.0}
-
-
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
 
 
 @pytest.fixture(scope="module")
@@ -213,22 +210,12 @@ def test_patience_ends_a_run_that_is_then_finished(prepared, capsys):
 @pytest.mark.parametrize(
     "killed_in_step", [4, pytest.param(1, marks=pytest.mark.long), pytest.param(6, marks=pytest.mark.long)]
 )
-def test_killed_and_resumed_has_the_same_rows_once_and_the_same_policy(prepared, killed_in_step, monkeypatch):
+def test_killed_and_resumed_has_the_same_rows_once_and_the_same_policy(prepared, killed_in_step):
     settings = {"policy": "best", "patience": 2}
     whole = trained(prepared, "whole", WORSENS, settings, keep_checkpoints=1, checkpoint_every=3)[1]
     assert (choice(whole).policy_step, choice(whole).last_step) == (2, 6)
-    calls, honest = [], torch.optim.AdamW.step
-
-    def dies(self, *arguments):
-        calls.append(1)
-        if len(calls) == killed_in_step:
-            raise Killed
-        return honest(self, *arguments)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
-    with pytest.raises(Killed):
+    with dying_in_update(killed_in_step):
         trained(prepared, f"killed-{killed_in_step}", WORSENS, settings, keep_checkpoints=1, checkpoint_every=3)
-    monkeypatch.setattr(torch.optim.AdamW, "step", honest)
     resumed = trained(prepared, f"killed-{killed_in_step}", WORSENS, settings, keep_checkpoints=1, checkpoint_every=3)[
         1
     ]
@@ -241,40 +228,24 @@ def test_killed_and_resumed_has_the_same_rows_once_and_the_same_policy(prepared,
 def test_killed_after_the_last_step_it_does_not_go_on(prepared, monkeypatch):
     """Patience is a function of the table: killed while the model is written, the run trains no further."""
     settings = {"patience": 1}
-    honest = train.Trainer.save_policy
-
-    def dies(*_):
-        raise Killed
-
-    monkeypatch.setattr(train.Trainer, "save_policy", dies)
-    with pytest.raises(Killed):
+    with dying(train.Trainer, "save_policy", lambda *_: True):
         trained(prepared, "unsaved", WORSENS, settings)
-    monkeypatch.setattr(train.Trainer, "save_policy", honest)
-    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *_: pytest.fail("it trains further"))
     result = trained(prepared, "unsaved", WORSENS, settings)[1]
     assert choice(result).last_step == len(metrics(result)) == 4
 
 
-def interrupted(world, monkeypatch, label, before, evaluated):
+def interrupted(world, label, before, evaluated):
     """A run killed before a step."""
-    honest = train.Trainer.take
-
-    def dies(self, step, *rest):
-        if step == before:
-            raise Killed
-        return honest(self, step, *rest)
-
-    monkeypatch.setattr(train.Trainer, "take", dies)
-    with pytest.raises(Killed):
+    with dying_before(before):
         trained(world, label, WORSENS, evaluated, keep_checkpoints=3)
-    monkeypatch.setattr(train.Trainer, "take", honest)
     return RunPaths.of(world.run(train={"label": label}))
 
 
-def test_a_damaged_best_checkpoint_is_not_gone_on_from(prepared, monkeypatch, capsys):
+def test_a_damaged_best_checkpoint_is_not_gone_on_from(prepared, capsys):
     """Killed before step 7: the checkpoints after steps 4 and 6 need that of the best step, 2."""
     settings = {"policy": "best"}
-    paths = interrupted(prepared, monkeypatch, "damaged", 7, settings)
+    paths = interrupted(prepared, "damaged", 7, settings)
     damaged = paths.training / "checkpoints" / "step-000002" / "weights.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x55")
     with pytest.raises(InputError, match="No checkpoint of this run can be used"):
@@ -285,9 +256,9 @@ def test_a_damaged_best_checkpoint_is_not_gone_on_from(prepared, monkeypatch, ca
 
 
 @pytest.mark.parametrize("damage", ["changed", pytest.param("lost", marks=pytest.mark.long)])
-def test_figures_that_are_damaged_are_computed_again(prepared, monkeypatch, damage, capsys):
+def test_figures_that_are_damaged_are_computed_again(prepared, damage, capsys):
     whole = trained(prepared, "last", WORSENS)[1]
-    paths = interrupted(prepared, monkeypatch, damage, 7, {})
+    paths = interrupted(prepared, damage, 7, {})
     lines = paths.held_out_log.read_bytes().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [0, 2, 4, 6]
     changed = lines[3].replace(b'"accuracy": 0', b'"accuracy": 1') if damage == "changed" else b""

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from killed_training import dying_in_update
 from launches import launch
 from object_store import FaultyFileSystem
 from safetensors.torch import load_file
@@ -68,24 +69,10 @@ def scored(machines):
     return machines
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
-def killed_in(monkeypatch, step, run):
+def killed_in(step, run):
     """Train until the optimizer's step of that number, in which the process dies."""
-    calls, honest = [], torch.optim.AdamW.step
-
-    def dies(self, *arguments):
-        calls.append(1)
-        if len(calls) == step:
-            raise Killed
-        return honest(self, *arguments)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(torch.optim.AdamW, "step", dies)
-        with pytest.raises(Killed):
-            train.train(run)
+    with dying_in_update(step):
+        train.train(run)
 
 
 def weights(machines, machine, label):
@@ -109,10 +96,10 @@ def test_another_machine_has_the_pairs_and_the_scores(scored, capsys):
     assert again.pairs("train").height == 40
 
 
-def test_a_killed_training_goes_on_at_another_machine(scored, monkeypatch, capsys):
+def test_a_killed_training_goes_on_at_another_machine(scored, capsys):
     """Killed in step 5, it goes on from the checkpoint of step 4 and ends with the weights of an uninterrupted run."""
     train.train(scored.run("one", "whole"))
-    killed_in(monkeypatch, 5, scored.run("one", "killed"))
+    killed_in(5, scored.run("one", "killed"))
     assert "train/killed/checkpoints/step-000004/manifest.json" in scored.there()
     capsys.readouterr()
     done = train.train(scored.run("two", "killed"))
@@ -242,7 +229,7 @@ def test_who_was_taken_for_dead_stops(scored, monkeypatch):
 
 
 @pytest.mark.long
-def test_an_address_that_goes_away_for_a_while_costs_nothing(scored, monkeypatch, capsys):
+def test_an_address_that_goes_away_for_a_while_costs_nothing(scored, capsys):
     train.train(scored.run("one", "whole"))
     scored.system.fault = lambda operation, path: "error" if operation == "put" and "step-000002" in path else None
     train.train(scored.run("one"))

@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from killed_training import dying_before
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -111,7 +112,7 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("method", ["dpo", "beta_dpo", "kto"])
-def test_dropout_is_the_same_after_a_restart(scored, method, monkeypatch):
+def test_dropout_is_the_same_after_a_restart(scored, method):
     """In several micro-batches a step, for a batch-coupled method forwarded twice, recomputed in the backward pass."""
     score.score(scored.run(score={"mismatched": True}))
     settings = {"lora_dropout": 0.3, "method": method, "checkpoint_every": 1, "gradient_checkpointing": True}
@@ -121,17 +122,9 @@ def test_dropout_is_the_same_after_a_restart(scored, method, monkeypatch):
         train.train(made)
         return load_file(RunPaths.of(made).policy / "adapter_model.safetensors")
 
-    whole, honest = run("whole"), train.Trainer.take
-
-    def dies(self, step, *rest):
-        if step == 3:
-            raise KilledError
-        return honest(self, step, *rest)
-
-    monkeypatch.setattr(train.Trainer, "take", dies)
-    with pytest.raises(KilledError):
+    whole = run("whole")
+    with dying_before(3):
         run("killed")
-    monkeypatch.setattr(train.Trainer, "take", honest)
     torch.manual_seed(5)  # whatever else was drawn
     resumed = run("killed")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -15,6 +15,7 @@ import pytest
 import tomli_w
 import torch
 from accelerate import Accelerator
+from killed_training import dying, dying_before, dying_in_update
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
@@ -121,27 +122,12 @@ def test_micro_batches_do_not_change_the_weights(prepared, method):
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
 
 
-class Killed(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
 @pytest.mark.parametrize("method", ["dpo", "beta_dpo", "alpha_dpo"])
 @pytest.mark.parametrize("killed_in_step", [1, 4, 6])
-def test_killed_and_resumed_equals_uninterrupted(prepared, method, killed_in_step, monkeypatch):
+def test_killed_and_resumed_equals_uninterrupted(prepared, method, killed_in_step):
     whole = training(prepared, method, "whole")
-    calls = []
-    honest = torch.optim.AdamW.step
-
-    def dies(self, *arguments):
-        calls.append(1)
-        if len(calls) == killed_in_step:
-            raise Killed
-        return honest(self, *arguments)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", dies)
-    with pytest.raises(Killed):
+    with dying_in_update(killed_in_step):
         training(prepared, method, "killed")
-    monkeypatch.setattr(torch.optim.AdamW, "step", honest)
     resumed = training(prepared, method, "killed")
     assert_equal(weights(whole), weights(resumed))
     timeless = [
@@ -152,22 +138,16 @@ def test_killed_and_resumed_equals_uninterrupted(prepared, method, killed_in_ste
     assert pl.read_parquet(whole.training / "steps.parquet").equals(pl.read_parquet(resumed.training / "steps.parquet"))
 
 
-def test_killed_while_writing_a_checkpoint(prepared, monkeypatch):
+def test_killed_while_writing_a_checkpoint(prepared):
     """A checkpoint that was not finished does not exist."""
     from scoreonce.stages.train import checkpoint
 
+    def of_the_fourth(path, value):
+        return path.name == "state.json" and value["step"] == 4
+
     whole = training(prepared, "dpo", "whole")
-    honest = checkpoint.files.write_json
-
-    def dies(path, value):
-        if path.name == "state.json" and value["step"] == 4:
-            raise Killed
-        honest(path, value)
-
-    monkeypatch.setattr(checkpoint.files, "write_json", dies)
-    with pytest.raises(Killed):
+    with dying(checkpoint.files, "write_json", of_the_fourth):
         training(prepared, "dpo", "killed")
-    monkeypatch.setattr(checkpoint.files, "write_json", honest)
     killed = RunPaths.of(prepared.run(train={"label": "killed"}))
     assert [path.name for path in (killed.training / "checkpoints").iterdir()] == ["step-000002"]
     assert_equal(weights(whole), weights(training(prepared, "dpo", "killed")))
@@ -355,47 +335,31 @@ def test_gradient_checkpointing_changes_nothing(prepared):
     ],
 )
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Paged optimizers are not supported on CPU")
-def test_other_optimizers_resume_exactly(prepared, optimizer, package, monkeypatch):
+def test_other_optimizers_resume_exactly(prepared, optimizer, package):
     pytest.importorskip(package)
     # 97 * 64 weights of the embedding: those of 8 bits leave tensors of fewer than 4,096 as they are
     wide = str(prepared.model("wide", hidden_size=64))
     settings = {"optimizer": optimizer, "max_steps": 4, "model": wide}
     whole = training(prepared, "dpo", "whole", **settings)
-    honest = train.Trainer.take
-
-    def dies(self, step, *rest):
-        if step == 4:
-            raise Killed
-        return honest(self, step, *rest)
-
-    monkeypatch.setattr(train.Trainer, "take", dies)
-    with pytest.raises(Killed):
+    with dying_before(4):
         training(prepared, "dpo", "killed", **settings)
-    monkeypatch.setattr(train.Trainer, "take", honest)
     assert_equal(weights(whole), weights(training(prepared, "dpo", "killed", **settings)))
 
 
-def test_an_offloaded_optimizer_trains_the_same_policy_and_resumes(prepared, monkeypatch):
+def test_an_offloaded_optimizer_trains_the_same_policy_and_resumes(prepared):
     """Killed in step 4 and resumed without offloading: where the optimizer steps is no part of the run."""
     settings = {**FAST, "method": "dpo", "max_steps": 4}
     whole = prepared.run(train={**settings, "label": "whole"})
     train.train(whole)
     offloaded = prepared.run(train={**settings, "label": "offloaded"}, compute={"offload_optimizer": True})
-    honest = train.Trainer.take
 
-    def dies(self, step, *rest):
-        if step == 4:
-            raise Killed
-        assert all(
-            mine is not copy
-            for mine, copy in zip(self.training.masters.parameters, self.training.masters.masters, strict=True)
-        )
-        return honest(self, step, *rest)
+    def in_the_fourth(trainer, step, *_):
+        masters = trainer.training.masters
+        assert all(mine is not copy for mine, copy in zip(masters.parameters, masters.masters, strict=True))
+        return step == 4
 
-    monkeypatch.setattr(train.Trainer, "take", dies)
-    with pytest.raises(Killed):
+    with dying(train.Trainer, "take", in_the_fourth):
         train.train(offloaded)
-    monkeypatch.setattr(train.Trainer, "take", honest)
     train.train(offloaded.replace({"compute.offload_optimizer": False}))
     assert_equal(weights(RunPaths.of(whole)), weights(RunPaths.of(offloaded)))
 
