@@ -17,7 +17,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.estimate import stage as estimate
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.exchange import export
+from scoreonce.stages.exchange import export, import_scores
 from scoreonce.stages.outputs.unit_copy import SupersededError
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.remote import retries
@@ -137,13 +137,21 @@ def test_reading_stages_fetch_what_they_read(scored, capsys):
     assert scored.there() == before
 
 
-@pytest.mark.long
-def test_an_export_is_published_and_an_imported_reference_would_be(scored):
+def test_an_export_is_published(scored):
     """Machine two has nothing but the address; what is up to date there is not made again."""
     folder = export.export_reference(scored.run("two"), "jsonl")
-    assert scored.there("export") == {f"jsonl/{name}" for name in ("train.jsonl", "test.jsonl", "manifest.json")}
+    assert scored.there("export") == {f"export/jsonl/{name}" for name in ("train.jsonl", "test.jsonl", "manifest.json")}
     before = (folder / "manifest.json").read_bytes()
     assert (export.export_reference(scored.run("three"), "jsonl") / "manifest.json").read_bytes() == before
+
+
+def test_an_imported_reference_is_published(machines):
+    """Scored in a folder, exported, and imported at machine one; machine two trains from it."""
+    local = machines.world.run(train={**FAST, "label": "dpo"})
+    score.score(local)
+    import_scores.import_reference(machines.run("one"), [export.export_reference(local, "trl")], max_length=None)
+    assert "reference/manifest.json" in machines.there("reference")
+    assert train.train(machines.run("two")).steps_done == FAST["max_steps"]
 
 
 @pytest.mark.slow
@@ -166,6 +174,7 @@ def test_a_comparison_goes_on_at_another_machine(scored, monkeypatch):
     assert {"compare.json", "trials.parquet", "index.html"} <= {name.split("/")[-1] for name in scored.there("compare")}
 
 
+@pytest.mark.long
 def test_the_model_that_was_fetched_is_merged_and_published(scored):
     train.train(scored.run("one", "lora", lora_rank=2))
     merge.merge(scored.run("two", "lora", lora_rank=2))
