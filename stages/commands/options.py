@@ -177,8 +177,8 @@ Replace = Annotated[
     bool,
     typer.Option(
         "--restart",
-        help="Replace the pairs of this run, and delete its reference scores, training runs and evaluations. The "
-        "reference store stays.",
+        help="Replace the pairs of this run, and delete its reference scores, training runs, evaluations, exports and "
+        "comparison. The reference store stays.",
     ),
 ]
 LockTimeout = Annotated[

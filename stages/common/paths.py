@@ -135,9 +135,14 @@ class RunPaths:
         """The scoring model, its settings and the digests of the two files (JSON), written last."""
         return self.out / "reference" / "manifest.json"
 
+    @property
+    def exports(self) -> Path:
+        """Folder of the reference in the formats of other trainers."""
+        return self.out / "export"
+
     def export(self, to: str) -> Path:
-        """Folder of the reference as another trainer reads it: its files, and manifest.json, written last."""
-        return self.out / "export" / to
+        """Folder of the reference as one other trainer reads it: its files, and manifest.json, written last."""
+        return self.exports / to
 
     @property
     def training(self) -> Path:

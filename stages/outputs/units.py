@@ -19,6 +19,11 @@ LABELLED = ("train", "evaluate", "export")  # of which there is a unit for each 
 MARKERS = {"pairs": "manifest.json", "reference": "manifest.json", "audit": "audit.json", "evaluate": "summary.json"}
 MARKERS |= {"compare": "compare.json", "export": "manifest.json"}
 MARKERS["train"] = "lineage.json"  # without which nothing of a training run is used
+# What says which results were made of the pairs that are there.
+MARKERS_OF_RESULTS = tuple(
+    f"{kind}/*/{MARKERS[kind]}" if kind in LABELLED else f"{kind}/{MARKERS[kind]}"
+    for kind in ("reference", "train", "evaluate", "export", "compare")
+)
 # What a training run writes again and again; each has a checksum in itself or beside it.
 GROWING = ("lineage.json", "run.toml", "metrics.jsonl", "metrics.crc32", "held_out.jsonl", "held_out.crc32")
 LOG = "log.json"  # without it a log is read all the same, so one that is older or newer than the index is left out

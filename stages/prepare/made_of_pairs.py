@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
@@ -17,35 +17,44 @@ from scoreonce.stages.common.paths import RunPaths
 
 @dataclass(frozen=True)
 class MadeOfPairs:
-    """Folders with the reference scores, training runs and evaluations of the pairs that are there."""
+    """Folders with what was made of the pairs that are there."""
 
-    reference: list[Path]  # one or none
-    runs: list[Path]
-    evaluations: list[Path]
+    reference: list[Path] = field(default_factory=list)  # one or none
+    runs: list[Path] = field(default_factory=list)
+    evaluations: list[Path] = field(default_factory=list)
+    exports: list[Path] = field(default_factory=list)
+    comparison: list[Path] = field(default_factory=list)  # one or none
 
     @classmethod
     def of(cls, paths: RunPaths) -> MadeOfPairs:
         """What is in the folder of a run."""
-        reference = paths.reference_manifest.parent
         return cls(
-            [reference] if reference.is_dir() and any(reference.iterdir()) else [],
+            _filled(paths.reference_manifest.parent),
             _folders_in(paths.training.parent),
             _folders_in(paths.evaluation.parent),
+            _folders_in(paths.exports),
+            _filled(paths.comparison),
         )
 
     @property
     def folders(self) -> list[Path]:
         """All of them."""
-        return [*self.reference, *self.runs, *self.evaluations]
+        return [*self.reference, *self._locked]
+
+    @property
+    def _locked(self) -> list[Path]:
+        """Those with a lock of their own: reference scores are under that of the pairs."""
+        return [*self.runs, *self.evaluations, *self.exports, *self.comparison]
 
     def __str__(self) -> str:
-        kinds = {"training run": self.runs, "evaluation": self.evaluations}
+        kinds = {"training run": self.runs, "evaluation": self.evaluations, "export": self.exports}
         named = [
             f"the {kind}{'s' if len(folders) > 1 else ''} {', '.join(folder.name for folder in folders)}"
             for kind, folders in kinds.items()
             if folders
         ]
-        return "; ".join([*(f"the reference scores in {folder}" for folder in self.reference), *named])
+        compared = [f"the comparison in {folder}" for folder in self.comparison]
+        return "; ".join([*(f"the reference scores in {folder}" for folder in self.reference), *named, *compared])
 
     def differences(self, settings: Settings) -> list[Difference]:
         """In which settings the pairs that were trained on differ from these: for pairs that have lost their manifest.
@@ -74,9 +83,13 @@ class MadeOfPairs:
     def unused(self, paths: RunPaths, timeout: float | None) -> Iterator[None]:
         """No other process writes to them in this block."""
         with ExitStack() as held:
-            for folder in [*self.runs, *self.evaluations]:  # reference scores are under the lock of the pairs
+            for folder in self._locked:
                 held.enter_context(exclusive(paths.lock(folder), f"the folder {folder}", timeout=timeout))
             yield
+
+
+def _filled(folder: Path) -> list[Path]:
+    return [folder] if folder.is_dir() and any(folder.iterdir()) else []
 
 
 def _folders_in(folder: Path) -> list[Path]:

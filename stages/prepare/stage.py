@@ -29,6 +29,7 @@ from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
 from scoreonce.stages.models.loading import special_tokens
 from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.outputs.units import MARKERS_OF_RESULTS
 from scoreonce.stages.prepare.batches import ENGINE
 from scoreonce.stages.prepare.made_of_pairs import MadeOfPairs
 from scoreonce.stages.prepare.preview import first_pairs, written_pairs
@@ -38,14 +39,14 @@ logger = logging.getLogger(__name__)
 PREVIEWED = 2  # pairs that the result has as text
 
 
-@at_address("train/*/lineage.json", "reference/manifest.json", "evaluate/*/summary.json", writes="pairs")
+@at_address(*MARKERS_OF_RESULTS, writes="pairs")
 def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = None) -> PrepareResult:
     """Turn the dataset of a run into token pairs, unless they are up to date.
 
     Pairs of other data or settings are replaced if nothing was made of them, or with `restart`, which deletes the
-    reference scores, training runs and evaluations of this run's folder. Another process that writes there is waited
-    for, at most `lock_timeout` seconds. Raises `InputError` where the data cannot be read, no row can be used, or
-    results would be lost.
+    reference scores, training runs, evaluations, exports and comparison of this run's folder. Another process that
+    writes there is waited for, at most `lock_timeout` seconds. Raises `InputError` where the data cannot be read, no
+    row can be used, or results would be lost.
     """
     data, paths = run.data, RunPaths.of(run)
     if data.engine == "ray":
@@ -75,7 +76,7 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
         made = MadeOfPairs.of(paths)
         changed = changed if done else made.differences(wanted["config"])
         # The same data and settings make the same pairs again, of which nothing is lost.
-        lost = made if changed else MadeOfPairs([], [], [])
+        lost = made if changed else MadeOfPairs()
         if not restart:
             lost.require_restart(paths, changed)
         datasets = [dataset_of(raw, data, encoding) for raw in (train, test) if raw is not None]

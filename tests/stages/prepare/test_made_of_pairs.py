@@ -134,6 +134,20 @@ def test_restart_deletes_the_results_and_leaves_the_store_and_links_targets(run,
     assert "Deleted the reference scores in" in capsys.readouterr().out
 
 
+def test_exports_and_a_comparison_are_made_of_the_pairs_too(run):
+    paths = prepare.prepare(run).paths
+    made = [paths.export("trl") / "train.parquet", paths.trials]
+    for path in made:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"x")
+    changed = run.replace({"data.limit": 5})
+    with pytest.raises(InputError, match="would be lost") as caught:
+        prepare.prepare(changed)
+    assert f"the export trl; the comparison in {paths.comparison}" in caught.value.found
+    prepare.prepare(changed, restart=True)
+    assert not any(path.exists() for path in made)
+
+
 def test_restart_with_unusable_data_deletes_nothing(run):
     made = with_results(prepare.prepare(run).paths)
     with pytest.raises(InputError, match="Not one row can be used"):
@@ -164,4 +178,6 @@ def test_folders_that_another_process_writes_stay(run, held):
 def test_what_was_made_in_words():
     one, two = Path("runs/x/train/dpo"), Path("runs/x/train/ipo")
     assert str(MadeOfPairs([], [one, two], [one])) == "the training runs dpo, ipo; the evaluation dpo"
+    others = MadeOfPairs(exports=[Path("runs/x/export/trl")], comparison=[Path("runs/x/compare")])
+    assert str(others) == "the export trl; the comparison in runs/x/compare"
     assert RunPaths(Path("runs/x"), Path("runs/x/store"), "dpo").lock(one) == Path("runs/x/.locks/train-dpo.lock")
