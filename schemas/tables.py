@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from scoreonce.schemas import columns as c
 from scoreonce.schemas import held_out as h
+from scoreonce.schemas import samples as s
 
 ARROW_TYPES: dict[c.Dtype, pa.DataType] = {
     "string": pa.string(),
@@ -183,6 +184,23 @@ class StepPair(dy.Schema):
     target_margin = declared(c.TARGET_MARGIN)
     weight = declared(c.WEIGHT)
     loss = declared(c.LOSS)
+
+
+class Sample(dy.Schema):
+    """A completion that a model wrote to a prompt."""
+
+    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    sample = declared(s.SAMPLE, primary_key=True)
+    completion_id = declared(s.COMPLETION_ID)
+    prompt = declared(s.PROMPT)
+    conversation = declared(s.CONVERSATION)
+    completion = declared(s.COMPLETION)
+    prompt_ids = declared(s.PROMPT_IDS)
+    completion_ids = declared(s.COMPLETION_IDS)
+    completion_len = declared(s.COMPLETION_LEN)
+    finished = declared(s.FINISHED)
+    sampler_logps = declared(s.SAMPLER_LOGPS)
+    ref_logps = declared(s.REF_LOGPS)
 
 
 class HeldOutStep(dy.Schema):

@@ -194,6 +194,14 @@ class RunPaths:
         """Which policy was evaluated on which pairs, and the figures (JSON), written last."""
         return self.evaluation / "summary.json"
 
+    def samples(self, label: str) -> Path:
+        """Folder of the completions that one model wrote: samples.parquet, and manifest.json, written last."""
+        return self.out / "samples" / label
+
+    def judgement(self, name: str) -> Path:
+        """Folder of what one judge said of samples: judgements.parquet, and manifest.json, written last."""
+        return self.out / "judge" / name
+
     @property
     def comparison(self) -> Path:
         """Folder of the comparison of training runs: trials.parquet, compare.json, index.html."""
