@@ -237,6 +237,9 @@ class Train(_Section):
     selection: str | None = None
     drop: list[str] = Field([], description="leave out pairs with these findings of `scoreonce audit`")
     where: str | None = Field(None, description="train only on pairs for which this SQL condition is true")
+    share: float = Field(
+        1.0, gt=0, le=1, description="train on this share of those pairs; a smaller share is a part of a larger one"
+    )
     label: str | None = Field(None, description="folder name of this run's outputs; by default the method")
     model: Name | None = Field(None, description="policy to start from; by default the reference")
     dtype: Dtype | None = Field(None, description="dtype of the policy; by default the reference's")

@@ -89,7 +89,7 @@ def shortened(candidate: Candidate, run: Run, share: float) -> Candidate:
     length: dict[str, Any] = {"train.epochs": train.epochs * share}
     if train.max_steps is not None:
         length = {"train.max_steps": max(1, round(train.max_steps * share))}
-    return Candidate(f"{candidate.name}-share{share:.3g}", {**candidate.settings, **length})
+    return Candidate(f"{candidate.name}-part{share:.3g}", {**candidate.settings, **length})
 
 
 def _require_of_training(vary: Mapping[str, Sequence[Any]]) -> None:
@@ -99,7 +99,8 @@ def _require_of_training(vary: Mapping[str, Sequence[Any]]) -> None:
                 "A comparison varies what training reads: pairs and reference are the same for all candidates.",
                 found=f"{key} = {list(values)!r}",
                 where="compare.vary, or --set",
-                fix="Vary keys of [train]; name methods with --method, and give the number of seeds with --seeds.",
+                fix="Vary keys of [train], train.share for the size of the dataset; name methods with --method, and give "
+                "the number of seeds with --seeds.",
             )
 
 

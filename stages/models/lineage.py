@@ -32,6 +32,7 @@ from scoreonce.stages.weights import model_digests
 EXECUTION = {"label", "checkpoint_every", "keep_checkpoints", "verify_pairs", "log_with", "model", "full_vocab"}
 # Recorded only where they are on, so that a run of before is the same run without them.
 OPTIONAL = {
+    "share",
     "lora_continue",
     "router_aux_loss",
     "lora_dropout",

@@ -132,11 +132,13 @@ def load_training_data(
     where: str | None = None,
     drop: Sequence[str] = (),
     *,
+    share: float = 1.0,
+    seed: int = 0,
     takes_unpaired: bool = False,
     split: Split = "train",
 ) -> TrainingData:
     """The pairs of a split with every cached column in `reads`: all, or those training pairs for which the SQL
-    condition `where` holds and that no finding in `drop` concerns.
+    condition `where` holds and that no finding in `drop` concerns; of those a `share`, drawn by `seed`.
 
     Of unpaired data, a method that reads the chosen completion alone is given the good ones; for one that
     `takes_unpaired`, the reference's log-prob of a side that is not there is 0.
@@ -172,6 +174,10 @@ def load_training_data(
     places = pair_filter.places(paths, where, drop)
     if completions == ("chosen",):
         places = pair_filter.good_completions(table, places, paths)
+    if share < 1:
+        ids = PairIds(tokens, places)
+        taken = pair_filter.drawn(ids, len(ids), share, seed)
+        places = taken if places is None else places[taken]
     if places is not None:
         table, mismatches = table[places], mismatches and mismatches.at(places)
     if takes_unpaired and not (table["has_chosen"].all() and table["has_rejected"].all()):

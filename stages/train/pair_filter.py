@@ -1,9 +1,12 @@
-"""Which pairs are trained on: those of `train.drop` and `train.where`, and the good completions of unpaired data."""
+"""Which pairs are trained on: those of `train.drop` and `train.where`, and the good completions of unpaired data; of
+these the share `train.share`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +90,18 @@ def good_completions(
     left = len(table if places is None else places) - len(kept)
     logger.info(f"unpaired data: trains on {len(kept):,} good completions, leaves out {left:,} bad ones")
     return kept
+
+
+def drawn(pair_ids: Iterable[str], pairs: int, share: float, seed: int) -> npt.NDArray[np.int64]:
+    """The places of `share` of so many pairs, at least one, in order.
+
+    Each pair has a number made of its id and the seed, and those with the smallest are taken: so a smaller share is a
+    part of a larger one, and of other pairs beside them the same are taken.
+    """
+    key = seed.to_bytes(8, "little")
+    digests = (hashlib.blake2b(each.encode(), digest_size=8, key=key).digest() for each in pair_ids)
+    numbers = np.fromiter((int.from_bytes(digest, "little") for digest in digests), np.uint64, pairs)
+    return np.sort(numbers.argsort(kind="stable")[: max(1, round(share * pairs))])
 
 
 def balance(columns: Mapping[str, npt.NDArray[np.float64]], hyperparameters: Mapping[str, float | str]) -> str | None:

@@ -158,7 +158,13 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Sample | None, Line
     if reference is not None:
         require_columns(reference, method.name, method.reads, live=run.train.full_vocab == "live")
     data = load_training_data(
-        RunPaths.of(run), method.reads, run.train.where, run.train.drop, takes_unpaired=method.takes_unpaired
+        RunPaths.of(run),
+        method.reads,
+        run.train.where,
+        run.train.drop,
+        share=run.train.share,
+        seed=run.data.seed,
+        takes_unpaired=method.takes_unpaired,
     )
     if "has_chosen" in data.columns and (said := pair_filter.balance(data.columns, method.hyperparameters)):
         logger.info(said)

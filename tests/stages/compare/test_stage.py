@@ -105,10 +105,10 @@ def test_successive_halving_goes_on_with_the_largest_margins(prepared, trained, 
     betas = [0.01 * 2**power for power in range(9)]
     run = prepared.run(train={**FAST, "max_steps": 9}, compare={"vary": {"train.beta": betas}, "search": "halving"})
     made = comparison.compare(run)
-    assert [label.split("-share")[1][:5] for label in trained[:9]] == ["0.111"] * 9
+    assert [label.split("-part")[1][:5] for label in trained[:9]] == ["0.111"] * 9
     first = sorted(trained[:9], key=lambda label: -margins[label])[:3]
-    assert {label.split("-share")[0] for label in trained[9:12]} == {label.split("-share")[0] for label in first}
-    second = max(trained[9:12], key=lambda label: margins[label]).split("-share")[0]
+    assert {label.split("-part")[0] for label in trained[9:12]} == {label.split("-part")[0] for label in first}
+    second = max(trained[9:12], key=lambda label: margins[label]).split("-part")[0]
     assert trained[12:] == [f"{second}-s0"]
     assert [row.name for row in made.standings.rows] == [second]
 
@@ -117,7 +117,7 @@ def test_where_the_last_round_fails_it_is_said(prepared):
     """Shorter trainings of the same candidate did not fail; they are not what is compared."""
     run = prepared.run(compare={"search": "halving"})
     ended = {"seconds": 1.0, "figures": {"margin": 1.0}}
-    ran = [Trial("dpo-share0.333", 0, "dpo-share0.333-s0", **ended), Trial("dpo", 0, "dpo-s0", {}, 0.0, "not finite")]
+    ran = [Trial("dpo-part0.333", 0, "dpo-part0.333-s0", **ended), Trial("dpo", 0, "dpo-s0", {}, 0.0, "not finite")]
     with pytest.raises(InputError, match="No candidate could be trained") as caught:
         comparison._ranked(ran, plan(run), prepared.paths)
     assert "dpo-s0: not finite" in caught.value.found

@@ -11,6 +11,7 @@ from scoreonce.stages.data.token_file import largest_token
 from scoreonce.stages.models import lineage
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train.data import load_training_data
+from scoreonce.stages.train.pair_filter import drawn
 
 READS = frozenset({"policy_chosen_logps", "policy_rejected_logps", "ref_chosen_logps", "ref_rejected_logps"})
 
@@ -76,3 +77,35 @@ def test_the_largest_token_of_a_file(world):
     assert largest_token(path) == 90
     assert largest_token(path, ["prompt_ids", "chosen_ids"]) == 9
     assert largest_token(world.paths.tokens("test")) == -1
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one(scored):
+    """Also where another condition has chosen before, and where other pairs stand beside them."""
+    pairs = len(scored.pairs)
+    of = {share: load_training_data(scored.paths, READS, share=share, seed=3) for share in (0.1, 0.3, 0.6, 1.0)}
+    taken = {share: set(data.pair_ids) for share, data in of.items()}
+    assert [len(data) for data in of.values()] == [round(share * pairs) for share in of]
+    assert taken[0.1] < taken[0.3] < taken[0.6] < taken[1.0]
+    assert of[0.6].places.tolist() == sorted(of[0.6].places.tolist())
+    other = load_training_data(scored.paths, READS, share=0.3, seed=4)
+    assert set(other.pair_ids) != taken[0.3]
+    everything = load_training_data(scored.paths, READS)
+    assert of[0.3].columns["ref_chosen_logps"].tolist() == [
+        everything.columns["ref_chosen_logps"][place] for place in of[0.3].places
+    ]
+    some = load_training_data(scored.paths, READS, "prompt_len > 8", share=0.5, seed=3)
+    long = [n for n, (prompt, _, _) in enumerate(scored.pairs) if len(prompt) > 8]
+    assert len(some) == round(0.5 * len(long))
+    assert set(some.places.tolist()) < set(long)
+
+
+def test_which_pairs_a_share_takes_is_decided_by_their_ids_alone():
+    ids = [f"{number:032x}" for number in range(1000)]
+    first = {ids[place] for place in drawn(ids, 1000, 0.2, 0)}
+    turned = ids[::-1]
+    assert {turned[place] for place in drawn(turned, 1000, 0.2, 0)} == first
+    # Of the first half of them, the smallest 100 numbers: those of the 200 that are in it, and some more.
+    half = {ids[place] for place in drawn(ids[:500], 500, 0.2, 0)}
+    assert len(half) == 100
+    assert first & set(ids[:500]) <= half or half <= first & set(ids[:500])
+    assert drawn(ids[:3], 3, 0.01, 0).size == 1
