@@ -99,8 +99,8 @@ def _require_of_training(vary: Mapping[str, Sequence[Any]]) -> None:
                 "A comparison varies what training reads: pairs and reference are the same for all candidates.",
                 found=f"{key} = {list(values)!r}",
                 where="compare.vary, or --set",
-                fix="Vary keys of [train], train.share for the size of the dataset; name methods with --method, and give "
-                "the number of seeds with --seeds.",
+                fix="Vary keys of [train], for the size of the dataset train.share; name methods with --method, and "
+                "give the number of seeds with --seeds.",
             )
 
 

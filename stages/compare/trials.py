@@ -22,7 +22,7 @@ from scoreonce.stages.common import digests, progress
 from scoreonce.stages.common.files import write_toml
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Compute, Run
-from scoreonce.stages.data.training_runs import metric_lines, read_evaluation
+from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation
 from scoreonce.stages.models import loading
 
 LAST_LINES = 4  # of a process's messages, where it failed
@@ -129,7 +129,7 @@ def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
     evaluation = read_evaluation(paths)
     assert evaluation is not None
     seconds = sum(line.get(metrics.SECONDS, 0.0) for line in metric_lines(paths))
-    return Trial(candidate, seed, paths.label, dict(evaluation.figures), seconds)
+    return Trial(candidate, seed, paths.label, dict(evaluation.figures), seconds, along=held_out_rows(paths))
 
 
 @contextmanager

@@ -1,43 +1,83 @@
-"""The charts of a comparison: accuracy against drift, and accuracy by each varied setting."""
+"""The charts of a comparison: accuracy and margin against drift, and accuracy by each varied setting."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-from scoreonce.pipeline.pages.charts import CHANCE, ROWS, Chart, color, specification
+from scoreonce.pipeline.pages.charts import CHANCE, ROWS, Chart, color, specification, values
 from scoreonce.pipeline.pages.compare.data import Comparison
 from scoreonce.pipeline.pages.numbers import is_number
 
 ACCURACY = alt.Axis(format=".0%", tickCount=5)
 
 
-def accuracy_against_drift(data: Comparison) -> Chart:
-    """Every training: held-out accuracy against what the policy moved from the reference."""
-    rows = _rows(data)
+@dataclass(frozen=True)
+class Figure:
+    """What is drawn against drift: its name among the figures, the title of its axis, and how numbers are shown."""
+
+    name: str
+    title: str
+    format: str
+    exact: str
+
+
+FIGURES = (
+    Figure("accuracy", "held-out accuracy", ".0%", ".1%"),
+    Figure("margin", "held-out margin, nats", ".3~g", ".3f"),
+)
+
+
+def against_drift(data: Comparison) -> list[Chart]:
+    """Every training: held-out accuracy and margin against what the policy moved from the reference, at its end and,
+    where it was evaluated on the way, along it.
+    """
+    return [_against_drift(data, figure) for figure in FIGURES]
+
+
+def _against_drift(data: Comparison, figure: Figure) -> Chart:
+    rows, along = _rows(data), _along(data)
     base = alt.Chart(ROWS)
-    x = alt.X("drift:Q", title="drift from the reference, nats per held-out token", axis=alt.Axis(grid=False))
-    y = alt.Y("accuracy:Q", title="held-out accuracy", axis=ACCURACY, scale=alt.Scale(zero=False, padding=10))
-    tips = [
-        alt.Tooltip("label:N", title="training"),
-        alt.Tooltip("accuracy:Q", format=".1%"),
+    x = alt.X(
+        "drift:Q", title="drift from the reference, nats per held-out token", axis=alt.Axis(grid=False, tickCount=6)
+    )
+    axis = alt.Axis(format=figure.format, tickCount=5)
+    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=axis, scale=alt.Scale(zero=False, padding=10))
+    shown = [
+        alt.Tooltip(f"{figure.name}:Q", title=figure.name, format=figure.exact),
         alt.Tooltip("drift:Q", format=".3f"),
     ]
+    tips = [alt.Tooltip("label:N", title="training"), *shown]
+    paint = _paint(data.methods)
+    lines = (
+        alt.Chart(values(along))
+        .mark_line(strokeWidth=1.25, opacity=0.55)
+        .encode(x=x, y=y, color=paint, detail="label:N", order="step:Q")
+    )
+    steps = (
+        alt.Chart(values(along))
+        .mark_point(size=14, filled=True, opacity=0.7)
+        .encode(x=x, y=y, color=paint, tooltip=[*tips, alt.Tooltip("step:Q", format=",")])
+    )
     points = base.mark_point(size=70, opacity=0.9).encode(
         x=x,
         y=y,
-        color=_paint(data.methods),
-        fill=alt.condition("datum.tied", _paint(data.methods), alt.value("transparent")),
+        color=paint,
+        fill=alt.condition("datum.tied", paint, alt.value("transparent")),
         tooltip=tips,
     )
+    caption = "One mark for each training, filled where its candidate is tied with the best. Higher and left is better."
+    if along:
+        caption += " Lines lead there, through the evaluations on the way: a sample of the held-out pairs."
+    layers = [_chance(rows)] if figure.name == "accuracy" else []
     return Chart(
-        "accuracy-drift",
-        "Accuracy against drift",
-        "One mark for each training, filled where its candidate is tied with the best. Higher and further left is "
-        "better.",
-        specification(alt.layer(_chance(rows), points), rows, height=300),
+        f"{figure.name}-drift",
+        f"{figure.name.capitalize()} against drift",
+        caption,
+        specification(alt.layer(*layers, *([lines, steps] if along else []), points), rows, height=300),
         legend=_legend(data.methods),
     )
 
@@ -54,8 +94,8 @@ def _by(data: Comparison, key: str) -> Chart:
     spread = numbers and min(row["value"] for row in rows) > 0
     name = key.removeprefix("train.")
     title = name.replace("_", " ")
-    values = sorted({row["value"] for row in rows}) if numbers else sorted({str(row["value"]) for row in rows})
-    axis = alt.Axis(grid=False, values=values, format=".2~g") if numbers else alt.Axis(grid=False)
+    ticks = sorted({row["value"] for row in rows}) if numbers else []
+    axis = alt.Axis(grid=False, values=ticks, format=".2~g") if numbers else alt.Axis(grid=False)
     x: Any = alt.X("value:O", title=title, axis=alt.Axis(grid=False))
     if numbers:
         x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(type="log" if spread else "linear", padding=18))
@@ -81,11 +121,28 @@ def _rows(data: Comparison) -> list[dict[str, Any]]:
             "candidate": trial.candidate,
             "method": str(data.settings[trial.candidate]["train.method"]),
             "accuracy": trial.figures["accuracy"],
+            "margin": trial.figures["margin"],
             "drift": trial.figures["cross_entropy_increase"],
             "tied": trial.candidate in tied,
         }
         for trial in data.trials
         if trial.failure is None and trial.candidate in data.settings
+    ]
+
+
+def _along(data: Comparison) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": trial.label,
+            "method": str(data.settings[trial.candidate]["train.method"]),
+            "step": row["step"],
+            "accuracy": row["accuracy"],
+            "margin": row["margin"],
+            "drift": row["cross_entropy_increase"],
+        }
+        for trial in data.trials
+        if trial.failure is None and trial.candidate in data.settings
+        for row in trial.along
     ]
 
 

@@ -15,7 +15,8 @@ class Trial:
     """One training of a candidate, under its label.
 
     `figures` are those of `evaluation_summary`, empty where it failed, for the reason in `failure`. `seconds` are those
-    of its steps.
+    of its steps. `along` has a row for each evaluation while training, of the columns of `HeldOutStep`; none where
+    `evaluate.every` asks for none.
     """
 
     candidate: str
@@ -24,6 +25,7 @@ class Trial:
     figures: Mapping[str, Any]
     seconds: float
     failure: str | None = None
+    along: Sequence[Mapping[str, Any]] = ()
 
 
 def of_candidate(trials: Sequence[Trial], candidate: str) -> list[Trial]:

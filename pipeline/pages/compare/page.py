@@ -6,13 +6,13 @@ from typing import Any
 
 from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, interval_strip, svg
-from scoreonce.pipeline.pages.compare.charts import accuracy_against_drift, by_setting
+from scoreonce.pipeline.pages.compare.charts import against_drift, by_setting
 from scoreonce.pipeline.pages.compare.data import Comparison, mean, of_candidate
 
 
 def render(data: Comparison) -> str:
     """The page, as HTML."""
-    charts = [accuracy_against_drift(data), *by_setting(data)]
+    charts = [*against_drift(data), *by_setting(data)]
     return (
         kit.environment()
         .get_template("compare/compare.html.jinja")

@@ -163,8 +163,14 @@ def test_two_at_a_time_give_what_one_gives(prepared):
 
 def test_the_page(prepared, browser):
     run = prepared.run(train=FAST, compare={"methods": ["dpo", "ipo"], "vary": {"train.beta": [0.05, 0.5]}})
+    run = run.replace({"evaluate.every": 1, "evaluate.pairs": 8})
     made = comparison.compare(run)
     html = made.page.read_text()
+    # Along each of four trainings there are three evaluations: before the first step and after each.
+    specs = json.loads(html.partition('id="charts">')[2].partition("</script>")[0])
+    lines, steps = specs["margin-drift"]["layer"][:2]
+    assert len(steps["data"]["values"]) == 3 * 4
+    assert [row["drift"] for row in lines["data"]["values"] if row["step"] == 0] == pytest.approx([0] * 4, abs=1e-6)
     page = Page(html)
     assert page.loads_nothing()
     for row in made.standings.rows:
@@ -173,5 +179,5 @@ def test_the_page(prepared, browser):
     drawn = browser.dom(made.page).partition("<script")[0]
     still = html.partition("<script")[0].count("<svg ")
     assert still == 4
-    assert drawn.count("<svg ") - still == html.count('class="chart"') == 2
+    assert drawn.count("<svg ") - still == html.count('class="chart"') == 3
     assert "could not be drawn" not in drawn
