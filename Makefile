@@ -147,12 +147,13 @@ test-slow: $(READY) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # In random order, without vector instructions on one thread, and with AVX2 at most on two. Idle threads sleep: two
-# workers of two threads each, which spin while they wait, take several times as long on two cores.
+# workers of two threads each, which spin while they wait, take several times as long on two cores. Compiled code is not
+# shared: inductor's cache does not know what ATEN_CPU_CAPABILITY said.
 RANDOM_ORDER = $(BIN)/python -m pytest -m 'not long' -p randomly --randomly-dont-reset-seed
 test-processors: $(READY) ## the tests as on other processors
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[random]'
-	ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RANDOM_ORDER) -n 2
-	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(RANDOM_ORDER) -n 2
+	TORCHINDUCTOR_CACHE_DIR=$$(mktemp -d) ATEN_CPU_CAPABILITY=default OMP_NUM_THREADS=1 $(RANDOM_ORDER) -n 2
+	TORCHINDUCTOR_CACHE_DIR=$$(mktemp -d) ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(RANDOM_ORDER) -n 2
 
 test-oldest: ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest

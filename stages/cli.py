@@ -26,6 +26,8 @@ from scoreonce.stages.commands.options import (
     AsJson,
     AsMarkdown,
     AsOneJson,
+    BaseModel,
+    Branch,
     Compared,
     Contamination,
     CutTo,
@@ -47,8 +49,11 @@ from scoreonce.stages.commands.options import (
     Label,
     Labels,
     LeaveOutDiffering,
+    ListOnly,
     LockTimeout,
     Memory,
+    Merged,
+    Message,
     Method,
     MethodFile,
     MethodName,
@@ -65,9 +70,11 @@ from scoreonce.stages.commands.options import (
     Preview,
     Processes,
     Prune,
+    Public,
     Query,
     Rehash,
     Replace,
+    Repository,
     Restart,
     RunFile,
     RunOut,
@@ -368,6 +375,40 @@ def merge(
     from scoreonce.stages.train import merge
 
     merge.merge(settings, lock_timeout=lock_timeout)
+
+
+@app.command()
+def push(
+    run: RunFile,
+    repository: Repository,
+    sets: Sets = None,
+    method: Method = None,
+    label: Label = None,
+    merged: Merged = False,
+    base: BaseModel = None,
+    public: Public = False,
+    revision: Branch = None,
+    message: Message = None,
+    dry_run: ListOnly = False,
+    rehash: Rehash = False,
+) -> None:
+    """Send a policy to a repository of the Hugging Face Hub, with a model card.
+
+    The card has the lineage, the held-out figures and what the audit found. HF_TOKEN or `hf auth login` gives access.
+    """
+    settings = _load(run, sets, method=method, label=label)
+    from scoreonce.stages.push import stage
+
+    stage.push(
+        settings,
+        repository,
+        merged=merged,
+        base=base,
+        public=public,
+        revision=revision,
+        message=message,
+        dry_run=dry_run,
+    )
 
 
 @app.command()

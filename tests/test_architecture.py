@@ -77,7 +77,7 @@ SHARED = {
     f"stages.{room}" for room in ("config", "common", "weights", "cluster", "memory", "models", "raw", "data", "store")
 }
 ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange")
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange", "push")
 ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }

@@ -103,6 +103,18 @@ Jobs = Annotated[
 Label = Annotated[
     str | None, typer.Option(metavar="NAME", help="Folder name of this training run; the method by default.")
 ]
+Repository = Annotated[str, typer.Argument(metavar="ORG/NAME", help="The repository; made where it is not there.")]
+Merged = Annotated[bool, typer.Option("--merged", help="Send what `scoreonce merge` wrote, in place of the adapter.")]
+BaseModel = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="ORG/NAME", help="Hub name of the model that the policy was trained from, if it was a folder."
+    ),
+]
+Public = Annotated[bool, typer.Option("--public", help="Make a new repository public; by default it is private.")]
+Branch = Annotated[str | None, typer.Option("--revision", metavar="BRANCH", help="Branch; made where it is not there.")]
+Message = Annotated[str | None, typer.Option("--message", metavar="TEXT", help="Commit message; by default the label.")]
+ListOnly = Annotated[bool, typer.Option("--dry-run", help="Only list the files that would be sent.")]
 InitModel = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="Reference model: folder or Hub name.")]
 InitData = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Preference data: file, folder, Hub name or address.")

@@ -50,6 +50,16 @@ class PreviewResult:
 
 
 @dataclass(frozen=True)
+class PushResult:
+    """What `push` sent, by its name in the repository, and the address of the commit; None of a dry run."""
+
+    paths: RunPaths
+    repository: str
+    url: str | None
+    files: dict[str, Path | bytes] = field(repr=False)
+
+
+@dataclass(frozen=True)
 class ScoreResult:
     """What `score` did: completions, positions and seconds over all processes.
 

@@ -53,9 +53,8 @@ def evil_card(text: str) -> str:
 @pytest.mark.parametrize("text", EVIL)
 def test_names_stay_text(text):
     _, front, body = evil_card(text).split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == text
     assert yaml.safe_load(front)["tags"][2] == text
-    assert list(yaml.safe_load(front)) == ["library_name", "pipeline_tag", "base_model", "tags"]
+    assert list(yaml.safe_load(front)) == ["library_name", "pipeline_tag", "tags"], "none names a base model on the Hub"
     page = MarkdownIt("commonmark", {"html": True}).enable("table").render(body)
     tags = Tags()
     tags.feed(page)
@@ -69,6 +68,24 @@ def test_the_lineage_can_be_read_back(text):
     block = evil_card(text).split("```json\n")[1].split("\n```\n")[0]
     assert json.loads(block)["data"]["source"] == text
     assert not set("<>&`") & set(block)
+
+
+def test_held_out_figures_and_findings_are_tables():
+    """Of findings, those that concern some pair; a name in one stays text."""
+    rates = {"accuracy": 0.625, "accuracy_low": 0.5, "accuracy_high": 0.75, "pairs": 1200}
+    finding = {"title": "a | <b>b</b>", "severity": "flag", "rows": 3, "share": 0.0025}
+    found = [finding, {**finding, "title": "absent", "rows": 0}]
+    named = lineage("x", policy=PolicyStart(model="org/base-1.0", weights="w", adapter=None))
+    text = card(named, figures={**rates, "cross_entropy_increase": 0.0314}, findings=found)
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "org/base-1.0"
+    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(text.split("---\n", 2)[2])
+    assert "<td>62.5%</td>\n<td>50.0% to 75.0%</td>" in page
+    assert "Over 1,200 pairs" in page
+    assert "+0.031 nats" in page
+    assert "<td>a | &lt;b&gt;b&lt;/b&gt;</td>\n<td>flag</td>\n<td>3</td>\n<td>0.2%</td>" in page
+    assert "absent" not in page
+    assert "2 checks" in page
+    assert "No finding." in card(named, findings=[{**finding, "rows": 0}])
 
 
 def test_ordinary_names_read_as_they_are():

@@ -39,5 +39,6 @@ def test_two_processes_with_a_copy_and_with_a_part_each(world):
         # Weights differ by rounding after the first step, and so do figures.
         tolerances = [1e-6, *[1e-4] * (len(found) - 1)]
         for mine, theirs, tolerance in zip(found, others, tolerances, strict=True):
-            for name in mine.keys() - {"seconds"}:
+            # Before the first step margins are rounding alone, and so are their signs.
+            for name in mine.keys() - ({"seconds"} if mine["step"] else {"seconds", "accuracy"}):
                 assert theirs[name] == pytest.approx(mine[name], rel=tolerance, abs=tolerance), name
