@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from scoreonce.stages.evaluate.stage import evaluate
     from scoreonce.stages.prepare.stage import prepare
     from scoreonce.stages.report.stage import report
+    from scoreonce.stages.push.stage import push
     from scoreonce.stages.score.stage import score
     from scoreonce.stages.store.store import ReferenceStore
     from scoreonce.stages.train.merge import merge
@@ -48,13 +49,14 @@ __all__ = [
     "merge",
     "methods",
     "prepare",
+    "push",
     "report",
     "score",
     "train",
     "verbose",
 ]
 
-STAGES = ("audit", "compare", "estimate", "evaluate", "prepare", "report", "score", "train")
+STAGES = ("audit", "compare", "estimate", "evaluate", "prepare", "push", "report", "score", "train")
 # Imported when first used: torch alone takes seconds, and `scoreonce --help` comes through here too.
 _MODULES = {
     "InputError": "schemas.errors",
