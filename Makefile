@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report compare bench clean FORCE
+.PHONY: help setup demo docs test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report compare bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -143,7 +143,7 @@ test-fast: check ## the same without the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long and not slow'
 
 test-slow: $(READY) ## the tests that take minutes
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[trackers]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,trackers]'
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # In random order, without vector instructions on one thread, and with AVX2 at most on two. Idle threads sleep: two
@@ -180,6 +180,11 @@ types: $(READY) .types/scoreonce ## types alone
 	@for folder in pipeline schemas stages; do ln -sfn ../../$$folder $@/$$folder; done
 	@ln -sfn ../../stages/api/__init__.py $@/__init__.py
 
+docs: $(READY) ## the documentation as a site, in site/; fails on a link that leads nowhere
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html -c docs . site
+	@echo "Open site/docs/index.html"
+
 # Run nothing else at the same time. ONLY="peers growth" selects; BENCH_ARGS=--smoke only checks that they run.
 bench: $(READY) ## the benchmarks, one after the other; see docs/benchmarks.md
 	set -e; for name in $(BENCHES); do $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS); done
@@ -198,5 +203,5 @@ adverse: $(READY) ## every stage twice at once, without permission, with a clock
 	$(BIN)/python benchmarks/adverse.py
 
 clean: ## remove the demo, Make's stamps and caches; your own runs stay
-	rm -rf .make .types runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+	rm -rf .make .types site runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scoreonce.stages.estimate.stage import estimate
     from scoreonce.stages.evaluate.stage import evaluate
     from scoreonce.stages.prepare.stage import prepare
-    from scoreonce.stages.report.stage import report
     from scoreonce.stages.push.stage import push
+    from scoreonce.stages.report.stage import report
     from scoreonce.stages.score.stage import score
     from scoreonce.stages.store.store import ReferenceStore
     from scoreonce.stages.train.merge import merge
