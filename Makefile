@@ -23,7 +23,7 @@ DEMO_METHODS := dpo beta_dpo epsilon_dpo minor_dpo alpha_dpo
 # What `make bench` runs; docs/benchmarks.md says what each measures.
 ONLY       ?=
 BENCH_ARGS ?=
-BENCHES    := $(or $(ONLY),peers columns growth hh full_vocabulary audit)
+BENCHES    := $(or $(ONLY),peers columns growth hh sweep full_vocabulary audit)
 
 # What `make torture` damages.
 FLIPS        ?= 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NEEDS_DATA = ("hh", "full_vocabulary")
+NEEDS_DATA = ("hh", "full_vocabulary", "sweep")
 
 
 def results():
@@ -20,7 +20,7 @@ def results():
     [
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids")
+            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids", "sweep")
         ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index")),
     ],
