@@ -46,3 +46,9 @@ ENTROPY = _per_token(
     "entropy_per_token", "mean entropy of the policy's next-token distribution at the tokens of both sides"
 )
 SECONDS = Column("seconds", "float64", "time of the evaluation, on the first process", "seconds", minimum=0)
+PAIR_LOSSES = Column(
+    "pair_losses",
+    "list[float32]",
+    "part of each pair in the loss, in the order of the sample: their mean is the loss",
+    nullable=True,
+)

@@ -216,3 +216,4 @@ class HeldOutStep(dy.Schema):
     cross_entropy_increase = declared(h.CROSS_ENTROPY_INCREASE)
     entropy_per_token = declared(h.ENTROPY)
     seconds = declared(h.SECONDS)
+    pair_losses = declared(h.PAIR_LOSSES)

@@ -44,6 +44,7 @@ ARROWS: dict[str, set[str]] = {
         "pipeline.text",
     },
     "pipeline.pages": set(),
+    "pipeline.verdict": {"pipeline.pages", "pipeline.evaluation"},
     "pipeline.pages.report": {"pipeline.pages", "pipeline.evaluation"},
     "pipeline.pages.compare": {"pipeline.pages", "pipeline.evaluation"},
     "pipeline.pages.audit": {"pipeline.pages", "pipeline.text"},
@@ -77,11 +78,14 @@ SHARED = {
     f"stages.{room}" for room in ("config", "common", "weights", "cluster", "memory", "models", "raw", "data", "store")
 }
 ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
+ARROWS["stages.verdict"] = SHARED | {"pipeline"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange", "push")
 ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }
 ARROWS["stages.train"] |= {"stages.held_out"}
+for stage in ("train", "evaluate", "report"):
+    ARROWS[f"stages.{stage}"] |= {"stages.verdict"}
 ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}
 ARROWS["stages.compare"] |= {"pipeline", "stages.run_file"}
 ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}

@@ -24,6 +24,7 @@ RATES = (
     "reference_average_ranking_accuracy",
 )
 
+Stratum = tuple[pl.Expr, tuple[pl.Expr, pl.Expr], pl.Expr]
 _LONGER, _EQUAL = pl.col("chosen_len") > pl.col("rejected_len"), pl.col("chosen_len") == pl.col("rejected_len")
 
 
@@ -40,8 +41,7 @@ def _length_controlled() -> list[pl.Expr]:
     is empty. The interval combines the strata's Wilson intervals by squares (Newcombe 1998, method 10; for a sum,
     Zou and Donner 2008).
     """
-    strata = [_stratum(pl.when(_EQUAL).then(0.5).when(side).then(1.0).otherwise(0.0)) for side in (_LONGER, ~_LONGER)]
-    (longer, longer_ends), (shorter, shorter_ends) = strata
+    (longer, longer_ends, _), (shorter, shorter_ends, _) = length_strata()
     squares = [(longer - longer_ends[end]) ** 2 + (shorter - shorter_ends[end]) ** 2 for end in (0, 1)]
     below, above = (square.sqrt() / 2 for square in squares)
     centre = (longer + shorter) / 2
@@ -49,10 +49,18 @@ def _length_controlled() -> list[pl.Expr]:
     return [centre.alias(name), (centre - below).alias(f"{name}_low"), (centre + above).alias(f"{name}_high")]
 
 
-def _stratum(weight: pl.Expr) -> tuple[pl.Expr, tuple[pl.Expr, pl.Expr]]:
+def length_strata() -> list[Stratum]:
+    """The pairs with a longer chosen side, and those with a shorter one: accuracy, its interval and weight of each.
+
+    Pairs of equal length weigh one half in both. Accuracy and interval are null where a stratum is empty.
+    """
+    return [_stratum(pl.when(_EQUAL).then(0.5).when(side).then(1.0).otherwise(0.0)) for side in (_LONGER, ~_LONGER)]
+
+
+def _stratum(weight: pl.Expr) -> Stratum:
     count = pl.when(weight.sum() > 0).then(weight.sum())
     share = (pl.col("accuracy") * weight).sum() / count
-    return share, wilson(share, count)
+    return share, wilson(share, count), weight.sum()
 
 
 def cross_entropy_increase() -> pl.Expr:

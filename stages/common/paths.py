@@ -181,13 +181,18 @@ class RunPaths:
 
     @property
     def evaluation(self) -> Path:
-        """Folder of one policy's held-out results: pairs.parquet and summary.json."""
+        """Folder of one policy's held-out results: pairs.parquet, verdict.json and summary.json."""
         return self.out / "evaluate" / self.label
 
     @property
     def evaluation_pairs(self) -> Path:
         """One row per distinct held-out pair (Parquet)."""
         return self.evaluation / "pairs.parquet"
+
+    @property
+    def evaluation_verdict(self) -> Path:
+        """What became of the run that made the policy, with the rules that say so (JSON)."""
+        return self.evaluation / "verdict.json"
 
     @property
     def evaluation_summary(self) -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 
@@ -140,6 +141,12 @@ class EvaluateResult:
     def pairs(self) -> pl.DataFrame:
         """One row per distinct held-out pair: rows of `schemas.tables.EvaluationPair`."""
         return read_frame(self.paths.evaluation_pairs)
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        """What became of the run that made the policy: state, headline, paragraph, findings with rules and advice."""
+        found: dict[str, Any] = read_json(self.paths.evaluation_verdict)
+        return found
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
     scoreonce evaluate configs/x.toml                        the trained policy; needs train and score
     scoreonce evaluate configs/x.toml --model org/other      any other model of the same tokenizer, for comparison
 
-Writes <out>/evaluate/<label>/: pairs.parquet (one row per distinct held-out pair) and summary.json, last. The policy's
-log-probs go into the store under the policy's own key, so evaluating twice scores nothing.
+Writes <out>/evaluate/<label>/: pairs.parquet (one row per distinct held-out pair), verdict.json (what became of the
+training run) and summary.json, last. The policy's log-probs go into the store under the policy's own key, so evaluating
+twice scores nothing.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from scoreonce.pipeline.evaluation.summary import evaluation_summary
 from scoreonce.pipeline.pages.numbers import percent, shown, signed
+from scoreonce.pipeline.verdict.text import document
+from scoreonce.pipeline.verdict.verdict import Verdict, verdict
 from scoreonce.schemas.manifests import EvaluatedReference, EvaluationManifest, ReferenceManifest
 from scoreonce.schemas.names import require_name
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import sha256, write_parquet
+from scoreonce.stages.common.files import sha256, write_json, write_parquet
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import EvaluateResult
@@ -35,6 +39,8 @@ from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
 from scoreonce.stages.store.store import ReferenceStore
+from scoreonce.stages.verdict import say
+from scoreonce.stages.verdict.gather import after_evaluation, run_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +53,15 @@ _PRINTED = {
 }
 
 
-@at_address("pairs/*", "reference/*", "train/*/lineage.json", "train/{label}/model/*", writes=written_unit)
+@at_address(
+    "pairs/*",
+    "reference/*",
+    "audit/audit.json",
+    "train/*/lineage.json",
+    *(f"train/{{label}}/{each}" for each in ("log.json", "metrics.*", "held_out.*", "steps.parquet")),
+    "train/{label}/model/*",
+    writes=written_unit,
+)
 def evaluate(
     run: Run, *, model: str | None = None, label: str | None = None, lock_timeout: float | None = None
 ) -> EvaluateResult:
@@ -73,23 +87,27 @@ def evaluate(
     pairs = evaluation_pairs(paths, store)
     figures = evaluation_summary(pairs)
     if scoring.main:
+        trained = run_of(results, Path(policy.adapter or policy.model))
+        found = verdict(after_evaluation(results, trained, pairs, figures))
         with locked(paths, results.evaluation, f"the evaluation {results.label}", timeout=lock_timeout):
-            summary = _write(pairs, figures, results, policy, store, reference)
-        logger.info("\n".join(_lines(summary, scoring, results)))
+            summary = _write(pairs, figures, found, results, policy, store, reference)
+        logger.info("\n".join([*_lines(summary, scoring, results), *say.lines(found)]))
     return EvaluateResult(results, figures)
 
 
 def _write(
     pairs: pl.DataFrame,
     figures: dict[str, Any],
+    found: Verdict,
     results: RunPaths,
     policy: Reference,
     store: ReferenceStore,
     reference: ReferenceManifest,
 ) -> EvaluationManifest:
-    """Write the table, and the summary last; returns the summary."""
+    """Write the table, the verdict, and the summary last; returns the summary."""
     table, lineage = results.evaluation_pairs, lineage_of(policy)
     write_parquet(table, pairs.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    write_json(results.evaluation_verdict, document(found))
     summary = EvaluationManifest(
         label=results.label,
         model=policy.model,
@@ -103,7 +121,7 @@ def _write(
         reference=EvaluatedReference(**reference.model_dump(include=set(EvaluatedReference.model_fields))),
         pairs_manifest_sha256=reference.pairs_manifest_sha256,
         figures=figures,
-        files={table.name: sha256(table)},
+        files={path.name: sha256(path) for path in (table, results.evaluation_verdict)},
     )
     manifests.write(results.evaluation_summary, summary)
     return summary

@@ -60,7 +60,7 @@ class Evaluator:
     def _figures(
         self, after: int, state: Mapping[str, Tensor], policy: Mapping[str, Tensor], started: float
     ) -> Evaluation:
-        own = self._of_the_method(state, policy) if has_loss(self.step.method) else {}
+        own, losses = self._of_the_method(state, policy) if has_loss(self.step.method) else ({}, None)
         table = self.sample.table({name: policy[name].cpu().numpy() for name in OF_POLICY})
         row: Row = {
             h.STEP.name: after,
@@ -68,13 +68,18 @@ class Evaluator:
             h.LOSS.name: own.get("loss"),
             **held_out_figures(table),
             h.SECONDS.name: time.perf_counter() - started,
+            h.PAIR_LOSSES.name: losses,
         }
         shown = {name: row[column] for column, name in METRICS.items() if row[column] is not None}
         return Evaluation(row, {f"eval/{name}": value for name, value in own.items()} | shown)
 
     @torch.no_grad()
-    def _of_the_method(self, state: Mapping[str, Tensor], policy: Mapping[str, Tensor]) -> dict[str, float]:
-        """What the method makes of the sample as one batch: those metrics of a step that are finite."""
+    def _of_the_method(
+        self, state: Mapping[str, Tensor], policy: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], list[float] | None]:
+        """What the method makes of the sample as one batch: those metrics of a step that are finite, and the losses of
+        the pairs, weighted so that their mean is the loss; None where one of them is not finite.
+        """
         method, cached = self.step.method, dict(self.sample.columns)
         if method.random:
             cached["exponential_draws"] = sampling.exponential_draws(len(self.sample), 0, seed=self.seed)
@@ -82,4 +87,7 @@ class Evaluator:
         columns = {name: torch.from_numpy(values).to(device) for name, values in cached.items()} | dict(policy)
         outcome = method.run(columns, dict(state), training=False)
         found = step_metrics(outcome, columns)
-        return {n: value for n, value in found.items() if n.startswith(OF_THE_METHOD) and math.isfinite(value)}
+        shown = {n: value for n, value in found.items() if n.startswith(OF_THE_METHOD) and math.isfinite(value)}
+        weighted = outcome.losses * outcome.weight / outcome.weight.mean()
+        losses = weighted.float().cpu()
+        return shown, losses.tolist() if bool(losses.isfinite().all()) else None

@@ -10,6 +10,8 @@ import polars as pl
 
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
+from scoreonce.pipeline.verdict.text import document
+from scoreonce.pipeline.verdict.verdict import verdict
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, Manifest
 from scoreonce.schemas.tables import HeldOutStep
@@ -18,6 +20,7 @@ from scoreonce.stages.common.files import read_json, read_toml
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation, step_tables
+from scoreonce.stages.verdict.gather import after_evaluation, after_training
 
 
 def run_record(paths: RunPaths) -> RunRecord:
@@ -26,15 +29,17 @@ def run_record(paths: RunPaths) -> RunRecord:
     Raises `InputError` where a file is damaged or of another version.
     """
     summary, pairs = _evaluation(paths)
+    metrics = metrics_table(metric_lines(paths))
     return RunRecord(
         label=paths.label,
-        metrics=metrics_table(metric_lines(paths)),
+        metrics=metrics,
         bands=_bands(paths),
         held_out=_held_out(paths),
         lineage=manifest_fields(Lineage, paths.lineage),
         settings=_settings(paths.training / "run.toml"),
         summary=summary,
         pairs=pairs,
+        verdict=_verdict(paths, summary, pairs) if summary or metrics.height else {},
         finished=paths.policy.is_dir(),
     )
 
@@ -64,6 +69,18 @@ def _evaluation(paths: RunPaths) -> tuple[dict[str, Any], pl.DataFrame | None]:
         return {}, None
     facts = manifest.model_dump(mode="json", exclude={"figures", "files"})
     return facts | manifest.figures, _table(paths.evaluation_pairs)
+
+
+def _verdict(paths: RunPaths, summary: dict[str, Any], pairs: pl.DataFrame | None) -> dict[str, Any]:
+    """That of `evaluate`; before it, or of an evaluation by an earlier version, what the files allow to say."""
+    if pairs is None:
+        return document(verdict(after_training(paths)))
+    try:
+        if paths.evaluation_verdict.is_file():
+            return read_json(paths.evaluation_verdict)
+    except (OSError, ValueError) as error:
+        raise _damaged(paths.evaluation_verdict, error, "evaluate") from None
+    return document(verdict(after_evaluation(paths, paths, pairs, summary)))
 
 
 def _bands(paths: RunPaths) -> pl.DataFrame:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 @at_address(
     "pairs/manifest.json",
+    "pairs/test.parquet",
+    "audit/audit.json",
     "reference/manifest.json",
     *LOGS,
     "train/*/model/scoreonce.json",
@@ -88,6 +90,8 @@ def _choose(paths: RunPaths, labels: Sequence[str] | None) -> list[str]:
 
 
 def _log(data: ReportData, paths: RunPaths) -> None:
-    serious = ", ".join(kind[0].title for kind in run_warnings(data) if kind[0].severity == "serious")
+    warned = [kind[0].title for kind in run_warnings(data) if kind[0].severity == "serious"]
+    doubted = [run for run in data.runs if run.verdict.get("severity") == "serious"]
+    serious = "; ".join([*(f"{run.label} {run.verdict['headline']}" for run in doubted), *warned])
     runs = f"{len(data.runs)} run{'s' if len(data.runs) > 1 else ''}"
     logger.info("report: %s, %s; page in %s", runs, serious or "no serious warning", paths.report)

@@ -26,6 +26,7 @@ from accelerate.utils import LoggerType
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.pages.numbers import duration, size
+from scoreonce.pipeline.verdict.verdict import verdict
 from scoreonce.schemas import metrics
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import Lineage, PairsManifest, ReferenceManifest, TrainingLogManifest
@@ -51,12 +52,14 @@ from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.step_log import WHOLE
 from scoreonce.stages.train.trainer import Trainer, require_same_plan
+from scoreonce.stages.verdict import say as verdicts
+from scoreonce.stages.verdict.gather import after_training
 from scoreonce.stages.weights import policy_manifest
 
 logger = logging.getLogger(__name__)
 
 
-@at_address("pairs/*", "reference/*", "audit/pairs.parquet", writes="train/{label}")
+@at_address("pairs/*", "reference/*", "audit/audit.json", "audit/pairs.parquet", writes="train/{label}")
 def train(
     run: Run, *, restart: bool = False, allow_method_file: bool = False, lock_timeout: float | None = None
 ) -> TrainResult:
@@ -102,6 +105,8 @@ def train(
         for tracker in accelerator.trackers:
             tracker.finish()
     say("%s: %s steps done, model in %s", paths.label, f"{last:,}", paths.policy)
+    if accelerator.is_main_process:
+        logger.info("\n".join(verdicts.lines(verdict(after_training(paths)))))
     return TrainResult(paths, last)
 
 

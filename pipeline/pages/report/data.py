@@ -17,7 +17,7 @@ class RunRecord:
 
     `metrics` has one row per optimizer step, `bands` one per group of steps and `held_out` one per evaluation while
     training; each may have no rows. `summary` is empty and `pairs` None before `evaluate`; `lineage` and `settings` are
-    empty where training has not begun or ended.
+    empty where training has not begun or ended. `verdict` is a document of `pipeline.verdict.text`.
     """
 
     label: str
@@ -28,6 +28,7 @@ class RunRecord:
     settings: Mapping[str, Any] = field(default_factory=dict)
     summary: Mapping[str, Any] = field(default_factory=dict)
     pairs: pl.DataFrame | None = None
+    verdict: Mapping[str, Any] = field(default_factory=dict)
     finished: bool = True
 
     @property

@@ -39,6 +39,8 @@ def render(data: ReportData) -> str:
             data=data,
             title=data.title,
             verdict=verdict(data),
+            verdicts=[run for run in data.runs if run.verdict],
+            rules=_rules(data.runs),
             warnings=run_warnings(data),
             strips=accuracy_strips(data.runs),
             svg=svg,
@@ -66,6 +68,12 @@ def render(data: ReportData) -> str:
             **kit.charts_script(),
         )
     )
+
+
+def _rules(runs: Sequence[RunRecord]) -> list[Mapping[str, Any]]:
+    """The rules that hold of some run, each once."""
+    found = [finding for run in runs for finding in run.verdict.get("findings", [])]
+    return list({finding["name"]: finding for finding in found}.values())
 
 
 def _pace(run: RunRecord) -> Mapping[str, Any]:

@@ -207,7 +207,8 @@ def test_the_summary_vouches_for_the_table_and_names_what_was_compared(scored):
     evaluate.evaluate(run)
     paths = RunPaths.of(run)
     manifest = manifests.read(EvaluationManifest, paths.evaluation_summary)
-    assert manifest.files == {"pairs.parquet": sha256(paths.evaluation / "pairs.parquet")}
+    there = [paths.evaluation / name for name in ("pairs.parquet", "verdict.json")]
+    assert manifest.files == {path.name: sha256(path) for path in there}
     assert manifest.pairs_manifest_sha256 == sha256(paths.pairs_manifest)
     assert manifest.reference.model == str(scored / "reference")
     assert manifest.training_identity is None  # no run of `train` made this policy

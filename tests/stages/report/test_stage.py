@@ -121,7 +121,7 @@ def test_a_run_that_still_trains(tmp_path):
     with (training / "metrics.jsonl").open("a") as handle:
         handle.write('{"step": 6, "lo')
     html = page(tmp_path)
-    assert "Training has not finished" in html
+    assert "has not finished" in html
     assert 'id="chart-margin-0"' in html
 
 

@@ -1,0 +1,331 @@
+"""The states of a run, of which exactly one leads: the first that holds."""
+
+from __future__ import annotations
+
+from scoreonce.pipeline.pages.numbers import number, percent, signed
+from scoreonce.pipeline.verdict.facts import Estimate, Facts, LossRise
+from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
+
+STILL = 0.05  # nats
+COLLAPSED = -1.0  # nats per token
+MEMORISED_GAP = 0.15
+CHANCE = 0.5
+
+_LESS = (
+    Advice("evaluate.policy", "set", 'set evaluate.policy = "best", which writes the weights of the best step'),
+    Advice("train.epochs", "lower", "train for fewer epochs, or set evaluate.patience"),
+)
+
+
+def share(estimate: Estimate) -> str:
+    """A share with its interval, as percentages."""
+    return f"{percent(estimate.at)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def shift(estimate: Estimate, decimals: int = 2) -> str:
+    """A signed figure with its interval."""
+    ends = (signed(end, decimals) for end in (estimate.low, estimate.high))
+    return f"{signed(estimate.at, decimals)} ({' to '.join(ends)})"
+
+
+def accuracy_sentence(facts: Facts) -> str:
+    """The held-out accuracy; an empty string where it is not known."""
+    held_out = facts.held_out
+    if held_out is None or held_out.accuracy is None:
+        return ""
+    return f"It ranks {share(held_out.accuracy)} of {held_out.pairs:,} held-out pairs as labelled."
+
+
+def _ends(facts: Facts) -> dict[str, float | None]:
+    accuracy = facts.held_out.accuracy if facts.held_out else None
+    if accuracy is None:
+        return {}
+    return {"accuracy": accuracy.at, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+
+
+def _joined(*sentences: str) -> str:
+    return " ".join(filter(None, sentences))
+
+
+def _unfinished(facts: Facts) -> Seen | None:
+    training = facts.training
+    if training is None or training.finished:
+        return None
+    return Seen(f"{training.steps:,} steps are logged, and there is no final model.", {"steps": training.steps})
+
+
+def _diverged(facts: Facts) -> Seen | None:
+    training, held_out = facts.training, facts.held_out
+    if training is not None and training.first_not_finite is not None:
+        step = training.first_not_finite
+        return Seen(f"Loss or gradient is not finite, first at step {step:,}.", {"step": step})
+    if held_out is not None and held_out.not_finite:
+        count = held_out.not_finite
+        return Seen(f"The margins of {count:,} held-out pairs are not finite.", {"not_finite": count})
+    return None
+
+
+def _nothing(facts: Facts) -> Seen | None:
+    training, held_out = facts.training, facts.held_out
+    moved, of = (held_out.moved if held_out else None), "held-out"
+    if moved is None:
+        moved, of = (training.moved if training else None), "training"
+    if moved is None or moved >= STILL:
+        return None
+    middle = f"the median {of} pair's margin is {number(moved, 2)} nats away from the reference's"
+    if training is None:
+        return Seen(f"{middle[0].upper()}{middle[1:]}: this policy is the reference, or all but it.", {"moved": moved})
+    rate = "" if training.learning_rate is None else f" at a learning rate of {number(training.learning_rate, 2)}"
+    return Seen(f"After {training.steps:,} steps{rate}, {middle}.", {"moved": moved, "steps": training.steps})
+
+
+def _nothing_untrained(facts: Facts) -> Seen | None:
+    return _nothing(facts) if facts.training is None else None
+
+
+def _collapsed(facts: Facts) -> Seen | None:
+    fall = facts.held_out.chosen_per_token if facts.held_out else None
+    if fall is None or fall > COLLAPSED:
+        return None
+    sentence = f"Held-out chosen completions have become {number(-fall, 2)} nats per token less likely."
+    return Seen(_joined(sentence, accuracy_sentence(facts)), {"chosen_per_token": fall, **_ends(facts)})
+
+
+def _reversed(facts: Facts) -> Seen | None:
+    accuracy = facts.held_out.accuracy if facts.held_out else None
+    if accuracy is None or accuracy.high >= CHANCE:
+        return None
+    return Seen(accuracy_sentence(facts), _ends(facts))
+
+
+def _rose(facts: Facts) -> LossRise | None:
+    rise = facts.training.rise if facts.training else None
+    return rise if rise is not None and rise.rise.low > 0 else None
+
+
+def _memorised_since(facts: Facts) -> Seen | None:
+    rise = _rose(facts)
+    if rise is None or rise.training_change is None or rise.training_change.high >= 0:
+        return None
+    return _risen(facts, rise, f" The training loss fell meanwhile, by {number(-rise.training_change.at, 2)}.")
+
+
+def _worsened_since(facts: Facts) -> Seen | None:
+    rise = _rose(facts)
+    return None if rise is None else _risen(facts, rise, " The training loss did not clearly fall meanwhile.")
+
+
+def _risen(facts: Facts, rise: LossRise, training: str) -> Seen:
+    loss = (
+        f"The held-out loss rose from {number(rise.then)} to {number(rise.now)}, by {number(rise.rise.at, 2)} "
+        f"({number(rise.rise.low, 2)} to {number(rise.rise.high, 2)}) on the same {rise.pairs:,} pairs.{training}"
+    )
+    numbers = {"step": rise.step, "rise": rise.rise.at, "rise_low": rise.rise.low, "rise_high": rise.rise.high}
+    return Seen(_joined(loss, accuracy_sentence(facts)), {**numbers, **_ends(facts)})
+
+
+def gap(facts: Facts) -> Estimate | None:
+    """Accuracy of the last training pairs minus that of the held-out ones (Newcombe 1998, method 10)."""
+    training = facts.training.accuracy if facts.training else None
+    held_out = facts.held_out.accuracy if facts.held_out else None
+    if training is None or held_out is None:
+        return None
+    difference = training.at - held_out.at
+    below = ((training.at - training.low) ** 2 + (held_out.high - held_out.at) ** 2) ** 0.5
+    above = ((training.high - training.at) ** 2 + (held_out.at - held_out.low) ** 2) ** 0.5
+    return Estimate(difference, difference - below, difference + above)
+
+
+def _memorised(facts: Facts) -> Seen | None:
+    found, held_out = gap(facts), facts.held_out.accuracy if facts.held_out else None
+    if found is None or held_out is None or found.low <= 0 or found.at < MEMORISED_GAP or held_out.low > CHANCE:
+        return None
+    assert facts.training is not None
+    assert facts.training.accuracy is not None
+    own = f"It ranks {share(facts.training.accuracy)} of the last training pairs as labelled."
+    return Seen(_joined(own, accuracy_sentence(facts)), {"gap": found.at, "gap_low": found.low, **_ends(facts)})
+
+
+def _learnt(facts: Facts) -> Seen | None:
+    accuracy = facts.held_out.accuracy if facts.held_out else None
+    return Seen(accuracy_sentence(facts), _ends(facts)) if accuracy is not None and accuracy.low > CHANCE else None
+
+
+def _undecided(facts: Facts) -> Seen | None:
+    accuracy = facts.held_out.accuracy if facts.held_out else None
+    return None if accuracy is None else Seen(f"{accuracy_sentence(facts)} That may be chance.", _ends(facts))
+
+
+def _unknown(facts: Facts) -> Seen:
+    if facts.held_out is not None:
+        return Seen("None of the held-out rows has both a chosen and a rejected side, so there is no accuracy.", {})
+    moved = facts.training.moved if facts.training else None
+    if moved is None:
+        return Seen("There are no held-out figures of it yet.", {})
+    words = f"The median training pair's margin moved by {number(moved, 2)} nats; there are no held-out figures yet."
+    return Seen(words, {"moved": moved})
+
+
+WILSON = "Wilson 1927, score interval of a share"
+
+STATES = (
+    Rule(
+        "unfinished",
+        "has not finished",
+        "steps are logged, and there is no model",
+        None,
+        "",
+        "the files of the run",
+        _unfinished,
+        (Advice("train", "check", "run train again: it goes on from the last checkpoint"),),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "diverged",
+        "diverged",
+        "a loss, a gradient or a held-out margin is not finite, more often than",
+        0,
+        "times",
+        "no statistics: a weight that is not finite makes every later figure so",
+        _diverged,
+        (
+            Advice("train.learning_rate", "lower", "lower train.learning_rate, and do not use this model"),
+            Advice("train.dtype", "check", "compute in float32 if it diverges again"),
+        ),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "is_reference",
+        "is the reference",
+        "the policy was not trained here, and its median |margin| on held-out pairs is below",
+        STILL,
+        "nats",
+        "as `did_nothing`",
+        _nothing_untrained,
+        leading=True,
+    ),
+    Rule(
+        "did_nothing",
+        "did nothing",
+        "the median |margin| of held-out pairs, or before `evaluate` of the last tenth of the steps, is below",
+        STILL,
+        "nats",
+        "e^0.05 = 1.05: the odds of chosen against rejected differ from the reference's by less than 5 % for half of "
+        "the pairs, which 6,000 choices between the two would not show (simulated in the tests)",
+        _nothing,
+        (Advice("train.learning_rate", "raise", "raise train.learning_rate, or train for more steps"),),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "collapsed",
+        "collapsed",
+        "the log-ratio of held-out chosen completions, sums by tokens, is at or below",
+        COLLAPSED,
+        "nats per token",
+        "by definition: each token of a chosen completion became e = 2.7 times less likely, and so did the perplexity "
+        "rise; the catastrophic case of Razin et al. 2024, arXiv 2410.08847",
+        _collapsed,
+        (
+            Advice("train.learning_rate", "lower", "lower train.learning_rate"),
+            Advice("train.beta", "raise", "raise train.beta, which holds the policy to the reference"),
+        ),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "reversed",
+        "ranks held-out pairs the wrong way round",
+        "the interval of the held-out accuracy lies below",
+        CHANCE,
+        "share of pairs",
+        WILSON,
+        _reversed,
+        (
+            Advice(
+                "data", "check", "look for chosen and rejected sides that are swapped, in training or in held-out pairs"
+            ),
+        ),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "memorised",
+        "memorised since step {step}",
+        "the rise of the held-out loss from its lowest evaluation to the last, over the same pairs, has an interval "
+        "above, while the training loss fell",
+        0,
+        "units of the loss",
+        "paired Student interval, by Bonferroni over all earlier evaluations because the lowest was chosen (simulated "
+        "in the tests: a loss that does not rise is told to in less than 5 % of runs)",
+        _memorised_since,
+        _LESS,
+        leading=True,
+        severity="notice",
+    ),
+    Rule(
+        "worsened",
+        "has become worse since step {step}",
+        "as `memorised`, where the training loss did not clearly fall meanwhile",
+        0,
+        "units of the loss",
+        "as `memorised`",
+        _worsened_since,
+        (_LESS[0], Advice("train.learning_rate", "lower", "lower train.learning_rate")),
+        leading=True,
+        severity="notice",
+    ),
+    Rule(
+        "memorised_pairs",
+        "memorised its training pairs",
+        "the held-out accuracy may be chance, and that of the last training pairs is higher, certainly and by at least",
+        MEMORISED_GAP,
+        "share of pairs",
+        "Newcombe 1998, method 10, for the difference; 15 points by definition",
+        _memorised,
+        (_LESS[1],),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "learnt",
+        "learnt",
+        "the interval of the held-out accuracy lies above",
+        CHANCE,
+        "share of pairs",
+        WILSON,
+        _learnt,
+        leading=True,
+    ),
+    Rule(
+        "undecided",
+        "moved, and may have learnt nothing",
+        "the interval of the held-out accuracy has chance in it",
+        CHANCE,
+        "share of pairs",
+        WILSON,
+        _undecided,
+        (
+            Advice(
+                "data.test_share",
+                "raise",
+                "hold out more pairs (data.test_share): of 400, 55% are needed for a clear answer",
+            ),
+        ),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "unknown",
+        "not judged yet",
+        "no other state holds: there is no held-out accuracy",
+        None,
+        "",
+        "",
+        _unknown,
+        (Advice("evaluate", "check", "run evaluate, on held-out pairs with both sides"),),
+        leading=True,
+    ),
+)
