@@ -184,10 +184,10 @@ STATES = (
     Rule(
         "diverged",
         "diverged",
-        "a loss, a gradient or a held-out margin is not finite, more often than",
-        0,
-        "times",
-        "no statistics: a weight that is not finite makes every later figure so",
+        "a loss, a gradient norm or a held-out margin is not finite",
+        None,
+        "",
+        "no statistics: one such number makes the weights useless",
         _diverged,
         (
             Advice("train.learning_rate", "lower", "lower train.learning_rate, and do not use this model"),
@@ -199,7 +199,7 @@ STATES = (
     Rule(
         "is_reference",
         "is the reference",
-        "the policy was not trained here, and its median |margin| on held-out pairs is below",
+        "the policy was not trained here, and the median size of its margin on held-out pairs is below",
         STILL,
         "nats",
         "as `did_nothing`",
@@ -209,7 +209,8 @@ STATES = (
     Rule(
         "did_nothing",
         "did nothing",
-        "the median |margin| of held-out pairs, or before `evaluate` of the last tenth of the steps, is below",
+        "the median size of the margin of held-out pairs, or before `evaluate` of those of the last tenth of steps, is "
+        "below",
         STILL,
         "nats",
         "e^0.05 = 1.05: the odds of chosen against rejected differ from the reference's by less than 5 % for half of "
@@ -225,8 +226,8 @@ STATES = (
         "the log-ratio of held-out chosen completions, sums by tokens, is at or below",
         COLLAPSED,
         "nats per token",
-        "by definition: each token of a chosen completion became e = 2.7 times less likely, and so did the perplexity "
-        "rise; the catastrophic case of Razin et al. 2024, arXiv 2410.08847",
+        "by definition: a token of a chosen completion became e = 2.7 times less likely, perplexity that much higher; "
+        "the catastrophic case of likelihood displacement (Razin et al. 2024, arXiv 2410.08847)",
         _collapsed,
         (
             Advice("train.learning_rate", "lower", "lower train.learning_rate"),
@@ -254,12 +255,12 @@ STATES = (
     Rule(
         "memorised",
         "memorised since step {step}",
-        "the rise of the held-out loss from its lowest evaluation to the last, over the same pairs, has an interval "
-        "above, while the training loss fell",
+        "the held-out loss rose from its lowest evaluation to that of the model, on the same pairs, while the training "
+        "loss fell: its interval lies above",
         0,
         "units of the loss",
         "paired Student interval, by Bonferroni over all earlier evaluations because the lowest was chosen (simulated "
-        "in the tests: a loss that does not rise is told to in less than 5 % of runs)",
+        "in the tests: of losses that do not rise, less than 5 % are said to)",
         _memorised_since,
         _LESS,
         leading=True,

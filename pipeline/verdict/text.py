@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from scoreonce.pipeline.pages.numbers import upper_first
+from scoreonce.pipeline.pages.numbers import shown, upper_first
 from scoreonce.pipeline.verdict.rule import Finding, Rule
 from scoreonce.pipeline.verdict.verdict import Verdict
 
@@ -57,14 +57,14 @@ def _entry(finding: Finding) -> dict[str, Any]:
 
 
 def markdown(rules: Iterable[Rule]) -> str:
-    """A table with a row for each rule: name, when it holds with its threshold, what to do, source."""
-    lines = ["| rule | holds where | source | to do |", "|---|---|---|---|"]
+    """A table with a row for each rule: name, when it holds, threshold with its unit, what to do, source."""
+    lines = ["| rule | holds where | threshold | to do | source |", "|---|---|---|---|---|"]
     return "\n".join([*lines, *(_row(rule) for rule in rules)])
 
 
 def _row(rule: Rule) -> str:
-    threshold = "" if rule.threshold is None else f" **{rule.threshold:g}** {rule.unit}"
-    return f"| `{rule.name}` | {rule.holds}{threshold} | {rule.source} | {_todo(rule)} |"
+    threshold = "" if rule.threshold is None else f"{shown(rule.threshold)} {rule.unit}"
+    return f"| `{rule.name}` | {rule.holds} | {threshold} | {_todo(rule)} | {rule.source} |"
 
 
 def _todo(rule: Rule) -> str:
