@@ -5,7 +5,7 @@ from __future__ import annotations
 from scoreonce.pipeline.pages.numbers import number, percent, points
 from scoreonce.pipeline.verdict.facts import Ches, Estimate, Facts, HeldOut
 from scoreonce.pipeline.verdict.rule import Advice, Number, Rule, Seen
-from scoreonce.pipeline.verdict.states import CHANCE, MEMORISED_GAP, gap, share, shift
+from scoreonce.pipeline.verdict.states import CHANCE, MEMORISED_GAP, NEWCOMBE, gap, share
 
 FALL = 0.01  # nats per token
 LENGTH_SHARE = 0.25
@@ -38,7 +38,8 @@ def _displaced_by_similar(facts: Facts) -> Seen | None:
 
 
 def _fall(fall: Estimate) -> str:
-    return f"Held-out chosen completions fell by {number(-fall.at, 2)} nats per token: {shift(fall, 3)}."
+    ends = f"{number(-fall.high, 2)} to {number(-fall.low, 2)}"
+    return f"Held-out chosen completions fell by {number(-fall.at, 2)} ({ends}) nats per token, as a mean over pairs."
 
 
 def _fall_numbers(fall: Estimate, ches: Ches | None) -> dict[str, Number]:
@@ -111,7 +112,8 @@ FINDINGS = (
     Rule(
         "displaced_by_similar_pairs",
         "displaced, by pairs whose sides are alike",
-        "as `displaced`, and the log-ratio of pairs with a CHES score above the median is lower, by more than",
+        "held-out chosen completions fell (`displaced`), and those of pairs with a CHES score above the median "
+        "certainly more than others, by more than",
         0,
         "nats per token",
         "Razin et al. 2024, arXiv 2410.08847, Definition 3 (length-normalised CHES): pairs with similar hidden states "
@@ -128,7 +130,7 @@ FINDINGS = (
         -FALL,
         "nats per token",
         "likelihood displacement: Razin et al. 2024, arXiv 2410.08847; Pal et al. 2024, arXiv 2402.13228; the interval "
-        "is that of a mean; 0.01 is 1 % of perplexity, by definition",
+        "is that of a mean; 0.01, 1 % of perplexity, is a choice",
         _displaced,
         (
             Advice(
@@ -137,7 +139,7 @@ FINDINGS = (
                 "where samples get worse, add an sft term to train.objective, or use method dpop",
             ),
         ),
-        beside=_RANKED | {"collapsed"},
+        beside=_RANKED,
     ),
     Rule(
         "length",
@@ -165,7 +167,7 @@ FINDINGS = (
         "the accuracy of the last training pairs is higher than the held-out one, certainly and by at least",
         MEMORISED_GAP,
         "share of pairs",
-        "as `memorised_pairs`",
+        NEWCOMBE,
         _gap,
         (Advice("train.epochs", "lower", "do not train for more epochs"),),
         beside=frozenset({"learnt"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scoreonce.pipeline.pages.numbers import number, percent, signed
+from scoreonce.pipeline.pages.numbers import number, percent
 from scoreonce.pipeline.verdict.facts import Estimate, Facts, LossRise
 from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
 
@@ -20,12 +20,6 @@ _LESS = (
 def share(estimate: Estimate) -> str:
     """A share with its interval, as percentages."""
     return f"{percent(estimate.at)} ({percent(estimate.low)} to {percent(estimate.high)})"
-
-
-def shift(estimate: Estimate, decimals: int = 2) -> str:
-    """A signed figure with its interval."""
-    ends = (signed(end, decimals) for end in (estimate.low, estimate.high))
-    return f"{signed(estimate.at, decimals)} ({' to '.join(ends)})"
 
 
 def accuracy_sentence(facts: Facts) -> str:
@@ -167,6 +161,15 @@ def _unknown(facts: Facts) -> Seen:
 
 
 WILSON = "Wilson 1927, score interval of a share"
+NEWCOMBE = "Newcombe 1998, method 10, for the difference; 15 points are a choice"
+_MOVES = (
+    "e^0.05 = 1.05: the odds of chosen against rejected differ from the reference's by less than 5 % for half of the "
+    "pairs, which 6,000 choices between the two hardly show (simulated in the tests)"
+)
+_RISES = (
+    "paired Student interval, by Bonferroni over all earlier evaluations because the lowest was chosen (simulated in "
+    "the tests: of losses that do not rise, less than 5 % are said to)"
+)
 
 STATES = (
     Rule(
@@ -202,7 +205,7 @@ STATES = (
         "the policy was not trained here, and the median size of its margin on held-out pairs is below",
         STILL,
         "nats",
-        "as `did_nothing`",
+        _MOVES,
         _nothing_untrained,
         leading=True,
     ),
@@ -213,8 +216,7 @@ STATES = (
         "below",
         STILL,
         "nats",
-        "e^0.05 = 1.05: the odds of chosen against rejected differ from the reference's by less than 5 % for half of "
-        "the pairs, which 6,000 choices between the two would not show (simulated in the tests)",
+        _MOVES,
         _nothing,
         (Advice("train.learning_rate", "raise", "raise train.learning_rate, or train for more steps"),),
         leading=True,
@@ -226,7 +228,7 @@ STATES = (
         "the log-ratio of held-out chosen completions, sums by tokens, is at or below",
         COLLAPSED,
         "nats per token",
-        "by definition: a token of a chosen completion became e = 2.7 times less likely, perplexity that much higher; "
+        "a choice: a token of a chosen completion became e = 2.7 times less likely, perplexity that much higher; "
         "the catastrophic case of likelihood displacement (Razin et al. 2024, arXiv 2410.08847)",
         _collapsed,
         (
@@ -259,8 +261,7 @@ STATES = (
         "loss fell: its interval lies above",
         0,
         "units of the loss",
-        "paired Student interval, by Bonferroni over all earlier evaluations because the lowest was chosen (simulated "
-        "in the tests: of losses that do not rise, less than 5 % are said to)",
+        _RISES,
         _memorised_since,
         _LESS,
         leading=True,
@@ -269,10 +270,11 @@ STATES = (
     Rule(
         "worsened",
         "has become worse since step {step}",
-        "as `memorised`, where the training loss did not clearly fall meanwhile",
+        "the held-out loss rose from its lowest evaluation to that of the model, on the same pairs, while the training "
+        "loss did not clearly fall: its interval lies above",
         0,
         "units of the loss",
-        "as `memorised`",
+        _RISES,
         _worsened_since,
         (_LESS[0], Advice("train.learning_rate", "lower", "lower train.learning_rate")),
         leading=True,
@@ -284,7 +286,7 @@ STATES = (
         "the held-out accuracy may be chance, and that of the last training pairs is higher, certainly and by at least",
         MEMORISED_GAP,
         "share of pairs",
-        "Newcombe 1998, method 10, for the difference; 15 points by definition",
+        NEWCOMBE,
         _memorised,
         (_LESS[1],),
         leading=True,

@@ -12,7 +12,7 @@ from scoreonce.pipeline.evaluation.summary import RATES
 from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, svg
 from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, dash, reward_against_kl, training_curves
-from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
+from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_first, final_mean
 from scoreonce.pipeline.pages.report.held_out import held_out_curves, held_out_standings
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
@@ -39,7 +39,7 @@ def render(data: ReportData) -> str:
             data=data,
             title=data.title,
             verdict=verdict(data),
-            verdicts=[run for run in data.runs if run.verdict],
+            verdicts=[run for run in best_first(data.runs) if run.verdict],
             rules=_rules(data.runs),
             warnings=run_warnings(data),
             strips=accuracy_strips(data.runs),

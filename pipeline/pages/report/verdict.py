@@ -36,7 +36,7 @@ def verdict(data: ReportData) -> Verdict:
     rewards = {entry["label"]: entry for entry in data.demo}
     standings = tuple(Standing(run, _behind(run, best), rewards.get(run.label)) for run in order)
     headline, sentences = _none_evaluated(data.runs) if best is None else _ranked(best, standings)
-    return Verdict(headline, (*sentences, *_true_reward(data.demo)), standings)
+    return Verdict(headline, (*sentences, *_doubted(best), *_true_reward(data.demo)), standings)
 
 
 def _none_evaluated(runs: Sequence[RunRecord]) -> tuple[str, list[str]]:
@@ -69,6 +69,13 @@ def _ranked(best: RunRecord, standings: Sequence[Standing]) -> tuple[str, list[s
         opening,
         "Every other run is worse on the same pairs (paired 95% interval).",
     ]
+
+
+def _doubted(best: RunRecord | None) -> list[str]:
+    """What became of the run that ranks best, where its verdict says more than that it learnt."""
+    if best is None or best.verdict.get("severity", "none") == "none":
+        return []
+    return [f"Verdict on {best.label}: {best.verdict['headline']}."]
 
 
 def _true_reward(demo: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -164,7 +164,7 @@ def test_what_is_said_beside_a_state():
         "Learnt; displaced, by pairs whose sides are alike; length explains part of it; β is at its floor; "
         "labels are noisy. It ranks 70.0%"
     )
-    assert "fell by 0.20 nats per token: −0.200 (−0.250 to −0.150)" in said
+    assert "fell by 0.20 (0.15 to 0.25) nats per token" in said
     assert "the training pairs with the highest: row 7 (0.50), row 3 (0.40)" in said
     assert "Length explains 10.0 of the 20.0 points above chance (+8.0 to +12.0)" in said
     assert "more than 88.0% as labelled" in said

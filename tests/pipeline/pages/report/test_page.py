@@ -257,6 +257,44 @@ def test_intervals_stand_on_one_axis_that_holds_one_half():
     assert (low, high) == pytest.approx((0.48534, 0.88126), abs=1e-4)
 
 
+# ---- verdicts ----
+
+
+def document_of(state, severity, *, advice="raise train.learning_rate", **finding):
+    """A document of `pipeline.verdict.text`, with one finding."""
+    entry = {"name": state, "seen": f"seen of {state}", "holds": "x is below", "threshold": -0.5, "unit": "nats"}
+    entry |= {"source": "a paper", "advice": [{"key": "k", "direction": "raise", "text": advice}]}
+    return {"state": state, "severity": severity, "headline": state, "findings": [entry | finding]}
+
+
+def test_each_run_has_its_verdict_best_first_and_each_rule_stands_once():
+    still, good = document_of("did_nothing", "serious"), document_of("learnt", "none", advice="nothing")
+    runs = (record("a", verdict=still, right=50, wrong=50), record("b", verdict=good), record("c", verdict=good))
+    html = render(ReportData(runs=runs))
+    text = " ".join(Page(html).text.split())
+    assert text.index("b learnt seen of learnt To do: nothing.") < text.index(
+        "a did_nothing seen of did_nothing To do:"
+    )
+    assert html.count("<code>learnt</code>") == html.count("<code>did_nothing</code>") == 1
+    assert "Holds where x is below \N{MINUS SIGN}0.5 nats. Source: a paper." in text
+
+
+def test_a_run_that_ranks_best_and_is_doubted_is_doubted_at_the_top():
+    said = verdict(ReportData(runs=(record("a", verdict=document_of("collapsed", "serious")),))).sentences
+    assert "Verdict on a: collapsed." in said
+    fine = verdict(ReportData(runs=(record("a", verdict=document_of("learnt", "none")),))).sentences
+    assert not any("Verdict" in sentence for sentence in fine)
+
+
+def test_a_page_without_verdicts_has_no_place_for_them():
+    assert 'id="verdicts"' not in render(ReportData(runs=(record(),)))
+
+
+def test_numbers_in_a_verdict_cannot_become_markup():
+    html = render(ReportData(runs=(record(verdict=document_of("learnt", "none", seen=EVIL)),)))
+    assert EVIL not in html
+
+
 # ---- warnings ----
 
 
