@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from scoreonce.pipeline.pages.numbers import number, percent
-from scoreonce.pipeline.verdict.facts import Estimate, Facts, LossRise
+from scoreonce.pipeline.pages.numbers import number
+from scoreonce.pipeline.verdict.facts import Facts, LossRise
 from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
+from scoreonce.pipeline.verdict.sentences import ends, accuracy_sentence, gap, joined, share
 
 STILL = 0.05  # nats
 COLLAPSED = -1.0  # nats per token
@@ -15,30 +16,6 @@ _LESS = (
     Advice("evaluate.policy", "set", 'set evaluate.policy = "best", which writes the weights of the best step'),
     Advice("train.epochs", "lower", "train for fewer epochs, or set evaluate.patience"),
 )
-
-
-def share(estimate: Estimate) -> str:
-    """A share with its interval, as percentages."""
-    return f"{percent(estimate.at)} ({percent(estimate.low)} to {percent(estimate.high)})"
-
-
-def accuracy_sentence(facts: Facts) -> str:
-    """The held-out accuracy; an empty string where it is not known."""
-    held_out = facts.held_out
-    if held_out is None or held_out.accuracy is None:
-        return ""
-    return f"It ranks {share(held_out.accuracy)} of {held_out.pairs:,} held-out pairs as labelled."
-
-
-def _ends(facts: Facts) -> dict[str, float | None]:
-    accuracy = facts.held_out.accuracy if facts.held_out else None
-    if accuracy is None:
-        return {}
-    return {"accuracy": accuracy.at, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
-
-
-def _joined(*sentences: str) -> str:
-    return " ".join(filter(None, sentences))
 
 
 def _unfinished(facts: Facts) -> Seen | None:
@@ -82,14 +59,14 @@ def _collapsed(facts: Facts) -> Seen | None:
     if fall is None or fall > COLLAPSED:
         return None
     sentence = f"Held-out chosen completions have become {number(-fall, 2)} nats per token less likely."
-    return Seen(_joined(sentence, accuracy_sentence(facts)), {"chosen_per_token": fall, **_ends(facts)})
+    return Seen(joined(sentence, accuracy_sentence(facts)), {"chosen_per_token": fall, **ends(facts)})
 
 
 def _reversed(facts: Facts) -> Seen | None:
     accuracy = facts.held_out.accuracy if facts.held_out else None
     if accuracy is None or accuracy.high >= CHANCE:
         return None
-    return Seen(accuracy_sentence(facts), _ends(facts))
+    return Seen(accuracy_sentence(facts), ends(facts))
 
 
 def _rose(facts: Facts) -> LossRise | None:
@@ -115,19 +92,7 @@ def _risen(facts: Facts, rise: LossRise, training: str) -> Seen:
         f"({number(rise.rise.low, 2)} to {number(rise.rise.high, 2)}) on the same {rise.pairs:,} pairs.{training}"
     )
     numbers = {"step": rise.step, "rise": rise.rise.at, "rise_low": rise.rise.low, "rise_high": rise.rise.high}
-    return Seen(_joined(loss, accuracy_sentence(facts)), {**numbers, **_ends(facts)})
-
-
-def gap(facts: Facts) -> Estimate | None:
-    """Accuracy of the last training pairs minus that of the held-out ones (Newcombe 1998, method 10)."""
-    training = facts.training.accuracy if facts.training else None
-    held_out = facts.held_out.accuracy if facts.held_out else None
-    if training is None or held_out is None:
-        return None
-    difference = training.at - held_out.at
-    below = ((training.at - training.low) ** 2 + (held_out.high - held_out.at) ** 2) ** 0.5
-    above = ((training.high - training.at) ** 2 + (held_out.at - held_out.low) ** 2) ** 0.5
-    return Estimate(difference, difference - below, difference + above)
+    return Seen(joined(loss, accuracy_sentence(facts)), {**numbers, **ends(facts)})
 
 
 def _memorised(facts: Facts) -> Seen | None:
@@ -137,17 +102,17 @@ def _memorised(facts: Facts) -> Seen | None:
     assert facts.training is not None
     assert facts.training.accuracy is not None
     own = f"It ranks {share(facts.training.accuracy)} of the last training pairs as labelled."
-    return Seen(_joined(own, accuracy_sentence(facts)), {"gap": found.at, "gap_low": found.low, **_ends(facts)})
+    return Seen(joined(own, accuracy_sentence(facts)), {"gap": found.at, "gap_low": found.low, **ends(facts)})
 
 
 def _learnt(facts: Facts) -> Seen | None:
     accuracy = facts.held_out.accuracy if facts.held_out else None
-    return Seen(accuracy_sentence(facts), _ends(facts)) if accuracy is not None and accuracy.low > CHANCE else None
+    return Seen(accuracy_sentence(facts), ends(facts)) if accuracy is not None and accuracy.low > CHANCE else None
 
 
 def _undecided(facts: Facts) -> Seen | None:
     accuracy = facts.held_out.accuracy if facts.held_out else None
-    return None if accuracy is None else Seen(f"{accuracy_sentence(facts)} That may be chance.", _ends(facts))
+    return None if accuracy is None else Seen(f"{accuracy_sentence(facts)} That may be chance.", ends(facts))
 
 
 def _unknown(facts: Facts) -> Seen:

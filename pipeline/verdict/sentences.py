@@ -1,0 +1,44 @@
+"""What several rules say and compare: the held-out accuracy, and how far that of the training pairs is above it."""
+
+from __future__ import annotations
+
+from scoreonce.pipeline.pages.numbers import percent
+from scoreonce.pipeline.verdict.facts import Estimate, Facts
+
+
+def share(estimate: Estimate) -> str:
+    """A share with its interval, as percentages."""
+    return f"{percent(estimate.at)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def accuracy_sentence(facts: Facts) -> str:
+    """The held-out accuracy; an empty string where it is not known."""
+    held_out = facts.held_out
+    if held_out is None or held_out.accuracy is None:
+        return ""
+    return f"It ranks {share(held_out.accuracy)} of {held_out.pairs:,} held-out pairs as labelled."
+
+
+def ends(facts: Facts) -> dict[str, float | None]:
+    """The held-out accuracy and its interval; empty where it is not known."""
+    accuracy = facts.held_out.accuracy if facts.held_out else None
+    if accuracy is None:
+        return {}
+    return {"accuracy": accuracy.at, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+
+
+def joined(*sentences: str) -> str:
+    """The sentences that say something, in a row."""
+    return " ".join(filter(None, sentences))
+
+
+def gap(facts: Facts) -> Estimate | None:
+    """Accuracy of the last training pairs minus that of the held-out ones (Newcombe 1998, method 10)."""
+    training = facts.training.accuracy if facts.training else None
+    held_out = facts.held_out.accuracy if facts.held_out else None
+    if training is None or held_out is None:
+        return None
+    difference = training.at - held_out.at
+    below = ((training.at - training.low) ** 2 + (held_out.high - held_out.at) ** 2) ** 0.5
+    above = ((training.high - training.at) ** 2 + (held_out.at - held_out.low) ** 2) ** 0.5
+    return Estimate(difference, difference - below, difference + above)
