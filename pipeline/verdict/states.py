@@ -5,7 +5,7 @@ from __future__ import annotations
 from scoreonce.pipeline.pages.numbers import number
 from scoreonce.pipeline.verdict.facts import Facts, LossRise
 from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
-from scoreonce.pipeline.verdict.sentences import ends, accuracy_sentence, gap, joined, share
+from scoreonce.pipeline.verdict.sentences import accuracy_sentence, ends, gap, joined, share
 
 STILL = 0.05  # nats
 COLLAPSED = -1.0  # nats per token

@@ -127,6 +127,14 @@ def test_facts_of_embeddings_name_training_pairs(prepared):
     assert all(rows[driver.pair_id] == driver.row for driver in ches.drivers)
 
 
+def test_the_condition_that_is_advised_leaves_out_the_most_similar_twentieth(prepared, capsys):
+    """Of 40 distinct pairs the quantile 0.95 is between the second and the third highest: 2 are left out."""
+    scores = read_frame(RunPaths.of(prepared.run()).reference("train"))["ref_ln_ches"]
+    where = f"ref_ln_ches < {scores.quantile(0.95, 'linear')}"
+    trained(prepared, "similar", {**FAST, "max_steps": 1, "where": where})
+    assert "on 38 pairs" in words(capsys.readouterr().out)
+
+
 def write_audit(paths, judgements, **changes):
     manifest = {
         "pairs_manifest_sha256": sha256(paths.pairs_manifest),
