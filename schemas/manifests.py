@@ -356,6 +356,43 @@ class EvaluationManifest(FilesManifest):
     figures: dict[str, JsonValue]
 
 
+# judge, pairs
+
+
+class JudgementManifest(FilesManifest):
+    """judge/<name>/manifest.json: which judge said what of which samples.
+
+    `scores.parquet` is there where the judge scores each completion, `judgements.parquet` where two labels were
+    compared; `answers.jsonl`, which is only a cache, is not vouched for.
+    """
+
+    title = "the judgement"
+    absent = "There is no judgement of this name."
+    stage = "judge"
+
+    format: Literal[1] = 1
+    name: str
+    judge: Settings  # what decides its answers; never a key
+    label: str
+    against: str | None
+    samples: Files  # samples.parquet, by label
+    figures: dict[str, JsonValue]
+
+
+class GradedManifest(FilesManifest):
+    """graded/<name>/manifest.json: which judgements' scores became graded lists."""
+
+    title = "the graded lists"
+    absent = "There are no graded lists of this name."
+    stage = "pairs"
+
+    format: Literal[1] = 1
+    name: str
+    judgements: dict[str, Sha256]  # their manifests, by name
+    finished_only: bool
+    counts: dict[str, int]
+
+
 # audit
 
 

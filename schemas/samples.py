@@ -37,3 +37,37 @@ REF_LOGPS = Column(
     maximum=0,
     nullable=True,
 )
+
+# Judgements
+
+LABEL = Column("label", "string", "label of the samples that the completion is one of")
+SCORE = Column(
+    "score", "float64", "what the judge gave the completion, higher is better; null where it gave none", nullable=True
+)
+OTHER_ID = Column("other_id", "string", "completion_id of the completion that it was compared with", "128-bit hex")
+PREFERENCE_FIRST = Column(
+    "preference_first",
+    "float64",
+    "the judge's answer with the completion shown first: 1 it is better, 0 the other is, 0.5 a tie; null: none",
+    minimum=0,
+    maximum=1,
+    nullable=True,
+)
+PREFERENCE_SECOND = Column(
+    "preference_second",
+    "float64",
+    "the same with the completion shown second; 1 is still that it is better; null also where nothing has an order",
+    minimum=0,
+    maximum=1,
+    nullable=True,
+)
+PREFERENCE = Column(
+    "preference",
+    "float64",
+    "mean of both orders, or of two scores: 1 the higher is its own, 0 the other's, 0.5 equal; null without an answer",
+    minimum=0,
+    maximum=1,
+    nullable=True,
+)
+COMPLETION_CHARS = Column("completion_chars", "int32", "characters of the completion", minimum=0)
+OTHER_CHARS = Column("other_chars", "int32", "characters of the other completion", minimum=0)

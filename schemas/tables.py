@@ -203,6 +203,30 @@ class Sample(dy.Schema):
     ref_logps = declared(s.REF_LOGPS)
 
 
+class SampleScore(dy.Schema):
+    """What a judge that scores each completion by itself gave a sample."""
+
+    label = declared(s.LABEL, primary_key=True)
+    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    sample = declared(s.SAMPLE, primary_key=True)
+    completion_id = declared(s.COMPLETION_ID)
+    score = declared(s.SCORE)
+
+
+class Judgement(dy.Schema):
+    """What a judge said of a sample and the sample of the same number of another label."""
+
+    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    sample = declared(s.SAMPLE, primary_key=True)
+    completion_id = declared(s.COMPLETION_ID)
+    other_id = declared(s.OTHER_ID)
+    preference_first = declared(s.PREFERENCE_FIRST)
+    preference_second = declared(s.PREFERENCE_SECOND)
+    preference = declared(s.PREFERENCE)
+    completion_chars = declared(s.COMPLETION_CHARS)
+    other_chars = declared(s.OTHER_CHARS)
+
+
 class HeldOutStep(dy.Schema):
     """Held-out figures of the policy after a step of its training."""
 

@@ -22,7 +22,11 @@ import typer
 from scoreonce.schemas.errors import InputError, printable
 from scoreonce.stages.commands.failures import environment_error, print_error
 from scoreonce.stages.commands.options import (
+    Against,
+    AllowJudgeFunction,
     AllowMethodFile,
+    AnswerFile,
+    AnswerFormat,
     AsJson,
     AsMarkdown,
     AsOneJson,
@@ -46,6 +50,9 @@ from scoreonce.stages.commands.options import (
     InitMethod,
     InitModel,
     Jobs,
+    JudgedLabel,
+    JudgementName,
+    Judgements,
     Label,
     Labels,
     LeaveOutDiffering,
@@ -72,6 +79,7 @@ from scoreonce.stages.commands.options import (
     Prune,
     Public,
     Query,
+    Questions,
     Rehash,
     Replace,
     Repository,
@@ -428,6 +436,58 @@ def evaluate(
 
     for settings in runs:
         stage.evaluate(settings, model=model, label=label, lock_timeout=lock_timeout)
+
+
+@app.command()
+def judge(
+    run: RunFile,
+    sets: Sets = None,
+    label: JudgedLabel = None,
+    against: Against = None,
+    name: JudgementName = None,
+    answer_format: AnswerFormat = None,
+    to: AnswerFile = None,
+    questions: Questions = None,
+    allow_judge_function: AllowJudgeFunction = False,
+    lock_timeout: LockTimeout = None,
+    trust: Trust = False,
+) -> None:
+    """Judge sampled completions, or compare those of two labels.
+
+    By a reward model, a model at an OpenAI-compatible endpoint, or a Python function: [judge] of the run file.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages.judge import export, stage
+
+    if answer_format is not None:
+        export.export_answers(settings, answer_format, to, label=label, questions=questions)
+    else:
+        stage.judge(
+            settings,
+            label=label,
+            against=against,
+            name=name,
+            allow_judge_function=allow_judge_function,
+            lock_timeout=lock_timeout,
+        )
+
+
+@app.command()
+def pairs(
+    run: RunFile,
+    judgements: Judgements,
+    sets: Sets = None,
+    name: JudgementName = None,
+    lock_timeout: LockTimeout = None,
+) -> None:
+    """Make graded lists of scored samples, for prepare.
+
+    A line for each prompt, with its completions and scores; data.pairing of the next run makes pairs of them.
+    """
+    settings = _load(run, sets)
+    from scoreonce.stages.pairs import stage
+
+    stage.pairs(settings, judgements, name=name, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -370,6 +370,40 @@ class Compare(_Section):
     seed: int = Field(0, ge=0, description="of the random search")
 
 
+class Judge(_Section):
+    """Who judges sampled completions: exactly one of reward_model, endpoint and function."""
+
+    reward_model: Name | None = Field(
+        None, description="folder or Hub name of a reward model: AutoModelForSequenceClassification with one output"
+    )
+    dtype: Dtype = Field("float32", description="dtype of the reward model")
+    endpoint: str | None = Field(
+        None, description="base URL of an OpenAI-compatible server; its key is in SCOREONCE_JUDGE_API_KEY, never here"
+    )
+    model: str | None = Field(None, description="name of the model at the endpoint")
+    template: Name | None = Field(
+        None,
+        description="file of a Jinja template of the question to the endpoint, with prompt, first and second; by "
+        "default the one in docs/judge.md",
+    )
+    temperature: float = Field(0.0, ge=0, description="of the model at the endpoint")
+    max_tokens: int = Field(1024, ge=1, description="longest answer of the model at the endpoint")
+    concurrency: int = Field(8, ge=1, le=1024, description="requests at a time")
+    timeout: float = Field(120.0, gt=0, description="seconds for one answer")
+    tries: int = Field(6, ge=1, description="requests for one answer, where the server fails")
+    function: str | None = Field(
+        None, description="a Python function, file.py:name or module:name; --allow-judge-function runs it"
+    )
+
+
+class Pairs(_Section):
+    """The graded lists that scored samples become."""
+
+    finished_only: bool = Field(
+        True, description="leave out completions that max_new_tokens cut: `prepare` would put an end token after them"
+    )
+
+
 class Run(_Section):
     """A run file."""
 
@@ -385,6 +419,8 @@ class Run(_Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     compare: Compare = Compare()
+    judge: Judge = Judge()
+    pairs: Pairs = Pairs()
 
     @classmethod
     def load(cls, path: str | Path, settings: Mapping[str, Any] | None = None) -> Run:

@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.training": {"pipeline.batches", "pipeline.head", "pipeline.forward", "pipeline.methods"},
     "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.head", "pipeline.forward"},
     "pipeline.evaluation": set(),
+    "pipeline.judging": {"pipeline.evaluation"},
     "pipeline.audit": set(),
     "pipeline.audit.measures": {"pipeline.text"},
     "pipeline.audit.checks": {"pipeline.audit.measures", "pipeline.evaluation"},
@@ -88,6 +89,8 @@ for stage in ("train", "evaluate", "report"):
     ARROWS[f"stages.{stage}"] |= {"stages.verdict"}
 ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}
 ARROWS["stages.compare"] |= {"pipeline", "stages.run_file"}
+ARROWS["stages.judge"] = SHARED | {"stages.outputs", "stages.remote", "pipeline"}
+ARROWS["stages.pairs"] = SHARED | {"stages.outputs", "pipeline"}
 ARROWS["stages.init"] = SHARED | {"stages.run_file", "stages.run_text", "stages.migration", "pipeline"}
 ARROWS["stages.doctor"] = {"stages.config", "stages.common", "stages.store", "pipeline"}
 ARROWS["stages.watch"] = {"stages.config", "stages.common", "pipeline"}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from scoreonce.stages.config import Run
     from scoreonce.stages.estimate.stage import estimate
     from scoreonce.stages.evaluate.stage import evaluate
+    from scoreonce.stages.judge.stage import judge
+    from scoreonce.stages.pairs.stage import pairs
     from scoreonce.stages.prepare.stage import prepare
     from scoreonce.stages.push.stage import push
     from scoreonce.stages.report.stage import report
@@ -46,8 +48,10 @@ __all__ = [
     "compare",
     "estimate",
     "evaluate",
+    "judge",
     "merge",
     "methods",
+    "pairs",
     "prepare",
     "push",
     "report",
@@ -56,7 +60,19 @@ __all__ = [
     "verbose",
 ]
 
-STAGES = ("audit", "compare", "estimate", "evaluate", "prepare", "push", "report", "score", "train")
+STAGES = (
+    "audit",
+    "compare",
+    "estimate",
+    "evaluate",
+    "judge",
+    "pairs",
+    "prepare",
+    "push",
+    "report",
+    "score",
+    "train",
+)
 # Imported when first used: torch alone takes seconds, and `scoreonce --help` comes through here too.
 _MODULES = {
     "InputError": "schemas.errors",

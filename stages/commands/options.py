@@ -266,6 +266,36 @@ Trust = Annotated[
 AllowMethodFile = Annotated[
     bool, typer.Option("--allow-method-file", help="Allow the Python code of train.method_file to run.")
 ]
+JudgedLabel = Annotated[
+    str | None,
+    typer.Option("--label", metavar="NAME", help="Samples to judge; by default those of the training label."),
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", metavar="NAME", help="Samples to compare them with, e.g. reference: a win rate."),
+]
+JudgementName = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Folder name of the result; made of the labels by default.")
+]
+AllowJudgeFunction = Annotated[
+    bool, typer.Option("--allow-judge-function", help="Allow the Python code of judge.function to run.")
+]
+AnswerFormat = Annotated[
+    Literal["alpaca-eval", "arena-hard"] | None,
+    typer.Option(
+        "--format",
+        help="Judge nothing: write the first sample of each prompt to --to, in the format of that benchmark.",
+    ),
+]
+AnswerFile = Annotated[Path | None, typer.Option("--to", metavar="FILE", help="The file of --format; replaced.")]
+Questions = Annotated[
+    Path | None,
+    typer.Option("--questions", metavar="FILE", help="arena-hard: its question.jsonl, for the ids of the questions."),
+]
+Judgements = Annotated[
+    list[str],
+    typer.Option("--judgement", metavar="NAME", help="Judgement whose scores are used; repeatable, of one judge."),
+]
 Rehash = Annotated[
     bool,
     typer.Option(

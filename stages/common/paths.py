@@ -204,8 +204,14 @@ class RunPaths:
         return self.out / "samples" / label
 
     def judgement(self, name: str) -> Path:
-        """Folder of what one judge said of samples: judgements.parquet, and manifest.json, written last."""
+        """Folder of what one judge said of samples: scores.parquet, judgements.parquet, and manifest.json, written
+        last; answers.jsonl has what was answered so far.
+        """
         return self.out / "judge" / name
+
+    def graded(self, name: str) -> Path:
+        """Folder of graded lists for `prepare`: pairs.jsonl, and manifest.json, written last."""
+        return self.out / "graded" / name
 
     @property
     def comparison(self) -> Path:

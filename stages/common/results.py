@@ -193,6 +193,30 @@ class CompareResult:
 
 
 @dataclass(frozen=True)
+class JudgeResult:
+    """A judgement. `summary` has its figures: `scores` of a judge that scores, `comparison` where two were compared."""
+
+    folder: Path
+    summary: dict[str, Any] = field(repr=False)
+
+    def scores(self) -> pl.DataFrame:
+        """One row per sample: rows of `schemas.tables.SampleScore`; for a judge that scores each completion."""
+        return read_frame(self.folder / "scores.parquet")
+
+    def judgements(self) -> pl.DataFrame:
+        """One row per comparison: rows of `schemas.tables.Judgement`; where two labels were compared."""
+        return read_frame(self.folder / "judgements.parquet")
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """Graded lists for `prepare`: the file, and counts of lists, completions and what was left out."""
+
+    path: Path
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
 class ReportResult:
     """The page about some training runs."""
 

@@ -14,10 +14,12 @@ from pathlib import Path, PurePosixPath
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.names import require_name
 
-KINDS = ("pairs", "reference", "audit", "train", "evaluate", "compare", "export", "report.html", "demo.json")
-LABELLED = ("train", "evaluate", "export")  # of which there is a unit for each label, or trainer
+_SAMPLED = ("samples", "judge", "graded")
+KINDS = ("pairs", "reference", "audit", "train", "evaluate", "compare", "export", *_SAMPLED, "report.html", "demo.json")
+LABELLED = ("train", "evaluate", "export", *_SAMPLED)  # of which there is a unit for each label, trainer or name
 MARKERS = {"pairs": "manifest.json", "reference": "manifest.json", "audit": "audit.json", "evaluate": "summary.json"}
 MARKERS |= {"compare": "compare.json", "export": "manifest.json"}
+MARKERS |= {"samples": "manifest.json", "judge": "manifest.json", "graded": "manifest.json"}
 MARKERS["train"] = "lineage.json"  # without which nothing of a training run is used
 # What says which results were made of the pairs that are there.
 MARKERS_OF_RESULTS = tuple(

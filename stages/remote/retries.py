@@ -67,13 +67,14 @@ class Retries:
 
     tries: int = 6
     sleep: Callable[[float], None] = time.sleep
+    passing: Callable[[BaseException], bool] = may_pass  # which errors are tried again
 
     def __call__(self, action: Callable[[], Result]) -> Result:
         """What `action` returns; its last error where no try succeeds, or its first that will not pass."""
         attempts = Retrying(
             stop=stop_after_attempt(self.tries),
             wait=wait_exponential(max=LONGEST) + wait_random(0, 1),
-            retry=retry_if_exception(may_pass),
+            retry=retry_if_exception(self.passing),
             sleep=self.sleep,
             reraise=True,
         )

@@ -1,0 +1,149 @@
+"""A reward model as the judge: a sequence classifier with one output, which is the score of a whole conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from scoreonce.schemas.errors import InputError, first_line
+from scoreonce.stages.common.progress import progress
+from scoreonce.stages.config import Compute, Judge
+from scoreonce.stages.judge.answers import Answers, key_of
+from scoreonce.stages.judge.questions import Completion, Settings
+from scoreonce.stages.models import loading
+from scoreonce.stages.weights.model_digests import model_digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+UNBOUNDED = 1 << 24  # from here on, a tokenizer's model_max_length says only that it knows none
+
+
+class RewardModel:
+    """The model of judge.reward_model. Raises `InputError` where there is none that gives one number.
+
+    It reads the prompt and the completion by its own tokenizer's chat template, or, where it has none, as text after
+    each other. A text longer than it can read has no score.
+    """
+
+    kind: Literal["scores"] = "scores"
+
+    def __init__(self, judge: Judge, compute: Compute, answers: Answers) -> None:
+        assert judge.reward_model is not None
+        self._name, self._dtype, self._answers = judge.reward_model, judge.dtype, answers
+        self._folder = loading.folder_of(self._name)
+        self._device = loading.resolve_device(compute.device)
+        self._budget = compute.budget(self._device.type)
+        self._tokenizer = loading.load_tokenizer(self._name)
+        self._weights = model_digest(self._folder)
+        self._model: PreTrainedModel | None = None
+
+    def settings(self) -> Settings:
+        """Its weights, dtype and chat template."""
+        template = self._tokenizer.chat_template
+        return {"kind": "reward model", "model": self._name, "weights": self._weights, "dtype": self._dtype} | (
+            {"template": key_of(template)} if template else {}
+        )
+
+    def scores(self, completions: Sequence[Completion]) -> list[float | None]:
+        """The model's output for each, in batches of texts of about the same length."""
+        ids = [self._ids(each) for each in completions]
+        keys = [key_of(self._weights, self._dtype, each) for each in ids]
+        places = {key: place for place, key in enumerate(keys)}
+        missing = [place for key, place in places.items() if key not in self._answers]
+        if missing:
+            longest = self._longest()
+            missing = [place for place in missing if len(ids[place]) <= longest]
+        with progress(len(missing), "completions", "judge") as bar:
+            for batch in self._batches(missing, ids):
+                for place, score in zip(batch, self._outputs([ids[place] for place in batch]), strict=True):
+                    self._answers.add(keys[place], score)
+                bar.update(len(batch))
+        return [self._answers.get(key) for key in keys]
+
+    def _ids(self, completion: Completion) -> list[int]:
+        tokenizer, messages = self._tokenizer, completion.messages
+        if tokenizer.chat_template is None and messages is not None:
+            raise InputError(
+                "The prompts are conversations, and the reward model has no chat template.",
+                found=f"no chat_template in the tokenizer of {self._name}",
+                where="judge.reward_model",
+                fix="Use a reward model with a chat template, or put its template into its tokenizer's folder.",
+            )
+        if tokenizer.chat_template is None:
+            return list(tokenizer(completion.prompt + completion.text)["input_ids"])
+        whole = [
+            *(messages or [{"role": "user", "content": completion.prompt}]),
+            {"role": "assistant", "content": completion.text},
+        ]
+        try:
+            found: Any = tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False)
+        except Exception as error:  # of any kind: the template is a program of the model's authors
+            raise InputError(
+                "The chat template of the reward model cannot write a conversation.",
+                found=first_line(error),
+                where=self._name,
+                fix="Use another reward model, or correct its template.",
+            ) from None
+        return list(found)
+
+    def _longest(self) -> int:
+        model = self._loaded()
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        stated = (self._tokenizer.model_max_length, positions)
+        return min(each for each in (*stated, UNBOUNDED) if each is not None)
+
+    def _batches(self, places: Sequence[int], ids: Sequence[Sequence[int]]) -> list[list[int]]:
+        """Longest first, so that memory is short at once or never; one at a time for a model without padding."""
+        batches: list[list[int]] = []
+        alone = bool(places) and self._loaded().config.get_text_config().pad_token_id is None
+        for place in sorted(places, key=lambda each: -len(ids[each])):
+            if not alone and batches and len(ids[batches[-1][0]]) * (len(batches[-1]) + 1) <= self._budget:
+                batches[-1].append(place)
+            else:
+                batches.append([place])
+        return batches
+
+    def _outputs(self, rows: Sequence[Sequence[int]]) -> list[float | None]:
+        model, longest = self._loaded(), max(map(len, rows))
+        pad = model.config.get_text_config().pad_token_id or 0
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows], device=self._device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=self._device)
+        with torch.inference_mode():
+            found = model(input_ids=ids, attention_mask=mask).logits[:, 0].double()  # (rows,)
+        return [score if score == score and abs(score) != float("inf") else None for score in found.tolist()]
+
+    def _loaded(self) -> PreTrainedModel:
+        if self._model is None:
+            self._model = _classifier(self._folder, self._dtype).to(self._device).eval()
+        return self._model
+
+
+def _classifier(folder: Any, dtype: str) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=loading.trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
+        raise _unusable(folder, first_line(error)) from None
+    if report["missing_keys"]:
+        raise _unusable(folder, f"no weights for {', '.join(sorted(report['missing_keys']))}")
+    if model.config.num_labels != 1:
+        raise _unusable(folder, f"{model.config.num_labels} outputs")
+    return model
+
+
+def _unusable(folder: Any, found: str) -> InputError:
+    return InputError(
+        "The reward model cannot be used.",
+        found=found,
+        where=f"judge.reward_model, {folder}",
+        fix="Give a folder that AutoModelForSequenceClassification loads, with one output (num_labels = 1).",
+    )
