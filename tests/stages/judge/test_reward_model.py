@@ -1,0 +1,110 @@
+"""A reward model as the judge: its scores are what transformers gives one conversation at a time."""
+
+import pytest
+import torch
+from judged_samples import OTHER, OWN, reward_model
+from sample_tables import as_conversations, sample_rows, write_samples
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.judge import reward_model as module
+from scoreonce.stages.judge.stage import judge
+
+
+def alone(folder, conversations) -> list[float]:
+    """The oracle: one conversation at a time, without padding."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+    ids = [tokenizer.apply_chat_template(each, tokenize=True, return_dict=False) for each in conversations]
+    with torch.inference_mode():
+        return [model(torch.tensor([each])).logits[0, 0].item() for each in ids]
+
+
+def turns(prompt, completion):
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_scores_are_those_of_one_conversation_at_a_time(judged, tmp_path, pad):
+    folder = reward_model(tmp_path / "rm", pad=pad)
+    found = judge(judged(reward_model=str(folder)), label="dpo").scores()
+    expected = alone(folder, [turns(prompt, each) for prompt, texts in OWN.items() for each in texts])
+    assert found["score"].to_list() == pytest.approx(expected, abs=1e-5)
+    assert len({round(score, 3) for score in expected}) == len(expected)
+
+
+def test_conversations_are_read_with_all_their_messages(judged, tmp_path):
+    folder = reward_model(tmp_path / "rm")
+    run, system = judged(reward_model=str(folder)), {"role": "system", "content": "Be kind."}
+    write_samples(RunPaths.of(run), "chat", as_conversations(sample_rows({"one?": ["yes"]}), system))
+    expected = alone(folder, [[system, *turns("one?", "yes")]])
+    assert judge(run, label="chat").scores()["score"].to_list() == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_labels_are_compared_by_their_scores(judged, tmp_path, caplog):
+    folder = reward_model(tmp_path / "rm")
+    result = judge(judged(reward_model=str(folder)), label="dpo", against="reference")
+    own = alone(folder, [turns(prompt, each) for prompt, texts in OWN.items() for each in texts])
+    other = alone(folder, [turns(prompt, each) for prompt, texts in OTHER.items() for each in texts])
+    expected = [0.5 if a == b else float(a > b) for a, b in zip(own, other, strict=True)]
+    assert result.judgements()["preference"].to_list() == expected
+    figures = result.summary["comparison"]
+    assert figures["position"] is None
+    assert figures["win_rate"]["rate"] == pytest.approx(sum(expected) / 6)
+    assert figures["ties"] == 2
+    assert "win rate" in caplog.text
+
+
+def test_judged_once_it_is_up_to_date_and_new_samples_alone_are_scored(judged, tmp_path, monkeypatch):
+    run = judged(reward_model=str(reward_model(tmp_path / "rm")))
+    before = judge(run, label="dpo")
+    first = before.scores()["score"].to_list()
+    scored: list[int] = []
+    outputs = module.RewardModel._outputs
+
+    def counted(self, rows):
+        scored.append(len(rows))
+        return outputs(self, rows)
+
+    monkeypatch.setattr(module.RewardModel, "_outputs", counted)
+    assert judge(run, label="dpo").summary == before.summary
+    assert not scored
+    write_samples(RunPaths.of(run), "dpo", sample_rows({**OWN, "four?": ["new"]}))
+    after = judge(run, label="dpo").scores()
+    assert sum(scored) == 1
+    assert after["score"].to_list()[:6] == first
+
+
+def test_a_text_longer_than_the_model_reads_has_no_score(judged, tmp_path):
+    run = judged(reward_model=str(reward_model(tmp_path / "rm")))
+    write_samples(RunPaths.of(run), "long", sample_rows({"one?": ["short", "x" * 300]}))
+    result = judge(run, label="long")
+    assert result.scores()["score"].is_null().to_list() == [False, True]
+    assert result.summary["scores"][0]["unscored"] == 1
+
+
+def test_a_model_of_several_outputs_is_refused(judged, tmp_path):
+    run = judged(reward_model=str(reward_model(tmp_path / "rm", outputs=2)))
+    with pytest.raises(InputError, match="reward model cannot be used") as refused:
+        judge(run, label="dpo")
+    assert refused.value.found == "2 outputs"
+
+
+def test_a_language_model_is_no_reward_model(judged, tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = reward_model(tmp_path / "rm")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(vocab_size=300, num_labels=1, **shape)).save_pretrained(folder)
+    with pytest.raises(InputError, match="reward model cannot be used") as refused:
+        judge(judged(reward_model=str(folder)), label="dpo")
+    assert "score.weight" in refused.value.found
+
+
+def test_conversations_need_a_chat_template(judged, tmp_path):
+    run = judged(reward_model=str(reward_model(tmp_path / "rm", template=None)))
+    assert judge(run, label="dpo").scores()["score"].null_count() == 0  # plain prompts need none
+    write_samples(RunPaths.of(run), "chat", as_conversations(sample_rows(OWN)))
+    with pytest.raises(InputError, match="has no chat template"):
+        judge(run, label="chat")
