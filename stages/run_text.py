@@ -11,7 +11,7 @@ from typing import Any
 from scoreonce.schemas.errors import printable
 
 WIDTH = 120
-SECTIONS = ("data", "reference", "compute", "audit", "score", "train", "evaluate", "compare")
+SECTIONS = ("data", "reference", "compute", "audit", "score", "train", "evaluate", "compare", "judge", "pairs")
 
 
 @dataclass(frozen=True)

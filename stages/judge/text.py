@@ -20,7 +20,7 @@ def lines(manifest: JudgementManifest, folder: Path) -> Iterator[str]:
         missing = f", {row['unscored']:,} without a score" if row["unscored"] else ""
         interval = "" if row["score"] is None else f"  ({signed(row['score_low'])} to {signed(row['score_high'])})"
         mean = "none" if row["score"] is None else signed(row["score"])
-        yield f"  score of {row['label']:<13}{mean}{interval}, mean of {row['samples']:,} samples{missing}"
+        yield f"  score of {row['label']:<13}{mean}{interval}, over the prompts of {row['samples']:,} samples{missing}"
     if figures["comparison"] is not None:
         yield from _comparison(figures["comparison"])
     if figures["failures"]:
