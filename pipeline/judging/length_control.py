@@ -7,7 +7,7 @@ AlpacaEval 2's model of a judge's preference for completion m over b, of prompt 
 d is the length of b less that of m in characters, s the sample deviation of d over all comparisons, γ_x the difficulty
 of the prompt, where it is known. θ, φ and ψ are fitted to the preferences, which may be any number from 0 to 1; the
 length-controlled win rate is the mean over the comparisons of sigmoid(θ + ψ · γ_x), the same at d = 0. Where γ is not
-known, that is sigmoid(θ).
+known, that is sigmoid(θ), which is too high for a side that is nearly always shorter (docs/judge.md).
 
 Source: Dubois et al. 2024, arXiv 2404.04475, and tatsu-lab/alpaca_eval, `length_controlled_v1`. That implementation
 adds, with weight 0.2, annotations of two rewritten baselines (verbose and concise), which only its own 805 prompts
