@@ -10,7 +10,7 @@ import polars as pl
 
 from scoreonce.schemas import identity
 from scoreonce.schemas.tables import Sample
-from scoreonce.stages.common.files import write_parquet
+from scoreonce.stages.common.files import sha256, write_json, write_parquet
 from scoreonce.stages.common.paths import RunPaths
 
 Message = dict[str, str]
@@ -47,9 +47,11 @@ def as_conversations(rows: list[dict[str, Any]], *more: Message) -> list[dict[st
 
 
 def write_samples(paths: RunPaths, label: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Write the table of a label."""
+    """Write the table of a label, and its manifest last."""
     table = Sample.validate(pl.DataFrame(rows, schema=Sample.create_empty().schema), cast=True)
-    write_parquet(paths.samples(label) / "samples.parquet", table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    path = paths.samples(label) / "samples.parquet"
+    write_parquet(path, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    write_json(path.with_name("manifest.json"), {"files": {path.name: sha256(path)}})
     return table
 
 

@@ -9,6 +9,7 @@ from killed_training import dying_in_update
 from launches import launch
 from object_store import FaultyFileSystem
 from safetensors.torch import load_file
+from sample_tables import sample_rows, write_samples
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit import stage as audit
@@ -18,7 +19,9 @@ from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.estimate import stage as estimate
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.exchange import export, import_scores
+from scoreonce.stages.judge import stage as judge
 from scoreonce.stages.outputs.unit_copy import SupersededError
+from scoreonce.stages.pairs import stage as pairs
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.remote import retries
 from scoreonce.stages.remote.folder import RemoteFolder
@@ -27,6 +30,7 @@ from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
 
+LENGTH = "def score(prompt, completion):\n    return len(completion)\n"
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2}
 
 
@@ -326,3 +330,24 @@ def test_processes_of_two_machines_train_from_their_own_copies(world, monkeypatc
 
 def weights_of(run):
     return load_file(RunPaths.of(run).policy / "model.safetensors")
+
+
+def test_samples_are_judged_on_one_machine_and_paired_on_another(machines):
+    path = machines.world.folder / "length.py"
+    path.write_text(LENGTH)
+
+    def run(machine):
+        return machines.run(machine).replace({"judge.function": f"{path}:score"})
+
+    for label in ("dpo", "reference"):
+        write_samples(machines.copy("one"), label, sample_rows({"a?": [label, "x"]}))
+    judge.judge(run("one"), label="dpo", against="reference", allow_judge_function=True)
+    assert machines.there("judge") == {
+        f"judge/dpo-against-reference/{name}" for name in ("scores.parquet", "judgements.parquet", "manifest.json")
+    }
+    made = pairs.pairs(run("two"), ["dpo-against-reference"])
+    assert made.path.is_relative_to(machines.world.folder / "cache-two")
+    assert made.counts["listed"] == 3
+    assert machines.there("graded") == {
+        f"graded/dpo-against-reference/{name}" for name in ("pairs.jsonl", "manifest.json")
+    }
