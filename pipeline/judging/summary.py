@@ -8,6 +8,7 @@ interval for theirs). It is n where all rates are the same.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -69,9 +70,10 @@ def rate_of_prompts(rows: pl.DataFrame, value: pl.Expr) -> dict[str, float] | No
     means = rows.group_by("prompt_id", maintain_order=True).agg(value.mean().alias("rate"))["rate"]
     if not len(means):
         return None
-    rate = means.mean()
-    variance = means.var() if len(means) > 1 else 0.0
-    count = rate * (1 - rate) * len(means) / variance if variance else len(means)
+    rates: list[float] = means.to_list()
+    rate = math.fsum(rates) / len(rates)
+    variance = math.fsum((each - rate) ** 2 for each in rates) / max(1, len(rates) - 1)
+    count = rate * (1 - rate) * len(rates) / variance if variance else len(rates)
     low, high = wilson(pl.lit(rate), pl.lit(float(count)))
     return pl.select(rate=pl.lit(rate), low=low, high=high).row(0, named=True)
 

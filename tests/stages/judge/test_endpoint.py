@@ -105,6 +105,9 @@ def test_a_judgement_that_was_killed_goes_on(judged):
         before = len(server.questions)
         result = judge(run, label="dpo", against="reference")
         assert len(server.questions) - before == 8 - 2
+        (answers.parent / "manifest.json").unlink()
+        judge(run, label="dpo", against="reference")
+        assert len(server.questions) - before == 8 - 2  # what came after the cut line is read too
     assert result.judgements()["preference"].to_list() == [1, 0, 0, 0.5, 0.5, 0.5]
 
 

@@ -25,9 +25,9 @@ def turns(prompt, completion):
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
 
 
-@pytest.mark.parametrize("pad", [True, False])
-def test_scores_are_those_of_one_conversation_at_a_time(judged, tmp_path, pad):
-    folder = reward_model(tmp_path / "rm", pad=pad)
+@pytest.mark.parametrize("kind", [{}, {"pad": False}, {"both_ways": True}], ids=["padded", "no padding", "both ways"])
+def test_scores_are_those_of_one_conversation_at_a_time(judged, tmp_path, kind):
+    folder = reward_model(tmp_path / "rm", **kind)
     found = judge(judged(reward_model=str(folder)), label="dpo").scores()
     expected = alone(folder, [turns(prompt, each) for prompt, texts in OWN.items() for each in texts])
     assert found["score"].to_list() == pytest.approx(expected, abs=1e-5)

@@ -49,6 +49,15 @@ def test_a_list_for_each_prompt(tmp_path, caplog):
     assert 'data.format = "graded"' in caplog.text
 
 
+def test_a_text_that_was_written_in_two_ways_is_listed_once(tmp_path):
+    run = run_of(tmp_path)
+    rows = sample_rows({"a?": ["x", "yyy", "yyy"]})
+    rows[2]["completion_id"] = "other tokens"
+    write_samples(RunPaths.of(run), "dpo", rows)
+    judge(run, label="dpo", allow_judge_function=True)
+    assert listed(pairs(run, ["dpo"]).path)[0]["responses"] == ["x", "yyy"]
+
+
 def test_judgements_of_one_judge_are_listed_together(tmp_path):
     run = run_of(tmp_path)
     judged(run, "reference", {"a?": ["x", "yyy"]})
