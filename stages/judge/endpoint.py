@@ -10,9 +10,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from scoreonce.pipeline.judging.verdicts import DEFAULT_TEMPLATE, Question, preference_in
 from scoreonce.schemas.errors import InputError, first_line
@@ -23,7 +25,7 @@ from scoreonce.stages.judge.questions import Match, Settings
 from scoreonce.stages.remote.retries import Retries
 
 KEY = "SCOREONCE_JUDGE_API_KEY"
-REFUSED = (401, 403, 404)  # what the server will say of every request
+REFUSED = (401, 403, 404, 429)  # what the server will say of every request; 429, too many, after every try
 
 
 class Endpoint:
@@ -34,7 +36,7 @@ class Endpoint:
 
     kind: Literal["preferences"] = "preferences"
 
-    def __init__(self, judge: Judge, answers: Answers, *, retries: Retries | None = None) -> None:
+    def __init__(self, judge: Judge, answers: Answers) -> None:
         assert judge.endpoint is not None
         if judge.model is None:
             raise InputError(
@@ -43,10 +45,14 @@ class Endpoint:
                 where="[judge] of the run file",
                 fix="Set judge.model to the name under which the server has it.",
             )
+        _require_plain(judge.endpoint)
         self._judge, self._answers = judge, answers
         self._question = _question(judge.template)
         self._openai = _package()
-        self._retries = replace(retries or Retries(), tries=judge.tries, passing=_passing(self._openai))
+        self._stopping = Event()
+        self._retries = Retries(
+            judge.tries, sleep=partial(_pause, self._stopping), passing=_passing(self._openai, self._stopping)
+        )
         self.failures: Counter[str] = Counter()
 
     def settings(self) -> Settings:
@@ -75,16 +81,17 @@ class Endpoint:
             max_retries=0,  # `Retries` are the ones
         )
         with client, ThreadPoolExecutor(self._judge.concurrency) as pool:
-            asked = {pool.submit(self._ask, client, question): key for key, question in missing.items()}
+            asked = [pool.submit(self._answer, client, key, question) for key, question in missing.items()]
             try:
                 with progress(len(asked), "answers", "judge") as bar:
                     for done in as_completed(asked):
-                        answered, verdict = done.result()
-                        if answered:
-                            self._answers.add(asked[done], verdict)
+                        if reason := done.result():
+                            self.failures[reason] += 1
                         bar.update(1)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: no request is waited for, and none tried again
+                self._stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
+                client.close()
                 raise
         found = [self._answers.get(key) for key in keys]
         self.failures["no one verdict"] += sum(
@@ -101,26 +108,24 @@ class Endpoint:
             "max_tokens": self._judge.max_tokens,
         }
 
-    def _ask(self, client: Any, request: dict[str, Any]) -> tuple[bool, float | None]:
-        """Whether the model answered, and its verdict."""
+    def _answer(self, client: Any, key: str, request: dict[str, Any]) -> str | None:
+        """Ask, and keep the verdict as soon as it comes: it is paid. Returns why there is no answer, None for one."""
         openai = self._openai
         try:
             answer = self._retries(lambda: _content(client.chat.completions.create(**request)))
         except openai.APITimeoutError:
-            self.failures["timed out"] += 1
+            return "timed out"
         except openai.APIConnectionError as error:
-            raise self._stopped(
-                "The judge's endpoint cannot be reached.", first_line(error.__cause__ or error)
-            ) from None
+            found = first_line(error.__cause__ or error)
+            raise self._stopped("The judge's endpoint cannot be reached.", found) from None
         except openai.APIStatusError as error:
-            if error.status_code in REFUSED or error.status_code == 429:
+            if error.status_code in REFUSED:
                 raise self._stopped("The judge's endpoint refuses.", f"HTTP {error.status_code}") from None
-            self.failures[f"HTTP {error.status_code}"] += 1
+            return f"HTTP {error.status_code}"
         except (openai.OpenAIError, _MalformedError, ValueError):
-            self.failures["malformed response"] += 1
-        else:
-            return True, preference_in(answer)
-        return False, None
+            return "malformed response"
+        self._answers.add(key, preference_in(answer))
+        return None
 
     def _stopped(self, what: str, found: str) -> InputError:
         return InputError(
@@ -133,7 +138,7 @@ class Endpoint:
 
 
 class _MalformedError(Exception):
-    """A response that is not one of the protocol, or has no text."""
+    """A response that is not one of the protocol."""
 
 
 def _content(response: Any) -> str:
@@ -141,9 +146,33 @@ def _content(response: Any) -> str:
         content = response.choices[0].message.content
     except (AttributeError, IndexError, TypeError):
         raise _MalformedError from None
-    if not isinstance(content, str) or not content.strip():
+    if content is None:  # a model that used all its tokens before it said anything: answered, and paid
+        return ""
+    if not isinstance(content, str):
         raise _MalformedError
     return content
+
+
+def _require_plain(endpoint: str) -> None:
+    """Raise `InputError` for what is no plain URL: the address is written to the manifest, so no key may be in it."""
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError as error:
+        found = str(error)
+    else:
+        if (
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and not (parts.username or parts.password or parts.query)
+        ):
+            return
+        found = "a user name, password or query in it" if parts.hostname else endpoint
+    raise InputError(
+        "The endpoint is not a plain URL.",
+        found=found,
+        where="judge.endpoint",
+        fix=f"Give the base URL, as http://localhost:8000/v1, and the key in {KEY}.",
+    )
 
 
 def _question(template: str | None) -> Question:
@@ -173,8 +202,18 @@ def _package() -> Any:
     return openai
 
 
-def _passing(openai: Any) -> Callable[[BaseException], bool]:
+def _pause(stopping: Event, seconds: float) -> None:
+    """Wait between two tries, or until the judgement is stopping."""
+    stopping.wait(seconds)
+
+
+def _passing(openai: Any, stopping: Event) -> Callable[[BaseException], bool]:
     """Which errors may pass: a broken connection, a time-out, a busy or broken server, a response cut short."""
     kinds = (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
-    broken = (openai.APIResponseValidationError, _MalformedError, ValueError)
-    return lambda error: isinstance(error, (*kinds, *broken)) or getattr(error, "status_code", None) == 408
+    broken = (*kinds, openai.APIResponseValidationError, _MalformedError, ValueError)
+
+    def passing(error: BaseException) -> bool:
+        may = isinstance(error, broken) or getattr(error, "status_code", None) == 408
+        return may and not stopping.is_set()
+
+    return passing

@@ -11,7 +11,6 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.judge import endpoint
 from scoreonce.stages.judge.stage import judge
-from scoreonce.stages.remote.retries import Retries
 
 pytest.importorskip("openai")
 SECRET = "sk-very-secret"
@@ -19,7 +18,7 @@ SECRET = "sk-very-secret"
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(endpoint, "Retries", lambda: Retries(sleep=lambda _: None))
+    monkeypatch.setattr(endpoint, "_pause", lambda stopping, seconds: None)
     monkeypatch.setenv(endpoint.KEY, SECRET)
 
 
@@ -199,3 +198,21 @@ def test_the_template_is_the_users(judged, tmp_path):
         write_samples(RunPaths.of(run), "other", as_conversations(sample_rows({"one?": ["y"]})))
         judge(run, label="chat", against="other")
     assert set(server.questions) == {"P one?\n1 x\n2 y\n[[A]]?", "P one?\n1 y\n2 x\n[[A]]?"}
+
+
+def test_a_model_that_says_nothing_is_paid_once(judged):
+    silent = b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}}]}'
+    with judge_server(lambda *_: silent) as server:
+        run = judged(endpoint=server.url, model="m")
+        assert judge(run, label="dpo", against="reference").summary["failures"] == {"no one verdict": 8}
+        judge(run, label="dpo", against="reference")
+    assert len(server.questions) == 8
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "http://me:secret@host/v1", "https://host/v1?key=secret", "http://"]
+)
+def test_an_endpoint_has_no_secret_in_it(judged, url):
+    with pytest.raises(InputError, match="not a plain URL") as refused:
+        judge(judged(endpoint=url, model="m"), label="dpo", against="reference")
+    assert "secret" not in str(refused.value)

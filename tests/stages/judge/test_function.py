@@ -94,8 +94,8 @@ def test_the_manifest_vouches_and_changed_code_is_run_again(judged, tmp_path):
     ("settings", "options", "what"),
     [
         ({}, {"label": "dpo"}, "has to be one judge"),
-        ({"function": "a.py:b", "endpoint": "http://x"}, {"label": "dpo"}, "has to be one judge"),
-        ({"endpoint": "http://x"}, {"label": "dpo", "against": "reference"}, "needs the name of a model"),
+        ({"function": "a.py:b", "endpoint": "http://x/v1"}, {"label": "dpo"}, "has to be one judge"),
+        ({"endpoint": "http://x/v1"}, {"label": "dpo", "against": "reference"}, "needs the name of a model"),
         ({"reward_model": "none"}, {"label": "nobody"}, "no samples of this label"),
         ({"reward_model": "none"}, {"label": "dpo", "against": "dpo"}, "compared with itself"),
         ({"reward_model": "none"}, {"label": "../dpo"}, "name of a folder"),
