@@ -16,10 +16,10 @@ from scoreonce.pipeline.pages.audit.histogram import histogram_charts
 from scoreonce.pipeline.pages.audit.judgements import judgement_sentences
 from scoreonce.pipeline.pages.audit.pairs import Texts, examples, worst_pairs
 from scoreonce.pipeline.pages.audit.shortcuts import ShortcutRow, domain, shortcut_rows, strength, strip
-from scoreonce.pipeline.pages.audit.text import advice, visible
 from scoreonce.pipeline.pages.audit.verdict import present, verdict
 from scoreonce.pipeline.pages.charts import strip_axis, svg
 from scoreonce.pipeline.pages.numbers import NOTHING, flatten, is_number, number, percent, shown, span, upper_first
+from scoreonce.pipeline.pages.text import advice, visible
 from scoreonce.pipeline.text.quarantine import REASONS
 
 SOURCES_SHOWN = 25
@@ -106,7 +106,7 @@ def render(shown_page: AuditPage) -> str:
             svg=svg,
             seen=visible,
             advice=advice,
-            style=kit.style("audit/audit.css"),
+            style=kit.style("texts.css", "audit/audit.css"),
             **kit.script(kit.resource("audit/audit.js")),
         )
     )

@@ -8,9 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from scoreonce.pipeline.pages.audit.diff import Block, Fragment, Side, compare, excerpts, passage
-from scoreonce.pipeline.pages.audit.text import visible
+from scoreonce.pipeline.pages.diff import compare, excerpts, passage
+from scoreonce.pipeline.pages.marked_text import markup
 from scoreonce.pipeline.pages.numbers import number
+from scoreonce.pipeline.pages.text import visible
 
 # Characters of a prompt's end in the table of the worst pairs, and of that unfolded.
 OPENING = 140
@@ -92,34 +93,3 @@ def _worst(entry: Mapping[str, Any], texts: Texts | None) -> Mapping[str, Any]:
         None if texts.rejected is None else visible(rejected),
     )
     return {**entry, "pair": pair, "opening": visible(opening)}
-
-
-def markup(side: Side) -> Markup:
-    """A side as HTML within an element that keeps white space."""
-    blocks = [_block(block) for block in side.blocks]
-    return Markup("").join([_left_out(side.before, "earlier"), *blocks, _left_out(side.after, "more")])
-
-
-def _left_out(characters: int, where: str) -> Markup:
-    if not characters:
-        return Markup("")
-    return Markup('<span dir="ltr" class="cut">{} {} characters are not on this page</span>').format(
-        number(characters), where
-    )
-
-
-def _block(block: Block) -> Markup:
-    pieces = Markup("").join(_piece(piece) for piece in block.pieces)
-    if not block.folded:
-        return pieces
-    return Markup('<details><summary dir="ltr">{} characters</summary>{}</details>').format(
-        number(block.characters), pieces
-    )
-
-
-def _piece(piece: Fragment) -> Markup:
-    if not piece.changed:
-        return visible(piece.text)
-    # White space at the end is marked only where nothing else is.
-    end = len(piece.text.rstrip()) or len(piece.text)
-    return Markup("<mark>{}</mark>{}").format(visible(piece.text[:end]), visible(piece.text[end:]))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scoreonce.pipeline.pages.audit.diff import BUDGET, CAP, CONTEXT, LEAD, compare, excerpts, passage
-from scoreonce.pipeline.pages.audit.text import advice, visible
+from scoreonce.pipeline.pages.diff import BUDGET, CAP, CONTEXT, LEAD, compare, excerpts, passage
+from scoreonce.pipeline.pages.text import advice, visible
 
 
 def marked(side):
