@@ -356,6 +356,50 @@ class EvaluationManifest(FilesManifest):
     figures: dict[str, JsonValue]
 
 
+# sample
+
+
+class SampledPrompts(Record):
+    """Which prompts were answered. `prompt_ids` digests their ids, in order."""
+
+    source: str  # "heldout", "train" or a file
+    prompts: int
+    prompt_ids: Sha256
+    pairs_manifest_sha256: Sha256 | None  # of the pairs that they are from; None for a file
+
+
+class SamplesManifest(FilesManifest):
+    """samples/<label>/manifest.json: which model wrote which completions, and how.
+
+    `generation` has the settings of transformers' GenerationConfig, and `seed` the noise. Of a `realigned` model,
+    `weights` and `store_key` are those of the policy that was mixed with the reference.
+    """
+
+    title = "the samples"
+    absent = "There are no samples."
+    stage = "sample"
+
+    format: Literal[1] = 1
+    label: str
+    model: str
+    revision: str | None
+    adapter: str | None
+    dtype: str
+    weights: str
+    store_key: str
+    method: str | None
+    training_identity: str | None  # of the lineage, where `train` made the model
+    realigned: float | None  # the weight λ of the policy in the mixture; None for a single model
+    reference: EvaluatedReference
+    prompts: SampledPrompts
+    generation: Settings
+    ends: list[int]  # token ids that end a completion
+    seed: int
+    n: int  # completions of each prompt
+    whole_distribution: bool  # sampled as the model has it: temperature 1, nothing cut off or penalised
+    computed: dict[str, str]  # device and versions: provenance
+
+
 # judge, pairs
 
 

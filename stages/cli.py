@@ -33,6 +33,7 @@ from scoreonce.stages.commands.options import (
     BaseModel,
     Branch,
     Compared,
+    Completions,
     Contamination,
     CutTo,
     Datasets,
@@ -80,12 +81,16 @@ from scoreonce.stages.commands.options import (
     Public,
     Query,
     Questions,
+    Realign,
     Rehash,
     Replace,
     Repository,
     Restart,
     RunFile,
     RunOut,
+    SampledLabels,
+    SampledModel,
+    SampledPrompts,
     Search,
     Seeds,
     Sets,
@@ -488,6 +493,36 @@ def pairs(
     from scoreonce.stages.pairs import stage
 
     stage.pairs(settings, judgements, name=name, lock_timeout=lock_timeout)
+
+
+@app.command()
+def sample(
+    run: RunFile,
+    sets: Sets = None,
+    labels: SampledLabels = None,
+    model: SampledModel = None,
+    prompts: SampledPrompts = None,
+    n: Completions = None,
+    realign: Realign = None,
+    restart: Restart = False,
+    lock_timeout: LockTimeout = None,
+    rehash: Rehash = False,
+    trust: Trust = False,
+) -> None:
+    """Sample completions from the reference and from policies.
+
+    With the log-prob of each under its model and the reference, for the report, and to be judged. What was sampled
+    before with the same settings stays.
+    """
+    given = {
+        "sample.prompts": prompts,
+        "sample.n": n,
+        "sample.realign": None if realign is None else realign.split(","),
+    }
+    settings = _load(run, sets).replace({key: value for key, value in given.items() if value is not None})
+    from scoreonce.stages.sample import stage
+
+    stage.sample(settings, labels=labels, model=model, restart=restart, lock_timeout=lock_timeout)
 
 
 @app.command()

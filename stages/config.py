@@ -352,6 +352,42 @@ class Evaluate(_Section):
         return None if label is None else require_name(label, "evaluate.label, or --label")
 
 
+class Sample(_Section):
+    """Completions sampled from the reference and from policies."""
+
+    prompts: Name = Field(
+        "heldout",
+        description="heldout or train: those of the prepared pairs; or a file: .jsonl with prompt (text, or messages), "
+        ".txt with one a line",
+    )
+    limit: int | None = Field(None, ge=1, description="use only this many prompts, from the first")
+    n: int = Field(1, ge=1, description="completions of each prompt")
+    max_new_tokens: int = Field(256, ge=1, description="tokens of a completion at most")
+    temperature: float = Field(1.0, ge=0, description="0: the most likely token each time")
+    top_p: float = Field(1.0, gt=0, le=1, description="sample among the most likely tokens with this probability")
+    top_k: int = Field(0, ge=0, description="sample among so many most likely tokens; 0: among all")
+    repetition_penalty: float = Field(1.0, gt=0, description="divides the logits of tokens that were there; 1: none")
+    generation: dict[str, pydantic.JsonValue] = Field(
+        {}, description="further settings of transformers' GenerationConfig, e.g. min_p = 0.05"
+    )
+    realign: list[float] = Field(
+        [],
+        description="sample mixtures of reference and policy, with these weights of the policy (decoding-time "
+        "realignment): 0 is the reference, 1 the policy, 2 as trained with half the beta",
+    )
+    seed: int = Field(0, ge=0)
+    tokens_per_batch: int | None = Field(
+        None,
+        ge=1,
+        description="prompt and new tokens of all rows that are written together; by default 16,384 on a CPU, 65,536 "
+        "on a GPU",
+    )
+
+    def budget(self, device_type: str) -> int:
+        """Positions of keys and values on "cpu" or "cuda"."""
+        return self.tokens_per_batch or (65_536 if device_type == "cuda" else 16_384)
+
+
 class Compare(_Section):
     """Several trainings on the same pairs and scores, and which of them to take."""
 
@@ -421,6 +457,7 @@ class Run(_Section):
     compare: Compare = Compare()
     judge: Judge = Judge()
     pairs: Pairs = Pairs()
+    sample: Sample = Sample()
 
     @classmethod
     def load(cls, path: str | Path, settings: Mapping[str, Any] | None = None) -> Run:

@@ -33,7 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.methods.papers": {"pipeline.methods", "pipeline.methods.pieces"},
     "pipeline.training": {"pipeline.batches", "pipeline.head", "pipeline.forward", "pipeline.methods"},
     "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.head", "pipeline.forward"},
+    "pipeline.generation": set(),
     "pipeline.evaluation": set(),
+    "pipeline.samples": set(),
     "pipeline.judging": {"pipeline.evaluation"},
     "pipeline.audit": set(),
     "pipeline.audit.measures": {"pipeline.text"},
@@ -46,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "pipeline.pages": set(),
     "pipeline.verdict": {"pipeline.pages", "pipeline.evaluation"},
-    "pipeline.pages.report": {"pipeline.pages", "pipeline.evaluation"},
+    "pipeline.pages.report": {"pipeline.pages", "pipeline.evaluation", "pipeline.samples"},
     "pipeline.pages.compare": {"pipeline.pages", "pipeline.evaluation"},
     "pipeline.pages.audit": {"pipeline.pages", "pipeline.text"},
     "pipeline.demo": {"pipeline.evaluation"},
@@ -80,7 +82,7 @@ SHARED = {
 }
 ARROWS["stages.scoring"] = ARROWS["stages.held_out"] = SHARED | {"stages.sharded", "pipeline"}
 ARROWS["stages.verdict"] = SHARED | {"pipeline"}
-STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange", "push")
+STAGES = ("prepare", "audit", "score", "train", "evaluate", "report", "demo", "estimate", "exchange", "push", "sample")
 ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }
@@ -109,6 +111,7 @@ TENSOR_ROOMS = (
     "pipeline.methods",
     "pipeline.training",
     "pipeline.memory",
+    "pipeline.generation",
 )
 
 

@@ -71,7 +71,7 @@ def prepare_rows(
     refused: list[tuple[int, RowError]] = []
     examples: list[tuple[int, Example]] = []
     for row, raw in enumerate(rows, first_row):
-        for found in _read(raw, recipe):
+        for found in read_raw(raw, recipe):
             if isinstance(found, RowError):
                 refused.append((row, found))
             else:
@@ -87,7 +87,7 @@ def prepare_rows(
     return pairs, [_quarantined(row, rows[row - first_row], problem, recipe) for row, problem in refused]
 
 
-def _read(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | RowError]:
+def read_raw(raw: Row | RowError, recipe: PreparationSettings) -> list[Example | RowError]:
     """The pairs of a row, and an error for each unusable part."""
     if isinstance(raw, RowError):
         return [raw]

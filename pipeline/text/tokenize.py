@@ -205,6 +205,21 @@ def _without_end(text: str, rendered: bool, encoder: TextEncoder) -> tuple[str, 
     return bare, end if end is not None or turn is None else turn.token_id
 
 
+def encode_prompts(encoder: TextEncoder, prompts: Sequence[tuple[str, bool]], limit: int | None = None) -> list[Ids]:
+    """Token ids of prompts alone, the same that they have in pairs; of those over `limit` tokens the start is cut.
+
+    Each is a text, and whether a chat template wrote it.
+    """
+    ids = _ids(encoder.whole, [text for text, _ in prompts])
+    whole = [_with_prefix(encoder, each, rendered) for each, (_, rendered) in zip(ids, prompts, strict=True)]
+    return whole if limit is None else [_last(each, limit, encoder) for each in whole]
+
+
+def _with_prefix(encoder: TextEncoder, prompt: list[int], rendered: bool) -> Ids:
+    has_prefix = rendered or tuple(prompt[: len(encoder.prefix)]) == encoder.prefix
+    return np.array(prompt if has_prefix else [*encoder.prefix, *prompt], np.int32)
+
+
 def encode_pairs(encoder: TextEncoder, examples: Sequence[Example]) -> list[EncodedPair | RowError]:
     """Token ids of each example, untruncated, every completion with its end token; `RowError` if it cannot be split."""
     prompts = _ids(encoder.whole, [example.prompt for example in examples])
@@ -257,9 +272,8 @@ def _assemble(
     if chosen.ids is None or rejected_ids is None:
         return RowError("boundary_cannot_be_split", f"the prompt ends in {example.prompt[-20:]!r}")
     chosen_end, rejected_end = (encoder.eos_id if end is None else end for end in example.ends)
-    has_prefix = example.rendered or tuple(prompt[: len(encoder.prefix)]) == encoder.prefix
     return EncodedPair(
-        np.array(prompt if has_prefix else [*encoder.prefix, *prompt], np.int32),
+        _with_prefix(encoder, prompt, example.rendered),
         np.array([*chosen.ids, chosen_end], np.int32),
         np.array([] if rejected is None else [*rejected_ids, rejected_end], np.int32),
         boundary_merged=chosen.merged or (rejected is not None and rejected.merged),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from scoreonce.stages.prepare.stage import prepare
     from scoreonce.stages.push.stage import push
     from scoreonce.stages.report.stage import report
+    from scoreonce.stages.sample.stage import sample
     from scoreonce.stages.score.stage import score
     from scoreonce.stages.store.store import ReferenceStore
     from scoreonce.stages.train.merge import merge
@@ -55,6 +56,7 @@ __all__ = [
     "prepare",
     "push",
     "report",
+    "sample",
     "score",
     "train",
     "verbose",
@@ -70,6 +72,7 @@ STAGES = (
     "prepare",
     "push",
     "report",
+    "sample",
     "score",
     "train",
 )

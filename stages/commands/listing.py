@@ -44,6 +44,7 @@ LOCATED: dict[str, Located] = {
     "train": lambda run, paths: [paths.training],
     "policy": lambda run, paths: [paths.policy],
     "evaluate": lambda run, paths: [paths.evaluation],
+    "samples": lambda run, paths: [paths.samples(paths.label)],
     "compare": lambda run, paths: [paths.comparison_page, paths.comparison_summary, paths.trials],
     "report": lambda run, paths: [paths.report],
     "out": lambda run, paths: [paths.out],

@@ -161,6 +161,33 @@ Model = Annotated[
     str | None,
     typer.Option(metavar="MODEL", help="Policy to evaluate in place of the trained one: folder or Hub name."),
 ]
+SampledLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label",
+        metavar="NAME",
+        help="Sample this training run, or reference; repeatable. By default reference and this run file's own label.",
+    ),
+]
+SampledModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Sample this model in place of trained ones: folder or Hub name."),
+]
+SampledPrompts = Annotated[
+    str | None,
+    typer.Option("--prompts", metavar="WHICH", help="heldout, train, or a .jsonl or .txt file (sample.prompts)."),
+]
+Completions = Annotated[
+    int | None, typer.Option("--n", metavar="N", min=1, help="Completions of each prompt (sample.n).")
+]
+Realign = Annotated[
+    str | None,
+    typer.Option(
+        "--realign",
+        metavar="WEIGHTS",
+        help="Mix each policy with the reference, e.g. 0.5,1,2: its weight, 1 is the policy (sample.realign).",
+    ),
+]
 FailOn = Annotated[
     str | None,
     typer.Option(

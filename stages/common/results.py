@@ -15,6 +15,7 @@ from scoreonce.stages.common.paths import RunPaths, Split
 
 if TYPE_CHECKING:
     from scoreonce.pipeline.evaluation.standings import Standings
+    from scoreonce.pipeline.samples.figures import SampleFigures
     from scoreonce.pipeline.templates.preview import PairText
     from scoreonce.pipeline.text.rows_to_pairs import QuarantinedRow
     from scoreonce.schemas.manifests import PairCounts, PairsManifest
@@ -147,6 +148,20 @@ class EvaluateResult:
         """What became of the run that made the policy: state, headline, paragraph, findings with rules and advice."""
         found: dict[str, Any] = read_json(self.paths.evaluation_verdict)
         return found
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """The completions of one label. `sampled` were written now, the others were there before."""
+
+    paths: RunPaths
+    label: str
+    sampled: int
+    figures: SampleFigures = field(repr=False)
+
+    def samples(self) -> pl.DataFrame:
+        """One row per completion: rows of `schemas.tables.Sample`."""
+        return read_frame(self.paths.samples(self.label) / "samples.parquet")
 
 
 @dataclass(frozen=True)

@@ -32,9 +32,9 @@ from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared_pairs import require_held_out, require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
-from scoreonce.stages.evaluate.policy import label_of, lineage_of, policy_of, require_own_label, written_unit
 from scoreonce.stages.evaluate.table import evaluation_pairs
 from scoreonce.stages.models.forward_record import single_layout
+from scoreonce.stages.models.named_policy import label_of, lineage_of, policy_of, require_own_label
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
@@ -51,6 +51,14 @@ _PRINTED = {
     "policy's own ranking": "policy_ranking_accuracy",
     "reference's ranking": "reference_ranking_accuracy",
 }
+
+
+def written_unit(run: Run, *, model: str | None = None, label: str | None = None, **_: object) -> str:
+    """What `evaluate` with these arguments writes, as a unit of `stages.outputs`."""
+    paths, name = RunPaths.of(run), model or run.evaluate.model
+    policy = run.reference if name == run.reference.model else Reference(model=name or str(paths.policy))
+    own = label or run.evaluate.label or label_of(paths, policy)
+    return f"evaluate/{require_name(own, 'evaluate.label, or --label')}"
 
 
 @at_address(
@@ -79,7 +87,7 @@ def evaluate(
     require_scores_of_pairs(reference, paths)
     name = label or run.evaluate.label or label_of(paths, policy)
     results = replace(paths, label=require_name(name, "evaluate.label, or --label"))
-    require_own_label(results, policy)
+    require_own_label(results, policy, keys="--label, or evaluate.label")
     store = ReferenceStore.of(run, policy)
     bare = run.score.model_copy(update={"full_vocab": "none", "mismatched": False, "embeddings": False})
     job = ScoringJob(paths, ("test",), policy, store, run.compute, bare, layout=single_layout(reference.layout))

@@ -1,4 +1,4 @@
-"""Which policy is evaluated, under which label, and what `train` recorded of it."""
+"""Which policy is evaluated or sampled, under which label, and what `train` recorded of it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from pathlib import Path
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage
-from scoreonce.schemas.names import name_of, require_name
+from scoreonce.schemas.names import name_of
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.models.lineage import start_of
 
 
-def policy_of(run: Run, paths: RunPaths, model: str | None) -> Reference:
+def policy_of(run: Run, paths: RunPaths, model: str | None, *, to: str = "evaluate") -> Reference:
     """The model to score, described as a reference is, because the same code scores both.
 
-    `model` is a folder or Hub name; None means what `train` wrote. Raises `InputError` where it wrote nothing.
+    `model` is a folder or Hub name; None means what `train` wrote. Raises `InputError`, which says what it was wanted
+    `to`, where that wrote nothing.
     """
     if model is None and not paths.policy.is_dir():
         raise InputError(
-            "There is no trained policy to evaluate.",
+            f"There is no trained policy to {to}.",
             found=f"no folder {paths.policy}",
             where=f"label {paths.label}",
             fix="Run `scoreonce train` with this run file and label, or name a model with --model.",
@@ -45,24 +46,19 @@ def label_of(paths: RunPaths, policy: Reference) -> str:
     return path.parent.name if path.parent.parent == (paths.out / "train").resolve() else name_of(path.name)
 
 
-def require_own_label(results: RunPaths, policy: Reference) -> None:
-    """Raise `InputError` where results would stand under the label of a training run that did not make the policy."""
+def require_own_label(results: RunPaths, policy: Reference, *, keys: str) -> None:
+    """Raise `InputError` where results would stand under the label of a training run that did not make the policy.
+
+    `keys` say where a label is given.
+    """
     folder = Path(policy.adapter or policy.model).resolve()
     if results.training.is_dir() and folder not in (results.policy.resolve(), results.merged.resolve()):
         raise InputError(
-            "A training run has this label, and did not make the model that is to be evaluated.",
+            "A training run has this label, and did not make the model whose results would stand under it.",
             found=f"label {results.label}, model {policy.adapter or policy.model}",
             where=str(results.training),
-            fix="Give the results a label of their own: --label, or evaluate.label.",
+            fix=f"Give the results a label of their own: {keys}.",
         )
-
-
-def written_unit(run: Run, *, model: str | None = None, label: str | None = None, **_: object) -> str:
-    """What `evaluate` with these arguments writes, as a unit of `stages.outputs`."""
-    paths, name = RunPaths.of(run), model or run.evaluate.model
-    policy = run.reference if name == run.reference.model else Reference(model=name or str(paths.policy))
-    own = label or run.evaluate.label or label_of(paths, policy)
-    return f"evaluate/{require_name(own, 'evaluate.label, or --label')}"
 
 
 def lineage_of(policy: Reference) -> Lineage | None:

@@ -15,7 +15,7 @@ from scoreonce.schemas.tables import HeldOutStep
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.evaluate.policy import policy_of
+from scoreonce.stages.models.named_policy import policy_of
 from scoreonce.stages.report import stage as report
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.store.store import ReferenceStore
