@@ -1,21 +1,20 @@
-"""Sampling completions from a causal language model, in batches."""
+"""Completions of the demo's prompts, drawn as `scoreonce sample` draws them: each from noise of its own."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
+from scoreonce.pipeline.generation.decoding import complete
+from scoreonce.pipeline.generation.noise import noise_seed
+from scoreonce.schemas.identity import prompt_id
 from scoreonce.stages.common.progress import progress
 
-Ids = npt.NDArray[np.int32]
 
-
-@torch.inference_mode()
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -28,42 +27,34 @@ def sample(
 ) -> list[PromptRow]:
     """One completion per prompt, at temperature 1 from the whole distribution: token ids, EOS included where it came.
 
-    Prompts of similar length share a batch; the same seed, prompts and batch give the same samples on one machine.
+    Prompts of similar length share a batch. The same seed and prompts give the same samples on one machine; a prompt
+    that stands there twice gives two.
     """
     prompt_ids = [np.array(ids, np.int32) for ids in tokenizer(list(prompts))["input_ids"]]
-    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))
-    completions: dict[int, Ids] = {}
-    torch.manual_seed(seed)
-    with progress(len(prompts), "samples", description) as bar:
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            generated = _generate(model, tokenizer, [prompt_ids[index] for index in chosen], max_new_tokens)
-            completions |= dict(zip(chosen, generated, strict=True))
-            bar.update(len(chosen))
-    return [PromptRow(prompt_ids[index], (completions[index],)) for index in range(len(prompts))]
-
-
-def _generate(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Ids], max_new_tokens: int
-) -> list[Ids]:
-    # Padding goes to the left: the completion has to follow its prompt.
-    width, end = max(map(len, prompts)), tokenizer.eos_token_id
-    padded = np.stack([np.pad(ids, (width - len(ids), 0), constant_values=end) for ids in prompts])
-    mask = np.stack([np.arange(width) >= width - len(ids) for ids in prompts])
-    generated = model.generate(
-        torch.from_numpy(padded).long().to(model.device),
-        attention_mask=torch.from_numpy(mask).long().to(model.device),
-        max_new_tokens=max_new_tokens,
+    seeds, met = [], Counter[str]()
+    for ids in prompt_ids:
+        name = prompt_id(ids)
+        seeds.append(noise_seed(seed, name, met[name]))
+        met[name] += 1
+    end = tokenizer.eos_token_id
+    config = GenerationConfig(
         do_sample=True,
+        max_new_tokens=max_new_tokens,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        eos_token_id=end,
+        eos_token_id=[end],
         pad_token_id=end,
     )
-    return [_until_end(ids, end) for ids in generated[:, width:].cpu().numpy().astype(np.int32)]
-
-
-def _until_end(ids: Ids, end: int) -> Ids:
-    ends = np.flatnonzero(ids == end)
-    return ids[: ends[0] + 1] if len(ends) else ids
+    order = sorted(range(len(prompts)), key=lambda index: len(prompt_ids[index]))
+    rows: dict[int, PromptRow] = {}
+    with progress(len(prompts), "samples", description) as bar:
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            written = complete(
+                model, [prompt_ids[index] for index in chosen], config, seeds=[seeds[index] for index in chosen]
+            )
+            for index, made in zip(chosen, written, strict=True):
+                rows[index] = PromptRow(prompt_ids[index], (made.ids,))
+            bar.update(len(chosen))
+    return [rows[index] for index in range(len(prompts))]

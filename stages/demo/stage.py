@@ -27,8 +27,9 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.demo.reward import prefers_first, reward
 from scoreonce.pipeline.demo.task import Prompt, Prompts, card
 from scoreonce.pipeline.demo.task import prompts as draw_prompts
-from scoreonce.pipeline.evaluation.intervals import mean_interval
+from scoreonce.pipeline.evaluation.intervals import Z95, mean_interval
 from scoreonce.pipeline.forward.architecture import causal_lm
+from scoreonce.pipeline.samples import best_of_n
 from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import files
@@ -57,6 +58,8 @@ class Size:
     max_new_tokens: int = 96
     batch: int = 256
     shown: int = 8
+    best_of: int = 8  # completions of the reference to choose from
+    best_of_prompts: int = 64
 
 
 def task(run: Run, size: Size = Size()) -> None:
@@ -124,7 +127,8 @@ def judge(run: Run, size: Size = Size()) -> None:
         policy = reference if label == REFERENCE else _load(Reference(model=folder, dtype=run.reference.dtype), run)
         rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, label)
         entries.append(_judged(label, prompts, _texts(rows, tokenizer), _log_ratios(rows, policy, reference), size))
-    files.write_json(paths.out / "demo.json", {"policies": entries})
+    best = _best_of_n(prompts[: size.best_of_prompts], tokenizer, causal_lm(reference.scorer.model), run, size)
+    files.write_json(paths.out / "demo.json", {"policies": entries, "best_of_n": best})
     logger.info("\n".join([*_standings(entries), f"written to {paths.out / 'demo.json'}"]))
 
 
@@ -210,6 +214,29 @@ def _log_ratios(rows: Sequence[PromptRow], policy: ModelScorer, reference: Model
     """log pi(y) - log ref(y) of each sample y of the policy (samples,); their mean estimates KL(pi || ref)."""
     own, other = (model.score(rows, lambda completions, tokens: None).scores.logps for model in (policy, reference))
     return own - other
+
+
+def _best_of_n(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, reference: PreTrainedModel, run: Run, size: Size
+) -> list[dict[str, Any]]:
+    """True reward of the best of 1, 2, 4, ... completions of the reference, with the most that its KL can be.
+
+    What choosing among its completions reaches is what a policy is measured by.
+    """
+    rows = _sample(reference, tokenizer, prompts * size.best_of, run.data.seed + 1, size, f"best of {size.best_of}")
+    rewards: dict[str, list[float]] = {prompt.text: [] for prompt in prompts}
+    for prompt, text in zip(prompts * size.best_of, _texts(rows, tokenizer), strict=True):
+        rewards[prompt.text].append(reward(prompt, text))
+    return [
+        {
+            "n": point.n,
+            "reward": point.reward.mean,
+            "low": point.reward.mean - Z95 * (point.reward.error or 0.0),
+            "high": point.reward.mean + Z95 * (point.reward.error or 0.0),
+            "kl_bound": point.kl_bound,
+        }
+        for point in best_of_n.curve(rewards)
+    ]
 
 
 def _judged(

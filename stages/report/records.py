@@ -10,6 +10,7 @@ import polars as pl
 
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
+from scoreonce.pipeline.pages.report.samples import REALIGNED, SampleRecord
 from scoreonce.pipeline.verdict.text import document
 from scoreonce.pipeline.verdict.verdict import verdict
 from scoreonce.schemas.errors import InputError
@@ -19,6 +20,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, read_toml
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.data.samples import read_samples, sampled_labels, samples_manifest
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation, step_tables
 from scoreonce.stages.verdict.gather import after_evaluation, after_training
 
@@ -49,17 +51,40 @@ def manifest_fields(kind: type[Manifest], path: Path) -> dict[str, Any]:
     return manifests.read(kind, path).model_dump(mode="json") if path.is_file() else {}
 
 
+def sample_records(paths: RunPaths, labels: Sequence[str]) -> tuple[SampleRecord, ...]:
+    """The samples of the reference and of the chosen runs, realigned or not, and of whatever is not a run.
+
+    Raises `InputError` where a file is damaged.
+    """
+    runs = {folder.name for folder in (paths.out / "train").glob("*")}
+    found = {label: samples_manifest(paths, label) for label in sampled_labels(paths)}
+    return tuple(
+        SampleRecord(label, read_samples(paths, label), manifest.model_dump(mode="json", exclude={"files"}))
+        for label, manifest in found.items()
+        if (own := label.partition(REALIGNED)[0]) in labels or own not in runs or label in labels
+    )
+
+
+def best_of_n(path: Path) -> tuple[dict[str, Any], ...]:
+    """The demo's curve of the best of n completions of the reference; empty without one."""
+    return tuple(_demo(path).get("best_of_n", ()))
+
+
 def demo_entries(path: Path, labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """True rewards of the chosen runs, and of whatever is not a run, as the reference; empty without the demo."""
-    if not path.is_file():
-        return ()
     runs = {folder.name for folder in (path.parent / "train").glob("*")}
+    return tuple(entry for entry in _demo(path)["policies"] if entry["label"] in labels or entry["label"] not in runs)
+
+
+def _demo(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {"policies": []}
     try:
         found = read_json(path)
-        entries = found if isinstance(found, list) else found["policies"]  # version 0.1 wrote the list alone
+        whole = {"policies": found} if isinstance(found, list) else found  # version 0.1 wrote the list alone
+        return {**whole, "policies": whole["policies"]}
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error, "demo judge") from None
-    return tuple(entry for entry in entries if entry["label"] in labels or entry["label"] not in runs)
 
 
 def _evaluation(paths: RunPaths) -> tuple[dict[str, Any], pl.DataFrame | None]:

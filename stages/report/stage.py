@@ -25,7 +25,7 @@ from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.outputs.units import LOGS
-from scoreonce.stages.report.records import demo_entries, manifest_fields, run_record
+from scoreonce.stages.report.records import best_of_n, demo_entries, manifest_fields, run_record, sample_records
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
     *LOGS,
     "train/*/model/scoreonce.json",
     "evaluate/*",
+    "samples/*/samples.parquet",
+    "samples/*/manifest.json",
     "demo.json",
     writes="report.html",
 )
@@ -63,6 +65,8 @@ def _collect(paths: RunPaths, labels: Sequence[str]) -> ReportData:
         pairs_manifest=manifest_fields(PairsManifest, paths.pairs_manifest),
         reference_manifest=manifest_fields(ReferenceManifest, paths.reference_manifest),
         demo=demo_entries(paths.out / "demo.json", labels),
+        best_of_n=best_of_n(paths.out / "demo.json"),
+        samples=sample_records(paths, labels),
         title=f"{paths.out.name}: scoreonce report",
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )

@@ -14,7 +14,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from scoreonce.pipeline.pages.charts import PALETTE, ROWS, Chart, color, interval_strip, specification
+from scoreonce.pipeline.pages.charts import PALETTE, ROWS, Chart, color, interval_strip, specification, values
 from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
 from scoreonce.schemas.metrics import (
     ACCURACIES,
@@ -190,8 +190,13 @@ def _band(
     return Chart(f"{column}-{index}", label, "", specification(layers, rounded(table), height=150))
 
 
-def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str]) -> Chart:
-    """True reward of each policy's samples, with its interval, against the policy's KL from the reference."""
+def reward_against_kl(
+    demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str], best_of_n: Sequence[Mapping[str, Any]] = ()
+) -> Chart:
+    """True reward of each policy's samples, with its interval, against the policy's KL from the reference.
+
+    With the curve of the best of n completions of the reference, at the most that their KL can be.
+    """
     figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
     rows = [{"label": entry["label"], **{name: entry.get(key) for name, key in figures.items()}} for entry in demo]
     labels = [str(entry["label"]) for entry in demo]
@@ -214,11 +219,23 @@ def reward_against_kl(demo: Sequence[Mapping[str, Any]], colors: Mapping[str, st
         base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
     )
-    return Chart(
-        "reward-kl",
-        "True reward against KL",
-        "Higher and further left is better; bars span 95% intervals.",
-        specification(layers, rows, height=300),
+    caption = "Higher and further left is better; bars span 95% intervals."
+    if best_of_n:
+        layers = alt.layer(_best_of_n(best_of_n), *layers.layer)
+        caption += (
+            f" Line: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
+        )
+    return Chart("reward-kl", "True reward against KL", caption, specification(layers, rows, height=300))
+
+
+def _best_of_n(points: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+    rows = [{"n": each["n"], "kl": each["kl_bound"], "mean": each["reward"]} for each in points]
+    base = alt.Chart(values(rows)).encode(x="kl:Q", y="mean:Q")
+    tips = [alt.Tooltip("n:Q", title="best of"), alt.Tooltip("mean:Q", title="true reward", format=".3f")]
+    return alt.layer(
+        base.mark_line(strokeDash=[4, 3], strokeWidth=1.5, color="var(--ink-3)"),
+        base.mark_point(filled=True, size=30, opacity=1, color="var(--ink-3)").encode(tooltip=tips),
+        base.mark_text(align="left", dx=5, dy=9, fontSize=10, color="var(--ink-2)").encode(text="n:Q"),
     )
 
 

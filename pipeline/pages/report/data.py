@@ -8,6 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from scoreonce.pipeline.pages.report.samples import SampleRecord
+
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -50,6 +52,8 @@ class ReportData:
     pairs_manifest: Mapping[str, Any] = field(default_factory=dict)
     reference_manifest: Mapping[str, Any] = field(default_factory=dict)
     demo: tuple[Mapping[str, Any], ...] = ()
+    best_of_n: tuple[Mapping[str, Any], ...] = ()  # of the demo's reference: n, reward, low, high, kl_bound
+    samples: tuple[SampleRecord, ...] = ()
     title: str = "scoreonce report"
     made: str = ""
 

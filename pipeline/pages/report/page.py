@@ -15,6 +15,7 @@ from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, da
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_first, final_mean
 from scoreonce.pipeline.pages.report.held_out import held_out_curves, held_out_standings
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
+from scoreonce.pipeline.pages.report.samples import REALIGNED, REFERENCE, side_by_side, standings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
 from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.metrics import PAIRS_PER_SECOND, SECONDS, TOKENS_PER_SECOND
@@ -27,10 +28,13 @@ SOURCES_SHOWN = 25
 def render(data: ReportData) -> str:
     """The page, as HTML. `data` needs at least one run."""
     colors = {run.label: color(index) for index, run in enumerate(data.runs)}
+    for record in data.samples:  # a realigned policy has the colour of its run
+        own = colors.get(record.label.partition(REALIGNED)[0])
+        colors.setdefault(record.label, "var(--ink-2)" if record.label == REFERENCE else own or color(len(colors)))
     marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
     curves, held_out = training_curves(data.runs), held_out_curves(data.runs)
     margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
-    scatter = reward_against_kl(data.demo, colors) if data.demo else None
+    scatter = reward_against_kl(data.demo, colors, data.best_of_n) if data.demo else None
     charts = [*curves, *held_out, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
     return (
         kit.environment()
@@ -57,14 +61,16 @@ def render(data: ReportData) -> str:
             trained=[run for run in data.runs if run.trained],
             rates=RATES,
             sources=_sources(data.runs),
-            samples=_samples(data.demo),
+            demo_samples=_samples(data.demo),
+            sample_standings=standings(data.samples),
+            answered=side_by_side(data.samples),
             pace={run.label: _pace(run) for run in data.runs},
             data_facts=data_facts(data.pairs_manifest),
             quarantine=quarantine(data.pairs_manifest),
             reference_facts=reference_facts(data.reference_manifest),
             settings=settings(data.runs),
             behind=behind_text,
-            style=kit.style("charts.css", "report/report.css"),
+            style=kit.style("charts.css", "texts.css", "report/report.css"),
             **kit.charts_script(),
         )
     )

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -16,7 +15,7 @@ from scoreonce.stages.demo import sampling as demo_sampling
 from scoreonce.stages.demo import stage as demo
 
 ROOT = Path(__file__).resolve().parents[3]
-TINY = demo.Size(texts=60, pairs=24, judged=6, hidden=16, layers=1, max_new_tokens=12, batch=16, shown=2)
+TINY = demo.Size(texts=60, pairs=24, judged=6, hidden=16, layers=1, max_new_tokens=12, batch=16, shown=2, best_of=2)
 
 
 @pytest.fixture
@@ -100,12 +99,6 @@ def test_samples_end_with_the_end_token_and_repeat_with_the_seed(runs):
     for ids in completions:
         assert tokenizer.eos_token_id not in ids[:-1]
         assert len(ids) == 6 or ids[-1] == tokenizer.eos_token_id
-
-
-def test_until_end_cuts_after_the_first_end_token():
-    assert demo_sampling._until_end(np.array([5, 7, 1, 1, 1], np.int32), 1).tolist() == [5, 7, 1]
-    assert demo_sampling._until_end(np.array([1, 1], np.int32), 1).tolist() == [1]
-    assert demo_sampling._until_end(np.array([5, 7], np.int32), 1).tolist() == [5, 7]
 
 
 def test_pairs_are_labelled_by_the_true_reward_with_noise(runs, monkeypatch):
