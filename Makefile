@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo docs test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate report compare bench clean FORCE
+.PHONY: help setup demo docs test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate sample report compare bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -91,6 +91,7 @@ score: $(MADE)/score ## reference log-probs of every completion, once
 train: $(TRAINED:%=$(MADE)/train-%) ## policies from the cached columns
 evaluate: $(TRAINED:%=$(MADE)/evaluate-%) ## policies on the held-out pairs
 report: $(MADE)/report ## one HTML page about all policies
+sample: $(TRAINED:%=$(MADE)/sample-%) ## completions of the reference and of the policies
 compare: $(MADE)/prepare ## what [compare] of RUN asks for: several trainings, and which to take
 	$(SCOREONCE) compare $(ARGS) $(COMPARE_ARGS)
 
@@ -119,6 +120,10 @@ $(MADE)/train-%: $(MADE)/score
 $(MADE)/evaluate-%: $(MADE)/train-% $(MADE)/score
 	$(SCOREONCE) evaluate $(ARGS) $(method)
 	@touch $@
+
+# It keeps what it has written, and adds what is missing: no stamp is needed.
+$(MADE)/sample-%: $(MADE)/train-% FORCE
+	$(SCOREONCE) sample $(ARGS) $(if $(filter-out run-file,$*),--label reference --label $*)
 
 $(MADE)/report: $(TRAINED:%=$(MADE)/evaluate-%)
 	$(SCOREONCE) report $(ARGS)
