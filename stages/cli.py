@@ -119,7 +119,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Score the reference model once; train every preference-optimisation method from the cached columns. "
-    "The stages, in order: prepare, audit, score, train, evaluate, sample, report. Each does only what is not done yet.",
+    "The stages, in order: prepare, audit, score, train, evaluate, sample, report. Each does only what is not done "
+    "yet.",
     epilog="`scoreonce init` writes a first run file. `scoreonce COMMAND --help` has the options of a command.",
 )
 store_app = typer.Typer(

@@ -223,9 +223,10 @@ def _best_of_n(
 
     What choosing among its completions reaches is what a policy is measured by.
     """
-    rows = _sample(reference, tokenizer, prompts * size.best_of, run.data.seed + 1, size, f"best of {size.best_of}")
+    repeated = [*prompts] * size.best_of
+    rows = _sample(reference, tokenizer, repeated, run.data.seed + 1, size, f"best of {size.best_of}")
     rewards: dict[str, list[float]] = {prompt.text: [] for prompt in prompts}
-    for prompt, text in zip(prompts * size.best_of, _texts(rows, tokenizer), strict=True):
+    for prompt, text in zip(repeated, _texts(rows, tokenizer), strict=True):
         rewards[prompt.text].append(reward(prompt, text))
     return [
         {
