@@ -215,28 +215,28 @@ def reward_against_kl(
         *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()),
     ]
     span = alt.Y("low:Q", title="true reward", scale=alt.Scale(zero=False, padding=10))
-    layers = alt.layer(
+    layers: list[alt.Chart] = [
         base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
-    )
+    ]
     caption = "Higher and further left is better; bars span 95% intervals."
     if best_of_n:
-        layers = alt.layer(_best_of_n(best_of_n), *layers.layer)
+        layers = [*_best_of_n(best_of_n), *layers]
         caption += (
             f" Line: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
         )
-    return Chart("reward-kl", "True reward against KL", caption, specification(layers, rows, height=300))
+    return Chart("reward-kl", "True reward against KL", caption, specification(alt.layer(*layers), rows, height=300))
 
 
-def _best_of_n(points: Sequence[Mapping[str, Any]]) -> alt.LayerChart:
+def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
     rows = [{"n": each["n"], "kl": each["kl_bound"], "mean": each["reward"]} for each in points]
     base = alt.Chart(values(rows)).encode(x="kl:Q", y="mean:Q")
     tips = [alt.Tooltip("n:Q", title="best of"), alt.Tooltip("mean:Q", title="true reward", format=".3f")]
-    return alt.layer(
+    return [
         base.mark_line(strokeDash=[4, 3], strokeWidth=1.5, color="var(--ink-3)"),
         base.mark_point(filled=True, size=30, opacity=1, color="var(--ink-3)").encode(tooltip=tips),
         base.mark_text(align="left", dx=5, dy=9, fontSize=10, color="var(--ink-2)").encode(text="n:Q"),
-    )
+    ]
 
 
 def rounded(table: pl.DataFrame) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Samples on the page: figures by label, the same prompts side by side, and nothing of their text as markup."""
 
+import json
+
 import polars as pl
 import pytest
 from html_page import Page
@@ -105,6 +107,20 @@ def test_text_of_samples_cannot_become_markup():
 
 def test_without_samples_there_is_no_section():
     assert "Side by side" not in page().text
+
+
+def test_the_best_of_n_stands_beside_the_policies():
+    """Each in its own data: a chart that lost the policies would have the line alone."""
+    entry = {"true_reward_mean": 2.0, "true_reward_low": 1.5, "true_reward_high": 2.5, "kl_mean": 0.5}
+    demo = ({"label": "reference", **entry}, {"label": "dpo", **entry})
+    point = {"n": 2, "reward": 3.0, "low": 2.0, "high": 4.0, "kl_bound": 0.193}
+    found = Page(render(ReportData(runs=(RunRecord("dpo"),), demo=demo, best_of_n=(point,))))
+    spec = json.loads(found.scripts["charts"])["reward-kl"]
+    assert "the best of 1 to 2 completions" in found.text
+    assert len(spec["layer"]) == 5
+    sources = [json.dumps(layer.get("data", spec.get("data"))) for layer in spec["layer"]]
+    assert ["0.193" in source for source in sources] == [True] * 3 + [False] * 2
+    assert all("rows" in source for source in sources[3:])
 
 
 def test_an_empty_completion_has_a_place():
