@@ -59,7 +59,7 @@ class Size:
     batch: int = 256
     shown: int = 8
     best_of: int = 8  # completions of the reference to choose from
-    best_of_prompts: int = 64
+    best_of_prompts: int = 32
 
 
 def task(run: Run, size: Size = Size()) -> None:
