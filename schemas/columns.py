@@ -352,6 +352,14 @@ TARGET_MARGIN = Column(
 )
 WEIGHT = Column("weight", "float64", "weight of the pair's loss; 0 means filtered out", minimum=0)
 LOSS = Column("loss", "float64", "loss of the pair, before its weight")
+PROGRESS = Column(
+    "progress",
+    "float64",
+    "optimizer steps already taken, over those of the whole run (schedules)",
+    minimum=0,
+    maximum=1,
+    default=0,
+)
 EXPONENTIAL_DRAWS = Column("exponential_draws", "float64", "Exp(1) draws that decide a random selection", minimum=0)
 
 COLUMNS: dict[str, Column] = {value.name: value for value in list(globals().values()) if isinstance(value, Column)}

@@ -8,7 +8,15 @@ notebook. Read `pieces/registry.py` for what a piece is, `papers/dpo.py` and `pa
 from scoreonce.pipeline.methods import papers  # noqa: F401  # registers the methods
 from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, accepted, method, resolve
 from scoreonce.pipeline.methods.chain import Method, Outcome, Paper
-from scoreonce.pipeline.methods.pieces.registry import calibration, derived, objective, rewards, selection, statistic
+from scoreonce.pipeline.methods.pieces.registry import (
+    calibration,
+    derived,
+    objective,
+    reduction,
+    rewards,
+    selection,
+    statistic,
+)
 from scoreonce.pipeline.methods.plain_tensors import apply, exponential_draws
 from scoreonce.pipeline.methods.refused import REFUSED
 from scoreonce.pipeline.methods.table import TableRow, table
@@ -28,6 +36,7 @@ __all__ = [
     "exponential_draws",
     "method",
     "objective",
+    "reduction",
     "resolve",
     "rewards",
     "selection",

@@ -30,6 +30,7 @@ def method(
     objective: Function | Mapping[Function, float],
     calibration: Function = constant,
     selection: Function = every_pair,
+    reduction: Function | None = None,
     defaults: Mapping[str, Any] | None = None,
     aliases: Mapping[str, Mapping[str, Any]] | None = None,
     synonyms: Mapping[str, str] | None = None,
@@ -37,6 +38,7 @@ def method(
 ) -> None:
     """Add a named method, composed of registered pieces, or of a weighted sum of objectives.
 
+    `reduction` makes the step's loss of the pairs', where that is not their weighted mean.
     `defaults` override those of the pieces. `aliases` are the names of TRL and of papers for it, each with the defaults
     that differ there; `synonyms` are other names of its hyperparameters; `learning_rate` is the paper's recommendation.
     Raises `InputError` for a name that is taken, pieces that do not go together, and a default that nothing reads.
@@ -60,6 +62,7 @@ def method(
         aliases or {},
         synonyms or {},
         learning_rate,
+        registered("reduction", reduction) if reduction else None,
     )
     METHODS[name] = compose(row, row.defaults)
     ROWS[name] = row
@@ -75,6 +78,7 @@ def resolve(
 ) -> Method:
     """A named method, its pieces replaced where given; without a name, the objective's own method is the start.
 
+    A method's reduction stays with it: `method = "dr_dpo", objective = "ipo"` is the soft minimum of IPO's losses.
     `objective` may be a weighted sum: `"0.8*dpo + 0.2*sft"`, or `{"dpo": 0.8, "sft": 0.2}`.
     Raises `InputError` for an unknown name or hyperparameter, a value out of range, pieces that do not go together,
     and with the reason for a method that cannot be trained here.
@@ -143,7 +147,8 @@ def _objective(given: str | Mapping[str, float]) -> Piece:
 
 
 def _is_objective_alone(row: Row) -> bool:
-    return row.calibration.function is constant and row.selection.function is every_pair and not row.defaults
+    plain = row.calibration.function is constant and row.selection.function is every_pair and row.reduction is None
+    return plain and not row.defaults
 
 
 def _piece(kind: Kind, name: str) -> Piece:
@@ -160,13 +165,13 @@ def _piece(kind: Kind, name: str) -> Piece:
 
 def _named(row: Row, start: Row) -> Row:
     """The same pieces under their right name: of the method that has just these, or of the pieces themselves."""
-    pieces = (row.objective, row.calibration, row.selection)
-    if start.name and pieces == (start.objective, start.calibration, start.selection):
+    pieces = (row.objective, row.calibration, row.selection, row.reduction)
+    if start.name and pieces == (start.objective, start.calibration, start.selection, start.reduction):
         return row
     for known in ROWS.values():
-        if (known.objective, known.calibration, known.selection) == pieces:
+        if (known.objective, known.calibration, known.selection, known.reduction) == pieces:
             return known
-    names = [piece.name for piece in pieces if piece.function not in (constant, every_pair)]
+    names = [piece.name for piece in pieces if piece and piece.function not in (constant, every_pair)]
     # Another objective may measure in other units; the row's own beta would then be wrong for it.
     defaults = start.defaults if row.objective is start.objective else {}
     return replace(row, name="+".join(names), title=f"Composed of {', '.join(names)}", paper=None, defaults=defaults)

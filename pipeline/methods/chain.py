@@ -24,6 +24,7 @@ from scoreonce.pipeline.methods.pieces.standard import takes_unpaired
 from scoreonce.schemas.columns import COLUMNS
 
 DRAWS = "exponential_draws"
+PROGRESS = "progress"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a method on one step. Gradients flow through `losses` alone.
+    """The result of a method on one step. Gradients flow through `losses` and `reduced` alone.
 
     A column of NaN means that the method has no such value (SimPO no margin without reference columns, SFT no beta and
     no rewards); the step log has null there.
@@ -52,11 +53,22 @@ class Outcome:
     chosen_rewards: Float64[Tensor, "pairs"]
     rejected_rewards: Float64[Tensor, "pairs"]
     state: dict[str, Tensor]
+    reduced: Float64[Tensor, ""] | None = None  # the step's loss where it is not the weighted mean; gradients flow
 
     @property
     def loss(self) -> Float64[Tensor, ""]:
-        """sum(weight * losses) / sum(weight), 0-d; 0 where all weights are 0."""
+        """The step's loss, 0-d: sum(weight * losses) / sum(weight), or what the method's reduction makes of them.
+
+        0 where all weights are 0.
+        """
+        if self.reduced is not None:
+            return self.reduced
         return weighted_mean(self.losses, self.weight, otherwise=torch.zeros_like(self.weight.sum()))
+
+    @property
+    def total(self) -> Float64[Tensor, ""]:
+        """The step's loss times the sum of the weights, 0-d: what a step differentiates."""
+        return (self.weight * self.losses).sum() if self.reduced is None else self.reduced * self.weight.sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +83,7 @@ class Method:
     objective: Piece
     rewards: Piece | None
     hyperparameters: dict[str, Any]
+    reduction: Piece | None = None  # of the pairs' losses to the step's; None: the weighted mean
 
     @property
     def statistics(self) -> tuple[Piece, ...]:
@@ -87,7 +100,7 @@ class Method:
         made = {name for piece in self.pieces for name in (*piece.gives, *piece.initial)}
         names = [name for piece in self.pieces for name in piece.columns if name not in made]
         added = [name for piece in derivation(names) for name in piece.added(self.hyperparameters)]
-        return bases([*names, *added]) - {DRAWS} - PRESENCE
+        return bases([*names, *added]) - {DRAWS, PROGRESS} - PRESENCE
 
     @property
     def differentiable(self) -> frozenset[str]:
@@ -116,8 +129,14 @@ class Method:
         return any(DRAWS in piece.columns for piece in self.pieces)
 
     @property
+    def scheduled(self) -> bool:
+        """Whether it reads `progress`, the share of the run's steps that are done, which the caller supplies, 0-d."""
+        return any(PROGRESS in piece.columns for piece in self.pieces)
+
+    @property
     def _deciding(self) -> tuple[Piece, ...]:
-        return (self.selection, *self.calibrations, self.objective, *([self.rewards] if self.rewards else []))
+        last = [piece for piece in (self.rewards, self.reduction) if piece]
+        return (self.selection, *self.calibrations, self.objective, *last)
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -125,7 +144,7 @@ class Method:
         return (*self.statistics, *self._deciding)
 
     def init_state(self) -> dict[str, Tensor]:
-        """The state before the first step: 0-d float64 tensors; empty for a stateless method."""
+        """The state before the first step: float64 tensors, 0-d, or 1-D for a queue; empty for a stateless method."""
         return {
             name: torch.tensor(self.hyperparameters[start] if isinstance(start, str) else start, dtype=torch.float64)
             for piece in self.statistics
@@ -136,11 +155,12 @@ class Method:
         """Losses and everything else of one step, on the device of the columns.
 
         `columns` are the base columns of `reads`, each (pairs,) or 0-d, of any dtype; others are ignored. A random
-        method also needs `exponential_draws`. With `training=False` the state is read and not changed.
+        method also needs `exponential_draws`; `progress` is 0 where it is not given. With `training=False` the state is
+        read and not changed.
         Raises `InputError` for a missing column, a shape that is not (pairs,), and a missing state entry.
         """
-        presence = PRESENCE & {name for piece in self.pieces for name in piece.columns}
-        needed = [*sorted(self.reads | presence), *([DRAWS] if self.random else [])]
+        defaulted = (PRESENCE | {PROGRESS}) & {name for piece in self.pieces for name in piece.columns}
+        needed = [*sorted(self.reads | defaulted), *([DRAWS] if self.random else [])]
         chain, new_state = checked(self.name, columns, needed, bases(["margin"]), state, self.init_state())
         wanted = [name for piece in self.pieces for name in piece.columns]
         for piece in derivation([*wanted, *self._logged(chain)]):
@@ -153,6 +173,8 @@ class Method:
         for piece in (self.selection, *self.calibrations):
             chain |= self._detached(piece, chain)
         chain |= self.objective(chain, self.hyperparameters)
+        if self.reduction:
+            chain |= self.reduction(chain, self.hyperparameters)
         if self.rewards:
             chain |= self._detached(self.rewards, chain)
         for piece in moving:
@@ -191,4 +213,5 @@ class Method:
             chosen_rewards=shown("chosen_rewards", "chosen"),
             rejected_rewards=shown("rejected_rewards", "rejected"),
             state=state,
+            reduced=chain.get("step_loss"),
         )

@@ -28,6 +28,7 @@ class Row:
     aliases: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # other names, and the defaults that differ
     synonyms: Mapping[str, str] = field(default_factory=dict)  # other names of its hyperparameters
     learning_rate: str = ""
+    reduction: Piece | None = None
 
 
 def registered(kind: Kind, function: Callable[..., Any]) -> Piece:
@@ -63,6 +64,7 @@ def compose(row: Row, settings: Mapping[str, Any]) -> Method:
         row.objective,
         PIECES["rewards"][rewards] if rewards else None,
         {},
+        row.reduction,
     )
     defaults = {**row.objective.defaults, **row.defaults}
     known = hyperparameters(bare)

@@ -27,7 +27,8 @@ class TableRow(TypedDict):
     objective: str
     calibration: str
     selection: str
-    state: dict[str, float]
+    reduction: str
+    state: dict[str, float | list[float]]
     batch_coupled: bool
     random: bool
 
@@ -60,7 +61,8 @@ def _table_row(row: Row, paper: Paper) -> TableRow:
         objective=row.objective.name,
         calibration=row.calibration.name,
         selection=row.selection.name,
-        state={name: float(value) for name, value in composed.init_state().items()},
+        reduction=row.reduction.name if row.reduction else "mean",
+        state={name: value.tolist() for name, value in composed.init_state().items()},
         batch_coupled=composed.batch_coupled,
         random=composed.random,
     )

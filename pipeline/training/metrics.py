@@ -42,7 +42,7 @@ def step_metrics(outcome: Outcome, columns: Mapping[str, Tensor]) -> dict[str, f
         names.BETA_MAX: outcome.beta.max(),
         names.TARGET_MARGIN: outcome.target_margin.mean(),
         names.KEPT: (outcome.weight > 0).double().mean(),
-        **{names.state(name): value for name, value in outcome.state.items()},
+        **{names.state(name): value for name, value in outcome.state.items() if not value.ndim},  # a queue is no number
     }
     numbers = torch.stack([value.detach().double().cpu() for value in (outcome.loss, *values.values())]).tolist()
     return {

@@ -77,11 +77,11 @@ class Collectives:
 def column_gradients(
     method: Method, columns: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> tuple[Outcome, dict[str, Float64[Tensor, "pairs"]]]:
-    """Run a method and differentiate sum(weight * losses) by each policy column: (pairs,) float64 each."""
+    """Run a method and differentiate sum(weight) times its loss by each policy column: (pairs,) float64 each."""
     leaves = {name: columns[name].detach().requires_grad_() for name in sorted(method.differentiable)}
     outcome = method.run({**columns, **leaves}, dict(state))
     names = list(leaves)
-    total = (outcome.weight * outcome.losses).sum()
+    total = outcome.total
     if not total.requires_grad:  # every pair is filtered out, or the loss has no policy term
         return outcome, {name: torch.zeros_like(leaves[name]) for name in names}
     gradients = torch.autograd.grad(total, [leaves[name] for name in names], allow_unused=True)
@@ -311,10 +311,10 @@ def in_parts(
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:
-    columns = [field.name for field in fields(Outcome) if field.name != "state"]
-    return Outcome(
-        **_concatenated([{name: vars(part)[name] for name in columns} for part in parts]), state=parts[-1].state
-    )
+    columns = [field.name for field in fields(Outcome) if field.name not in ("state", "reduced")]
+    reduced = None if parts[0].reduced is None else torch.stack([part.loss for part in parts]).mean()
+    joined = _concatenated([{name: vars(part)[name] for name in columns} for part in parts])
+    return Outcome(**joined, state=parts[-1].state, reduced=reduced)
 
 
 def _concatenated(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

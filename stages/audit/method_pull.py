@@ -86,7 +86,7 @@ def pull(run: Run, name: str, scored: pl.LazyFrame) -> pl.Series | str:
         outcome = method.run(columns, method.init_state())
     except InputError as error:
         return error.what
-    gradients = torch.autograd.grad((outcome.weight * outcome.losses).sum(), policy, allow_unused=True)
+    gradients = torch.autograd.grad(outcome.total, policy, allow_unused=True)
     sizes = sum((gradient.abs() for gradient in gradients if gradient is not None), torch.zeros(finite.height))
     middle = sizes.median()
     if not middle > 0:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,7 @@ class Evaluator:
     scorer: TokenScorer
     budget: int  # tokens of a micro-batch, as in training
     seed: int
+    steps: int  # of the whole run
 
     def __call__(self, after: int, state: Mapping[str, Tensor]) -> Evaluation:
         """The figures of the policy after that step. All processes call this."""
@@ -60,7 +62,7 @@ class Evaluator:
     def _figures(
         self, after: int, state: Mapping[str, Tensor], policy: Mapping[str, Tensor], started: float
     ) -> Evaluation:
-        own, losses = self._of_the_method(state, policy) if has_loss(self.step.method) else ({}, None)
+        own, losses = self._of_the_method(after, state, policy) if has_loss(self.step.method) else ({}, None)
         table = self.sample.table({name: policy[name].cpu().numpy() for name in OF_POLICY})
         row: Row = {
             h.STEP.name: after,
@@ -75,19 +77,23 @@ class Evaluator:
 
     @torch.no_grad()
     def _of_the_method(
-        self, state: Mapping[str, Tensor], policy: Mapping[str, Tensor]
+        self, after: int, state: Mapping[str, Tensor], policy: Mapping[str, Tensor]
     ) -> tuple[dict[str, float], list[float] | None]:
         """What the method makes of the sample as one batch: those metrics of a step that are finite, and the losses of
-        the pairs, weighted so that their mean is the loss; None where one of them is not finite.
+        the pairs, weighted so that their mean is the loss; None where one of them is not finite, or the loss is no mean of them.
         """
         method, cached = self.step.method, dict(self.sample.columns)
         if method.random:
             cached["exponential_draws"] = sampling.exponential_draws(len(self.sample), 0, seed=self.seed)
+        if method.scheduled:
+            cached["progress"] = np.array(after / self.steps)
         device = next(iter(policy.values())).device
         columns = {name: torch.from_numpy(values).to(device) for name, values in cached.items()} | dict(policy)
         outcome = method.run(columns, dict(state), training=False)
         found = step_metrics(outcome, columns)
         shown = {n: value for n, value in found.items() if n.startswith(OF_THE_METHOD) and math.isfinite(value)}
+        if outcome.reduced is not None:
+            return shown, None
         weighted = outcome.losses * outcome.weight / outcome.weight.mean()
         losses = weighted.float().cpu()
         return shown, losses.tolist() if bool(losses.isfinite().all()) else None

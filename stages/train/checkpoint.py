@@ -115,7 +115,7 @@ def save(
             {
                 "format": FORMAT,
                 "step": step,
-                "method": {name: float(value) for name, value in state.items()},
+                "method": {name: value.tolist() for name, value in state.items()},
                 "optimizer": rest,
                 "scheduler": plain(training.scheduler.state_dict()),
             },

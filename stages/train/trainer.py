@@ -179,7 +179,9 @@ class Trainer:
     def watch(self, sample: Sample | None) -> Watch:
         """What computes the held-out figures of this run, on a `sample` if there is one."""
         bare, seed = replace(self.step, scorer=self.training.model), self.run.train.seed
-        evaluator = None if sample is None else Evaluator(sample, bare, self.training.model, self.budget, seed)
+        evaluator = None
+        if sample is not None:
+            evaluator = Evaluator(sample, bare, self.training.model, self.budget, seed, self.steps)
         per_epoch = sampling.steps_per_epoch(len(self.data), self.run.train.batch_pairs)
         return Watch(self.run, evaluator, self.accelerator, steps=self.steps, steps_per_epoch=per_epoch)
 
@@ -285,6 +287,8 @@ class Trainer:
         columns = {name: values[pairs] for name, values in self.data.columns.items()}
         if method.random:
             columns["exponential_draws"] = sampling.exponential_draws(len(pairs), step, seed=settings.seed)
+        if method.scheduled:
+            columns["progress"] = np.array((step - 1) / self.steps)
         tensors = {name: torch.from_numpy(values).to(self.accelerator.device) for name, values in columns.items()}
         with self._with_dropout(step) as taken:
             if settings.scope == "microbatch":

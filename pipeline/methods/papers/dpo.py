@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from torch.nn.functional import logsigmoid
-
 from scoreonce.pipeline.methods.catalogue import method
 from scoreonce.pipeline.methods.chain import Paper
 from scoreonce.pipeline.methods.pieces.hyperparameters import LabelSmoothing
@@ -28,13 +26,16 @@ def dpo(
 
 
 @objective(rewards=logratio_rewards, gamma_beta_ratio=0.0)
-def dpo_norm(normalised_margin: StepColumn, beta: StepColumn, target_margin: StepColumn) -> StepColumn:
-    """-log sigmoid(beta (Delta - target_margin)), Delta in nats per token, per pair (pairs,).
+def dpo_norm(
+    normalised_margin: StepColumn, beta: StepColumn, target_margin: StepColumn, *, label_smoothing: LabelSmoothing = 0.0
+) -> StepColumn:
+    """-(1 - e) log sigmoid(h) - e log sigmoid(-h), h = beta (Delta - target_margin), per pair; e: `label_smoothing`.
 
-    Each side's log-ratio is divided by its own length first: Tülu 3's length-normalised DPO, TRL's `sigmoid_norm`.
-    Its beta is larger than DPO's by about a completion's length (Tülu 3 takes 5). Rewards are logged as sums.
+    Delta is in nats per token, each side's log-ratio divided by its own length first: Tülu 3's length-normalised DPO,
+    TRL's `sigmoid_norm`. Its beta is larger than DPO's by about a completion's length: Tülu 3 and OLMo 3 take 5.
+    Rewards are logged as sums.
     """
-    return -logsigmoid(beta * (normalised_margin - target_margin))
+    return smoothed_logistic(beta * (normalised_margin - target_margin), label_smoothing)
 
 
 DPO = Paper(
@@ -57,5 +58,6 @@ method(
     defaults={"beta": 5.0},
     aliases={"sigmoid_norm": {"beta": 0.1}},
     synonyms={"f_divergence_type": "divergence"},
-    learning_rate="5e-7 (Tülu 3, 8B)",
+    learning_rate="5e-7 (Tülu 3, 8B), 2e-7 (Tülu 3, 70B), 8e-8 and 7e-8 (OLMo 3 Think, 7B and 32B), 1e-6 (OLMo 3 "
+    "Instruct, 7B); beta 5, batch 128",
 )

@@ -4,13 +4,15 @@ A piece is a plain function on named columns. Its positional parameters are the 
 parameters its hyperparameters, its `gives` the columns it makes. The chain of a step:
 
     cached and policy columns -> derived columns -> statistics -> selection -> calibration -> objective -> rewards
+                                                                                              -> reduction
 
 Selection stands before calibration because beta-DPO's beta is the mean over the *selected* pairs, in its code; a
 selection never needs the beta of its own step. A statistic moves before everything that reads it, or, where it says
 so (`after`), at the end of the step, which then saw the state of the step before. A name that no earlier part of the
 chain can have made is refused at import, with the nearest that it can.
 
-Dimensions: every column is (pairs,), or 0-d where it is one number for the whole step (state, a shared beta).
+Dimensions: every column is (pairs,), or 0-d where it is one number for the whole step (state, a shared beta). A state
+entry may also be a queue: 1-D, of any length.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from scoreonce.pipeline.methods.pieces.hyperparameters import Hyperparameter
 from scoreonce.schemas.columns import COLUMNS
 from scoreonce.schemas.errors import InputError, did_you_mean
 
-Kind = Literal["derived", "statistic", "selection", "calibration", "objective", "rewards"]
+Kind = Literal["derived", "statistic", "selection", "calibration", "objective", "rewards", "reduction"]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 MADE_EARLIER: dict[Kind, tuple[str, ...]] = {
@@ -37,6 +39,7 @@ MADE_EARLIER: dict[Kind, tuple[str, ...]] = {
     "calibration": ("weight",),
     "objective": ("beta", "target_margin"),
     "rewards": ("beta", "target_margin", "weight"),
+    "reduction": ("loss", "weight"),
 }
 MADE_BY_THE_CHAIN = frozenset({"beta", "target_margin", "weight", "loss"})
 
@@ -59,7 +62,8 @@ class Piece:
     hyperparameters: Mapping[str, Hyperparameter]
     gives: tuple[str, ...]
     batch_coupled: bool = False  # what it gives a pair depends on the columns of others
-    initial: Mapping[str, float | str] = field(default_factory=dict)  # statistics: value or hyperparameter at the start
+    # Statistics: what an entry starts at: a number, the hyperparameter that is it, or () for an empty queue.
+    initial: Mapping[str, float | str | tuple[()]] = field(default_factory=dict)
     after: Mapping[str, str] | None = None  # statistics: with these settings, moved at the end of the step
     recouples: bool = False  # objectives: a loss is of two completions that need not be one pair
     rewards: str | None = None  # objectives and calibrations: how their implicit rewards are logged
@@ -124,11 +128,12 @@ def derived(function: Function) -> Function:
 
 
 def statistic(
-    *, initial: Mapping[str, float | str], after: Mapping[str, str] | None = None
+    *, initial: Mapping[str, float | str | tuple[()]], after: Mapping[str, str] | None = None
 ) -> Callable[[Function], Function]:
     """A running statistic over steps: reads columns and its own state, returns its new state in `initial`'s order.
 
-    `initial` has a number for each entry, or the name of the hyperparameter that it starts at. `after`: the settings
+    `initial` has a number for each entry, the name of the hyperparameter that it starts at, or () for a queue that is
+    empty at first (1-D, float64). `after`: the settings
     of its own hyperparameters with which it moves at the end of the step instead of before use ({}: always).
     """
     return lambda function: _register(
@@ -169,6 +174,11 @@ def objective(
     )
 
 
+def reduction(function: Function) -> Function:
+    """What makes one loss, 0-d, of the pairs' losses and weights, where that is not their weighted mean."""
+    return _register("reduction", function, ("step_loss",), batch_coupled=True)
+
+
 def rewards(*gives: Literal["chosen_rewards", "rejected_rewards"]) -> Callable[[Function], Function]:
     """Implicit rewards, for logging only: returned in the order of `gives`."""
     return lambda function: _register("rewards", function, gives)
@@ -180,7 +190,7 @@ def _register(
     gives: tuple[str, ...],
     *,
     name: str | None = None,
-    initial: Mapping[str, float | str] | None = None,
+    initial: Mapping[str, float | str | tuple[()]] | None = None,
     **facts: Any,
 ) -> Function:
     name = name or function.__name__

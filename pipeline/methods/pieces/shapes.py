@@ -11,3 +11,4 @@ from torch import Tensor
 PerPair = Float[Tensor, "pairs"]
 PerStep = Float[Tensor, ""]  # one number for the whole step: state, a shared beta
 StepColumn = PerPair | PerStep
+Queue = Float[Tensor, "_"]  # values of earlier steps, oldest first, of any number

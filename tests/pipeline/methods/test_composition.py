@@ -54,8 +54,15 @@ def test_what_each_method_reads() -> None:
         "aot",
         "aot_pair",
         "discopop",
+        "dr_dpo",
+        "kl_dpo",
+        "dpo_shift",
+        "h_dpo",
+        "ropo",
+        "bpo",
     }
     assert {name for name, columns in reads.items() if columns == {*LOGPS, *lens}} == {
+        "gamma_dpo",
         "dpo_norm",
         "alpha_dpo",
         "ipo",
@@ -71,6 +78,11 @@ def test_what_each_method_reads() -> None:
         "sft",
         "sparse_po",
         "mapo",
+        "simper",
+        "alpha_po",
+        "amapo",
+        "gamma_simpo",
+        "bpo_simpo",
     }
     assert reads["sft"] == {"policy_chosen_logps", "chosen_len"}
     assert reads["minor_sft"] == {"policy_chosen_logps", "ref_chosen_logps", "chosen_len"}
@@ -90,13 +102,21 @@ def test_which_methods_couple_pairs_draw_and_remember() -> None:
         "aot_pair",
         "kto",
         "mpo",
+        "dr_dpo",
+        "kl_dpo",
+        "amapo",
+        "gamma_simpo",
+        "gamma_dpo",
     }
+    assert [name for name, method in METHODS.items() if method.scheduled] == ["dpo_shift"]
     assert {name: set(method.init_state()) for name, method in METHODS.items() if method.init_state()} == {
         "beta_dpo": {"gap_mean", "gap_std"},
         "alpha_dpo": {"normalised_gap_mean", "normalised_gap_std"},
         "epsilon_dpo": {"epsilon_beta"},
         "bco": {"mean_logratio", "mean_logratio_steps"},
         "mpo": {"mean_logratio", "mean_logratio_steps"},
+        "gamma_simpo": {"policy_gap_queue", "policy_gap_steps"},
+        "gamma_dpo": {"gap_queue", "gap_steps"},
     }
     assert METHODS["epsilon_dpo"].init_state()["epsilon_beta"] == 0.01
 
@@ -162,6 +182,10 @@ def test_defaults_of_the_named_methods() -> None:
         ("tdpo", "tdpo2", {}),
         ("rdpo", "robust", {"label_smoothing": 0.1}),
         ("lrml", "discopop", {}),
+        ("alphapo", "alpha_po", {}),
+        ("kldpo", "kl_dpo", {}),
+        ("gamma_po", "gamma_simpo", {}),
+        ("sba", "bpo", {"lam": -0.5}),
     ],
 )
 def test_an_alias_is_its_row_with_other_defaults(alias: str, row: str, settings: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import METHODS, Method, Outcome
 from scoreonce.pipeline.methods.pieces.registry import PIECES, Piece, state_names
+from scoreonce.pipeline.training.step import column_gradients
 
 COMPOSED = {
     method.name: method
@@ -30,6 +32,11 @@ COMPOSED = {
         methods.resolve("aot", {}, calibration="batch_beta"),
         methods.resolve(None, {}, objective="0.5*bco_pair + 0.25*orpo + 2*sft_tokens"),
         methods.resolve("mpo", {}, calibration="batch_beta", selection="gaussian_gap"),
+        methods.resolve("dr_dpo", {}, objective="ipo", selection="gaussian_gap"),
+        methods.resolve("kl_dpo", {}, calibration="batch_beta"),
+        methods.resolve("dpo", {}, calibration="batch_margin"),
+        methods.resolve("alpha_po", {}, calibration="shared_policy_margin"),
+        methods.resolve("bpo", {}, calibration="batch_beta", selection="gaussian_gap"),
     )
 }
 OPTIONS = {  # settings that take another way through a piece
@@ -49,6 +56,16 @@ OPTIONS = {  # settings that take another way through a piece
         ("minor_dpo", {"tie": "relu"}),
         ("odpo", {"offset": "log_ratio"}),
         ("cpo", {"normalisation": "average"}),
+        ("alpha_po", {"alpha": 0.0}),
+        ("alpha_po", {"alpha": -0.5, "label_smoothing": 0.1}),
+        ("dpo_shift", {"lam_schedule": "increase_linear"}),
+        ("kl_dpo", {"reweighting": "normalised", "tau": 0.05}),
+        ("amapo", {"form": "paper"}),
+        ("gamma_simpo", {"queue_normals": 8}),
+        ("gamma_dpo", {"normalisation": "sum", "tau": 0.1}),
+        ("bpo", {"h": "ba", "lam": 0.5}),
+        ("bpo", {"h": "lsif", "r_min": 0.01, "r_max": 30.0}),
+        ("bpo", {"h": "sba", "lam": 1.2, "sba_weight": 0.3}),
     )
 }
 EVERY = [pytest.param(method, id=method.name) for method in (METHODS | COMPOSED).values()]
@@ -69,14 +86,19 @@ LOGISTIC = [
     "aot_pair",
     "infonca",
     "epsilon_dpo",
+    "dpo_shift",
+    "dr_dpo",
+    "kl_dpo",
+    "gamma_dpo",
 ]
 DECIDED = ("weight", "beta", "target_margin", "margin", "linked_margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}
 every_method = pytest.mark.parametrize("method", EVERY)
 
 
-def floats(state: dict[str, Tensor]) -> dict[str, float]:
-    return {name: float(value) for name, value in state.items()}
+def floats(state: dict[str, Tensor]) -> dict[str, Any]:
+    """0-d entries as numbers, queues as lists."""
+    return {name: value.tolist() for name, value in state.items()}
 
 
 def assert_finite(method: Method, columns: dict[str, Tensor], state: dict[str, Tensor]) -> Outcome:
@@ -87,7 +109,7 @@ def assert_finite(method: Method, columns: dict[str, Tensor], state: dict[str, T
     for name in ("losses", *DECIDED):
         column = getattr(outcome, name)
         assert column.isfinite().all() or (name in NULLABLE and column.isnan().all()), name
-    assert all(value.isfinite() for value in outcome.state.values())
+    assert all(value.isfinite().all() for value in outcome.state.values())
     assert all(column.grad is None or column.grad.isfinite().all() for column in columns.values())
     return outcome
 
@@ -101,7 +123,9 @@ def test_every_column_has_one_number_per_pair(method: Method) -> None:
     assert outcome.loss.shape == ()
     assert (outcome.weight >= 0).all()
     assert set(outcome.state) == set(method.init_state())
-    assert all(value.shape == () and value.dtype == torch.float64 for value in outcome.state.values())
+    initial = method.init_state()
+    assert all(value.ndim == initial[name].ndim <= 1 for name, value in outcome.state.items())
+    assert all(value.dtype == torch.float64 for value in outcome.state.values())
 
 
 @every_method
@@ -138,8 +162,8 @@ def test_finite_where_policy_and_reference_are_equal(method: Method) -> None:
 def test_finite_where_every_gaussian_weight_underflows(method: Method) -> None:
     """Pairs a thousand standard deviations from the running mean: exp(-z^2 / 2) is 0 for all of them."""
     state = {
-        name: torch.tensor(0.01 if name.endswith("_std") else 500.0, dtype=torch.float64)
-        for name in method.init_state()
+        name: torch.full((9,) * start.ndim, 0.01 if name.endswith("_std") else 500.0, dtype=torch.float64)
+        for name, start in method.init_state().items()
     }
     outcome = assert_finite(method, batch(), state)
     assert outcome.weight.sum() > 0
@@ -158,12 +182,17 @@ def test_permuting_pairs_permutes_losses(method: Method) -> None:
 
 @every_method
 def test_batch_coupled_is_what_it_says(method: Method) -> None:
-    """A per-pair method's losses and weights are the same in any subset of pairs; a batch-coupled one's are not."""
+    """A per-pair method's losses and weights are the same in any subset of pairs; a batch-coupled one's are not, or, by
+    its reduction, what they weigh in the step's gradient."""
     columns, subset = batch(), torch.tensor([0, 3, 4, 9])
     whole, part = (method.run(given, method.init_state()) for given in (columns, rows(columns, subset)))
-    losses_equal = torch.equal(part.losses, whole.losses[subset])
-    weights_equal = torch.equal(part.weight, whole.weight[subset])
-    assert (losses_equal and weights_equal) is not method.batch_coupled
+    same = torch.equal(part.losses, whole.losses[subset]) and torch.equal(part.weight, whole.weight[subset])
+    if method.reduction:
+        gradients = [
+            column_gradients(method, given, method.init_state())[1] for given in (columns, rows(columns, subset))
+        ]
+        same &= torch.allclose(gradients[1]["policy_chosen_logps"], gradients[0]["policy_chosen_logps"][subset])
+    assert same is not method.batch_coupled
 
 
 @pytest.mark.parametrize(
@@ -172,28 +201,30 @@ def test_batch_coupled_is_what_it_says(method: Method) -> None:
         pytest.param(piece, id=f"{kind}-{piece.name}")
         for kind, pieces in PIECES.items()
         for piece in pieces.values()
-        if piece.gives
+        if piece.gives and kind != "reduction"  # the loss of a step is of its pairs
     ],
 )
 def test_batch_coupled_is_what_each_piece_says(piece: Piece) -> None:
     """The same for a piece alone, its state and every other column being given per pair."""
     columns = {name: column.double() for name, column in batch().items()}
+    columns |= {"progress": torch.tensor(0.5, dtype=torch.float64)}
     rising = torch.linspace(0.5, 1.5, 11, dtype=torch.float64)
     columns |= {name: rising.roll(shift) for shift, name in enumerate(piece.columns) if name not in columns}
-    columns |= {name: torch.tensor(0.5, dtype=torch.float64) for name in state_names()}
-    settings = {name: setting.default or 0.1 for name, setting in piece.hyperparameters.items()}
+    columns |= {
+        name: torch.full((1,) if keeper.initial[name] == () else (), 0.5, dtype=torch.float64)
+        for name, keeper in state_names().items()
+    }
+    settings = {
+        name: setting.default or (1 if setting.kind is int else 0.1) for name, setting in piece.hyperparameters.items()
+    }
     subset = torch.tensor([0, 3, 4, 7, 9])
-    part = {name: column[subset] if column.ndim else column for name, column in columns.items()}
+    part = {name: column[subset] if column.shape == (11,) else column for name, column in columns.items()}
     whole_gives, part_gives = piece(columns, settings), piece(part, settings)
     # Not bit for bit: a value may be computed in another SIMD lane, with another last digit.
     same = [
-        torch.allclose(
-            part_gives[name],
-            whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name],
-            rtol=1e-12,
-            atol=1e-12,
-        )
+        part_gives[name].shape == there.shape and torch.allclose(part_gives[name], there, rtol=1e-12, atol=1e-12)
         for name in piece.gives
+        for there in [whole_gives[name][subset] if whole_gives[name].ndim else whole_gives[name]]
     ]
     assert all(same) is not piece.batch_coupled
 
@@ -204,6 +235,7 @@ def test_log_2_where_policy_and_reference_are_equal(name: str) -> None:
     columns = moved(batch(), torch.zeros(11), torch.zeros(11))
     columns |= {"rejected_len": columns["chosen_len"], "rejected_score": columns["chosen_score"]}
     outcome = methods.apply(name, columns)
+    assert outcome.loss.item() == pytest.approx(math.log(2), abs=1e-12)
     torch.testing.assert_close(outcome.losses, torch.full((11,), math.log(2), dtype=torch.float64), rtol=0, atol=1e-12)
 
 
@@ -233,7 +265,7 @@ def test_evaluation_leaves_the_state(method: Method) -> None:
     outcome = method.run(batch(seed=2), state, training=False)
     assert floats(outcome.state) == floats(state)
     moved = method.run(batch(seed=2), state).state
-    assert all(float(moved[name]) != float(state[name]) for name in state)
+    assert all(floats(moved)[name] != value for name, value in floats(state).items())
 
 
 @every_method

@@ -1,0 +1,87 @@
+"""The public vectors of the newer methods: outputs of the authors' functions where there are any, float64, rtol 1e-6.
+
+Gradients are for sums. Where a vector names a setting otherwise than we do, `resolved` translates it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from method_vectors import columns_of, equal, equal_gradients
+
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.methods import Method
+from scoreonce.pipeline.methods.papers.dpo_shift import shift
+
+PREFIXES = ("alpha_po", "simper", "dr_dpo", "dpo_shift", "h_dpo", "bpo", "amapo", "kl_dpo", "ropo")
+BATCHES = ("six pairs", "batch_2", "policy_equals_reference", "single_pair")
+
+
+@pytest.fixture(scope="module")
+def vectors(shared: Path) -> Any:
+    return json.loads((shared / "vectors" / "newer_methods.json").read_text(encoding="utf-8"))
+
+
+def resolved(key: str, given: dict[str, Any]) -> Method:
+    """Our method and settings of a vector: gamma is beta times a ratio, and two settings are booleans there."""
+    settings = dict(given)
+    if "gamma" in settings:
+        settings["gamma_beta_ratio"] = settings.pop("gamma") / settings["beta"]
+    if settings.pop("normalise", False):
+        settings["reweighting"] = "normalised"
+    if not settings.pop("length_norm", True):
+        settings["normalisation"] = "sum"
+    if "base" in settings:
+        return methods.resolve(f"gamma_{settings.pop('base')}", settings)
+    return methods.resolve(next(prefix for prefix in PREFIXES if key.startswith(prefix)), settings)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_sequence_level_vector(vectors: Any, batch: str) -> None:
+    section = vectors["all_sequence_level_methods"]
+    section = section.get(batch, section)
+    assert len(section["methods"]) > 15
+    for key, expected in section["methods"].items():
+        columns = columns_of(section["inputs"])
+        method = resolved(key, expected["hyperparameters"])
+        outcome = method.run(columns, method.init_state())
+        # JSON has no infinity: a pair that overflows there is finite here, and has no gradient.
+        there = [index for index, loss in enumerate(expected["per_pair_losses"]) if loss is not None]
+        equal(outcome.losses[there], [expected["per_pair_losses"][index] for index in there])
+        if len(there) == len(outcome.losses):
+            outcome.loss.backward()
+            equal(outcome.loss, expected["loss"])
+            equal_gradients(columns, expected["grad_w"], expected["grad_l"])
+        assert outcome.losses.isfinite().all()
+        if "target_margin" in expected:
+            equal(outcome.target_margin * expected["hyperparameters"]["beta"], expected["target_margin"])
+        if key.startswith("amapo"):
+            equal(outcome.target_margin * expected["hyperparameters"]["beta"], expected["margin"])
+
+
+def test_the_schedules_of_dpo_shift(vectors: Any) -> None:
+    section = vectors["all_sequence_level_methods"]["dpo_shift_schedules"]
+    for schedule in ("increase_linear", "decrease_linear"):
+        for step, expected in enumerate(section[schedule]):
+            progress = torch.tensor(step / section["T"], dtype=torch.float64)
+            equal(shift(progress, schedule, 0.9, section["min"], section["max"]), expected)
+
+
+def test_gamma_po_over_consecutive_batches(vectors: Any) -> None:
+    section = vectors["all_sequence_level_methods"]["gamma_po_queue"]
+    given = section["hyperparameters"]
+    method = resolved("gamma_po", given)
+    queue = torch.tensor(section["queue_before"], dtype=torch.float64)
+    state = method.init_state() | {"policy_gap_queue": queue}
+    for batch in section["batches"]:
+        columns = columns_of(batch["inputs"])
+        outcome = method.run(columns, state)
+        outcome.loss.backward()
+        state = outcome.state
+        equal(outcome.target_margin * given["beta"], batch["target_margin"])
+        equal(outcome.losses, batch["per_pair_losses"])
+        equal(outcome.loss, batch["loss"])
+        equal_gradients(columns, batch["grad_w"], batch["grad_l"])
+        equal(state["policy_gap_queue"], batch["queue_after"])
