@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 # What `score` keeps of the reference beside log-probs, without which the policy's forward pass cannot make a column:
-# its next-token distributions (hidden states, or the largest log-probs), the hidden states themselves, or the
-# completion of another prompt that it scored behind each prompt.
-Kept = Literal["distributions", "hidden states", "mismatched completion"]
+# its next-token distributions (hidden states, or the largest log-probs), the hidden states themselves, the
+# completion of another prompt that it scored behind each prompt, or the log-prob of each token.
+Kept = Literal["distributions", "hidden states", "mismatched completion", "token log-probs"]
 Dtype = Literal["string", "bool", "int32", "int64", "float32", "float64", "list[int32]", "list[float32]"]
 
 
@@ -227,6 +227,7 @@ _MINUS = "log-prob under the logits f - epsilon (f - f_ref), summed over the tok
 _ROUNDED = "policy log-prob in bfloat16 arithmetic (epsilon-DPO with step_dtype = bf16), summed over the tokens of the"
 _FORWARD_KL = "KL(reference || policy) of the next token, summed over the completion positions of the"
 _MASKED_LOGRATIOS = "token log-ratio times the reward mask, summed over the tokens of the"
+_CLAMPED_LOGRATIOS = "token log-ratio clamped to [log_eps_p, log_eps_r] (humanline), summed over the tokens of the"
 _MASKED_FORWARD_KL = "KL(reference || policy) times the KL mask, summed over the completion positions of the"
 
 POLICY_CHOSEN_PREFIX_LOGPS = _sum(
@@ -316,6 +317,15 @@ POLICY_REJECTED_MASKED_FORWARD_KL = _sum(
     least=0,
     flows=True,
     needs="hidden states",
+)
+POLICY_CHOSEN_CLAMPED_LOGRATIOS = _sum(
+    "policy_chosen_clamped_logratios", f"{_CLAMPED_LOGRATIOS} chosen completion", flows=True, needs="token log-probs"
+)
+POLICY_REJECTED_CLAMPED_LOGRATIOS = _sum(
+    "policy_rejected_clamped_logratios",
+    f"{_CLAMPED_LOGRATIOS} rejected completion",
+    flows=True,
+    needs="token log-probs",
 )
 POLICY_REWARD_MASK_L1 = Column(
     "policy_reward_mask_l1",

@@ -39,6 +39,13 @@ class TokenMasks(NamedTuple):
     kl: Float[Tensor, "tokens"]  # float32, at least 0
 
 
+class CachedTokens(NamedTuple):
+    """What the cache has of each completion token."""
+
+    reference_logps: Float[Tensor, "tokens"]  # float32, nats: of the reference
+    bounds: tuple[float, float] | None = None  # of log-ratios, nats, where clamped ones are asked for (humanline)
+
+
 class Routing(NamedTuple):
     """How routers share positions among experts: sums over positions and layers. See `routing`."""
 
@@ -65,6 +72,7 @@ class TokenScores(NamedTuple):
         None  # the states that predict each token, model's dtype; no gradient
     )
     routing: Routing | None = None  # of a mixture of experts
+    cached: CachedTokens | None = None  # of the same tokens; the forward pass has no part in it
 
     def sums(self) -> Float64[Tensor, "completions"]:
         """Log-probs, summed over each completion's tokens; gradients flow."""

@@ -19,6 +19,8 @@ _DISTRIBUTIONS = (
 NEEDED: dict[Kept, str] = {
     "distributions": _DISTRIBUTIONS,
     "hidden states": _DISTRIBUTIONS,
+    "token log-probs": "training makes it of the policy's log-probs of each token and those in the reference store; in "
+    "a notebook, sum it over the completion's tokens",
     "mismatched completion": "score the policy on each prompt with another prompt's completion, the same one at every "
     "step",
 }

@@ -15,6 +15,11 @@ _DIFFUSION = "It is written for diffusion models, whose likelihood is not a sum 
 
 REFUSED = {
     "tr_dpo": ("TR-DPO", _MOVES),
+    "humanline_synced": (
+        "humanline with a reference that is synced with the policy",
+        f"{_MOVES} Its clamp of token log-ratios is the method humanline; where the reference is to follow every k "
+        "steps, score the policy again and train on, k steps at a time.",
+    ),
     "ofs_dpo": ("OFS-DPO", _TWO_POLICIES),
     "q_sharp": (
         "Q♯",
@@ -33,6 +38,9 @@ REFUSED = {
 }
 _SPELLINGS = {
     "trdpo": "tr_dpo",
+    "humanlinesynced": "humanline_synced",
+    "humanlinesync": "humanline_synced",
+    "syncedhumanline": "humanline_synced",
     "ofsdpo": "ofs_dpo",
     "q#": "q_sharp",
     "q♯": "q_sharp",

@@ -22,7 +22,9 @@ from scoreonce.schemas import columns as c
 
 # The mismatched completion is another prompt's, scored behind this prompt (KTO): the last of its row, no gradient.
 Completion = Literal["chosen", "rejected", "mismatched"]
-ForwardOutput = Literal["token_logps", "statistics", "kl", "perturbed", "rounded", "masks", "learnt masks"]
+ForwardOutput = Literal[
+    "token_logps", "statistics", "kl", "perturbed", "rounded", "masks", "learnt masks", "cached tokens"
+]
 # What is summed: (tokens,) values from a micro-batch whose rows have so many completions each.
 PerToken = Callable[[TokenScores, int], Tensor]
 ORDER: tuple[Completion, ...] = ("chosen", "rejected", "mismatched")
@@ -95,6 +97,13 @@ def _masked_forward_kl(scored: TokenScores, completions: int) -> Tensor:
     return _masks(scored).kl * _forward_kl(scored, completions)
 
 
+def _clamped_logratios(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.cached is not None, "no cached log-probs of tokens were given"
+    assert scored.cached.bounds is not None, "no bounds of log-ratios were given"
+    # Where the log-ratio is just at a bound its gradient passes, as in the authors' code.
+    return (scored.token_logps - scored.cached.reference_logps).clamp(*scored.cached.bounds)
+
+
 def _reward_mask(scored: TokenScores, completions: int) -> Tensor:
     return _masks(scored).reward
 
@@ -142,6 +151,8 @@ DECLARED: dict[str, PolicyColumn] = {
         PolicyColumn(c.POLICY_REJECTED_MASKED_LOGRATIOS, REJECTED, "masks", _masked_logratios),
         PolicyColumn(c.POLICY_CHOSEN_MASKED_FORWARD_KL, CHOSEN, "masks", _masked_forward_kl),
         PolicyColumn(c.POLICY_REJECTED_MASKED_FORWARD_KL, REJECTED, "masks", _masked_forward_kl),
+        PolicyColumn(c.POLICY_CHOSEN_CLAMPED_LOGRATIOS, CHOSEN, "cached tokens", _clamped_logratios),
+        PolicyColumn(c.POLICY_REJECTED_CLAMPED_LOGRATIOS, REJECTED, "cached tokens", _clamped_logratios),
         # Their size is a cost, so the masks that have one are learnt.
         PolicyColumn(c.POLICY_REWARD_MASK_L1, BOTH, "learnt masks", _reward_mask),
         PolicyColumn(c.POLICY_KL_MASK_L1, BOTH, "learnt masks", _kl_mask),

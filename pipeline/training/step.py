@@ -23,7 +23,7 @@ from scoreonce.pipeline.batches.device_transfer import index_tensor
 from scoreonce.pipeline.batches.microbatches import Batcher, microbatches
 from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.head.log_probs import ReferenceDistribution
-from scoreonce.pipeline.head.token_scores import Routing, TokenScores
+from scoreonce.pipeline.head.token_scores import CachedTokens, Routing, TokenScores
 from scoreonce.pipeline.methods import Method, Outcome
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
@@ -105,6 +105,8 @@ class Step:
     processes: Collectives = Collectives()
     # The reference's next-token distributions at a micro-batch's completion tokens, for methods that need them.
     reference: Callable[[Sequence[PromptRow]], ReferenceDistribution] | None = None
+    # What is cached of a micro-batch's completion tokens, for methods that need it token by token.
+    cached: Callable[[Sequence[PromptRow]], CachedTokens] | None = None
     share: float = 1.0  # of these pairs' loss in what the optimizer minimises
     split: Batcher = microbatches  # how the layout's rows are grouped
     router_loss: float = 0.0  # coefficient of the auxiliary loss of routers, whose routing the scorer then gives
@@ -204,6 +206,8 @@ class Step:
         present = [row.present() for row in chosen]
         reference = self.reference(present) if self.reference else None
         scored = self.scorer(present, statistics=asked.reads("statistics"), reference=reference)
+        if self.cached is not None:
+            scored = scored._replace(cached=self.cached(present))
         routing = scored.routing if self.router_loss else None
         lengths = [len(completion) for row in chosen for completion in row.completions]
         if 0 in lengths:  # the sum of a completion that is not there is 0

@@ -138,6 +138,7 @@ KEPT: dict[Kept, str] = {
     "distributions": "the reference's hidden states or top-k log-probs",
     "hidden states": "the reference's hidden states",
     "mismatched completion": "the mismatched completion",
+    "token log-probs": "the reference's log-prob of each token",
 }
 
 

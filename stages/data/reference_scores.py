@@ -80,11 +80,11 @@ def require_columns(manifest: ReferenceManifest, method: str, reads: Iterable[st
 
     `live`: the reference's next-token distributions are not read from the store but made by the model.
     """
+    kept = {"token log-probs"} if live else {"token log-probs", "distributions", "hidden states"}
     beyond = sorted(
         name
         for name in reads
-        if (name.startswith("ref_") and name not in _IMPORTED)
-        or (not live and name in COLUMNS and COLUMNS[name].needs in ("distributions", "hidden states"))
+        if (name.startswith("ref_") and name not in _IMPORTED) or (name in COLUMNS and COLUMNS[name].needs in kept)
     )
     if beyond:
         require_store(

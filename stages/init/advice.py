@@ -44,9 +44,14 @@ def _alpha(beta: float, ratio: float, alpha: float) -> dict[str, float]:
     return {"beta": beta, "gamma_beta_ratio": ratio, "alpha": alpha}
 
 
+def _shared(beta: float, ratio: float, tau: float) -> dict[str, float]:
+    return {"beta": beta, "gamma_beta_ratio": ratio, "tau": tau}
+
+
 _HANDBOOK = "alignment-handbook"
 _SIMPO, _REPO, _WPO = "SimPO's README", "RePO's configs", "WPO's configs"
 _ALPHA, _EPSILON = "α-DPO's configs", "ε-DPO's configs"
+_SIMPER, _AMAPO, _GAMMA = "SimPER's configs", "AMaPO's configs", "γ-PO's configs"
 _TULU, _OLMO = "Tülu 3, open-instruct's docs/tulu3.md", "OLMo 3's report, A.6.2"
 RECIPES = (
     Recipe("dpo", "Qwen2-0.5B-Instruct", 0.5, 5e-7, "TRL 1.16's scripts/dpo.py", {"beta": 0.1}),
@@ -90,6 +95,24 @@ RECIPES = (
     Recipe("rso_hinge", "T5-XXL", 11.0, 1e-5, "RSO's paper, with Adafactor", {"beta": 0.05}),
     Recipe("sparse_po", "", None, 5e-7, "SparsePO's paper, on HH", {"beta": 0.1}),
     Recipe("mapo", "", None, 1e-6, "SparsePO's paper, on HH", {"beta": 0.1}),
+    Recipe("alpha_po", "Mistral-7B-Instruct", 7.2, 7e-7, "TRL's paper index", _alpha(2.5, 0.1, 0.25)),
+    Recipe("simper", "Mistral-7B-Base", 7.2, 3e-7, _SIMPER),
+    Recipe("simper", "Mistral-7B-Instruct", 7.2, 5e-7, _SIMPER),
+    Recipe("simper", "Llama-3-8B-Base", 8.0, 6e-7, _SIMPER),
+    Recipe("simper", "Llama-3-8B-Instruct", 8.0, 1e-6, _SIMPER),
+    Recipe("dr_dpo", "Pythia-2.8B", 2.8, 5e-7, "Dr. DPO's code, with RMSprop", {"beta": 0.1, "beta_prime": 1.0}),
+    Recipe("dpo_shift", "", None, 5e-7, "DPO-Shift's recipes", {"beta": 0.01, "lam": 0.95}),
+    Recipe("kl_dpo", "", None, 5e-7, "KLDPO's README", {"beta": 0.01, "tau": 0.05}),
+    Recipe("amapo", "Mistral-7B-Base", 7.2, 4e-7, _AMAPO, {"beta": 2.0}),
+    Recipe("amapo", "Mistral-7B-Instruct", 7.2, 6e-7, _AMAPO, {"beta": 2.0}),
+    Recipe("amapo", "Llama-3-8B-Base", 8.0, 6e-7, _AMAPO, {"beta": 2.5}),
+    Recipe("amapo", "Llama-3-8B-Instruct", 8.0, 1e-6, _AMAPO, {"beta": 3.0}),
+    Recipe("gamma_simpo", "Mistral-7B-Instruct", 7.2, 6e-7, _GAMMA, _shared(2.5, 0.15, 10.0)),
+    Recipe("gamma_simpo", "Qwen2.5-7B", 7.6, 1e-6, _GAMMA, _shared(10.0, 0.3, 3.0)),
+    Recipe("gamma_simpo", "Llama-3-8B-Instruct", 8.0, 1e-6, _GAMMA, _shared(10.0, 0.4, 10.0)),
+    Recipe("gamma_simpo", "Gemma-2-9B-it", 9.2, 8e-7, _GAMMA, _shared(10.0, 0.5, 20.0)),
+    Recipe("bpo", "Pythia-2.8B", 2.8, 5e-7, "BPO's paper, on HH", {"beta": 0.1, "lam": 1.2, "r_min": 0.01}),
+    Recipe("bpo", "Mistral-7B-Base", 7.2, 8e-7, "BPO's paper", {"lam": -0.5, "r_min": 0.003}),
 )
 
 

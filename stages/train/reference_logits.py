@@ -1,11 +1,18 @@
-"""The reference's whole next-token distributions during training: kept by `score`, or from the model itself."""
+"""More of the reference during training than sums: whole next-token distributions, and log-probs token by token.
+
+Distributions are kept by `score`, or come from the model itself; the log-probs of tokens are in every store.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from tempfile import TemporaryFile
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from scoreonce.pipeline.batches.device_transfer import moved
@@ -15,17 +22,20 @@ from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head.int8_states import Int8States, restored
 from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
+from scoreonce.pipeline.head.token_scores import CachedTokens
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
 from scoreonce.stages.common import files
-from scoreonce.stages.common.frames import frame_batches
+from scoreonce.stages.common.frames import frame_batches, frame_of
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading
 from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.store.codecs import HIDDEN, HIDDEN_INT8
+from scoreonce.stages.store.index import Ids, Index, StaleIndexError, packed, packed_column
+from scoreonce.stages.store.layer import THREADS
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 
@@ -88,6 +98,92 @@ def provider(run: Run, method: Method, device: torch.device, longest_row: int, p
     else:
         given = _live(_loaded(run, device, longest_row, policy.layout))
     return Provider(given, epsilon, rounded)
+
+
+@dataclass(frozen=True)
+class TokenLogps:
+    """The reference's log-prob of every token of some completions, by memory map: 4 bytes a token, on disk.
+
+    The file has no name and goes with the process.
+    """
+
+    index: Index
+    starts: npt.NDArray[np.int64]  # (completions,) first token of each, in the order in which they were written
+    values: npt.NDArray[np.float32]  # (tokens,) nats
+
+    @classmethod
+    def of(cls, store: ReferenceStore, ids: Ids, lengths: npt.NDArray[np.int64]) -> TokenLogps:
+        """Those of the completions `ids`, which have so many tokens. Raises `InputError` where one is not stored."""
+        ids, first = np.unique(ids, return_index=True)
+        lengths = lengths[first].astype(np.int64)
+        ends = lengths.cumsum()
+        with TemporaryFile() as file:
+            file.truncate(max(4, 4 * int(ends[-1] if len(ends) else 0)))
+            values = np.memmap(file, np.float32, "r+")
+        made = cls(Index.of(ids), ends - lengths, values)
+        try:
+            made._fill(store, store.scores.index(), ids, lengths)
+        except StaleIndexError:
+            made._fill(store, store.scores.rebuilt_index(), ids, lengths)
+        return made
+
+    def _fill(self, store: ReferenceStore, index: Index, ids: Ids, lengths: npt.NDArray[np.int64]) -> None:
+        found, files, rows = index.locate(ids)
+        if not found.all():
+            raise InputError(
+                "Some completions have no reference scores.",
+                found=f"{(~found).sum():,} of {len(ids):,} completions are not stored",
+                where=store.place,
+                fix="Run `scoreonce score` again: it scores only what is missing.",
+            )
+
+        def read(number: int) -> None:
+            some = np.flatnonzero(files == number)
+            shard = store.scores.path_of(index.files[number])
+            scores = frame_of(store.table(shard, ["completion_id", "token_logps"]))[rows[some]]
+            if not np.array_equal(packed_column(scores["completion_id"]), ids[some]):
+                raise StaleIndexError
+            logps = scores["token_logps"].explode(empty_as_null=False).to_numpy()
+            of_tokens = np.repeat(self.starts[some], lengths[some])
+            within = np.arange(len(of_tokens)) - np.repeat(lengths[some].cumsum() - lengths[some], lengths[some])
+            self.values[of_tokens + within] = logps
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(read, np.unique(files).tolist()))
+
+    def read(self, completions: Sequence[str], lengths: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Those of all tokens of `completions`, which have these lengths, one after the other: (tokens,)."""
+        starts = self.starts[self.index.locate(packed(completions)).row]
+        parts = [self.values[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        return np.concatenate(parts)
+
+
+def cached_tokens(
+    run: Run, method: Method, device: torch.device
+) -> Callable[[Sequence[PromptRow]], CachedTokens] | None:
+    """What gives the cached log-probs of a micro-batch's tokens, or None for a method that does not read them.
+
+    Raises `InputError` where a completion is not in the store.
+    """
+    if not PolicyColumns.of(method.reads).needs("token log-probs"):
+        return None
+    paths, settings = RunPaths.of(run), method.hyperparameters
+    store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
+    ids, lengths = [], []
+    for split in SPLITS if run.evaluate.every is not None else SPLITS[:1]:
+        for side in ("chosen", "rejected"):
+            for batch in frame_batches(paths.pairs(split), [f"{side}_id", f"{side}_len"]):
+                there = batch.drop_nulls(f"{side}_id")
+                ids.append(packed_column(there[f"{side}_id"]))
+                lengths.append(there[f"{side}_len"].to_numpy().astype(np.int64))
+    known = TokenLogps.of(store, np.concatenate(ids), np.concatenate(lengths))
+    bounds = (settings["log_eps_p"], settings["log_eps_r"])
+
+    def read(rows: Sequence[PromptRow]) -> CachedTokens:
+        logps = known.read(_ids(rows), [len(completion) for row in rows for completion in row.completions])
+        return CachedTokens(torch.from_numpy(logps).to(device), bounds)
+
+    return read
 
 
 def _stored(run: Run, device: torch.device) -> tuple[Given, ReadAhead]:

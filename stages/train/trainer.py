@@ -142,6 +142,7 @@ class Trainer:
                 method,
                 processes,
                 reference,
+                reference_logits.cached_tokens(run, method, device),
                 split=batcher_for(found.layout),
                 router_loss=router.coefficient if router else 0.0,
                 noisy=settings.lora_dropout > 0,

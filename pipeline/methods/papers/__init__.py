@@ -50,6 +50,7 @@ from scoreonce.pipeline.methods.papers import (
     amapo,
     gamma_po,
     bpo,
+    humanline,
 )
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "gamma_po",
     "h_dpo",
     "hinge",
+    "humanline",
     "ipo",
     "kl_dpo",
     "kto",

@@ -126,6 +126,7 @@ def test_which_columns_are_differentiated() -> None:
     flows = {name: set(method.differentiable) for name, method in METHODS.items()}
     assert flows["dpo"] == flows["kto"] == flows["wpo"] == flows["epsilon_dpo"] == policy
     assert flows["tdpo1"] == {*policy, "policy_chosen_forward_kl", "policy_rejected_forward_kl"}
+    assert flows["humanline"] == {"policy_chosen_clamped_logratios", "policy_rejected_clamped_logratios"} | policy
     assert flows["ld_dpo"] == {*policy, "policy_chosen_prefix_logps", "policy_rejected_prefix_logps"}
 
 
@@ -235,6 +236,7 @@ def test_other_names_of_a_hyperparameter() -> None:
         ("q_sharp", ("not offline preference optimisation",)),
         ("Q♯", ("not offline preference optimisation",)),
         ("diffusion_dpo", ("diffusion models",)),
+        ("humanline_synced", ("reference moves", "clamp of token log-ratios")),
     ],
 )
 def test_methods_that_a_cache_cannot_train_are_refused_with_the_sentence(name: str, words: tuple[str, ...]) -> None:
@@ -370,6 +372,7 @@ def test_bad_hyperparameters(name: str, settings: dict[str, Any], words: tuple[s
         ("wpo", "policy_chosen_collision_logps", ("log sum_v p(v)^2",)),
         ("tdpo1", "policy_chosen_forward_kl", ("full_vocab",)),
         ("ld_dpo", "ref_chosen_prefix_logps", ("scoreonce score",)),
+        ("humanline", "policy_chosen_clamped_logratios", ("in the reference store", "sum it over")),
     ],
 )
 def test_a_missing_column_says_where_it_comes_from(name: str, missing: str, words: tuple[str, ...]) -> None:

@@ -90,6 +90,7 @@ LOGISTIC = [
     "dr_dpo",
     "kl_dpo",
     "gamma_dpo",
+    "humanline",
 ]
 DECIDED = ("weight", "beta", "target_margin", "margin", "linked_margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}

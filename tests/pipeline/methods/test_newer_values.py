@@ -262,3 +262,17 @@ def test_bpo_of_the_ratio_of_simpo() -> None:
     """Averages -9.5 and -5.25, target 0.75: u - 0.75 = -5, beta 0.2: R = e; lam -0.5: (2 e^0.5 + 2 e^0.5) / 4."""
     found = losses("bpo_simpo", pairs([1], [-1], lens=(2, 4)), beta=0.2, gamma_beta_ratio=0.75, sba_weight=1)
     assert_near(found, math.exp(0.5))
+
+
+def test_humanline() -> None:
+    """S_w = 1.5 + 0.5, S_l = -1 - 0.2: 3.2 beta; no gradient but through the clamped sums."""
+    columns = pairs([9], [-9]) | {
+        "policy_chosen_clamped_logratios": tensor(2.0).requires_grad_(),
+        "policy_rejected_clamped_logratios": tensor(-1.2),
+    }
+    outcome = methods.apply("humanline", columns, beta=0.5)
+    outcome.loss.backward()
+    assert_near(outcome.losses, -log_sigmoid(1.6))
+    assert_near(columns["policy_chosen_clamped_logratios"].grad, -0.5 * sigmoid(-1.6))
+    assert gradient(columns, "chosen") is None
+    assert_near(outcome.chosen_rewards, 4.5)

@@ -12,8 +12,10 @@ import torch
 from method_vectors import columns_of, equal, equal_gradients
 
 from scoreonce.pipeline import methods
+from scoreonce.pipeline.head.token_scores import CachedTokens, TokenScores
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.methods.papers.dpo_shift import shift
+from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 PREFIXES = ("alpha_po", "simper", "dr_dpo", "dpo_shift", "h_dpo", "bpo", "amapo", "kl_dpo", "ropo")
 BATCHES = ("six pairs", "batch_2", "policy_equals_reference", "single_pair")
@@ -85,3 +87,40 @@ def test_gamma_po_over_consecutive_batches(vectors: Any) -> None:
         equal(outcome.loss, batch["loss"])
         equal_gradients(columns, batch["grad_w"], batch["grad_l"])
         equal(state["policy_gap_queue"], batch["queue_after"])
+
+
+def test_humanline_over_tokens(vectors: Any) -> None:
+    """The columns by the forward pass's own functions, from the vector's logits; gradients all the way back to them."""
+    section = vectors["token_level_methods"]
+    expected = section["humanline_dpo_default"]
+    given = expected["hyperparameters"]
+    policy, reference, lengths, leaves = [], [], [], []
+    for pair in section["inputs"]:
+        for side in ("chosen", "rejected"):
+            logits = torch.tensor(pair[side]["policy_logits"], dtype=torch.float64, requires_grad=True)
+            tokens = torch.tensor(pair[side]["tokens"])[:, None]
+            leaves.append(logits)
+            policy.append(logits.log_softmax(-1).gather(-1, tokens)[:, 0])
+            other = torch.tensor(pair[side]["ref_logits"], dtype=torch.float64)
+            reference.append(other.log_softmax(-1).gather(-1, tokens)[:, 0])
+            lengths.append(len(tokens))
+    cached = CachedTokens(torch.cat(reference), (given["log_eps_P"], given["log_eps_R"]))
+    method = methods.resolve("humanline", given)
+    scored = TokenScores(torch.cat(policy), torch.tensor(lengths), cached=cached)
+    sums = torch.stack([tokens.sum() for tokens in reference])
+    columns = PolicyColumns.of(method.reads).from_scores(scored)
+    columns |= {"ref_chosen_logps": sums[::2], "ref_rejected_logps": sums[1::2]}
+    outcome = method.run(columns, {})
+    outcome.loss.backward()
+    equal(outcome.losses, expected["per_pair_losses"])
+    equal(outcome.loss, expected["loss"])
+    for leaf, wanted in zip(
+        leaves,
+        (
+            expected[f"grad_policy_logits_{side}"][pair]
+            for pair in range(len(section["inputs"]))
+            for side in ("chosen", "rejected")
+        ),
+        strict=True,
+    ):
+        equal(leaf.grad, wanted)

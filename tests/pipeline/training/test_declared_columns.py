@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scoreonce.pipeline.head.token_scores import Perturbed, TokenMasks, TokenScores, TokenStatistics
+from scoreonce.pipeline.head.token_scores import CachedTokens, Perturbed, TokenMasks, TokenScores, TokenStatistics
 from scoreonce.pipeline.methods import METHODS
 from scoreonce.pipeline.training.policy_columns import DECLARED, PolicyColumns
 from scoreonce.schemas.columns import COLUMNS
@@ -26,6 +26,7 @@ SCORES = TokenScores(
     reference_logps=torch.full((6,), -3.0),
     perturbed=Perturbed(-2 * TENTHS, -3 * TENTHS, (-4 * TENTHS).bfloat16()),
     masks=TokenMasks(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0, 9.0]), torch.tensor([1.0, 0.0, 0.0, 2.0, 9.0, 9.0])),
+    cached=CachedTokens(torch.tensor([-1.5, -2.0, -1.0, -5.0, -9.0, -9.0]), (-1.0, 0.25)),
 )
 BY_HAND = {
     "policy_chosen_logps": -7.0,
@@ -49,6 +50,8 @@ BY_HAND = {
     "policy_rejected_masked_logratios": 3.0 * -5,
     "policy_chosen_masked_forward_kl": 1.0,
     "policy_rejected_masked_forward_kl": 8.0,
+    "policy_chosen_clamped_logratios": 0.25 + 0.0 - 1.0,  # of 0.5, 0 and -3
+    "policy_rejected_clamped_logratios": -1.0,  # of -3
     "policy_reward_mask_l1": 6.0,  # of chosen and rejected
     "policy_kl_mask_l1": 3.0,
 }
@@ -63,7 +66,7 @@ def test_each_column_by_hand():
     assert flowing == {
         f"policy_{side}_{kind}"
         for side in ("chosen", "rejected")
-        for kind in ("logps", "prefix_logps", "masked_logratios")
+        for kind in ("logps", "prefix_logps", "masked_logratios", "clamped_logratios")
     }
 
 
@@ -86,6 +89,7 @@ def test_completions_follow_from_what_is_read():
         ("kto", "`ref_chosen_logps`, `ref_kl_logps`, `ref_rejected_logps`, the mismatched completion"),
         ("dpo", "`ref_chosen_logps`, `ref_rejected_logps`"),
         ("wpo", "`chosen_len`, `ref_chosen_logps`, `ref_rejected_logps`, `rejected_len`"),
+        ("humanline", "`ref_chosen_logps`, `ref_rejected_logps`, the reference's log-prob of each token"),
         ("slic", "nothing"),
     ],
 )

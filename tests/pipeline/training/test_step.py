@@ -14,6 +14,7 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.forward.architecture import head_of
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head.log_probs import ReferenceLogits
+from scoreonce.pipeline.head.token_scores import CachedTokens
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.pipeline.training.step import Collectives, MicrobatchPlan, Step, in_parts
 from scoreonce.stages.train.trainer import masking
@@ -86,7 +87,10 @@ def step_of(name, processes=ALONE):
     if asked.needs("distributions", "hidden states"):
         rounded = asked.reads("rounded")
         reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon, rounded)  # noqa: E731
-    return Step(scorer, list(model.parameters()), method, processes, reference), rows, columns, calls
+    cached = None
+    if asked.needs("token log-probs"):
+        cached = lambda shown: CachedTokens(other(shown).token_logps.detach(), (-1.0, 1.5))  # noqa: E731
+    return Step(scorer, list(model.parameters()), method, processes, reference, cached), rows, columns, calls
 
 
 def flat_gradient(step):

@@ -98,7 +98,7 @@ def test_training_and_evaluation_use_it(world, pairs, tmp_path, capsys):
     assert json.loads(world.paths.lineage.read_text())["reference"]["store_key"].startswith("imported-")
 
 
-@pytest.mark.parametrize("method", ["ld_dpo", "tdpo", "epsilon_dpo", "kto"])
+@pytest.mark.parametrize("method", ["ld_dpo", "tdpo", "epsilon_dpo", "kto", "humanline"])
 def test_methods_that_read_more_are_refused(world, pairs, tmp_path, method):
     import_reference(world.run(), [written(tmp_path / "trl.parquet", rows_of(pairs))])
     with pytest.raises(InputError, match="needs more of the reference than was imported") as raised:
