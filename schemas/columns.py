@@ -8,7 +8,9 @@ sum over the completion (never a mean); `*_len` counts completion tokens, EOS in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import difflib
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 # What `score` keeps of the reference beside log-probs, without which the policy's forward pass cannot make a column:
@@ -32,6 +34,7 @@ class Column:
     differentiable: bool = False  # made by the policy's forward pass, and a method's gradient may flow through it
     needs: Kept | None = None
     default: float | None = None  # what a method takes where the column is not given
+    others: tuple[str, ...] = ()  # further scored models without which it cannot be made: [reference.other.NAME]
 
 
 def _logps(name: str, whose: str, side: str) -> Column:
@@ -54,8 +57,11 @@ def _sum(
     least: float | None = None,
     flows: bool,
     needs: Kept | None = None,
+    others: tuple[str, ...] = (),
 ) -> Column:
-    return Column(name, "float64", meaning, "nats", minimum=least, maximum=most, differentiable=flows, needs=needs)
+    return Column(
+        name, "float64", meaning, "nats", minimum=least, maximum=most, differentiable=flows, needs=needs, others=others
+    )
 
 
 # Identity and origin
@@ -228,6 +234,7 @@ _ROUNDED = "policy log-prob in bfloat16 arithmetic (epsilon-DPO with step_dtype 
 _FORWARD_KL = "KL(reference || policy) of the next token, summed over the completion positions of the"
 _MASKED_LOGRATIOS = "token log-ratio times the reward mask, summed over the tokens of the"
 _CLAMPED_LOGRATIOS = "token log-ratio clamped to [log_eps_p, log_eps_r] (humanline), summed over the tokens of the"
+_WEIGHTED_LOGRATIOS = "token log-ratio times the token's weight (TIS-DPO), summed over the tokens of the"
 _MASKED_FORWARD_KL = "KL(reference || policy) times the KL mask, summed over the completion positions of the"
 
 POLICY_CHOSEN_PREFIX_LOGPS = _sum(
@@ -327,6 +334,20 @@ POLICY_REJECTED_CLAMPED_LOGRATIOS = _sum(
     flows=True,
     needs="token log-probs",
 )
+POLICY_CHOSEN_WEIGHTED_LOGRATIOS = _sum(
+    "policy_chosen_weighted_logratios",
+    f"{_WEIGHTED_LOGRATIOS} chosen completion",
+    flows=True,
+    needs="token log-probs",
+    others=("plus", "minus"),
+)
+POLICY_REJECTED_WEIGHTED_LOGRATIOS = _sum(
+    "policy_rejected_weighted_logratios",
+    f"{_WEIGHTED_LOGRATIOS} rejected completion",
+    flows=True,
+    needs="token log-probs",
+    others=("plus", "minus"),
+)
 POLICY_REWARD_MASK_L1 = Column(
     "policy_reward_mask_l1",
     "float64",
@@ -371,5 +392,30 @@ PROGRESS = Column(
     default=0,
 )
 EXPONENTIAL_DRAWS = Column("exponential_draws", "float64", "Exp(1) draws that decide a random selection", minimum=0)
+
+_RESERVED = ("policy", "ref")  # beginnings of the names of other columns
+_OF_ANOTHER = re.compile(r"(?P<name>[a-z][a-z0-9_]*)_(?P<side>chosen|rejected)_logps")
+
+
+def is_prefix(name: str) -> bool:
+    """Whether a further scored model can have this name, with which the names of its columns begin."""
+    return re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None and not name.startswith(_RESERVED)
+
+
+def of_another(name: str) -> Column | None:
+    """The column `NAME_chosen_logps` or `NAME_rejected_logps` of a further scored model; None for any other name.
+
+    A name that is nearly that of the policy or the reference is taken for a mistake.
+    """
+    found = _OF_ANOTHER.fullmatch(name)
+    if (
+        name in COLUMNS
+        or not found
+        or not is_prefix(found["name"])
+        or difflib.get_close_matches(found["name"], _RESERVED)
+    ):
+        return None
+    return replace(_logps(name, f"[reference.other.{found['name']}]'s", found["side"]), others=(found["name"],))
+
 
 COLUMNS: dict[str, Column] = {value.name: value for value in list(globals().values()) if isinstance(value, Column)}

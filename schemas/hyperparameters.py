@@ -31,6 +31,7 @@ HYPERPARAMETERS: tuple[str, ...] = (
     "lam_max",
     "lam_min",
     "lam_schedule",
+    "last_token",
     "ld_alpha",
     "log_eps_p",
     "log_eps_r",
@@ -50,8 +51,11 @@ HYPERPARAMETERS: tuple[str, ...] = (
     "tau",
     "temperature",
     "tie",
+    "token_weighting",
     "undesirable_weight",
     "update",
+    "weight_least",
+    "weight_most",
     "z_score",
 )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from scoreonce.schemas.columns import is_prefix
 from scoreonce.schemas.hyperparameters import HYPERPARAMETERS, OTHER_NAMES
 from scoreonce.schemas.names import require_name
 from scoreonce.stages import run_file
@@ -115,6 +116,21 @@ class Reference(_Section):
         None,
         description="nf4: linear layers in 4 bits (QLoRA), of the reference and of the policy that LoRA trains",
     )
+    other: dict[str, Reference] = Field(
+        {},
+        description="further models that score the same completions, each a section [reference.other.NAME] with the "
+        "keys of [reference]; their columns are NAME_chosen_logps and NAME_rejected_logps",
+    )
+
+    @pydantic.field_validator("other")
+    @classmethod
+    def _names_columns(cls, other: dict[str, Reference]) -> dict[str, Reference]:
+        for name, reference in other.items():
+            if not is_prefix(name):
+                raise ValueError(f"{name!r} cannot begin the names of columns: lower-case letters, digits and _ can")
+            if reference.other:
+                raise ValueError(f"{name!r} has further models of its own")
+        return other
 
 
 class Compute(_Section):

@@ -44,6 +44,7 @@ class CachedTokens(NamedTuple):
 
     reference_logps: Float[Tensor, "tokens"]  # float32, nats: of the reference
     bounds: tuple[float, float] | None = None  # of log-ratios, nats, where clamped ones are asked for (humanline)
+    weights: Float[Tensor, "tokens"] | None = None  # of log-ratios, where weighted ones are asked for (TIS-DPO)
 
 
 class Routing(NamedTuple):

@@ -108,6 +108,11 @@ class Method:
         return frozenset(name for name in self.reads if COLUMNS[name].differentiable)
 
     @property
+    def others(self) -> tuple[str, ...]:
+        """The further scored models whose columns it reads, by name."""
+        return tuple(sorted({other for name in self.reads for other in COLUMNS[name].others}))
+
+    @property
     def batch_coupled(self) -> bool:
         """Whether a pair's loss or weight depends on the other pairs of the step."""
         return any(piece.batch_coupled for piece in self.pieces if not piece.moves_after(self.hyperparameters))

@@ -82,6 +82,8 @@ def checked(
 def _missing(method: str, name: str, given: list[str]) -> InputError:
     column = c.COLUMNS[name]
     by_model = next((text for prefix, text in BY_MODEL.items() if name.startswith(prefix)), "add it to the columns")
+    if column.others and not column.needs:
+        by_model = f"score it: name the model under [reference.other.{column.others[0]}], and run `scoreonce score`"
     origin = NEEDED[column.needs] if column.needs else ORIGINS.get(column, by_model)
     return InputError(
         f"Method {method} needs a column that is not there: {name}.",

@@ -104,6 +104,12 @@ def _clamped_logratios(scored: TokenScores, completions: int) -> Tensor:
     return (scored.token_logps - scored.cached.reference_logps).clamp(*scored.cached.bounds)
 
 
+def _weighted_logratios(scored: TokenScores, completions: int) -> Tensor:
+    assert scored.cached is not None, "no cached log-probs of tokens were given"
+    assert scored.cached.weights is not None, "no weights of tokens were given"
+    return scored.cached.weights * (scored.token_logps - scored.cached.reference_logps)
+
+
 def _reward_mask(scored: TokenScores, completions: int) -> Tensor:
     return _masks(scored).reward
 
@@ -153,6 +159,8 @@ DECLARED: dict[str, PolicyColumn] = {
         PolicyColumn(c.POLICY_REJECTED_MASKED_FORWARD_KL, REJECTED, "masks", _masked_forward_kl),
         PolicyColumn(c.POLICY_CHOSEN_CLAMPED_LOGRATIOS, CHOSEN, "cached tokens", _clamped_logratios),
         PolicyColumn(c.POLICY_REJECTED_CLAMPED_LOGRATIOS, REJECTED, "cached tokens", _clamped_logratios),
+        PolicyColumn(c.POLICY_CHOSEN_WEIGHTED_LOGRATIOS, CHOSEN, "cached tokens", _weighted_logratios),
+        PolicyColumn(c.POLICY_REJECTED_WEIGHTED_LOGRATIOS, REJECTED, "cached tokens", _weighted_logratios),
         # Their size is a cost, so the masks that have one are learnt.
         PolicyColumn(c.POLICY_REWARD_MASK_L1, BOTH, "learnt masks", _reward_mask),
         PolicyColumn(c.POLICY_KL_MASK_L1, BOTH, "learnt masks", _kl_mask),

@@ -150,8 +150,9 @@ def cached(row: TableRow) -> str:
         for column in read
         if not column.name.startswith("policy_") and column.name != EXPONENTIAL_DRAWS.name
     ]
+    others = dict.fromkeys(f"token log-probs of `{other}`" for c in read if c.needs for other in c.others)
     kept = [text for needs, text in KEPT.items() if any(column.needs == needs for column in read)]
-    return ", ".join([*columns, *kept]) or "nothing"
+    return ", ".join([*columns, *kept, *others]) or "nothing"
 
 
 def _settings(row: TableRow, quote: str = "") -> str:

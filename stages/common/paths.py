@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +73,7 @@ class RunPaths:
     label: str
     store_address: str | None = None  # of which `store` is the local copy
     address: str | None = None  # of which `out` is the local copy
+    other: str | None = None  # the further model of [reference.other] whose scores `reference` is about
 
     @classmethod
     def of(cls, run: Run) -> RunPaths:
@@ -128,12 +129,21 @@ class RunPaths:
 
     def reference(self, split: Split) -> Path:
         """Per-pair reference columns (Parquet)."""
-        return self.out / "reference" / f"{split}.parquet"
+        return self.out / "reference" / (self.other or "") / f"{split}.parquet"
+
+    def of_other(self, name: str) -> RunPaths:
+        """The same paths, with those of the scores of a further model in the place of the reference's."""
+        return replace(self, other=name)
+
+    @property
+    def others(self) -> list[str]:
+        """The further models whose scores are there."""
+        return sorted(each.parent.name for each in (self.out / "reference").glob("*/manifest.json"))
 
     @property
     def reference_manifest(self) -> Path:
         """The scoring model, its settings and the digests of the two files (JSON), written last."""
-        return self.out / "reference" / "manifest.json"
+        return self.out / "reference" / (self.other or "") / "manifest.json"
 
     @property
     def exports(self) -> Path:

@@ -63,6 +63,21 @@ def reference_digest(paths: RunPaths) -> str | None:
     return sha256(paths.reference_manifest) if paths.reference_manifest.is_file() else None
 
 
+def with_others(pairs: pl.LazyFrame, paths: RunPaths) -> pl.LazyFrame:
+    """The pairs with `NAME_chosen_logps`, `NAME_rejected_logps` and `NAME_margin` of each further scored model.
+
+    Null for pairs that it did not score. Raises `InputError` where its scores are damaged.
+    """
+    for name in paths.others:
+        own = paths.of_other(name)
+        read_reference(own)
+        columns = ["ref_chosen_logps", "ref_rejected_logps", "ref_margin"]
+        scores = pl.concat([scan_frame(own.reference(split)) for split in SPLITS]).select("pair_id", *columns)
+        scores = scores.unique("pair_id").rename({column: f"{name}{column.removeprefix('ref')}" for column in columns})
+        pairs = pairs.join(scores, on="pair_id", how="left", maintain_order="left")
+    return pairs
+
+
 def _with_reference(pairs: pl.LazyFrame, paths: RunPaths, splits: Sequence[Split]) -> pl.LazyFrame:
     if not paths.reference_manifest.is_file():
         return pairs

@@ -30,23 +30,46 @@ def read_reference(paths: RunPaths) -> ReferenceManifest:
     return manifest
 
 
-def require_reference(run: Run) -> ReferenceManifest:
+def require_other(run: Run, name: str, reader: str) -> ReferenceManifest:
+    """The manifest of a further model's scores, which `reader` needs, as `require_reference` checks them.
+
+    Raises `InputError` where the run file names no such model, and where its scores are absent, damaged, another
+    model's, or of other pairs.
+    """
+    if name not in run.reference.other:
+        raise InputError(
+            f"{reader} reads a further scored model, and the run file names none of that name.",
+            found=f"[reference.other] has {', '.join(run.reference.other) or 'none'}",
+            where=f"[reference.other.{name}]",
+            fix=f"Name its model, [reference.other.{name}] with `model = ...`, and run `scoreonce score`.",
+        )
+    manifest = require_reference(run, name)
+    require_scores_of_pairs(manifest, RunPaths.of(run).of_other(name))
+    return manifest
+
+
+def require_reference(run: Run, other: str | None = None) -> ReferenceManifest:
     """The manifest of the scores, after checking their files and that the run file names the model that made them.
+
+    `other` is the name of a further model, whose scores are asked for in the place of the reference's.
 
     Weights are compared where they are in a local folder; a Hub model by its name, so that none is downloaded only to
     be compared: scores are good without their model. Raises `InputError` where the scores are absent, damaged, or
     another model's.
     """
-    manifest = read_reference(RunPaths.of(run))
-    wanted = _wanted(run.reference)
+    paths, reference = RunPaths.of(run), run.reference
+    if other is not None:
+        paths, reference = paths.of_other(other), reference.other[other]
+    manifest = read_reference(paths)
+    wanted = _wanted(reference)
     scored = {name: value for name, value in manifest.model_dump().items() if name in wanted}
     changed = manifests.differences("reference", scored, wanted)
     if changed:
         raise InputError(
             "The pairs were scored under another reference than the run file's.",
             found=manifests.listed(changed, "scored"),
-            where=str(RunPaths.of(run).reference_manifest),
-            fix=f"{manifests.command(ReferenceManifest)} It names {run.reference.model} as the reference.",
+            where=str(paths.reference_manifest),
+            fix=f"{manifests.command(ReferenceManifest)} It names {reference.model} as the reference.",
         )
     return manifest
 

@@ -100,6 +100,7 @@ RECIPES = (
     Recipe("simper", "Mistral-7B-Instruct", 7.2, 5e-7, _SIMPER),
     Recipe("simper", "Llama-3-8B-Base", 8.0, 6e-7, _SIMPER),
     Recipe("simper", "Llama-3-8B-Instruct", 8.0, 1e-6, _SIMPER),
+    Recipe("tis_dpo", "", None, 5e-7, "TIS-DPO's code, with RMSprop", {"beta": 0.1}),
     Recipe("dr_dpo", "Pythia-2.8B", 2.8, 5e-7, "Dr. DPO's code, with RMSprop", {"beta": 0.1, "beta_prime": 1.0}),
     Recipe("dpo_shift", "", None, 5e-7, "DPO-Shift's recipes", {"beta": 0.01, "lam": 0.95}),
     Recipe("kl_dpo", "", None, 5e-7, "KLDPO's README", {"beta": 0.01, "tau": 0.05}),

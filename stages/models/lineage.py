@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import islice
@@ -87,11 +87,13 @@ def describe(
     pairs: PairsManifest,
     reference: ReferenceManifest | None,
     held_out: ReferenceManifest | None = None,
+    others: Mapping[str, ReferenceManifest] | None = None,
 ) -> Lineage:
     """The lineage of the policy that `run` trains on `pair_ids` of the prepared pairs.
 
     Data and reference are described by their own manifests, as they were made, not by the run file. `reference` is
-    None where the method reads none; `held_out` has the scores that held-out figures are computed with, if any are.
+    None where the method reads none; `held_out` has the scores that held-out figures are computed with, if any are;
+    `others` those of the further models that the method reads.
     """
     packages = ("scoreonce", "torch", "transformers", "accelerate", "polars", "pyarrow")
     off = {name for name in OPTIONAL if getattr(run.train, name) == type(run.train).model_fields[name].default}
@@ -100,7 +102,8 @@ def describe(
         "train": run.train.model_dump(include=set(type(run.train).model_fields) - EXECUTION - METHOD - off)
         | {"dtype": dtype_of(run), **_approximate(run, method)}
         | ({"quantization": run.reference.quantization} if run.reference.quantization else {})
-        | ({"evaluate": _deciding_figures(run, held_out)} if held_out and run.evaluate.decides else {}),
+        | ({"evaluate": _deciding_figures(run, held_out)} if held_out and run.evaluate.decides else {})
+        | ({"other": {name: _other(scores) for name, scores in others.items()}} if others else {}),
         "policy": _policy(run),
         "reference": reference and _reference(reference),
         "data": TrainedPairs(
@@ -187,6 +190,10 @@ def _method(method: Method) -> MethodRecord:
         calibration=[piece.name for piece in method.calibrations],
         selection=method.selection.name,
     )
+
+
+def _other(scores: ReferenceManifest) -> dict[str, Any]:
+    return {"store_key": scores.store_key, "files": scores.files}
 
 
 def _policy(run: Run) -> PolicyStart:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -44,13 +45,20 @@ logger = logging.getLogger(__name__)
 def score(run: Run, *, part: str | None = None, lock_timeout: float | None = None) -> ScoreResult:
     """Score the completions that the store lacks, then write the pair tables.
 
+    The models of [reference.other] follow the reference, each with a store and pair tables of its own.
     Another process that scores the same model is waited for, at most `lock_timeout` seconds. With `part`, "3/8" say,
     only the third of eight parts of the completions is scored, beside processes that score the others, and the pair
     tables are written if nothing is missing at the end. Raises `InputError` where there is no such part, the pairs are
     not prepared as the run file says, model and pairs do not fit, or the disk is full. Finished shards stay, after
     Ctrl-C too.
     """
-    job = _job(run, part)
+    results = [_score(own, job, lock_timeout) for own, job in _jobs(run, part)]
+    totals = (sum(counts) for counts in zip(*results, strict=True))
+    return ScoreResult(RunPaths.of(run), *totals)
+
+
+def _score(run: Run, job: ScoringJob, lock_timeout: float | None) -> tuple[int, int, int, float, int]:
+    """Score under one model: completions scored and reused, tokens, seconds, and completions that are missing."""
     try:
         scoring = _scored(run, job, lock_timeout)
     except KeyboardInterrupt:
@@ -61,16 +69,20 @@ def score(run: Run, *, part: str | None = None, lock_timeout: float | None = Non
         if scoring.missing == 0:
             _write_pairs(job, lock_timeout)
         logger.info("\n".join(_summary(job, scoring)))
-    return ScoreResult(job.paths, scoring.scored, scoring.reused, scoring.tokens, scoring.seconds, scoring.missing)
+    return scoring.scored, scoring.reused, scoring.tokens, scoring.seconds, scoring.missing
 
 
 @at_address("pairs/*")
 def estimate(run: Run, *, part: str | None = None) -> ScoringEstimate:
-    """What `score` would do: its time, memory and disk, measured with the model for some seconds. Writes nothing."""
-    job = _job(run, part)
-    found = estimate_scoring(job)
-    logger.info("\n".join(_estimated(job, found)))
-    return found
+    """What `score` would do: its time, memory and disk, measured with the model for some seconds. Writes nothing.
+
+    Each model of [reference.other] is measured too; the estimate that is returned is the reference's.
+    """
+    estimates = []
+    for _, job in _jobs(run, part):
+        estimates.append(estimate_scoring(job))
+        logger.info("\n".join(_estimated(job, estimates[-1])))
+    return estimates[0]
 
 
 def _scored(run: Run, job: ScoringJob, lock_timeout: float | None) -> ScoringResult:
@@ -79,11 +91,20 @@ def _scored(run: Run, job: ScoringJob, lock_timeout: float | None) -> ScoringRes
     return score_completions(job, lock_timeout=lock_timeout)
 
 
-def _job(run: Run, part: str | None) -> ScoringJob:
+def _jobs(run: Run, part: str | None) -> Iterator[tuple[Run, ScoringJob]]:
+    """The reference's job, then those of the further models, each with the run that has that model for its reference.
+
+    Of a further model nothing is kept but log-probs of tokens.
+    """
     wanted = None if part is None else Part.parse(part)
     require_engine(run, part)
     require_pairs(run)
-    return ScoringJob.of(run, part=wanted)
+    yield run, ScoringJob.of(run, part=wanted)
+    paths, sums = RunPaths.of(run), {"full_vocab": "none", "embeddings": False, "mismatched": False}
+    for name, reference in run.reference.other.items():
+        logger.info("%s: %s", name, reference.model)
+        own = run.model_copy(update={"reference": reference, "score": run.score.model_copy(update=sums)})
+        yield own, replace(ScoringJob.of(own, part=wanted), paths=paths.of_other(name))
 
 
 def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:

@@ -152,6 +152,8 @@ def load_training_data(
     table, mismatched = _pairs(paths, split, cached), "mismatched" in completions
     if any(name.startswith("ref_") for name in cached):
         table = _with_reference(table, paths, split, cached, mismatched)
+    for other in sorted({other for name in cached for other in c.COLUMNS[name].others}):
+        table = _with_other(table, paths, split, other)
     if any(name.endswith("_prefix_logps") for name in cached):
         table = _with_prefixes(table, paths, split)
     unknown = [name for name in cached if name not in table.columns]
@@ -302,6 +304,13 @@ def _with_reference(
             fix="Run `scoreonce score` again: it scores only what is missing.",
         )
     return joined
+
+
+def _with_other(table: pl.DataFrame, paths: RunPaths, split: Split, other: str) -> pl.DataFrame:
+    """The pairs with the sums of a further scored model, under its name."""
+    sums = [f"ref_{side}_logps" for side in SIDE_TOKENS]
+    scored = _with_reference(table.select("prompt_len"), paths.of_other(other), split, sums, False)
+    return table.hstack([scored[name].alias(f"{other}{name.removeprefix('ref')}") for name in sums])
 
 
 def _reference_rows(paths: RunPaths, split: Split) -> pl.Series | None:

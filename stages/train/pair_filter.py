@@ -15,7 +15,7 @@ import polars as pl
 from scoreonce.pipeline.audit.checks.pair_filter import condition, kept, remaining
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.data.pair_tables import current_audit, joined_pairs, read_audit
+from scoreonce.stages.data.pair_tables import current_audit, joined_pairs, read_audit, with_others
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def places(paths: RunPaths, where: str | None, drop: Sequence[str]) -> npt.NDArr
     """
     if where is None and not drop:
         return None
-    pairs = joined_pairs(paths, ("train",))
+    pairs = with_others(joined_pairs(paths, ("train",)), paths)
     rows = [_where(pairs, where)] if where is not None else []
     if drop:
         rows.append(remaining(pairs, drop, _findings(paths)))

@@ -24,6 +24,7 @@ from scoreonce.pipeline.head.int8_states import Int8States, restored
 from scoreonce.pipeline.head.log_probs import ReferenceDistribution, ReferenceLogits, TopK, TopLogps
 from scoreonce.pipeline.head.token_scores import CachedTokens
 from scoreonce.pipeline.methods import Method
+from scoreonce.pipeline.methods.papers.tis_dpo import token_weights
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.identity import completion_id
@@ -39,6 +40,7 @@ from scoreonce.stages.store.layer import THREADS
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.store.tensor_rows import TensorRows
 
+WEIGHING = ("plus", "minus")  # the further models of TIS-DPO
 Given = Callable[[Sequence[PromptRow]], ReferenceDistribution]
 
 
@@ -168,7 +170,6 @@ def cached_tokens(
     if not PolicyColumns.of(method.reads).needs("token log-probs"):
         return None
     paths, settings = RunPaths.of(run), method.hyperparameters
-    store = ReferenceStore.of_key(paths, files.read_json(paths.reference_manifest)["store_key"])
     ids, lengths = [], []
     for split in SPLITS if run.evaluate.every is not None else SPLITS[:1]:
         for side in ("chosen", "rejected"):
@@ -176,12 +177,33 @@ def cached_tokens(
                 there = batch.drop_nulls(f"{side}_id")
                 ids.append(packed_column(there[f"{side}_id"]))
                 lengths.append(there[f"{side}_len"].to_numpy().astype(np.int64))
-    known = TokenLogps.of(store, np.concatenate(ids), np.concatenate(lengths))
-    bounds = (settings["log_eps_p"], settings["log_eps_r"])
+
+    def known(own: RunPaths) -> TokenLogps:
+        store = ReferenceStore.of_key(own, files.read_json(own.reference_manifest)["store_key"])
+        return TokenLogps.of(store, np.concatenate(ids), np.concatenate(lengths))
+
+    reference = known(paths)
+    further = {name: known(paths.of_other(name)) for name in WEIGHING} if "token_weighting" in settings else {}
+    bounds = (settings["log_eps_p"], settings["log_eps_r"]) if "log_eps_p" in settings else None
 
     def read(rows: Sequence[PromptRow]) -> CachedTokens:
-        logps = known.read(_ids(rows), [len(completion) for row in rows for completion in row.completions])
-        return CachedTokens(torch.from_numpy(logps).to(device), bounds)
+        completions, counts = _ids(rows), [len(completion) for row in rows for completion in row.completions]
+        logps = torch.from_numpy(reference.read(completions, counts)).to(device)
+        if not further:
+            return CachedTokens(logps, bounds)
+        plus, minus = (torch.from_numpy(further[name].read(completions, counts)).double() for name in WEIGHING)
+        weights = [
+            token_weights(
+                ratios,
+                chosen=number % 2 == 0,
+                form=settings["token_weighting"],
+                least=settings["weight_least"],
+                most=settings["weight_most"],
+                last_token=settings["last_token"],
+            )
+            for number, ratios in enumerate((plus - minus).split(counts))
+        ]
+        return CachedTokens(logps, bounds, torch.cat(weights).to(device, torch.float32))
 
     return read
 

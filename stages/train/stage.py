@@ -38,7 +38,12 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import TrainResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_held_out, require_pairs
-from scoreonce.stages.data.reference_scores import require_columns, require_reference, require_scores_of_pairs
+from scoreonce.stages.data.reference_scores import (
+    require_columns,
+    require_other,
+    require_reference,
+    require_scores_of_pairs,
+)
 from scoreonce.stages.data.training_runs import metric_lines
 from scoreonce.stages.held_out import settings as held_out_settings
 from scoreonce.stages.held_out.sample import Sample
@@ -162,6 +167,7 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Sample | None, Line
     reference = scores if lineage.reads_reference(method) else None
     if reference is not None:
         require_columns(reference, method.name, method.reads, live=run.train.full_vocab == "live")
+    others = {name: require_other(run, name, method.name) for name in method.others}
     data = load_training_data(
         RunPaths.of(run),
         method.reads,
@@ -175,7 +181,7 @@ def _inputs(run: Run, method: Method) -> tuple[TrainingData, Sample | None, Line
         logger.info(said)
     _require_calibrated(method, data)
     sample = _sample(run, method, pairs, scores) if evaluates and scores else None
-    record = lineage.describe(run, method, data.pair_ids, pairs, reference, scores)
+    record = lineage.describe(run, method, data.pair_ids, pairs, reference, scores, others)
     return data if sample is None else data.and_given(sample.rows), sample, record, reference
 
 

@@ -35,6 +35,7 @@ def batch(count: int = 11, seed: int = 0) -> dict[str, Tensor]:
         columns[f"policy_{side}_masked_logratios"] = normal()
         columns[f"policy_{side}_masked_forward_kl"] = normal().abs()
         columns[f"policy_{side}_clamped_logratios"] = (policy - reference).clamp(-1.5, 1.5)
+        columns[f"policy_{side}_weighted_logratios"] = 0.9 * (policy - reference)
         columns[f"{side}_preference"] = torch.rand(count, generator=generator, dtype=torch.float64)
     columns |= {"policy_reward_mask_l1": 9 * normal().abs(), "policy_kl_mask_l1": 9 * normal().abs()}
     columns |= {"ref_kl_logps": 10 * normal() - 200}
@@ -52,7 +53,8 @@ def moved(columns: dict[str, Tensor], chosen: Tensor, rejected: Tensor) -> dict[
             columns[f"policy_{side}_{name}"] = columns[f"ref_{side}_{name}"] + nats
         for name in ("plus_logps", "minus_logps", "collision_logps"):
             columns[f"policy_{side}_{name}"] = columns[f"ref_{side}_logps"] - nats
-        columns[f"policy_{side}_masked_logratios"] = columns[f"policy_{side}_clamped_logratios"] = nats
+        for name in ("masked_logratios", "clamped_logratios", "weighted_logratios"):
+            columns[f"policy_{side}_{name}"] = nats
         columns[f"policy_{side}_forward_kl"] = columns[f"policy_{side}_masked_forward_kl"] = nats.abs()
     return columns | {"policy_kl_logps": columns["ref_kl_logps"] + chosen}
 

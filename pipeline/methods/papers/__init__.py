@@ -51,6 +51,7 @@ from scoreonce.pipeline.methods.papers import (
     gamma_po,
     bpo,
     humanline,
+    tis_dpo,
 )
 
 __all__ = [
@@ -98,5 +99,6 @@ __all__ = [
     "sparse_po",
     "sppo",
     "tdpo",
+    "tis_dpo",
     "wpo",
 ]

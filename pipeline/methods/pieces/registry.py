@@ -26,7 +26,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_type_hints
 from torch import Tensor
 
 from scoreonce.pipeline.methods.pieces.hyperparameters import Hyperparameter
-from scoreonce.schemas.columns import COLUMNS
+from scoreonce.schemas.columns import COLUMNS, of_another
 from scoreonce.schemas.errors import InputError, did_you_mean
 
 Kind = Literal["derived", "statistic", "selection", "calibration", "objective", "rewards", "reduction"]
@@ -218,6 +218,8 @@ def _register(
         for p in parameters
         if p.kind is p.KEYWORD_ONLY
     }
+    further = (of_another(name) for name in read)
+    COLUMNS.update({column.name: column for column in further if column})
     known = [*base_columns(), *PIECES["derived"], *MADE_EARLIER[kind], *(initial or ())]
     _check_columns(kind, columns, known if kind == "derived" else [*known, *state_names()], where)
     _check_columns(kind, tuple(only), base_columns(), where)

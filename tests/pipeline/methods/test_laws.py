@@ -91,6 +91,7 @@ LOGISTIC = [
     "kl_dpo",
     "gamma_dpo",
     "humanline",
+    "tis_dpo",
 ]
 DECIDED = ("weight", "beta", "target_margin", "margin", "linked_margin", "chosen_rewards", "rejected_rewards")
 NULLABLE = set(DECIDED) - {"weight"}

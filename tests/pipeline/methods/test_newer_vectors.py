@@ -15,9 +15,11 @@ from scoreonce.pipeline import methods
 from scoreonce.pipeline.head.token_scores import CachedTokens, TokenScores
 from scoreonce.pipeline.methods import Method
 from scoreonce.pipeline.methods.papers.dpo_shift import shift
+from scoreonce.pipeline.methods.papers.tis_dpo import token_weights
 from scoreonce.pipeline.training.policy_columns import PolicyColumns
 
 PREFIXES = ("alpha_po", "simper", "dr_dpo", "dpo_shift", "h_dpo", "bpo", "amapo", "kl_dpo", "ropo")
+SIDES = ("chosen", "rejected")
 BATCHES = ("six pairs", "batch_2", "policy_equals_reference", "single_pair")
 
 
@@ -89,14 +91,15 @@ def test_gamma_po_over_consecutive_batches(vectors: Any) -> None:
         equal(state["policy_gap_queue"], batch["queue_after"])
 
 
-def test_humanline_over_tokens(vectors: Any) -> None:
+@pytest.mark.parametrize("key", ["humanline_dpo_default", "tis_dpo_rank_no_kl"])
+def test_token_level_vectors(vectors: Any, key: str) -> None:
     """The columns by the forward pass's own functions, from the vector's logits; gradients all the way back to them."""
     section = vectors["token_level_methods"]
-    expected = section["humanline_dpo_default"]
+    expected = section[key]
     given = expected["hyperparameters"]
     policy, reference, lengths, leaves = [], [], [], []
     for pair in section["inputs"]:
-        for side in ("chosen", "rejected"):
+        for side in SIDES:
             logits = torch.tensor(pair[side]["policy_logits"], dtype=torch.float64, requires_grad=True)
             tokens = torch.tensor(pair[side]["tokens"])[:, None]
             leaves.append(logits)
@@ -104,8 +107,13 @@ def test_humanline_over_tokens(vectors: Any) -> None:
             other = torch.tensor(pair[side]["ref_logits"], dtype=torch.float64)
             reference.append(other.log_softmax(-1).gather(-1, tokens)[:, 0])
             lengths.append(len(tokens))
-    cached = CachedTokens(torch.cat(reference), (given["log_eps_P"], given["log_eps_R"]))
-    method = methods.resolve("humanline", given)
+    if "weights" in given:
+        each = [torch.tensor(pair[side], dtype=torch.float64) for pair in given["weights"] for side in SIDES]
+        cached = CachedTokens(torch.cat(reference), None, torch.cat(each))
+        method = methods.resolve("tis_dpo", {"beta": given["beta"]})
+    else:
+        cached = CachedTokens(torch.cat(reference), (given["log_eps_P"], given["log_eps_R"]))
+        method = methods.resolve("humanline", given)
     scored = TokenScores(torch.cat(policy), torch.tensor(lengths), cached=cached)
     sums = torch.stack([tokens.sum() for tokens in reference])
     columns = PolicyColumns.of(method.reads).from_scores(scored)
@@ -116,11 +124,20 @@ def test_humanline_over_tokens(vectors: Any) -> None:
     equal(outcome.loss, expected["loss"])
     for leaf, wanted in zip(
         leaves,
-        (
-            expected[f"grad_policy_logits_{side}"][pair]
-            for pair in range(len(section["inputs"]))
-            for side in ("chosen", "rejected")
-        ),
+        (expected[f"grad_policy_logits_{side}"][pair] for pair in range(len(section["inputs"])) for side in SIDES),
         strict=True,
     ):
         equal(leaf.grad, wanted)
+
+
+@pytest.mark.parametrize(
+    ("key", "form"), [("tis_weights_rank_based_0.7_1.3", "rank"), ("tis_weights_exp_k1_mu1_L-0.5_U1.5", "exp")]
+)
+def test_token_weights_of_tis_dpo(vectors: Any, key: str, form: str) -> None:
+    """The vectors weight every token; the last one's 0, EOS's, is another matter."""
+    section = vectors["token_level_methods"]
+    settings = {"form": form, "least": 0.7, "most": 1.3, "last_token": "weighted"}
+    for scores, expected in zip(section["tis_scores_log_pi_plus_minus"], section[key], strict=True):
+        for side in SIDES:
+            ratios = torch.tensor(scores[side], dtype=torch.float64)
+            equal(token_weights(ratios, chosen=side == "chosen", **settings), expected[side])

@@ -26,7 +26,9 @@ SCORES = TokenScores(
     reference_logps=torch.full((6,), -3.0),
     perturbed=Perturbed(-2 * TENTHS, -3 * TENTHS, (-4 * TENTHS).bfloat16()),
     masks=TokenMasks(torch.tensor([0.0, 1.0, 2.0, 3.0, 9.0, 9.0]), torch.tensor([1.0, 0.0, 0.0, 2.0, 9.0, 9.0])),
-    cached=CachedTokens(torch.tensor([-1.5, -2.0, -1.0, -5.0, -9.0, -9.0]), (-1.0, 0.25)),
+    cached=CachedTokens(
+        torch.tensor([-1.5, -2.0, -1.0, -5.0, -9.0, -9.0]), (-1.0, 0.25), torch.tensor([2.0, 1.0, 0.5, 0.1, 9.0, 9.0])
+    ),
 )
 BY_HAND = {
     "policy_chosen_logps": -7.0,
@@ -52,6 +54,8 @@ BY_HAND = {
     "policy_rejected_masked_forward_kl": 8.0,
     "policy_chosen_clamped_logratios": 0.25 + 0.0 - 1.0,  # of 0.5, 0 and -3
     "policy_rejected_clamped_logratios": -1.0,  # of -3
+    "policy_chosen_weighted_logratios": 2.0 * 0.5 + 0.0 - 0.5 * 3,
+    "policy_rejected_weighted_logratios": 0.1 * -3,
     "policy_reward_mask_l1": 6.0,  # of chosen and rejected
     "policy_kl_mask_l1": 3.0,
 }
@@ -66,7 +70,7 @@ def test_each_column_by_hand():
     assert flowing == {
         f"policy_{side}_{kind}"
         for side in ("chosen", "rejected")
-        for kind in ("logps", "prefix_logps", "masked_logratios", "clamped_logratios")
+        for kind in ("logps", "prefix_logps", "masked_logratios", "clamped_logratios", "weighted_logratios")
     }
 
 
@@ -90,6 +94,11 @@ def test_completions_follow_from_what_is_read():
         ("dpo", "`ref_chosen_logps`, `ref_rejected_logps`"),
         ("wpo", "`chosen_len`, `ref_chosen_logps`, `ref_rejected_logps`, `rejected_len`"),
         ("humanline", "`ref_chosen_logps`, `ref_rejected_logps`, the reference's log-prob of each token"),
+        (
+            "tis_dpo",
+            "`ref_chosen_logps`, `ref_rejected_logps`, the reference's log-prob of each token, "
+            "token log-probs of `plus`, token log-probs of `minus`",
+        ),
         ("slic", "nothing"),
     ],
 )

@@ -66,6 +66,11 @@ COMPOSED = {
 }
 
 
+def cached_tokens(logps):
+    """Some log-probs of the reference, bounds that some tokens reach, and some weights."""
+    return CachedTokens(logps, (-1.0, 1.5), logps.exp() + 0.5)
+
+
 def step_of(name, processes=ALONE):
     """A step of a method on a fresh model, with the rows and columns that it reads; and its forwards, counted."""
     torch.manual_seed(1)
@@ -89,7 +94,7 @@ def step_of(name, processes=ALONE):
         reference = lambda shown: ReferenceLogits(other.hidden(shown), head_of(other.model), epsilon, rounded)  # noqa: E731
     cached = None
     if asked.needs("token log-probs"):
-        cached = lambda shown: CachedTokens(other(shown).token_logps.detach(), (-1.0, 1.5))  # noqa: E731
+        cached = lambda shown: cached_tokens(other(shown).token_logps.detach())  # noqa: E731
     return Step(scorer, list(model.parameters()), method, processes, reference, cached), rows, columns, calls
 
 
