@@ -22,7 +22,9 @@ Located = Callable[[Run, RunPaths], list[Path]]
 
 
 def _inputs(run: Run, paths: RunPaths) -> list[Path]:
-    names = [run.data.source, run.data.test_source, run.data.tokenizer, run.reference.model, run.reference.adapter]
+    models = [run.reference, *run.reference.other.values()]
+    names = [run.data.source, run.data.test_source, run.data.tokenizer]
+    names += [name for model in models for name in (model.model, model.adapter)]
     return list(dict.fromkeys(found for name in names if name for found in _with_contents(Path(name))))
 
 

@@ -67,6 +67,7 @@ def alpha_margin(
     alpha by beta. The paper standardises by the batch (`z_score = "batch"`); the code, the default, by running
     moments whose std starts at 0, so that z is 10 times too large in the first step. Where the std is below 1e-6
     (policy = reference) z = 0, not NaN. The batch is the optimizer step. With alpha = 0 it is SimPO.
+    Not `alpha_po` (AlphaPO), which reshapes SimPO's reward and reads no reference.
     """
     mean, std = normalised_gap_mean, normalised_gap_std
     if z_score == "batch":

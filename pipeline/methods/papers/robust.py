@@ -18,7 +18,8 @@ def robust(linked_margin: StepColumn, beta: StepColumn, *, label_smoothing: Labe
 
     e = `label_smoothing` is the share of flipped labels, below 1/2; the loss is an unbiased estimate of DPO's on clean
     labels. It has no lower bound, and is negative for large margins, by design. TRL's `robust`, where e is 0
-    unless set. Delta as in `dpo`.
+    unless set. Delta as in `dpo`. Not `ropo`, which suppresses pairs that look mislabelled, nor RPO, which adds a
+    likelihood term.
     """
     logits = beta * linked_margin
     flipped = label_smoothing

@@ -7,7 +7,10 @@ import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
+from scoreonce.pipeline import methods
+from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.methods.papers.tis_dpo import token_weights
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ReferenceManifest
@@ -18,6 +21,8 @@ from scoreonce.stages.data.reference_scores import require_other
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.store.store import ReferenceStore
 from scoreonce.stages.train import stage as train
+from scoreonce.stages.train.data import load_training_data
+from scoreonce.stages.train.reference_logits import cached_tokens
 
 FAST = {"learning_rate": 1e-3, "batch_pairs": 8, "max_steps": 3}
 TEACHER = """
@@ -133,6 +138,24 @@ def test_the_first_gradient_of_tis_dpo_is_that_of_its_weights(prepared):
         moved.append({name: after[name] - before[name] for name in after})
     name = "model.layers.1.mlp.down_proj.weight"
     torch.testing.assert_close(moved[1][name], 2 * moved[0][name], rtol=1e-2, atol=1e-7)
+
+
+def test_cached_tokens_are_those_of_the_models(prepared):
+    """Each model's own forward pass on some rows, in another order than that of the store."""
+    run = run_of(prepared, ALL)
+    method = methods.resolve("tis_dpo", {})
+    data = load_training_data(RunPaths.of(run), method.reads)
+    rows = [data.row(pair) for pair in (7, 0, 3)]
+    found = cached_tokens(run, method, torch.device("cpu"))(rows)
+    own = {}
+    for name in ("model", "plus", "minus"):
+        with torch.no_grad():
+            own[name] = TokenScorer(LlamaForCausalLM.from_pretrained(prepared.model(name)).eval(), "padded")(rows)
+    torch.testing.assert_close(found.reference_logps, own["model"].token_logps, rtol=0, atol=1e-5)
+    ratios = (own["plus"].token_logps - own["minus"].token_logps).split(own["plus"].lengths.tolist())
+    settings = {"form": "rank", "least": 0.7, "most": 1.3, "last_token": "zero"}
+    expected = [token_weights(each, chosen=number % 2 == 0, **settings) for number, each in enumerate(ratios)]
+    torch.testing.assert_close(found.weights, torch.cat(expected), rtol=0, atol=1e-5)
 
 
 def test_a_held_out_loss_of_tis_dpo(prepared):

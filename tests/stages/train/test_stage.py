@@ -391,6 +391,7 @@ def test_two_processes_train_the_same_policy(prepared):
     """
     score.score(prepared.run(score={"mismatched": True, "full_vocab": "hidden"}))
     methods = ("dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "tdpo2")  # the last reads stored hidden states
+    methods += ("dr_dpo", "kl_dpo", "amapo", "gamma_simpo", "humanline")
     settings = {**FAST, "max_steps": 4}
     two = [prepared.run(train={**settings, "method": name, "label": f"{name}-two"}) for name in methods]
     path = prepared.folder / "two.py"
