@@ -18,9 +18,10 @@ Softness = Annotated[float, Allowed("how soft the minimum over the step's losses
 def soft_minimum(loss: StepColumn, weight: StepColumn, *, beta_prime: Softness = 1.0) -> PerStep:
     """-b log(sum weight exp(-loss / b) / sum weight), 0-d, b = `beta_prime`: the loss of the step.
 
-    Its gradient is that of the losses times softmax(-loss / b): pairs with a high loss, likely to be mislabelled, count
-    less (`kl_dpo` does the opposite, and `r_dpo` and `robust` are neither). For b to infinity it is the mean, for b to 0 the smallest loss. Computed by
-    log-sum-exp: the code's exp, mean and log give an infinite loss where all losses are above 103 b in float32.
+    Its gradient is that of the losses times softmax(-loss / b): pairs with a high loss, likely to be mislabelled,
+    count less (`kl_dpo` does the opposite, and `r_dpo` and `robust` are neither). For b to infinity it is the mean,
+    for b to 0 the smallest loss. Computed by log-sum-exp: the code's exp, mean and log give an infinite loss where all
+    losses are above 103 b in float32.
     """
     total, kept = weight.sum(), weight.log()  # of a pair that is filtered out, the weight is 0: minus infinity
     if not total > 0:
