@@ -80,7 +80,8 @@ class Evaluator:
         self, after: int, state: Mapping[str, Tensor], policy: Mapping[str, Tensor]
     ) -> tuple[dict[str, float], list[float] | None]:
         """What the method makes of the sample as one batch: those metrics of a step that are finite, and the losses of
-        the pairs, weighted so that their mean is the loss; None where one of them is not finite, or the loss is no mean of them.
+        the pairs, weighted so that their mean is the loss; None where one of them is not finite, or the loss is no
+        mean of them.
         """
         method, cached = self.step.method, dict(self.sample.columns)
         if method.random:

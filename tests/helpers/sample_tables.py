@@ -1,4 +1,4 @@
-"""Samples as `sample` writes them, made by hand or by a tiny model: the one place to replace by the command."""
+"""Samples as `sample` writes them, made by hand or by a tiny model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from typing import Any
 import polars as pl
 
 from scoreonce.schemas import identity
+from scoreonce.schemas.manifests import EvaluatedReference, SampledPrompts, SamplesManifest
 from scoreonce.schemas.tables import Sample
-from scoreonce.stages.common.files import sha256, write_json, write_parquet
+from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.paths import RunPaths
+
+NO_DIGEST = "0" * 64
 
 Message = dict[str, str]
 
@@ -51,7 +55,28 @@ def write_samples(paths: RunPaths, label: str, rows: list[dict[str, Any]]) -> pl
     table = Sample.validate(pl.DataFrame(rows, schema=Sample.create_empty().schema), cast=True)
     path = paths.samples(label) / "samples.parquet"
     write_parquet(path, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    write_json(path.with_name("manifest.json"), {"files": {path.name: sha256(path)}})
+    manifest = SamplesManifest(
+        label=label,
+        model="m",
+        revision=None,
+        adapter=None,
+        dtype="float32",
+        weights="w",
+        store_key="k",
+        method=None,
+        training_identity=None,
+        realigned=None,
+        reference=EvaluatedReference(model="m", weights="w", store_key="k", dtype="float32"),
+        prompts=SampledPrompts(source="p.jsonl", prompts=len(table), prompt_ids=NO_DIGEST, pairs_manifest_sha256=None),
+        generation={},
+        ends=[2],
+        seed=0,
+        n=1,
+        whole_distribution=True,
+        computed={},
+        files={path.name: sha256(path)},
+    )
+    manifests.write(path.with_name("manifest.json"), manifest)
     return table
 
 

@@ -8,35 +8,29 @@ import polars as pl
 import pytest
 from chat_tokenizers import CHATML
 from judged_samples import reward_model
-from sample_tables import write_samples, written_by
 from text_runs import text_run
 
 from scoreonce.schemas.manifests import Lineage
-from scoreonce.stages import cli, config
+from scoreonce.stages import cli
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.paths import RunPaths
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "iterate.md").read_text(encoding="utf-8")
 QUESTIONS = [f"What is {number} and {number}?" for number in range(6)]
 
 
-def sample(label: str, model: str, seed: int) -> None:
-    """Four completions of each prompt: `scoreonce sample` does it, and may stand here."""
-    prompts = [[{"role": "user", "content": each}] for each in QUESTIONS]
-    rows = written_by(model, prompts, 4, seed=seed, new_tokens=8)
-    for row in rows:
-        row["finished"] = True  # the tiny model seldom ends by itself
-    write_samples(RunPaths.of(config.load("prompts.toml")), label, rows)
+# So that it is small; the tiny model seldom ends by itself.
+SMALL = {
+    "sample": ("sample.max_new_tokens=8",),
+    "pairs": ("pairs.finished_only=false",),
+    "train": ("train.learning_rate=0.01", "train.batch_pairs=3"),
+}
 
 
 def do(lines: list[str]) -> None:
     """The lines of a block of shell commands."""
-    for number, line in enumerate(lines):
+    for line in lines:
         words = line.split()
-        if words[:2] == ["#", "sample"]:
-            sample(*words[2:], seed=number + len(words[2]))
-            continue
-        small = [] if words[1] != "train" else ["--set", "train.learning_rate=0.01", "--set", "train.batch_pairs=3"]
+        small = [part for value in SMALL.get(words[1], ()) for part in ("--set", value)]
         assert cli.run_command([*words[1:], *small]) == 0, line
 
 
@@ -52,7 +46,9 @@ def test_the_recipes_run(tmp_path, monkeypatch, capsys):
     run = text_run(tmp_path / "made", template=CHATML)
     Path(run.reference.model).rename("models/sft")
     reward_model(Path("models/reward"))
-    Path("data/prompts.jsonl").write_text("".join(json.dumps({"prompt": each}) + "\n" for each in QUESTIONS))
+    Path("data/prompts.jsonl").write_text(
+        "".join(json.dumps({"prompt": [{"role": "user", "content": each}]}) + "\n" for each in QUESTIONS)
+    )
     for text in re.findall(r"^```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE):
         name = text.splitlines()[0].removeprefix("# ")
         Path(name).write_text(text.replace("[data]\n", "[data]\ntest_share = 0\nmax_length = 128\n"))
