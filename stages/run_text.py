@@ -11,7 +11,19 @@ from typing import Any
 from scoreonce.schemas.errors import printable
 
 WIDTH = 120
-SECTIONS = ("data", "reference", "compute", "audit", "score", "train", "evaluate", "compare", "judge", "pairs")
+SECTIONS = (
+    "data",
+    "reference",
+    "compute",
+    "audit",
+    "score",
+    "train",
+    "evaluate",
+    "compare",
+    "sample",
+    "judge",
+    "pairs",
+)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, ROWS
+from scoreonce.pipeline.methods.catalogue import ALIASES, METHODS, ROWS, accepted
 from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.config import Train
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def load_file(path: str) -> list[str]:
 
     Executes the file's code. Loading a file again replaces what it registered before; a file that fails leaves nothing
     registered. Raises `InputError` if the file is missing, is not Python, raises an error, registers nothing, or uses a
-    name that is taken.
+    name that is taken, for a hyperparameter that of a key of [train].
     """
     name = "scoreonce_method_file_" + "".join(c if c.isalnum() else "_" for c in path)
     source = _source(name, path)
@@ -59,7 +60,21 @@ def load_file(path: str) -> list[str]:
                 fix='End the file with method("my_name", "what it changes", paper=..., objective=...).',
             )
         _LOADED[name] = added
+        for each in added:
+            _require_own_names(each, path)
     return added
+
+
+def _require_own_names(method: str, path: str) -> None:
+    """Raise `InputError` where a hyperparameter has the name of a key of [train], which would never reach it."""
+    taken = sorted(accepted(method) & Train.model_fields.keys())
+    if taken:
+        raise InputError(
+            "A hyperparameter of the method file has the name of a key of [train].",
+            found=", ".join(taken),
+            where=f"{path}, method {method}",
+            fix=f"Give it another name, such as {method}_{taken[0]}.",
+        )
 
 
 def _source(name: str, path: str) -> bytes:

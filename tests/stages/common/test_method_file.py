@@ -11,6 +11,7 @@ from scoreonce.pipeline.methods import ALIASES, METHODS
 from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.method_file import load_allowed, load_file
+from scoreonce.stages.config import Train
 
 MINE = '''
 """Squared hinge on the margin, from a talk."""
@@ -148,3 +149,16 @@ def test_a_file_that_a_run_file_names_needs_consent(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
     assert load_allowed(path, allowed=True) == ["squared_hinge"]
     assert (tmp_path / "ran").exists()
+
+
+def test_a_hyperparameter_with_the_name_of_a_training_key_is_refused(tmp_path: Path) -> None:
+    """train.share would select pairs, and the hyperparameter would keep its default without a word."""
+    with pytest.raises(InputError, match="name of a key of") as caught:
+        load_file(write(tmp_path, MINE.replace("slack", "share")))
+    assert "share" in caught.value.found
+    assert "squared_hinge" not in METHODS
+
+
+def test_no_method_has_a_hyperparameter_with_the_name_of_a_training_key() -> None:
+    for name in METHODS:
+        assert not methods.accepted(name) & Train.model_fields.keys(), name

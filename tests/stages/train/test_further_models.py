@@ -33,9 +33,9 @@ from scoreonce.pipeline.methods.pieces.registry import calibration
 
 
 @calibration("target_margin", batch_coupled=False)
-def teacher_margin(teacher_chosen_logps, teacher_rejected_logps, *, share: float = 0.1):
+def teacher_margin(teacher_chosen_logps, teacher_rejected_logps, *, teacher_share: float = 0.1):
     '''A share of the teacher's margin.'''
-    return share * (teacher_chosen_logps - teacher_rejected_logps)
+    return teacher_share * (teacher_chosen_logps - teacher_rejected_logps)
 
 
 paper = Paper("None", "", "")
@@ -106,7 +106,7 @@ def test_columns_of_a_further_model_select_pairs(prepared):
 def test_a_method_file_may_read_them(prepared, tmp_path):
     path = tmp_path / "teacher.py"
     path.write_text(TEACHER)
-    paths = trained(prepared, "file", method="from_teacher", method_file=str(path), share=0.5)
+    paths = trained(prepared, "file", method="from_teacher", method_file=str(path), teacher_share=0.5)
     steps = pl.read_parquet(paths.training / "steps.parquet").filter(pl.col("step") == 1)
     teacher = table(paths.of_other("teacher")).select("pair_id", "ref_margin")
     joined = steps.join(teacher, on="pair_id")
