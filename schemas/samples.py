@@ -5,12 +5,27 @@ Apart from `columns.py`, whose columns hold a number per pair or completion and 
 
 from __future__ import annotations
 
+from typing import Any
+
 from scoreonce.schemas.columns import Column
 
-PROMPT_ID = Column("prompt_id", "string", "digest of prompt_ids", "128-bit hex")
+REFERENCE = "reference"  # the label of what the reference writes
+# Settings of generation under which a completion is a sample of the model's whole distribution.
+WHOLE: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
+_REALIGNED = "-realign-"
+
+
+def realigned_label(label: str, weight: float) -> str:
+    """The label of the samples of a policy that is mixed with the reference, the policy with this weight."""
+    return f"{label}{_REALIGNED}{weight:g}"
+
+
+def policy_label(label: str) -> str:
+    """The label of the policy of which a label's samples are, realigned or not."""
+    return label.partition(_REALIGNED)[0]
+
+
 SAMPLE = Column("sample", "int32", "number of the completion among those of its prompt, from 0", minimum=0)
-COMPLETION_ID = Column("completion_id", "string", "digest of (prompt_ids, completion_ids)", "128-bit hex")
-PROMPT = Column("prompt", "string", "the prompt as the model reads it, chat template included")
 CONVERSATION = Column(
     "conversation",
     "string",
@@ -18,7 +33,6 @@ CONVERSATION = Column(
     nullable=True,
 )
 COMPLETION = Column("completion", "string", "the completion as text, without special tokens")
-PROMPT_IDS = Column("prompt_ids", "list[int32]", "token ids of the prompt", minimum=0)
 COMPLETION_IDS = Column("completion_ids", "list[int32]", "token ids of the completion, EOS last if it came", minimum=0)
 COMPLETION_LEN = Column("completion_len", "int32", "tokens of the completion, EOS included", minimum=1)
 FINISHED = Column("finished", "bool", "the model ended the completion; else max_new_tokens cut it")

@@ -189,13 +189,13 @@ class StepPair(dy.Schema):
 class Sample(dy.Schema):
     """A completion that a model wrote to a prompt."""
 
-    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    prompt_id = declared(c.PROMPT_ID, primary_key=True)
     sample = declared(s.SAMPLE, primary_key=True)
-    completion_id = declared(s.COMPLETION_ID)
-    prompt = declared(s.PROMPT)
+    completion_id = declared(c.COMPLETION_ID)
+    prompt = declared(c.PROMPT)
     conversation = declared(s.CONVERSATION)
     completion = declared(s.COMPLETION)
-    prompt_ids = declared(s.PROMPT_IDS)
+    prompt_ids = declared(c.PROMPT_IDS)
     completion_ids = declared(s.COMPLETION_IDS)
     completion_len = declared(s.COMPLETION_LEN)
     finished = declared(s.FINISHED)
@@ -207,18 +207,18 @@ class SampleScore(dy.Schema):
     """What a judge that scores each completion by itself gave a sample."""
 
     label = declared(s.LABEL, primary_key=True)
-    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    prompt_id = declared(c.PROMPT_ID, primary_key=True)
     sample = declared(s.SAMPLE, primary_key=True)
-    completion_id = declared(s.COMPLETION_ID)
+    completion_id = declared(c.COMPLETION_ID)
     score = declared(s.SCORE)
 
 
 class Judgement(dy.Schema):
     """What a judge said of a sample and the sample of the same number of another label."""
 
-    prompt_id = declared(s.PROMPT_ID, primary_key=True)
+    prompt_id = declared(c.PROMPT_ID, primary_key=True)
     sample = declared(s.SAMPLE, primary_key=True)
-    completion_id = declared(s.COMPLETION_ID)
+    completion_id = declared(c.COMPLETION_ID)
     other_id = declared(s.OTHER_ID)
     preference_first = declared(s.PREFERENCE_FIRST)
     preference_second = declared(s.PREFERENCE_SECOND)

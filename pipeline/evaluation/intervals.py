@@ -7,10 +7,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 Z95 = 1.959963984540054  # quantile 0.975 of the standard normal distribution
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, or a share, and both ends of its interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def difference(first: Interval, second: Interval) -> Interval:
+    """The first minus the second, of independent samples, from their intervals (Newcombe 1998, method 10).
+
+    Below the difference lie the lower half of the first and the upper half of the second, as squares, above it the
+    others. Of symmetric intervals that is the usual one of a difference of means.
+    """
+    mean = first.mean - second.mean
+    below = math.hypot(first.mean - first.low, second.high - second.mean)
+    above = math.hypot(first.high - first.mean, second.mean - second.low)
+    return Interval(mean, mean - below, mean + above)
 
 
 def wilson(share: pl.Expr, count: pl.Expr) -> tuple[pl.Expr, pl.Expr]:

@@ -23,20 +23,11 @@ import polars as pl
 from scipy import stats
 
 from scoreonce.pipeline.evaluation.held_out import win_scores
-from scoreonce.pipeline.evaluation.intervals import wilson
+from scoreonce.pipeline.evaluation.intervals import Interval, wilson
 
 ERROR = 0.05  # of a wrong statement about any of the candidates, or of an interval alone
 CHANCE = 0.5
 Scores = npt.NDArray[np.float64]  # (seeds, pairs)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and both ends of its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,11 @@ from scoreonce.pipeline.judging.length_control import length_controlled
 _BOTH = pl.col("preference_first").is_not_null() & pl.col("preference_second").is_not_null()
 
 
-def preference(ordered: bool) -> pl.Expr:
+def preference() -> pl.Expr:
     """The preference of a comparison: the mean of both orders, null where one is absent.
 
-    One order alone would count the judge's position bias as preference. Where nothing has an order, it is the answer.
+    One order alone would count the judge's position bias as preference.
     """
-    if not ordered:
-        return pl.col("preference_first")
     return pl.when(_BOTH).then((pl.col("preference_first") + pl.col("preference_second")) / 2)
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from scoreonce.pipeline.audit.measures import tokens
+from scoreonce.pipeline.audit.measures.tokens import TokenLists
 from scoreonce.pipeline.samples.estimates import Estimate, ratio
 
-REPEATED = 4  # tokens of the n-grams of `repetition`, as the audit has it
+AT_ONCE = 1 << 16  # lists of tokens that are measured together
 
 
 @dataclass(frozen=True)
 class SampleFigures:
     """Lengths are in tokens, `kl` in nats per completion, `kl_per_token` in nats per token.
 
-    `repetition` is the mean over completions of 1 − distinct / all 4-grams of tokens (seq-rep-4, Welleck et al. 2019,
-    arXiv 1908.04319). `distinct_1` and `distinct_2` are distinct / all n-grams of all completions together (Li et al.
-    2016, arXiv 1510.03055); they fall with the number of completions.
+    `repetition` is the mean over completions of the share of repeated 4-grams. `distinct_1` and `distinct_2` are
+    distinct / all n-grams of all completions together (Li et al. 2016, arXiv 1510.03055); they
+    fall with the number of completions.
     """
 
     prompts: int
@@ -72,19 +75,20 @@ def kl(samples: pl.DataFrame) -> tuple[Estimate, Estimate] | None:
 
 
 def repetition(ids: pl.Series) -> pl.Series:
-    """`(samples,)` 1 − distinct / all 4-grams of each list of token ids; 0 for fewer than four tokens."""
-    return pl.Series("repetition", [_repetition(each) for each in ids.to_list()], pl.Float64)
+    """`(samples,)` the share of repeated 4-grams of each list of token ids, as the audit measures it."""
+    parts = [_repetition(part) for part in ids.to_frame("ids").iter_slices(AT_ONCE)]
+    return pl.Series("repetition", np.concatenate(parts or [np.empty(0, np.float32)]), pl.Float64)
+
+
+def _repetition(part: pl.DataFrame) -> npt.NDArray[np.float32]:
+    flat, lengths = part["ids"].explode(empty_as_null=False), part["ids"].list.len().cast(pl.Int64)
+    return tokens.repetition(TokenLists(flat.to_numpy().astype(np.int32), lengths.to_numpy().cumsum()))
 
 
 def distinct(ids: pl.Series, n: int) -> float | None:
     """Distinct / all n-grams of tokens of all lists together; None where there is no n-gram."""
     grams = [gram for each in ids.to_list() for gram in _grams(each, n)]
     return len(set(grams)) / len(grams) if grams else None
-
-
-def _repetition(ids: list[int]) -> float:
-    grams = _grams(ids, REPEATED)
-    return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _grams(ids: list[int], n: int) -> list[tuple[int, ...]]:

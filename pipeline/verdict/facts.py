@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and both ends of its 95 % interval, in the unit of the figure."""
-
-    at: float
-    low: float
-    high: float
+from scoreonce.pipeline.evaluation.intervals import Interval
 
 
 @dataclass(frozen=True)
@@ -27,8 +20,8 @@ class LossRise:
     pairs: int
     then: float
     now: float
-    rise: Estimate
-    training_change: Estimate | None
+    rise: Interval
+    training_change: Interval | None
 
 
 @dataclass(frozen=True)
@@ -40,9 +33,9 @@ class Training:
     learning_rate: float | None = None
     first_not_finite: int | None = None  # the first step whose loss or gradient is no finite number
     moved: float | None = None  # median over pairs of |margin|, nats, in the last tenth of the steps
-    accuracy: Estimate | None = None  # of the training pairs of the last tenth of the steps, by the sign of the margin
+    accuracy: Interval | None = None  # of the training pairs of the last tenth of the steps, by the sign of the margin
     beta_floor: float | None = None  # the lower bound of beta, where the method has one
-    at_floor: Estimate | None = None  # share of the steps whose smallest beta is that bound
+    at_floor: Interval | None = None  # share of the steps whose smallest beta is that bound
     rise: LossRise | None = None
 
 
@@ -51,7 +44,7 @@ class Length:
     """What the length of the completions does to the accuracy: `explained` is accuracy minus the controlled one."""
 
     controlled: float
-    explained: Estimate
+    explained: Interval
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ class Ches:
     `drivers`: the training pairs with the highest scores, of which a twentieth is above `cut`.
     """
 
-    difference: Estimate
+    difference: Interval
     drivers: tuple[Driver, ...]
     cut: float
 
@@ -81,10 +74,10 @@ class HeldOut:
     """A policy on held-out pairs: log-ratios in nats, without beta."""
 
     pairs: int  # with both sides
-    accuracy: Estimate | None = None  # ties half
+    accuracy: Interval | None = None  # ties half
     moved: float | None = None  # median of |margin|, or of |log-ratio| where a side is missing, in nats
     chosen_per_token: float | None = None  # log-ratio of the chosen side, nats per token: sums by tokens
-    chosen: Estimate | None = None  # the same as a mean over pairs
+    chosen: Interval | None = None  # the same as a mean over pairs
     not_finite: int = 0  # pairs whose margin is no finite number
     length: Length | None = None
     ches: Ches | None = None
@@ -95,7 +88,7 @@ class Labels:
     """Repeated judgements in the audit: `flip_rate` of one judgement, and how often a label is wrong by it."""
 
     pairs: int  # judged more than once
-    flip_rate: Estimate
+    flip_rate: Interval
     label_error: float
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.pages.numbers import number, percent, points
-from scoreonce.pipeline.verdict.facts import Ches, Estimate, Facts, HeldOut
+from scoreonce.pipeline.verdict.facts import Ches, Facts, HeldOut
 from scoreonce.pipeline.verdict.rule import Advice, Number, Rule, Seen
 from scoreonce.pipeline.verdict.sentences import gap, share
 from scoreonce.pipeline.verdict.states import CHANCE, MEMORISED_GAP, NEWCOMBE
@@ -15,10 +16,10 @@ FLOOR_SHARE = 0.05
 _RANKED = frozenset({"reversed", "memorised", "worsened", "memorised_pairs", "learnt", "undecided"})
 
 
-def fallen(held_out: HeldOut | None) -> Estimate | None:
+def fallen(held_out: HeldOut | None) -> Interval | None:
     """The chosen log-ratio per token, where it certainly fell, and by more than a reader would pass over."""
     chosen = held_out.chosen if held_out else None
-    return chosen if chosen is not None and chosen.high < 0 and chosen.at <= -FALL else None
+    return chosen if chosen is not None and chosen.high < 0 and chosen.mean <= -FALL else None
 
 
 def _displaced(facts: Facts) -> Seen | None:
@@ -32,22 +33,22 @@ def _displaced_by_similar(facts: Facts) -> Seen | None:
         return None
     named = ", ".join(f"row {driver.row:,} ({number(driver.ches, 2)})" for driver in ches.drivers)
     similar = (
-        f"Pairs with a high CHES score fell more, by {number(-ches.difference.at, 2)} nats per token; the training "
+        f"Pairs with a high CHES score fell more, by {number(-ches.difference.mean, 2)} nats per token; the training "
         f"pairs with the highest: {named}."
     )
     return Seen(f"{_fall(fall)} {similar}", _fall_numbers(fall, ches))
 
 
-def _fall(fall: Estimate) -> str:
+def _fall(fall: Interval) -> str:
     ends = f"{number(-fall.high, 2)} to {number(-fall.low, 2)}"
-    return f"Held-out chosen completions fell by {number(-fall.at, 2)} ({ends}) nats per token, as a mean over pairs."
+    return f"Held-out chosen completions fell by {number(-fall.mean, 2)} ({ends}) nats per token, as a mean over pairs."
 
 
-def _fall_numbers(fall: Estimate, ches: Ches | None) -> dict[str, Number]:
-    numbers: dict[str, Number] = {"chosen": fall.at, "chosen_low": fall.low, "chosen_high": fall.high}
+def _fall_numbers(fall: Interval, ches: Ches | None) -> dict[str, Number]:
+    numbers: dict[str, Number] = {"chosen": fall.mean, "chosen_low": fall.low, "chosen_high": fall.high}
     if ches is not None:
         pairs = [driver.pair_id for driver in ches.drivers]
-        numbers |= {"ches_difference": ches.difference.at, "cut": round(ches.cut, 6), "pairs": pairs}
+        numbers |= {"ches_difference": ches.difference.mean, "cut": round(ches.cut, 6), "pairs": pairs}
     return numbers
 
 
@@ -55,29 +56,29 @@ def _length(facts: Facts) -> Seen | None:
     accuracy, length = (facts.held_out.accuracy, facts.held_out.length) if facts.held_out else (None, None)
     if accuracy is None or length is None or accuracy.low <= CHANCE:
         return None
-    above, explained = accuracy.at - CHANCE, length.explained
-    if explained.low <= 0 or explained.at < LENGTH_SHARE * above:
+    above, explained = accuracy.mean - CHANCE, length.explained
+    if explained.low <= 0 or explained.mean < LENGTH_SHARE * above:
         return None
     sentence = (
-        f"Length explains {100 * explained.at:.1f} of the {100 * above:.1f} points above chance "
+        f"Length explains {100 * explained.mean:.1f} of the {100 * above:.1f} points above chance "
         f"({points(explained.low)} to {points(explained.high)}): with longer and shorter chosen sides weighted "
         f"equally, accuracy is {percent(length.controlled)}."
     )
-    numbers = {"explained": explained.at, "explained_low": explained.low, "explained_high": explained.high}
+    numbers = {"explained": explained.mean, "explained_low": explained.low, "explained_high": explained.high}
     return Seen(sentence, {**numbers, "above_chance": above, "controlled": length.controlled})
 
 
 def _gap(facts: Facts) -> Seen | None:
     found = gap(facts)
-    if found is None or found.low <= 0 or found.at < MEMORISED_GAP:
+    if found is None or found.low <= 0 or found.mean < MEMORISED_GAP:
         return None
     assert facts.training is not None
     assert facts.training.accuracy is not None
     sentence = (
-        f"It ranks {share(facts.training.accuracy)} of the last training pairs as labelled, {100 * found.at:.0f} "
+        f"It ranks {share(facts.training.accuracy)} of the last training pairs as labelled, {100 * found.mean:.0f} "
         "points more than of held-out ones."
     )
-    return Seen(sentence, {"gap": found.at, "gap_low": found.low, "gap_high": found.high})
+    return Seen(sentence, {"gap": found.mean, "gap_low": found.low, "gap_high": found.high})
 
 
 def _at_floor(facts: Facts) -> Seen | None:
@@ -90,7 +91,7 @@ def _at_floor(facts: Facts) -> Seen | None:
         f"β was at its floor of {number(training.beta_floor, 2)} in {share(training.at_floor)} of the steps: there the "
         "loss is nearly flat, and nothing holds the policy to the reference."
     )
-    return Seen(sentence, {"floor": training.beta_floor, "share": training.at_floor.at, "low": training.at_floor.low})
+    return Seen(sentence, {"floor": training.beta_floor, "share": training.at_floor.mean, "low": training.at_floor.low})
 
 
 def _ceiling(facts: Facts) -> Seen | None:
@@ -105,7 +106,7 @@ def _ceiling(facts: Facts) -> Seen | None:
     )
     reached = accuracy is not None and accuracy.high >= ceiling
     end = ", so that this run may be as good as these labels can show." if reached else "."
-    numbers: dict[str, Number] = {"ceiling": ceiling, "label_error": labels.label_error, "reached": str(reached)}
+    numbers: dict[str, Number] = {"ceiling": ceiling, "label_error": labels.label_error, "reached": reached}
     return Seen(sentence + end, numbers)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.evaluation.held_out import win_score
-from scoreonce.pipeline.evaluation.intervals import mean_interval, wilson
+from scoreonce.pipeline.evaluation.intervals import Interval, difference, mean_interval, wilson
 from scoreonce.pipeline.evaluation.summary import length_strata
-from scoreonce.pipeline.verdict.facts import Ches, Driver, Estimate, HeldOut, Labels, Length
+from scoreonce.pipeline.verdict.facts import Ches, Driver, HeldOut, Labels, Length
 from scoreonce.schemas import held_out as h
 from scoreonce.schemas.metrics import BETA_MIN, GRAD_NORM, LOSS, STEP
 
@@ -19,10 +19,10 @@ NAMED = 3
 CUT = 0.95  # quantile of the training pairs' CHES
 
 
-def share_of(part: float, count: int) -> Estimate:
+def share_of(part: float, count: int) -> Interval:
     """A share of `count` with Wilson's interval."""
     low, high = wilson(pl.lit(part), pl.lit(count))
-    return Estimate(part, *pl.select(low=low, high=high).row(0))
+    return Interval(part, *pl.select(low=low, high=high).row(0))
 
 
 def last_tenth(steps: int) -> int:
@@ -52,7 +52,7 @@ def held_out_facts(
         accuracy=_rate(figures, "accuracy") if ranked else None,
         moved=_number(finite.select(moved.abs().median()).item()),
         chosen_per_token=total / tokens if tokens else None,
-        chosen=Estimate(*mean_interval(per_token)) if len(per_token) > 1 else None,
+        chosen=Interval(*mean_interval(per_token)) if len(per_token) > 1 else None,
         not_finite=figures["not_finite"],
         length=_length(finite) if ranked else None,
         ches=None if ches is None or training_ches is None else _ches(chosen, ches, training_ches),
@@ -63,8 +63,8 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _rate(figures: Mapping[str, Any], name: str) -> Estimate:
-    return Estimate(figures[name], figures[f"{name}_low"], figures[f"{name}_high"])
+def _rate(figures: Mapping[str, Any], name: str) -> Interval:
+    return Interval(figures[name], figures[f"{name}_low"], figures[f"{name}_high"])
 
 
 def _length(pairs: pl.DataFrame) -> Length | None:
@@ -77,9 +77,9 @@ def _length(pairs: pl.DataFrame) -> Length | None:
     p, a, a_low, a_high, b, b_low, b_high = scored.select(each.alias(str(i)) for i, each in enumerate(figures)).row(0)
     if a is None or b is None:
         return None
-    below, above = ((a - a_low) ** 2 + (b_high - b) ** 2) ** 0.5, ((a_high - a) ** 2 + (b - b_low) ** 2) ** 0.5
-    ends = sorted(((p - 0.5) * (a - b - below), (p - 0.5) * (a - b + above)))
-    return Length((a + b) / 2, Estimate((p - 0.5) * (a - b), *ends))
+    gap = difference(Interval(a, a_low, a_high), Interval(b, b_low, b_high))
+    ends = sorted(((p - 0.5) * gap.low, (p - 0.5) * gap.high))
+    return Length((a + b) / 2, Interval((p - 0.5) * gap.mean, *ends))
 
 
 def _ches(chosen: pl.DataFrame, scores: pl.DataFrame, training: pl.DataFrame) -> Ches | None:
@@ -90,17 +90,11 @@ def _ches(chosen: pl.DataFrame, scores: pl.DataFrame, training: pl.DataFrame) ->
         return None
     median, ratio = known["ref_ln_ches"].median(), pl.col("chosen_logratios") / pl.col("chosen_len")
     upper, lower = (
-        mean_interval(known.filter(side).select(ratio).to_series().to_list())
+        Interval(*mean_interval(known.filter(side).select(ratio).to_series().to_list()))
         for side in (pl.col("ref_ln_ches") > median, pl.col("ref_ln_ches") <= median)
     )
     drivers = ranked.head(NAMED).select("row", "pair_id", "ref_ln_ches").iter_rows()
     return Ches(difference(upper, lower), tuple(Driver(*driver) for driver in drivers), float(cut))
-
-
-def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> Estimate:
-    """The first mean minus the second, of independent samples, with both halves of the intervals as squares."""
-    at, half = first[0] - second[0], ((first[2] - first[0]) ** 2 + (second[2] - second[0]) ** 2) ** 0.5
-    return Estimate(at, at - half, at + half)
 
 
 def row_facts(row: Mapping[str, Any], *, paired: bool) -> HeldOut:
@@ -116,7 +110,7 @@ def row_facts(row: Mapping[str, Any], *, paired: bool) -> HeldOut:
     )
 
 
-def step_facts(steps: pl.LazyFrame, count: int) -> tuple[float | None, Estimate | None]:
+def step_facts(steps: pl.LazyFrame, count: int) -> tuple[float | None, Interval | None]:
     """Median |margin| in nats, and accuracy, of the pairs of the last tenth of `count` steps of a step log.
 
     None without margins, and where the only step is the first, whose margins are those of the start.
@@ -138,7 +132,7 @@ def first_not_finite(metrics: Sequence[Mapping[str, Any]]) -> int | None:
     return None
 
 
-def at_floor(metrics: Sequence[Mapping[str, Any]], floor: float) -> Estimate | None:
+def at_floor(metrics: Sequence[Mapping[str, Any]], floor: float) -> Interval | None:
     """The share of the steps whose smallest beta is `floor`; None without beta."""
     betas = [line[BETA_MIN] for line in metrics if line.get(BETA_MIN) is not None]
     return share_of(sum(beta <= floor * (1 + 1e-6) for beta in betas) / len(betas), len(betas)) if betas else None

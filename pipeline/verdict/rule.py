@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from scoreonce.pipeline.verdict.facts import Facts
 
 Direction = Literal["raise", "lower", "set", "check"]
-Number = float | int | str | list[str] | None
+Number = float | int | bool | str | list[str] | None
 
 
 class Seen(NamedTuple):

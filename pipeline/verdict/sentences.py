@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from scoreonce.pipeline.evaluation.intervals import Interval, difference
 from scoreonce.pipeline.pages.numbers import percent
-from scoreonce.pipeline.verdict.facts import Estimate, Facts
+from scoreonce.pipeline.verdict.facts import Facts
 
 
-def share(estimate: Estimate) -> str:
+def share(estimate: Interval) -> str:
     """A share with its interval, as percentages."""
-    return f"{percent(estimate.at)} ({percent(estimate.low)} to {percent(estimate.high)})"
+    return f"{percent(estimate.mean)} ({percent(estimate.low)} to {percent(estimate.high)})"
 
 
 def accuracy_sentence(facts: Facts) -> str:
@@ -24,7 +25,7 @@ def ends(facts: Facts) -> dict[str, float | None]:
     accuracy = facts.held_out.accuracy if facts.held_out else None
     if accuracy is None:
         return {}
-    return {"accuracy": accuracy.at, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
+    return {"accuracy": accuracy.mean, "accuracy_low": accuracy.low, "accuracy_high": accuracy.high}
 
 
 def joined(*sentences: str) -> str:
@@ -32,13 +33,10 @@ def joined(*sentences: str) -> str:
     return " ".join(filter(None, sentences))
 
 
-def gap(facts: Facts) -> Estimate | None:
-    """Accuracy of the last training pairs minus that of the held-out ones (Newcombe 1998, method 10)."""
+def gap(facts: Facts) -> Interval | None:
+    """Accuracy of the last training pairs minus that of the held-out ones."""
     training = facts.training.accuracy if facts.training else None
     held_out = facts.held_out.accuracy if facts.held_out else None
     if training is None or held_out is None:
         return None
-    difference = training.at - held_out.at
-    below = ((training.at - training.low) ** 2 + (held_out.high - held_out.at) ** 2) ** 0.5
-    above = ((training.high - training.at) ** 2 + (held_out.at - held_out.low) ** 2) ** 0.5
-    return Estimate(difference, difference - below, difference + above)
+    return difference(training, held_out)

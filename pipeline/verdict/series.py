@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from scoreonce.pipeline.evaluation.intervals import mean_interval
+from scoreonce.pipeline.evaluation.intervals import Interval, difference, mean_interval
 from scoreonce.pipeline.evaluation.standings import ERROR
-from scoreonce.pipeline.verdict.facts import Estimate, LossRise
-from scoreonce.pipeline.verdict.measures import difference, last_tenth
+from scoreonce.pipeline.verdict.facts import LossRise
+from scoreonce.pipeline.verdict.measures import last_tenth
 from scoreonce.schemas import held_out as h
 from scoreonce.schemas.metrics import LOSS, STEP
 
@@ -42,17 +42,17 @@ def loss_rise(rows: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, 
     )
 
 
-def _rise(gaps: np.ndarray[Any, np.dtype[np.float64]], error: float) -> Estimate:
+def _rise(gaps: np.ndarray[Any, np.dtype[np.float64]], error: float) -> Interval:
     mean = float(gaps.mean())
     half = float(stats.t.ppf(1 - error / 2, len(gaps) - 1)) * float(gaps.std(ddof=1)) / math.sqrt(len(gaps))
-    return Estimate(mean, mean - half, mean + half)
+    return Interval(mean, mean - half, mean + half)
 
 
-def _training_change(metrics: Sequence[Mapping[str, Any]], step: int) -> Estimate | None:
+def _training_change(metrics: Sequence[Mapping[str, Any]], step: int) -> Interval | None:
     losses = [(line[STEP], line[LOSS]) for line in metrics if line.get(LOSS) is not None]
     width = max(2, last_tenth(len(losses)))
     begin = [loss for at, loss in losses if at <= max(step, width)][-width:]
     end = [loss for at, loss in losses[-width:] if at > max(step, width)]
     if min(len(begin), len(end)) < width:
         return None
-    return difference(mean_interval(end), mean_interval(begin))
+    return difference(Interval(*mean_interval(end)), Interval(*mean_interval(begin)))

@@ -78,7 +78,7 @@ def _memorised_since(facts: Facts) -> Seen | None:
     rise = _rose(facts)
     if rise is None or rise.training_change is None or rise.training_change.high >= 0:
         return None
-    return _risen(facts, rise, f" The training loss fell meanwhile, by {number(-rise.training_change.at, 2)}.")
+    return _risen(facts, rise, f" The training loss fell meanwhile, by {number(-rise.training_change.mean, 2)}.")
 
 
 def _worsened_since(facts: Facts) -> Seen | None:
@@ -88,21 +88,21 @@ def _worsened_since(facts: Facts) -> Seen | None:
 
 def _risen(facts: Facts, rise: LossRise, training: str) -> Seen:
     loss = (
-        f"The held-out loss rose from {number(rise.then)} to {number(rise.now)}, by {number(rise.rise.at, 2)} "
+        f"The held-out loss rose from {number(rise.then)} to {number(rise.now)}, by {number(rise.rise.mean, 2)} "
         f"({number(rise.rise.low, 2)} to {number(rise.rise.high, 2)}) on the same {rise.pairs:,} pairs.{training}"
     )
-    numbers = {"step": rise.step, "rise": rise.rise.at, "rise_low": rise.rise.low, "rise_high": rise.rise.high}
+    numbers = {"step": rise.step, "rise": rise.rise.mean, "rise_low": rise.rise.low, "rise_high": rise.rise.high}
     return Seen(joined(loss, accuracy_sentence(facts)), {**numbers, **ends(facts)})
 
 
 def _memorised(facts: Facts) -> Seen | None:
     found, held_out = gap(facts), facts.held_out.accuracy if facts.held_out else None
-    if found is None or held_out is None or found.low <= 0 or found.at < MEMORISED_GAP or held_out.low > CHANCE:
+    if found is None or held_out is None or found.low <= 0 or found.mean < MEMORISED_GAP or held_out.low > CHANCE:
         return None
     assert facts.training is not None
     assert facts.training.accuracy is not None
     own = f"It ranks {share(facts.training.accuracy)} of the last training pairs as labelled."
-    return Seen(joined(own, accuracy_sentence(facts)), {"gap": found.at, "gap_low": found.low, **ends(facts)})
+    return Seen(joined(own, accuracy_sentence(facts)), {"gap": found.mean, "gap_low": found.low, **ends(facts)})
 
 
 def _learnt(facts: Facts) -> Seen | None:

@@ -1,4 +1,7 @@
-"""A method file: one Python file of the user's that registers methods with the decorators of pipeline.methods."""
+"""A method file: one Python file of the user's that registers methods with the decorators of pipeline.methods.
+
+The only place that runs the code of a file; a judge's function comes through here too.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,23 @@ from scoreonce.stages.config import Train
 logger = logging.getLogger(__name__)
 
 _LOADED: dict[str, list[str]] = {}  # module name -> methods that its file registered
+
+
+def source_of(name: str, path: str) -> bytes:
+    """The bytes of a Python file. Raises `OSError` or `ValueError` where it cannot be read."""
+    return SourceFileLoader(name, path).get_data(path)
+
+
+def execute(name: str, path: str, source: bytes) -> ModuleType:
+    """Run the code of a file as a module of that name, and return it. Raises whatever the code raises.
+
+    An import would leave bytecode beside the file.
+    """
+    module = ModuleType(name)
+    module.__file__ = path
+    sys.modules[name] = module  # as an import would, for dataclasses and the like
+    exec(compile(source, path, "exec"), module.__dict__)
+    return module
 
 
 def load_allowed(path: str, *, allowed: bool) -> list[str]:
@@ -85,7 +105,7 @@ def _source(name: str, path: str) -> bytes:
     try:
         if Path(path).exists() and not Path(path).is_file():
             raise OSError("it is no file")
-        return SourceFileLoader(name, path).get_data(path)
+        return source_of(name, path)
     except (OSError, ValueError) as error:
         raise InputError(
             "The method file cannot be read.",
@@ -96,11 +116,8 @@ def _source(name: str, path: str) -> bytes:
 
 
 def _execute(name: str, path: str, source: bytes) -> None:
-    module = ModuleType(name)
-    module.__file__ = path
-    sys.modules[name] = module
     try:
-        exec(compile(source, path, "exec"), module.__dict__)  # an import would leave bytecode beside the file
+        execute(name, path, source)
     except (InputError, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit() too: a command that ends there would look finished

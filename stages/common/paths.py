@@ -15,6 +15,9 @@ from scoreonce.stages.config import Run, Train
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
+MANIFEST = "manifest.json"  # of most results, written last
+SAMPLES = "samples.parquet"
+SCORES, JUDGEMENTS = "scores.parquet", "judgements.parquet"
 
 
 def cache_folder() -> Path:
@@ -125,7 +128,7 @@ class RunPaths:
     @property
     def pairs_manifest(self) -> Path:
         """What `prepare` read and wrote (JSON), written last."""
-        return self.out / "pairs" / "manifest.json"
+        return self.out / "pairs" / MANIFEST
 
     def reference(self, split: Split) -> Path:
         """Per-pair reference columns (Parquet)."""
@@ -143,7 +146,7 @@ class RunPaths:
     @property
     def reference_manifest(self) -> Path:
         """The scoring model, its settings and the digests of the two files (JSON), written last."""
-        return self.out / "reference" / (self.other or "") / "manifest.json"
+        return self.out / "reference" / (self.other or "") / MANIFEST
 
     @property
     def exports(self) -> Path:

@@ -11,7 +11,7 @@ import polars as pl
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.frames import read_frame
-from scoreonce.stages.common.paths import RunPaths, Split
+from scoreonce.stages.common.paths import JUDGEMENTS, SAMPLES, SCORES, RunPaths, Split
 
 if TYPE_CHECKING:
     from scoreonce.pipeline.evaluation.standings import Standings
@@ -161,7 +161,7 @@ class SampleResult:
 
     def samples(self) -> pl.DataFrame:
         """One row per completion: rows of `schemas.tables.Sample`."""
-        return read_frame(self.paths.samples(self.label) / "samples.parquet")
+        return read_frame(self.paths.samples(self.label) / SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -216,11 +216,11 @@ class JudgeResult:
 
     def scores(self) -> pl.DataFrame:
         """One row per sample: rows of `schemas.tables.SampleScore`; for a judge that scores each completion."""
-        return read_frame(self.folder / "scores.parquet")
+        return read_frame(self.folder / SCORES)
 
     def judgements(self) -> pl.DataFrame:
         """One row per comparison: rows of `schemas.tables.Judgement`; where two labels were compared."""
-        return read_frame(self.folder / "judgements.parquet")
+        return read_frame(self.folder / JUDGEMENTS)
 
 
 @dataclass(frozen=True)

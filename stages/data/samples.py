@@ -8,13 +8,10 @@ import polars as pl
 
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import SamplesManifest
+from scoreonce.schemas.samples import REFERENCE
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.frames import read_frame
-from scoreonce.stages.common.paths import RunPaths
-
-SAMPLES = "samples.parquet"
-MANIFEST = "manifest.json"
-REFERENCE = "reference"  # the label of what the reference writes
+from scoreonce.stages.common.paths import MANIFEST, SAMPLES, RunPaths
 
 
 def samples_manifest(paths: RunPaths, label: str) -> SamplesManifest:

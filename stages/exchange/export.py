@@ -22,7 +22,7 @@ from scoreonce.schemas.manifests import ExportManifest, PairsManifest, Reference
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import atomic, parquet_in_pieces, sha256
 from scoreonce.stages.common.locking import locked
-from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
+from scoreonce.stages.common.paths import MANIFEST, SPLITS, RunPaths, Split
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.prepared_pairs import require_pairs
@@ -101,7 +101,7 @@ def export_reference(
     export = _Export(run, target, tokens, leave_out_differing)
     folder, wanted = export.folder, export.settings(prepared, reference)
     with locked(export.paths, folder, f"the folder {folder}", timeout=lock_timeout):
-        if not manifests.changes(ExportManifest, folder / "manifest.json", wanted):
+        if not manifests.changes(ExportManifest, folder / MANIFEST, wanted):
             logger.info("%s: up to date", folder)
             return folder
         remove(folder, inside=export.paths.out)
@@ -161,7 +161,7 @@ class _Export:
         if self.target == "trl":
             with atomic(self.folder / "README.md") as temporary:
                 temporary.write_text(readme(self.folder, manifest), encoding="utf-8")
-        manifests.write(self.folder / "manifest.json", manifest)
+        manifests.write(self.folder / MANIFEST, manifest)
         return manifest
 
     def _pairs(self, split: Split) -> int:

@@ -21,7 +21,7 @@ from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Judge
 from scoreonce.stages.judge.answers import Answers, key_of
-from scoreonce.stages.judge.questions import Match, Settings
+from scoreonce.stages.judge.questions import NO_VERDICT, Match, Settings
 from scoreonce.stages.remote.retries import Retries
 
 KEY = "SCOREONCE_JUDGE_API_KEY"
@@ -94,7 +94,7 @@ class Endpoint:
                 client.close()
                 raise
         found = [self._answers.get(key) for key in keys]
-        self.failures["no one verdict"] += sum(
+        self.failures[NO_VERDICT] += sum(
             key in self._answers and answer is None for key, answer in zip(keys, found, strict=True)
         )
         return found

@@ -12,19 +12,19 @@ import hashlib
 import importlib
 import inspect
 import math
-import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.method_file import execute, source_of
 from scoreonce.stages.judge.questions import Completion, Match, Settings
 
 Function = Callable[..., Any]
+MODULE = "scoreonce_judge"  # the name of a file's module
 
 
 class ScoringFunction:
@@ -101,16 +101,11 @@ def _module(name: str, place: str) -> ModuleType:
     try:
         if not place.endswith(".py"):
             return importlib.import_module(place)
-        source = SourceFileLoader("scoreonce_judge", place).get_data(place)
-        module = ModuleType("scoreonce_judge")
-        module.__file__ = place
-        sys.modules["scoreonce_judge"] = module  # as an import would, for dataclasses and the like
-        exec(compile(source, place, "exec"), module.__dict__)  # an import would leave bytecode beside the file
+        return execute(MODULE, place, source_of(MODULE, place))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # sys.exit() too: a command that ends there would look finished
         raise _unusable(name, f"{type(error).__name__}: {error}") from error
-    return module
 
 
 def _positional(function: Function) -> int:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from scoreonce.pipeline.judging.verdicts import prompt_text
 
 Settings = dict[str, Any]
+NO_VERDICT = "no one verdict"  # the judge answered, and would say the same again
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from scoreonce.pipeline.batches.microbatches import microbatches
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Compute, Judge
@@ -96,15 +97,11 @@ class RewardModel:
         return min(each for each in (*stated, UNBOUNDED) if each is not None)
 
     def _batches(self, places: Sequence[int], ids: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Longest first, so that memory is short at once or never; one at a time for a model without padding."""
-        batches: list[list[int]] = []
-        alone = bool(places) and self._loaded().config.get_text_config().pad_token_id is None
-        for place in sorted(places, key=lambda each: -len(ids[each])):
-            if not alone and batches and len(ids[batches[-1][0]]) * (len(batches[-1]) + 1) <= self._budget:
-                batches[-1].append(place)
-            else:
-                batches.append([place])
-        return batches
+        """Micro-batches of places; one at a time for a model without padding."""
+        if places and self._loaded().config.get_text_config().pad_token_id is None:
+            return [[place] for place in places]
+        groups = microbatches([len(ids[place]) for place in places], self._budget)
+        return [[places[index] for index in group] for group in groups]
 
     def _outputs(self, rows: Sequence[Sequence[int]]) -> list[float | None]:
         model, longest = self._loaded(), max(map(len, rows))

@@ -24,15 +24,15 @@ from scoreonce.schemas.names import require_name
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.locking import locked
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.paths import JUDGEMENTS, MANIFEST, SAMPLES, SCORES, RunPaths
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.common.results import JudgeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.samples import read_samples
+from scoreonce.stages.data.samples import read_samples, samples_manifest
 from scoreonce.stages.judge import table
 from scoreonce.stages.judge.answers import Answers
 from scoreonce.stages.judge.function import load_allowed
-from scoreonce.stages.judge.questions import ComparingJudge, ScoringJudge
+from scoreonce.stages.judge.questions import NO_VERDICT, ComparingJudge, ScoringJudge
 from scoreonce.stages.judge.text import lines
 from scoreonce.stages.outputs.at_address import at_address
 
@@ -82,14 +82,14 @@ def judge(
             where="--against",
             fix='Name the label of other samples: those of the reference are "reference".',
         )
-    digests = {each: sha256(paths.samples(each) / "samples.parquet") for each in samples}
+    digests = {each: samples_manifest(paths, each).files[SAMPLES] for each in samples}
     folder = paths.judgement(called)
     with locked(paths, folder, f"the judgement {called}", timeout=lock_timeout):
         answers = Answers(folder / "answers.jsonl")
         try:
             asked = judge_of(run, answers, allow_judge_function=allow_judge_function)
             wanted = {"judge": asked.settings(), "label": own, "against": against, "samples": digests}
-            if done := _up_to_date(folder / "manifest.json", wanted):
+            if done := _up_to_date(folder / MANIFEST, wanted):
                 logger.info("%s: up to date", folder)
                 return JudgeResult(folder, done.figures)
             tables, figures = _judged(asked, samples, own, against)
@@ -105,7 +105,8 @@ def _up_to_date(path: Path, wanted: Mapping[str, Any]) -> JudgementManifest | No
     if manifests.changes(JudgementManifest, path, wanted):
         return None
     done = manifests.read(JudgementManifest, path)
-    return None if done.figures["failures"] else done
+    failures: Any = done.figures["failures"]
+    return None if set(failures) - {NO_VERDICT} else done
 
 
 def judge_of(run: Run, answers: Answers, *, allow_judge_function: bool = False) -> AnyJudge:
@@ -137,16 +138,18 @@ def _judged(
     together = None if against is None else table.side_by_side(samples[label], samples[against])
     tables: dict[str, pl.DataFrame] = {}
     figures: dict[str, Any] = {"scores": None, "comparison": None, "failures": {}}
+    if together is not None:
+        figures["unmatched"] = {each: frame.height - together.height for each, frame in samples.items()}
     if asked.kind == "scores":
         scores = asked.scores([each for frame in samples.values() for each in table.completions(frame)])
         given, at = {}, 0
         for each, frame in samples.items():
             given[each] = (frame, scores[at : at + frame.height])
             at += frame.height
-        tables["scores.parquet"] = scored = table.score_table(given)
+        tables[SCORES] = scored = table.score_table(given)
         figures["scores"] = score_summary(scored)
         if together is not None and against is not None:
-            tables["judgements.parquet"] = table.compared_by_scores(together, scored, label, against)
+            tables[JUDGEMENTS] = table.compared_by_scores(together, scored, label, against)
     elif together is None:
         raise InputError(
             "This judge compares two completions, and there is one label.",
@@ -155,9 +158,9 @@ def _judged(
             fix="Name other samples of the same prompts, --against reference for instance; or use a reward model.",
         )
     else:
-        tables["judgements.parquet"], figures["failures"] = _answered(asked, together)
-    if "judgements.parquet" in tables:
-        figures["comparison"] = judgement_summary(tables["judgements.parquet"])
+        tables[JUDGEMENTS], figures["failures"] = _answered(asked, together)
+    if JUDGEMENTS in tables:
+        figures["comparison"] = judgement_summary(tables[JUDGEMENTS])
     return tables, figures
 
 
@@ -178,10 +181,10 @@ def _write(
     folder: Path, tables: Mapping[str, pl.DataFrame], manifest: JudgementManifest, paths: RunPaths
 ) -> JudgementManifest:
     """Write the tables, and the manifest last; returns it."""
-    for stale in ("manifest.json", "scores.parquet", "judgements.parquet"):
+    for stale in (MANIFEST, SCORES, JUDGEMENTS):
         remove(folder / stale, inside=paths.out)
     for name, frame in tables.items():
         write_parquet(folder / name, frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
     whole = manifest.model_copy(update={"files": {name: sha256(folder / name) for name in tables}})
-    manifests.write(folder / "manifest.json", whole)
+    manifests.write(folder / MANIFEST, whole)
     return whole

@@ -69,9 +69,7 @@ def compared_by_answers(
     answers = {"preference_first": first, "preference_second": second}
     table = together.with_columns(*(pl.Series(name, list(found), pl.Float64) for name, found in answers.items()))
     same = pl.col("completion") == pl.col("other_completion")
-    return _judgements(
-        table.with_columns(pl.when(same).then(0.5).otherwise(preference(ordered=True)).alias("preference"))
-    )
+    return _judgements(table.with_columns(pl.when(same).then(0.5).otherwise(preference()).alias("preference")))
 
 
 def compared_by_scores(together: pl.DataFrame, scores: pl.DataFrame, label: str, against: str) -> pl.DataFrame:

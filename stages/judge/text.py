@@ -21,6 +21,9 @@ def lines(manifest: JudgementManifest, folder: Path) -> Iterator[str]:
         interval = "" if row["score"] is None else f"  ({signed(row['score_low'])} to {signed(row['score_high'])})"
         mean = "none" if row["score"] is None else signed(row["score"])
         yield f"  score of {row['label']:<13}{mean}{interval}, over the prompts of {row['samples']:,} samples{missing}"
+    if alone := {label: count for label, count in figures.get("unmatched", {}).items() if count}:
+        named = ", ".join(f"{count:,} of {label}" for label, count in alone.items())
+        yield f"  not compared, because the other label has no sample of that prompt and number: {named}"
     if figures["comparison"] is not None:
         yield from _comparison(figures["comparison"])
     if figures["failures"]:

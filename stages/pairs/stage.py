@@ -22,11 +22,11 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import atomic, sha256
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.locking import locked
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.paths import MANIFEST, SAMPLES, SCORES, RunPaths
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.common.results import PairsResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.data.samples import read_samples
+from scoreonce.stages.data.samples import read_samples, samples_manifest
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.pairs.lists import candidates, graded
 
@@ -62,32 +62,32 @@ def pairs(
     folder = paths.graded(called)
     path = folder / FILE
     wanted = {
-        "judgements": {each: sha256(paths.judgement(each) / "manifest.json") for each in found},
+        "judgements": {each: sha256(paths.judgement(each) / MANIFEST) for each in found},
         "finished_only": run.pairs.finished_only,
     }
     with locked(paths, folder, f"the graded lists {called}", timeout=lock_timeout):
-        if not manifests.changes(GradedManifest, folder / "manifest.json", wanted):
+        if not manifests.changes(GradedManifest, folder / MANIFEST, wanted):
             logger.info("%s: up to date", path)
-            return PairsResult(path, manifests.read(GradedManifest, folder / "manifest.json").counts)
+            return PairsResult(path, manifests.read(GradedManifest, folder / MANIFEST).counts)
         rows = pl.concat([part for each, manifest in found.items() for part in _scored(paths, each, manifest)])
         lists, counts = graded(rows, finished_only=run.pairs.finished_only)
         if not lists:
             raise _no_pair(counts, called)
-        remove(folder / "manifest.json", inside=paths.out)
+        remove(folder / MANIFEST, inside=paths.out)
         with atomic(path) as temporary:
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lists)
             temporary.write_text(text, encoding="utf-8")
         manifest = GradedManifest(name=called, counts=counts, files={FILE: sha256(path)}, **wanted)
-        manifests.write(folder / "manifest.json", manifest)
+        manifests.write(folder / MANIFEST, manifest)
     logger.info("\n".join(_summary(path, counts)))
     return PairsResult(path, counts)
 
 
 def _judgement(paths: RunPaths, name: str) -> JudgementManifest:
     folder = paths.judgement(name)
-    manifest = manifests.read(JudgementManifest, folder / "manifest.json")
+    manifest = manifests.read(JudgementManifest, folder / MANIFEST)
     manifests.require_files(manifest, folder)
-    if "scores.parquet" not in manifest.files:
+    if SCORES not in manifest.files:
         raise InputError(
             "The judgement has no score of each completion.",
             found=f"{name}: its judge compares two completions",
@@ -95,8 +95,7 @@ def _judgement(paths: RunPaths, name: str) -> JudgementManifest:
             fix="Judge the samples with a reward model, or with a function (prompt, completion).",
         )
     for label, digest in manifest.samples.items():
-        read_samples(paths, label)
-        if sha256(paths.samples(label) / "samples.parquet") != digest:
+        if samples_manifest(paths, label).files[SAMPLES] != digest:
             raise InputError(
                 "The samples are not those that were judged.",
                 found=f"label {label} was sampled again since",
@@ -121,7 +120,7 @@ def _require_one_judge(found: dict[str, JudgementManifest]) -> None:
 
 
 def _scored(paths: RunPaths, name: str, manifest: JudgementManifest) -> list[pl.DataFrame]:
-    scores = read_frame(paths.judgement(name) / "scores.parquet")
+    scores = read_frame(paths.judgement(name) / SCORES)
     return [candidates(read_samples(paths, label), scores, label) for label in manifest.samples]
 
 

@@ -32,7 +32,12 @@ logger = logging.getLogger(__name__)
 CARD = "README.md"
 
 
-@at_address("train/{label}/*", "evaluate/{label}/*", "audit/*", "pairs/*")
+@at_address(
+    *(f"train/{{label}}/{each}" for each in ("lineage.json", "model/*", "merged/*")),
+    "evaluate/{label}/*",
+    "audit/*",
+    "pairs/manifest.json",
+)
 def push(
     run: Run,
     repository: str,

@@ -10,11 +10,12 @@ import polars as pl
 
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
-from scoreonce.pipeline.pages.report.samples import REALIGNED, SampleRecord
+from scoreonce.pipeline.pages.report.samples import SampleRecord
 from scoreonce.pipeline.verdict.text import document
 from scoreonce.pipeline.verdict.verdict import verdict
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, Manifest
+from scoreonce.schemas.samples import policy_label
 from scoreonce.schemas.tables import HeldOutStep
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, read_toml
@@ -61,7 +62,7 @@ def sample_records(paths: RunPaths, labels: Sequence[str]) -> tuple[SampleRecord
     return tuple(
         SampleRecord(label, read_samples(paths, label), manifest.model_dump(mode="json", exclude={"files"}))
         for label, manifest in found.items()
-        if (own := label.partition(REALIGNED)[0]) in labels or own not in runs or label in labels
+        if (own := policy_label(label)) in labels or own not in runs or label in labels
     )
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from scoreonce.pipeline.batches.microbatches import microbatches
 from scoreonce.pipeline.forward.architecture import causal_lm
 from scoreonce.pipeline.generation import decoding
-from scoreonce.pipeline.generation.batches import generation_batches
 from scoreonce.pipeline.generation.noise import noise_seed
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
@@ -52,7 +52,8 @@ def write_completions(run: Run, sampler: Sampler, wanted: Sequence[Wanted], part
     _require_fit(
         run, [(model, sampler.policy.model), *([(reference.model, "the reference")] if reference else [])], wanted
     )
-    batches = generation_batches([len(each.prompt.ids) for each in wanted], new, budget)
+    # What a completion takes is the positions of keys and values: those of its prompt, and of what is written.
+    batches = microbatches([len(each.prompt.ids) + new for each in wanted], budget)
     enough = enough_gpu_memory(
         "finished batches stay",
         where=f"a batch of up to {budget:,} positions",

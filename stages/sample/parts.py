@@ -20,8 +20,8 @@ from scoreonce.schemas.manifests import SamplesManifest
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import write_parquet
 from scoreonce.stages.common.frames import read_frame
+from scoreonce.stages.common.paths import MANIFEST, SAMPLES
 from scoreonce.stages.common.removal import remove as remove_folder
-from scoreonce.stages.data.samples import MANIFEST, SAMPLES
 from scoreonce.stages.store.sidecar import commit, file_damage, read_sidecar, remove, sidecar_of
 
 logger = logging.getLogger(__name__)

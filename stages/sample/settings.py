@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from scoreonce.schemas.errors import InputError, did_you_mean, first_line
 from scoreonce.schemas.manifests import Settings
+from scoreonce.schemas.samples import WHOLE
 from scoreonce.stages.config import Sample
 
 # Those that [sample] has keys for, and those that would change what a sample is, or that samples are kept by.
@@ -84,9 +85,8 @@ def recorded(config: GenerationConfig) -> Settings:
 
 def is_whole_distribution(config: GenerationConfig) -> bool:
     """Whether completions are samples of the model as it is: temperature 1, nothing cut off, penalised or forced."""
-    neutral = {"do_sample": True, "temperature": 1.0, "top_p": 1.0, "top_k": 0}
     settings = recorded(config)
-    return {name: settings[name] for name in settings if name != "max_new_tokens"} == neutral
+    return {name: settings[name] for name in settings if name != "max_new_tokens"} == WHOLE
 
 
 def _require_known(sample: Sample) -> None:

@@ -23,13 +23,14 @@ from scoreonce.pipeline.pages.numbers import fixed, percent
 from scoreonce.pipeline.samples.figures import SampleFigures, figures
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.names import require_name
+from scoreonce.schemas.samples import REFERENCE, realigned_label
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import SampleResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.dataset import tokenizer_of
 from scoreonce.stages.data.encoding import Encoding, encoding_of
-from scoreonce.stages.data.samples import REFERENCE, read_samples
+from scoreonce.stages.data.samples import read_samples
 from scoreonce.stages.models.named_policy import label_of, policy_of, require_own_label
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.sample.generation import Sampler, Wanted, write_completions
@@ -80,7 +81,7 @@ class Target:
         """The label of its samples."""
         assert self.label or self.model
         own = self.label or label_of(paths, Reference(model=self.model or ""))
-        return require_name(own if self.weight is None else f"{own}-realign-{self.weight:g}", "--label")
+        return require_name(own if self.weight is None else realigned_label(own, self.weight), "--label")
 
     def policy(self, run: Run, paths: RunPaths) -> Reference:
         """The model. Raises `InputError` where there is none."""

@@ -14,9 +14,8 @@ from scoreonce.schemas.manifests import EvaluatedReference, SampledPrompts, Samp
 from scoreonce.schemas.tables import Sample
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_parquet
-from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.paths import MANIFEST, SAMPLES, RunPaths
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.data.samples import MANIFEST, SAMPLES
 from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.models.loading import resolve_device
 from scoreonce.stages.models.named_policy import lineage_of

@@ -37,7 +37,7 @@ STARTS_PROCESSES = {ROOT / "stages" / "compare" / "trials.py", ROOT / "stages" /
 # The source that asks a judge at judge.endpoint; `urllib` there only takes its URL apart.
 ASKS_A_SERVER = ROOT / "stages" / "judge" / "endpoint.py"
 # Sources that run a Python file, with consent.
-RUNS_FILES = {ROOT / "stages" / "common" / "method_file.py", ROOT / "stages" / "judge" / "function.py"}
+RUNS_FILES = {ROOT / "stages" / "common" / "method_file.py"}
 STAGES = ("prepare", "audit", "score", "train", "evaluate", "report")
 
 

@@ -51,17 +51,20 @@ class TokenLists:
 def measure(prompt: TokenLists, chosen: TokenLists, rejected: TokenLists, special: SpecialIds | None) -> pl.DataFrame:
     """Token counts and repetition of each side; without the tokenizer's `special` ids, the columns about them are null.
 
-    `*_repetition` is 1 − distinct / all 4-grams of token ids (seq-rep-4, Welleck et al. 2019, arXiv 1908.04319), 0 for
-    fewer than four tokens.
+    `*_repetition` is that of `repetition`.
     """
     lists = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
     counts = [pl.Series(f"{side}_tokens", lists[side].lengths.astype(np.int32)) for side in lists]
-    repeated = [pl.Series(f"{side}_repetition", _repetition(lists[side])) for side in ("chosen", "rejected")]
+    repeated = [pl.Series(f"{side}_repetition", repetition(lists[side])) for side in ("chosen", "rejected")]
     return pl.DataFrame([*counts, *repeated]).with_columns(_special(prompt, chosen, rejected, special))
 
 
-def _repetition(side: TokenLists) -> npt.NDArray[np.float32]:
-    grams = ngrams(Ragged(side.ids.astype(np.uint64), side.ends), REPEATED)
+def repetition(lists: TokenLists) -> npt.NDArray[np.float32]:
+    """1 − distinct / all 4-grams of the token ids of each list, 0 for fewer than four tokens; (lists,).
+
+    seq-rep-4 of Welleck et al. 2019, arXiv 1908.04319. At most 2²⁰ lists at a time.
+    """
+    grams = ngrams(Ragged(lists.ids.astype(np.uint64), lists.ends), REPEATED)
     share = 1 - distinct_counts(numbered(grams), len(grams)) / np.maximum(grams.lengths, 1)
     return np.where(grams.lengths > 0, share, 0).astype(np.float32)
 

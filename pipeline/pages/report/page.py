@@ -15,10 +15,11 @@ from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, da
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_first, final_mean
 from scoreonce.pipeline.pages.report.held_out import held_out_curves, held_out_standings
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
-from scoreonce.pipeline.pages.report.samples import REALIGNED, REFERENCE, side_by_side, standings
+from scoreonce.pipeline.pages.report.samples import side_by_side, standings
 from scoreonce.pipeline.pages.report.verdict import behind_text, verdict
 from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.metrics import PAIRS_PER_SECOND, SECONDS, TOKENS_PER_SECOND
+from scoreonce.schemas.samples import REFERENCE, policy_label
 
 SAMPLE_PROMPTS = 8
 SAMPLE_CHARACTERS = 1200
@@ -29,7 +30,7 @@ def render(data: ReportData) -> str:
     """The page, as HTML. `data` needs at least one run."""
     colors = {run.label: color(index) for index, run in enumerate(data.runs)}
     for record in data.samples:  # a realigned policy has the colour of its run
-        own = colors.get(record.label.partition(REALIGNED)[0])
+        own = colors.get(policy_label(record.label))
         colors.setdefault(record.label, "var(--ink-2)" if record.label == REFERENCE else own or color(len(colors)))
     marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
     curves, held_out = training_curves(data.runs), held_out_curves(data.runs)

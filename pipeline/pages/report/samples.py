@@ -12,10 +12,9 @@ from markupsafe import Markup
 from scoreonce.pipeline.pages.diff import Block, Comparison, Fragment, Side, compare, passage
 from scoreonce.pipeline.pages.marked_text import Tag, markup
 from scoreonce.pipeline.samples.figures import SampleFigures, figures, repetition
+from scoreonce.schemas.samples import REFERENCE, WHOLE
 
 PROMPTS = 8  # that are shown
-REFERENCE = "reference"
-REALIGNED = "-realign-"  # in a label between that of the policy and its weight
 
 
 @dataclass(frozen=True)
@@ -144,6 +143,5 @@ def _settings(manifest: Mapping[str, Any]) -> str:
     given = dict(manifest.get("generation", {}))
     if given.get("do_sample") is False:
         return "most likely token each time"
-    neutral = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "do_sample": True}
-    shown = {name: value for name, value in given.items() if neutral.get(name) != value and name != "max_new_tokens"}
+    shown = {name: value for name, value in given.items() if WHOLE.get(name) != value and name != "max_new_tokens"}
     return ", ".join(f"{name} {value}" for name, value in sorted(shown.items()))

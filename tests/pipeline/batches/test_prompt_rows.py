@@ -81,3 +81,10 @@ def test_lines_are_filled_and_lose_nothing():
 def test_layouts_are_grouped_by_what_their_lines_take_up():
     assert [batcher_for(layout) for layout in ("packed", "flex")] == [filled_sequences, filled_sequences]
     assert [batcher_for(layout) for layout in ("shared", "padded")] == [microbatches, microbatches]
+
+
+def test_the_longest_stand_together_by_hand():
+    """Two rows of 20 fill a budget of 40; then four of 10 would, of which there are three, and one of 6."""
+    assert microbatches([10, 20, 10, 20, 6, 10], 40) == [[1, 3], [0, 2, 5, 4]]
+    assert microbatches([104, 7], 14) == [[0], [1]]
+    assert microbatches([], 14) == []

@@ -6,7 +6,6 @@ import torch
 from tiny_models import VOCABULARY, tiny_model
 from transformers import GenerationConfig
 
-from scoreonce.pipeline.generation.batches import generation_batches
 from scoreonce.pipeline.generation.decoding import Reference, complete
 from scoreonce.pipeline.generation.noise import GumbelNoise, noise_seed
 from scoreonce.pipeline.generation.realignment import mixture
@@ -154,10 +153,3 @@ def test_what_one_model_rules_out_the_mixture_rules_out():
     policy, reference = torch.tensor([0.5, 0.5, 0.0]).log(), torch.tensor([0.5, 0.0, 0.5]).log()
     assert mixture(policy, reference, 0.5).softmax(-1).tolist() == [1.0, 0.0, 0.0]
     assert mixture(policy, reference, 0.0).softmax(-1).tolist() == pytest.approx([0.5, 0.0, 0.5])
-
-
-def test_batches_by_hand():
-    """Budget 40 and 4 new tokens: rows of 16 + 4 fit twice; then 6 + 4 fit four times, of which three are there."""
-    assert generation_batches([6, 16, 6, 16, 2, 6], 4, 40) == [[1, 3], [0, 2, 5, 4]]
-    assert generation_batches([100, 3], 4, 10) == [[0], [1]]
-    assert generation_batches([], 4, 10) == []

@@ -25,7 +25,8 @@ def judgements(rows, ordered=True) -> pl.DataFrame:
         completion_chars=10 + pl.col("sample"),
         other_chars=pl.lit(10),
     )
-    frame = frame.with_columns(preference(ordered).alias("preference")).select(Judgement.column_names())
+    answer = preference() if ordered else pl.col("preference_first")  # of a judge that was asked in one order
+    frame = frame.with_columns(answer.alias("preference")).select(Judgement.column_names())
     return Judgement.validate(frame, cast=True)
 
 

@@ -39,10 +39,10 @@ def test_figures_of_pairs():
     """
     found = facts_of((2.0, -1.0, 4, 4), (-2.0, -1.0, 10, 4), (1.0, -1.0, 2, 4))
     assert (found.pairs, found.moved, found.not_finite) == (3, 2.0, 0)
-    assert found.accuracy.at == pytest.approx(2 / 3)
+    assert found.accuracy.mean == pytest.approx(2 / 3)
     assert found.chosen_per_token == pytest.approx(1 / 16)
     half = 1.959964 * (0.7 / 3**0.5) / 3**0.5
-    assert (found.chosen.at, found.chosen.high) == pytest.approx((0.8 / 3, 0.8 / 3 + half), abs=1e-6)
+    assert (found.chosen.mean, found.chosen.high) == pytest.approx((0.8 / 3, 0.8 / 3 + half), abs=1e-6)
 
 
 def test_unpaired_rows_have_no_accuracy_and_move_by_their_log_ratio():
@@ -69,8 +69,8 @@ def test_length_is_accuracy_minus_the_controlled_one():
     high = 0.5 + ((a.high - 0.9) ** 2 + (0.4 - b.low) ** 2) ** 0.5
     assert found.controlled == pytest.approx(0.65)
     explained = found.explained
-    assert (explained.at, explained.low, explained.high) == pytest.approx((0.15, 0.3 * low, 0.3 * high))
-    assert evaluation_summary(evaluated(*rows))["accuracy"] - found.controlled == pytest.approx(explained.at)
+    assert (explained.mean, explained.low, explained.high) == pytest.approx((0.15, 0.3 * low, 0.3 * high))
+    assert evaluation_summary(evaluated(*rows))["accuracy"] - found.controlled == pytest.approx(explained.mean)
 
 
 def test_shorter_sides_that_are_chosen_explain_too():
@@ -79,7 +79,7 @@ def test_shorter_sides_that_are_chosen_explain_too():
     Wilson's ends are 0.161 for 0 of 20 and 0.954 for 80 of 80, so at least 0.3 (1 - 0.168) = 0.25.
     """
     found = facts_of(*[(1.0, -1.0, 5, 9)] * 80, *[(-1.0, 1.0, 9, 5)] * 20).length
-    assert found.explained.at == pytest.approx(0.3)
+    assert found.explained.mean == pytest.approx(0.3)
     assert (found.explained.low, found.explained.high) == pytest.approx((0.25, 0.3), abs=1e-3)
 
 
@@ -102,7 +102,7 @@ def test_ches_names_the_training_pairs_with_the_highest_scores():
         }
     )
     found = facts_of(*rows, ches=ches, training_ches=training).ches
-    assert found.difference.at == pytest.approx(-0.1)
+    assert found.difference.mean == pytest.approx(-0.1)
     assert found.difference.high < 0
     assert [(driver.row, driver.pair_id) for driver in found.drivers] == [(0, "t100"), (1, "t99"), (2, "t98")]
     assert found.cut == pytest.approx(95)
@@ -120,7 +120,7 @@ def test_steps_are_those_of_the_last_tenth():
     )
     moved, accuracy = measures.step_facts(steps, 20)
     assert moved == (2 + 19) / 2
-    assert accuracy.at == 0.5
+    assert accuracy.mean == 0.5
     assert measures.step_facts(steps.filter(pl.col("step") == 1), 1) == (None, None)  # margins before the first update
     assert measures.step_facts(steps.with_columns(margin=pl.lit(None, pl.Float64)), 20) == (None, None)
 
@@ -137,7 +137,7 @@ def test_beta_at_its_floor_in_three_of_four_steps():
     lines = [{"beta/min": beta} for beta in (0.1, 1e-3, 1e-3, 1e-3)]
     found = measures.at_floor(lines, 1e-3)
     low, high = stats.binomtest(3, 4).proportion_ci(0.95, "wilson")
-    assert (found.at, found.low, found.high) == pytest.approx((0.75, low, high))
+    assert (found.mean, found.low, found.high) == pytest.approx((0.75, low, high))
     assert measures.at_floor([{"loss": 0.5}], 1e-3) is None
 
 
@@ -167,8 +167,8 @@ def test_the_rise_is_from_the_lowest_evaluation():
     found = loss_rise(rows, lines(0.7, 0.7, 0.3, 0.3))
     assert (found.step, found.pairs) == (2, 3)
     assert (found.then, found.now) == pytest.approx((0.5, 0.9))
-    assert (found.rise.at, found.rise.low) == pytest.approx((0.4, 0.4 - 0.3583), abs=1e-4)
-    assert found.training_change.at == pytest.approx(-0.4)
+    assert (found.rise.mean, found.rise.low) == pytest.approx((0.4, 0.4 - 0.3583), abs=1e-4)
+    assert found.training_change.mean == pytest.approx(-0.4)
 
 
 def test_training_losses_are_compared_where_they_share_no_steps():

@@ -5,7 +5,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scoreonce.pipeline.verdict.facts import Ches, Driver, Estimate, Facts, HeldOut, Labels, Length, LossRise, Training
+from scoreonce.pipeline.evaluation.intervals import Interval
+from scoreonce.pipeline.verdict.facts import Ches, Driver, Facts, HeldOut, Labels, Length, LossRise, Training
 from scoreonce.pipeline.verdict.states import STATES
 from scoreonce.pipeline.verdict.text import document, paragraph
 from scoreonce.pipeline.verdict.verdict import RULES, verdict
@@ -20,7 +21,7 @@ def one_of(*values):
 
 
 def estimate(at, half=0.05):
-    return Estimate(at, at - half, at + half)
+    return Interval(at, at - half, at + half)
 
 
 # Each fact on both sides of every threshold; what would hide all else is rare.

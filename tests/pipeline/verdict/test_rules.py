@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.verdict.facts import (
     Ches,
     Driver,
-    Estimate,
     Facts,
     HeldOut,
     Labels,
@@ -22,9 +22,9 @@ from scoreonce.pipeline.verdict.verdict import RULES, verdict
 TRAINING = Training(steps=200, learning_rate=5e-7, moved=2.0, accuracy=share_of(0.65, 400))
 HELD_OUT = HeldOut(pairs=400, accuracy=share_of(0.7, 400), moved=2.0, chosen_per_token=0.1)
 LEARNT = Facts(TRAINING, HELD_OUT)
-FELL, STAYED = Estimate(-0.2, -0.25, -0.15), Estimate(-0.2, -0.5, 0.1)
-RISE = LossRise(step=40, pairs=256, then=0.6, now=0.7, rise=Estimate(0.1, 0.02, 0.18), training_change=FELL)
-CHES = Ches(Estimate(-0.1, -0.15, -0.05), (Driver(7, "ab", 0.5), Driver(3, "cd", 0.4)), cut=0.25)
+FELL, STAYED = Interval(-0.2, -0.25, -0.15), Interval(-0.2, -0.5, 0.1)
+RISE = LossRise(step=40, pairs=256, then=0.6, now=0.7, rise=Interval(0.1, 0.02, 0.18), training_change=FELL)
+CHES = Ches(Interval(-0.1, -0.15, -0.05), (Driver(7, "ab", 0.5), Driver(3, "cd", 0.4)), cut=0.25)
 
 
 def with_training(**facts):
@@ -40,16 +40,16 @@ def ranked(share, pairs=400, **facts):
 
 
 def fallen(at, half, **facts):
-    return with_held_out(chosen=Estimate(at, at - half, at + half), **facts)
+    return with_held_out(chosen=Interval(at, at - half, at + half), **facts)
 
 
 def noisy(low, high, share=0.7):
-    labels = Labels(pairs=100, flip_rate=Estimate(0.12, low, high), label_error=0.12)
+    labels = Labels(pairs=100, flip_rate=Interval(0.12, low, high), label_error=0.12)
     return replace(ranked(share), labels=labels)
 
 
 def longer(explained, half, share=0.7):
-    length = Length(controlled=share - explained, explained=Estimate(explained, explained - half, explained + half))
+    length = Length(controlled=share - explained, explained=Interval(explained, explained - half, explained + half))
     return ranked(share, length=length)
 
 
@@ -71,7 +71,7 @@ CASES = {
     "memorised": (
         [with_training(rise=RISE)],
         [
-            with_training(rise=replace(RISE, rise=Estimate(0.1, -0.01, 0.21))),
+            with_training(rise=replace(RISE, rise=Interval(0.1, -0.01, 0.21))),
             with_training(rise=replace(RISE, training_change=STAYED)),
             with_training(rise=replace(RISE, training_change=None)),
         ],
@@ -99,7 +99,7 @@ CASES = {
     "displaced_by_similar_pairs": (
         [fallen(-0.2, 0.05, ches=CHES)],
         [
-            fallen(-0.2, 0.05, ches=replace(CHES, difference=Estimate(-0.1, -0.3, 0.1))),
+            fallen(-0.2, 0.05, ches=replace(CHES, difference=Interval(-0.1, -0.3, 0.1))),
             fallen(0.2, 0.05, ches=CHES),
             fallen(-0.2, 0.05),
         ],

@@ -149,13 +149,15 @@ def test_what_is_never_answered_is_counted_and_asked_again_later(judged, caplog)
     assert after.judgements()["preference"].to_list() == [1, 0, 0, 0.5, 0.5, 0.5]
 
 
-def test_an_answer_without_a_verdict_is_counted_and_not_guessed(judged):
+def test_an_answer_without_a_verdict_is_counted_and_not_guessed(judged, caplog):
     with judge_server(lambda text, number: "Both are good." if "brief" in text else longer(text, number)) as server:
         run = judged(endpoint=server.url, model="m")
         result = judge(run, label="dpo", against="reference")
         assert result.summary["failures"] == {"no one verdict": 2}
+        caplog.set_level("INFO", logger="scoreonce")
         judge(run, label="dpo", against="reference")
         assert len(server.questions) == 8  # it was answered, and is paid
+    assert "up to date" in caplog.text
     assert result.judgements()["preference"].to_list() == [None, 0, 0, 0.5, 0.5, 0.5]
 
 

@@ -31,6 +31,18 @@ def test_a_function_of_one_completion_scores(judged, tmp_path):
     assert result.judgements()["preference"].to_list() == [1, 0, 0, 0.5, 0.5, 0.5]
 
 
+def test_samples_without_a_partner_are_counted(judged, tmp_path, caplog):
+    caplog.set_level("INFO", logger="scoreonce")
+    run = judged(function=f"{written(tmp_path, SCORE)}:score")
+    some = dict(list(OWN.items())[:1])
+    write_samples(RunPaths.of(run), "some", sample_rows(some))
+    result = judge(run, label="dpo", against="some", allow_judge_function=True)
+    compared = result.judgements().height
+    assert 0 < compared < 6
+    assert result.summary["unmatched"] == {"dpo": 6 - compared, "some": 0}
+    assert f"no sample of that prompt and number: {6 - compared} of dpo" in caplog.text
+
+
 def test_a_function_of_two_completions_compares_in_both_orders(judged, tmp_path):
     run = judged(function=f"{written(tmp_path, PREFER)}:prefer")
     result = judge(run, label="dpo", against="reference", allow_judge_function=True)

@@ -23,6 +23,7 @@ from scoreonce.stages.judge import stage as judge
 from scoreonce.stages.outputs.unit_copy import SupersededError
 from scoreonce.stages.pairs import stage as pairs
 from scoreonce.stages.prepare import stage as prepare
+from scoreonce.stages.push import stage as push
 from scoreonce.stages.remote import retries
 from scoreonce.stages.remote.folder import RemoteFolder
 from scoreonce.stages.report import stage as report
@@ -187,6 +188,19 @@ def test_the_model_that_was_fetched_is_merged_and_published(scored):
 
 
 @pytest.mark.long
+def test_a_policy_is_pushed_by_a_machine_that_has_only_the_address(scored):
+    train.train(scored.run("one"))
+    evaluate.evaluate(scored.run("one"))
+    before = scored.there()
+    made = push.push(scored.run("two"), "org/name", dry_run=True)
+    assert {"model.safetensors", "README.md"} <= made.files.keys()
+    assert b"## Held-out figures" in made.files["README.md"]
+    there = {path.name for path in scored.copy("two").prepared.iterdir()}
+    assert there == {"manifest.json"}  # neither pairs nor token ids
+    assert not (scored.copy("two").training / "checkpoints").exists()
+    assert scored.there() == before
+
+
 def test_restart_replaces_what_is_at_the_address(scored):
     train.train(scored.run("one"))
     with pytest.raises(InputError, match="Another training run has its outputs"):

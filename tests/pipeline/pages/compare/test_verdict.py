@@ -1,6 +1,7 @@
 """What a comparison says: one that is clearly best, ties, nothing above chance, one candidate."""
 
-from scoreonce.pipeline.evaluation.standings import Interval, Standing, Standings
+from scoreonce.pipeline.evaluation.intervals import Interval
+from scoreonce.pipeline.evaluation.standings import Standing, Standings
 from scoreonce.pipeline.pages.compare.verdict import decision
 
 
