@@ -46,7 +46,7 @@ def test_two_processes_with_a_part_each_score_what_one_process_does(world):
         pl.read_parquet(RunPaths.of(one.replace({"train.label": label})).evaluation_pairs)
         for label in ("parts", "whole")
     ]
-    assert tables[0].equals(tables[1])
+    assert_frame_equal(*tables, abs_tol=1e-4)  # sums by as many threads as a process has
 
 
 def adapter(world, seed):
