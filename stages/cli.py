@@ -105,7 +105,7 @@ from scoreonce.stages.commands.options import (
     WatchedLabels,
     What,
 )
-from scoreonce.stages.common.messages import verbose
+from scoreonce.stages.common.messages import quiet_imports, verbose
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Run
@@ -724,6 +724,7 @@ def demo_judge(run: RunFile, sets: Sets = None) -> None:
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code. Errors are printed to stderr."""
     verbose()
+    quiet_imports()
     try:
         app(args=arguments, prog_name="scoreonce")
     except InputError as error:

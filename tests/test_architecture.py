@@ -301,6 +301,12 @@ def test_training_leaves_data_libraries_alone():
     assert not {"datasets", "pandas"} & set(loaded)
 
 
+def test_preparing_leaves_the_code_of_models_alone():
+    """It reads a tokenizer; what transformers loads before any model takes seconds, and warns of kernels."""
+    code = "import sys; import scoreonce.stages.prepare.stage; print('transformers.modeling_utils' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_reading_parquet_and_token_ids_leaves_pandas_alone(tmp_path):
     """pyarrow's `read_table` and `to_numpy` would load it."""
     import pyarrow as pa

@@ -64,7 +64,7 @@ def _special_ids(run: Run, manifest: PairsManifest) -> SpecialIds | None:
 def _read_special(name: str) -> SpecialTokens | None:
     if not (Path(name) / "tokenizer_config.json").is_file():
         return None
-    from scoreonce.stages.models.loading import load_tokenizer, special_tokens  # torch
+    from scoreonce.stages.models.tokenizers import load_tokenizer, special_tokens  # torch
 
     try:
         return special_tokens(load_tokenizer(name))

@@ -23,10 +23,10 @@ class Surroundings:
     @classmethod
     def here(cls, files: Iterable[Path]) -> Surroundings:
         """Those of this process, the command."""
-        from scoreonce.stages.models import loading
+        from scoreonce.stages.models import folders
 
         digests = {str(path): sha256(path) for path in files}
-        return cls(str(Path.cwd()), digests, loading.trust_remote_code)
+        return cls(str(Path.cwd()), digests, folders.trust_remote_code)
 
     def take(self) -> None:
         """Have them in this process, on another machine perhaps. Raises `InputError` where it sees other files."""
@@ -40,9 +40,9 @@ class Surroundings:
             if sha256(Path(path)) != digest:
                 raise _other_files(path, "a file with other contents")
         if self.trust_remote_code:
-            from scoreonce.stages.models import loading
+            from scoreonce.stages.models import folders
 
-            loading.trust_remote_code = True
+            folders.trust_remote_code = True
 
 
 def _other_files(path: str, found: str) -> InputError:

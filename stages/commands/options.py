@@ -23,9 +23,9 @@ def _show_version(wanted: bool) -> None:
 
 def _trust_remote_code(wanted: bool) -> None:
     if wanted:
-        from scoreonce.stages.models import loading
+        from scoreonce.stages.models import folders
 
-        loading.trust_remote_code = True
+        folders.trust_remote_code = True
 
 
 def _rehash(wanted: bool) -> None:

@@ -34,3 +34,17 @@ def verbose(on: bool = True) -> None:
     if on:
         logger.addHandler(_Terminal())
         logger.setLevel(logging.INFO)
+
+
+# Optional kernels that these do not find on a machine, and what they say of each other's versions: nothing that a run
+# uses, and several lines before the first of ours.
+NOISY_IMPORTS = ("bitsandbytes", "torchao", "torch.utils._pytree")
+
+
+def quiet_imports() -> None:
+    """Keep packages that warn while they are imported from the terminal; their errors still reach it.
+
+    For the command line: what a program that imports scoreonce shows is its own choice.
+    """
+    for name in NOISY_IMPORTS:
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -23,7 +23,7 @@ from scoreonce.stages.common.files import write_toml
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Compute, Run
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 
 LAST_LINES = 4  # of a process's messages, where it failed
 
@@ -67,7 +67,7 @@ def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
 def _flags(allow_method_file: bool) -> dict[str, list[str]]:
     """What a process of each stage is allowed, as this one is."""
     both = [
-        *(["--trust-remote-code"] if loading.trust_remote_code else []),
+        *(["--trust-remote-code"] if folders.trust_remote_code else []),
         *(["--rehash"] if digests.rehash else []),
     ]
     return {"train": both + (["--allow-method-file"] if allow_method_file else []), "evaluate": both}

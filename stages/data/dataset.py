@@ -18,7 +18,7 @@ from scoreonce.pipeline.text.transcripts import repeats_prompt
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.encoding import Encoding
-from scoreonce.stages.models.loading import load_tokenizer
+from scoreonce.stages.models.tokenizers import load_tokenizer
 from scoreonce.stages.raw.raw_data import RawData, is_one_file, open_data
 from scoreonce.stages.raw.recognition import head_of
 

@@ -16,7 +16,7 @@ from scoreonce.schemas.manifests import LocalInput
 from scoreonce.stages.common.digests import file_digests
 from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.time_limit import time_limit
-from scoreonce.stages.models.loading import end_ids
+from scoreonce.stages.models.tokenizers import end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

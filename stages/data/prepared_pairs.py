@@ -121,7 +121,7 @@ def _tokenizer_differences(manifest: PairsManifest, run: Run) -> list[Difference
     if name == manifest.tokenizer.name or not (Path(name) / "tokenizer_config.json").is_file():
         return []
     from scoreonce.stages.data.encoding import encoding_of
-    from scoreonce.stages.models.loading import load_tokenizer
+    from scoreonce.stages.models.tokenizers import load_tokenizer
 
     same = encoding_of(load_tokenizer(name), run).encoder.digest == manifest.tokenizer.digest
     key = "data.tokenizer" if run.data.tokenizer else "reference.model, whose tokenizer is used"

@@ -118,9 +118,9 @@ def require_columns(manifest: ReferenceManifest, method: str, reads: Iterable[st
 def _wanted(reference: Reference) -> dict[str, str | None]:
     if not Path(reference.model).is_dir():
         return {"dtype": reference.dtype, "quantization": reference.quantization, "model": reference.model}
-    from scoreonce.stages.models import loading  # torch, which an audit does without
+    from scoreonce.stages.models import folders  # torch, which an audit does without
 
-    adapter = model_digests.adapter_digest(loading.folder_of(reference.adapter)) if reference.adapter else None
+    adapter = model_digests.adapter_digest(folders.folder_of(reference.adapter)) if reference.adapter else None
     return {
         "dtype": reference.dtype,
         "quantization": reference.quantization,

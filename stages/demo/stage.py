@@ -37,7 +37,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.demo import sampling
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import loading, tokenizers
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.model_scorer import ModelScorer
 
@@ -86,7 +86,7 @@ def pairs(run: Run, size: Size = Size()) -> None:
     """Sample two completions per prompt from the reference; the true reward labels them, with noise."""
     prompts, draw = _prompts(run, size).pairs, random.Random(run.data.seed)
     _require_own(run, prompts, [Path(run.data.source)])
-    tokenizer = loading.load_tokenizer(run.reference.model)
+    tokenizer = tokenizers.load_tokenizer(run.reference.model)
     model = loading.load_model(
         run.reference.model, dtype=run.reference.dtype, device=loading.resolve_device(run.compute.device)
     )
@@ -121,7 +121,7 @@ def judge(run: Run, size: Size = Size()) -> None:
             fix="Run `scoreonce train` first.",
         )
     prompts = _prompts(run, size).judged
-    tokenizer, reference = loading.load_tokenizer(run.reference.model), _load(run.reference, run)
+    tokenizer, reference = tokenizers.load_tokenizer(run.reference.model), _load(run.reference, run)
     entries = []
     for label, folder in {REFERENCE: run.reference.model, **policies}.items():
         policy = reference if label == REFERENCE else _load(Reference(model=folder, dtype=run.reference.dtype), run)

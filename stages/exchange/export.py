@@ -196,7 +196,7 @@ class _Export:
                 yield lambda batch: add(text.rows(rows.counted(rows.alike(rows.paired(batch), text))))
 
     def _fairseq2_text(self, split: Split) -> Fairseq2Text:
-        from scoreonce.stages.models.loading import load_tokenizer
+        from scoreonce.stages.models.tokenizers import load_tokenizer
 
         data, reference = self.run.data, self.run.reference
         tokenizer = load_tokenizer(

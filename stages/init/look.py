@@ -16,7 +16,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import LARGEST, Run
 from scoreonce.stages.data.dataset import Dataset, dataset_of, open_train, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.raw.raw_data import limited
 
@@ -71,8 +71,8 @@ class DataLook:
 def look_at_model(run: Run) -> ModelLook:
     """The model without its weights. Raises `InputError` where there is none, or it cannot be built."""
     name, revision = run.reference.model, run.reference.revision
-    folder = loading.folder_of(name, revision, weights=False)
-    config = loading.load_config(folder)
+    folder = folders.folder_of(name, revision, weights=False)
+    config = folders.load_config(folder)
     tokenizer = tokenizer_of(run)
     parameters = sum(each.numel() for each in without_weights(folder, torch.float32).parameters())
     return ModelLook(

@@ -13,7 +13,7 @@ from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Compute, Judge
 from scoreonce.stages.judge.answers import Answers, key_of
 from scoreonce.stages.judge.questions import Completion, Settings
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders, loading, tokenizers
 from scoreonce.stages.weights.model_digests import model_digest
 
 if TYPE_CHECKING:
@@ -34,10 +34,10 @@ class RewardModel:
     def __init__(self, judge: Judge, compute: Compute, answers: Answers) -> None:
         assert judge.reward_model is not None
         self._name, self._dtype, self._answers = judge.reward_model, judge.dtype, answers
-        self._folder = loading.folder_of(self._name)
+        self._folder = folders.folder_of(self._name)
         self._device = loading.resolve_device(compute.device)
         self._budget = compute.budget(self._device.type)
-        self._tokenizer = loading.load_tokenizer(self._name)
+        self._tokenizer = tokenizers.load_tokenizer(self._name)
         self._weights = model_digest(self._folder)
         self._model: PreTrainedModel | None = None
 
@@ -125,7 +125,7 @@ def _classifier(folder: Any, dtype: str) -> Any:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
-            trust_remote_code=loading.trust_remote_code,
+            trust_remote_code=folders.trust_remote_code,
             output_loading_info=True,
         )
     except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from scoreonce.stages.config import Reference, Run
-from scoreonce.stages.models import adapters, lineage, loading
+from scoreonce.stages.models import adapters, folders, lineage, loading
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.policy import lora_settings
 
@@ -15,7 +15,7 @@ from scoreonce.stages.models.policy import lora_settings
 def reference(given: Reference) -> nn.Module:
     """The reference as `score` loads it; nothing of it is trained. Raises `InputError` where it cannot be built."""
     model = _built(given.model, given.revision, given.dtype)
-    return (adapters.shaped(model, loading.folder_of(given.adapter)) if given.adapter else model).requires_grad_(False)
+    return (adapters.shaped(model, folders.folder_of(given.adapter)) if given.adapter else model).requires_grad_(False)
 
 
 def policy(run: Run) -> nn.Module:
@@ -23,7 +23,7 @@ def policy(run: Run) -> nn.Module:
     settings, start = run.train, lineage.start_of(run)
     model = _built(start.model, start.revision, lineage.dtype_of(run))
     whole = not (settings.lora_rank or settings.lora_continue)  # an adapter is merged then
-    adapter = loading.folder_of(start.adapter) if start.adapter and not whole else None
+    adapter = folders.folder_of(start.adapter) if start.adapter and not whole else None
     if settings.lora_rank:
         lora = lora_settings(run)
         shaped = adapters.shaped_with_lora_on_top
@@ -36,4 +36,4 @@ def policy(run: Run) -> nn.Module:
 
 
 def _built(name: str, revision: str | None, dtype: str) -> PreTrainedModel:
-    return without_weights(loading.folder_of(name, revision, weights=False), getattr(torch, dtype))
+    return without_weights(folders.folder_of(name, revision, weights=False), getattr(torch, dtype))

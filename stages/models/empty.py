@@ -9,7 +9,7 @@ from accelerate import init_empty_weights
 from transformers import GenerationConfig, PreTrainedModel
 
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import loading, multimodal
+from scoreonce.stages.models import folders, loading, multimodal
 
 
 def without_weights(folder: Path, dtype: torch.dtype, *, buffers: bool = False) -> PreTrainedModel:
@@ -25,7 +25,7 @@ def without_weights(folder: Path, dtype: torch.dtype, *, buffers: bool = False) 
                 config,
                 dtype=dtype,
                 attn_implementation=loading.attention_for(config),
-                trust_remote_code=loading.trust_remote_code,
+                trust_remote_code=folders.trust_remote_code,
             )
         model.tie_weights()  # each parameter was made anew on the meta device
         multimodal.freeze_other_parts(model)

@@ -25,7 +25,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.manifests import Difference
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 from scoreonce.stages.weights import model_digests
 
 # Settings of execution and logging, on which the trained weights do not depend.
@@ -200,8 +200,8 @@ def _policy(run: Run) -> PolicyStart:
     start = start_of(run)
     return PolicyStart(
         model=start.model,
-        weights=model_digests.model_digest(loading.folder_of(start.model, start.revision)),
-        adapter=model_digests.adapter_digest(loading.folder_of(start.adapter)) if start.adapter else None,
+        weights=model_digests.model_digest(folders.folder_of(start.model, start.revision)),
+        adapter=model_digests.adapter_digest(folders.folder_of(start.adapter)) if start.adapter else None,
     )
 
 

@@ -1,35 +1,29 @@
-"""Load models and tokenizers by folder or Hub name, with errors that say what to do."""
+"""Load models by folder or Hub name, with errors that say what to do."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from scoreonce.pipeline.forward import architecture
 from scoreonce.pipeline.forward.activation_offload import ActivationOffload
 from scoreonce.schemas.errors import InputError, first_line
-from scoreonce.stages.models import adapters, four_bits, multimodal
+from scoreonce.stages.models import adapters, folders, four_bits, multimodal
 from scoreonce.stages.weights.finite import require_finite
 from scoreonce.stages.weights.loading_report import require_whole
 
 if TYPE_CHECKING:
-    from scoreonce.schemas.manifests import SpecialTokens
     from scoreonce.stages.config import Quantization, Reference
 
 disable_progress_bar()  # a stage shows only its own bar
@@ -39,56 +33,6 @@ disable_progress_bar()  # a stage shows only its own bar
 # 50 MiB less, and score as fast in float32 and 5 % slower in bfloat16; 32 are slower everywhere.
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(capacity, "64")
-
-# Set only by the command line's --trust-remote-code, never by a run file, which may come from someone else.
-trust_remote_code = False
-
-
-NOT_LOADED = ("*.gguf", "*.onnx", "*.msgpack", "*.h5", "original/*")
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-
-
-def folder_of(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The local folder of a model or adapter: `name` itself, or the snapshot of a Hub repository, downloaded if needed.
-
-    Without `weights` the download leaves them out. Raises `InputError` if there is neither.
-    """
-    if Path(name).is_dir():
-        _require_plain(Path(name))
-        return Path(name)
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise InputError(
-            "No such model.",
-            found=f"no folder {name}",
-            where="reference.model / train.model",
-            fix="Give a folder with config.json and safetensors, or a Hub name such as org/model.",
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            snapshot_download(name, revision=revision, ignore_patterns=[*NOT_LOADED, *(() if weights else WEIGHTS)])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(
-            "No such model.",
-            found=f"no folder {name}, and the Hub says: {first_line(error)}",
-            where="reference.model / train.model",
-            fix="Correct the name, log in with `hf auth login` if it is gated, or download it and give the folder.",
-        ) from None
-
-
-def _require_plain(folder: Path) -> None:
-    """Raise `InputError` where a pipe or device stands among the files, which would be waited for."""
-    for path in folder.iterdir():
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise InputError(
-                "A model folder holds something that is no file.",
-                found=f"{path.name} is a pipe, a socket or a device",
-                where=str(folder),
-                fix="Remove it, or give another folder.",
-            )
 
 
 def keep_freed_memory() -> None:
@@ -122,7 +66,7 @@ def load_model(
     loaded, is not exactly what its files hold, has a weight that is not finite, or is one that `train` wrote and has
     changed since.
     """
-    folder = folder_of(name, revision)
+    folder = folders.folder_of(name, revision)
     from scoreonce.stages.weights import policy_manifest
 
     policy_manifest.require_sound(folder)
@@ -138,7 +82,7 @@ def load_model(
     if quantization:
         four_bits.require_nf4(model, folder)
     if adapter is not None:
-        model = (adapters.merged if merge else adapters.applied)(model, folder_of(adapter))
+        model = (adapters.merged if merge else adapters.applied)(model, folders.folder_of(adapter))
     return model.eval().to(device)
 
 
@@ -167,7 +111,7 @@ def from_files(
             config=config,
             dtype=dtype,
             attn_implementation=attention_for(config),
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=folders.trust_remote_code,
             ignore_mismatched_sizes=True,  # the report has them, with their names
             output_loading_info=True,
             **options,
@@ -192,28 +136,6 @@ def attention_for(config: PretrainedConfig) -> str | None:
     """
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     return "eager" if capped else None
-
-
-def load_config(folder: Path) -> PretrainedConfig:
-    """The configuration of a model folder. Raises `InputError` where it cannot be loaded, or is untrusted code."""
-    try:
-        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
-        raise InputError(
-            "The model's configuration cannot be loaded.",
-            found=first_line(error),
-            where=str(folder),
-            fix=_code_fix(error)
-            or "Check that the folder holds a causal language model: config.json and its safetensors.",
-        ) from None
-    return config
-
-
-def _code_fix(error: BaseException) -> str | None:
-    """What to do where transformers refuses to run the Python code of a model folder; None for other errors."""
-    if "trust_remote_code" not in str(error):
-        return None
-    return "The folder has Python code of its own. Read it, and if you trust it, add --trust-remote-code."
 
 
 def recompute_activations(model: PreTrainedModel, *, offload: bool = False) -> None:
@@ -243,58 +165,10 @@ def dropout_settings(config: PretrainedConfig) -> dict[str, float]:
 
 def config_without_dropout(folder: Path) -> PretrainedConfig:
     """The configuration of a model folder with every dropout probability 0. Raises `InputError` as `load_config`."""
-    config = load_config(folder)
+    config = folders.load_config(folder)
     for key in dropout_settings(config):
         setattr(config.get_text_config(), key, 0.0)
     return config
-
-
-def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or Hub name. Raises `InputError` if there is none."""
-    folder = folder_of(name, revision, weights=False)
-    try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
-        raise InputError(
-            "The tokenizer cannot be loaded.",
-            found=first_line(error),
-            where=str(folder),
-            fix=_code_fix(error) or "Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
-        ) from None
-
-
-def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:
-    """The ids of a tokenizer's control tokens; `ends` are those that end a completion, EOS where none is given."""
-    from scoreonce.schemas.manifests import SpecialTokens  # pydantic
-
-    added = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    last = sorted(ends) or [tokenizer.eos_token_id]
-    every = sorted({*tokenizer.all_special_ids, *added, *last})
-    return SpecialTokens(bos=tokenizer.bos_token_id, ends=last, every=every)
-
-
-def end_ids(tokenizer: PreTrainedTokenizerBase, *folders: Path) -> list[int]:
-    """The control tokens at which generation ends, by the generation config of the first folder that has one.
-
-    Raises `InputError` if it cannot be read.
-    """
-    file = next((file for folder in folders if (file := folder / "generation_config.json").is_file()), None)
-    if file is None:
-        return []
-    try:
-        stated = json.loads(file.read_text("utf-8")).get("eos_token_id")
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(
-            "The generation config cannot be read.",
-            found=str(error),
-            where=str(file),
-            fix="Download the model again, or remove this file.",
-        ) from None
-    # The config of a tiny or converted model may name a token that is ordinary text.
-    known = tokenizer.added_tokens_decoder
-    return [
-        each for each in (stated if isinstance(stated, list) else [stated]) if isinstance(each, int) and each in known
-    ]
 
 
 def resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:

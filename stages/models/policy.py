@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run, Train
-from scoreonce.stages.models import adapters, lineage, loading
+from scoreonce.stages.models import adapters, folders, lineage, loading
 from scoreonce.stages.models.lora import Lora, require_start
 
 
@@ -33,7 +33,7 @@ def load(run: Run, device: torch.device) -> PreTrainedModel:
     )
     if whole:
         return model
-    adapter = loading.folder_of(start.adapter) if start.adapter else None
+    adapter = folders.folder_of(start.adapter) if start.adapter else None
     if settings.lora_rank:
         model = with_lora(model, run, adapter)
     elif adapter:

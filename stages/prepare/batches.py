@@ -29,7 +29,7 @@ from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.dataset import Dataset, dataset_of, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 from scoreonce.stages.prepare.pair_files import pair_table, token_table
 from scoreonce.stages.raw.raw_data import RawData
 from scoreonce.stages.raw.raw_files import RawRow
@@ -88,7 +88,7 @@ def _on_this_machine(run: Run, first: Sequence[FirstRows]) -> Iterator[tuple[Poo
     count = run.data.processes
     # Not forked: a copy of a process with threads (tokenizers, polars) may wait for ever for a thread that it lacks.
     pool = ProcessPoolExecutor(
-        count, get_context("spawn"), initializer=_begin, initargs=(run, first, loading.trust_remote_code)
+        count, get_context("spawn"), initializer=_begin, initargs=(run, first, folders.trust_remote_code)
     )
     try:
         yield pool, count
@@ -146,7 +146,7 @@ _recipes: list[PreparationSettings] = []
 def _begin(run: Run, first: Sequence[FirstRows], trust_remote_code: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the one that writes ends the others
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    loading.trust_remote_code = trust_remote_code
+    folders.trust_remote_code = trust_remote_code
     threads = run.data.workers or os.cpu_count() or 1
     _learn(run.replace({"data.workers": max(1, threads // run.data.processes)}), first)
 

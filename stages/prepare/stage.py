@@ -27,7 +27,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
-from scoreonce.stages.models.loading import special_tokens
+from scoreonce.stages.models.tokenizers import special_tokens
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.outputs.units import MARKERS_OF_RESULTS
 from scoreonce.stages.prepare.batches import ENGINE

@@ -27,7 +27,7 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Compute, Reference, Run
-from scoreonce.stages.models import adapters, lineage, loading, policy
+from scoreonce.stages.models import adapters, folders, lineage, loading, policy
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import tensors
@@ -111,7 +111,7 @@ def empty_policy(run: Run) -> EmptyModel:
 def empty_reference(model: Start, dtype: torch.dtype) -> EmptyModel:
     """A model to be scored, its parameters on the meta device. Raises `InputError` as loading it does."""
     empty = _empty(model, dtype)
-    return empty if model.adapter is None else _with_adapter(empty, loading.folder_of(model.adapter))
+    return empty if model.adapter is None else _with_adapter(empty, folders.folder_of(model.adapter))
 
 
 def _with_adapter(empty: EmptyModel, adapter: Path) -> EmptyModel:
@@ -158,7 +158,7 @@ def _require_no_adapter(start: Start) -> None:
 
 
 def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:
-    folder = loading.folder_of(start.model, start.revision)
+    folder = folders.folder_of(start.model, start.revision)
     policy_manifest.require_sound(folder)
     model = without_weights(folder, dtype, buffers=True)
     if stored := _stored_parts(model, folder):
@@ -169,7 +169,7 @@ def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:
 
 def _first_loads(start: Start, dtype: torch.dtype, load: Callable[[], PreTrainedModel]) -> EmptyModel:
     """The first process loads the whole model, the others make one without memory."""
-    folder = loading.folder_of(start.model, start.revision)
+    folder = folders.folder_of(start.model, start.revision)
     loaded: list[PreTrainedModel] = []
     on_first(lambda: loaded.append(load().to(dtype)))
     if loaded:
@@ -182,7 +182,7 @@ def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTra
 
     They stand in for the whole model where one process tries layouts. Raises `InputError` as loading does.
     """
-    folder = loading.folder_of(start.model, start.revision)
+    folder = folders.folder_of(start.model, start.revision)
     config = loading.config_without_dropout(folder)
     text = config.get_text_config()
     kinds, whole = list(getattr(text, "layer_types", None) or []), text.num_hidden_layers

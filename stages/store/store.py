@@ -74,7 +74,7 @@ class ReferenceStore:
 
         Hashes the weights, once. Raises `InputError` where there is no such model.
         """
-        from scoreonce.stages.models.loading import folder_of
+        from scoreonce.stages.models.folders import folder_of
 
         meant = model or run.reference
         adapter = None if meant.adapter is None else adapter_digest(folder_of(meant.adapter))

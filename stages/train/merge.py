@@ -18,7 +18,7 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import MergeResult
 from scoreonce.stages.config import Run
-from scoreonce.stages.models import adapters, four_bits, lineage, loading
+from scoreonce.stages.models import adapters, folders, four_bits, lineage, loading
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.train import save_policy
 from scoreonce.stages.weights import model_digests, policy_manifest
@@ -62,7 +62,7 @@ def _is_merged(paths: RunPaths, record: Lineage) -> bool:
 
 def _write(run: Run, paths: RunPaths, record: Lineage) -> None:
     start = lineage.start_of(run)
-    base = loading.folder_of(start.model, start.revision)
+    base = folders.folder_of(start.model, start.revision)
     if model_digests.model_digest(base) != record.policy.weights:
         raise InputError(
             "The adapter was trained on another base model.",

@@ -15,7 +15,7 @@ from scoreonce.schemas.manifests import Lineage
 from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Data
 from scoreonce.stages.data.encoding import template_of
-from scoreonce.stages.models import adapters, loading, multimodal
+from scoreonce.stages.models import adapters, folders, loading, multimodal, tokenizers
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded.processes import on_first
 from scoreonce.stages.sharded.save import gathered_adapter, write_model
@@ -42,7 +42,7 @@ def save(
     processes do together.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
-    origin = loading.folder_of(start.model, start.revision)
+    origin = folders.folder_of(start.model, start.revision)
 
     def begin() -> None:
         remove(temporary, inside=inside)
@@ -61,7 +61,7 @@ def save(
     first(begin)
     try:
         if isinstance(model, PreTrainedModel):
-            for key, value in loading.dropout_settings(loading.load_config(origin)).items():
+            for key, value in loading.dropout_settings(folders.load_config(origin)).items():
                 setattr(model.config.get_text_config(), key, value)
             if sharded:
                 write_model(model, temporary, sharded)
@@ -83,7 +83,7 @@ def _alone(work: Callable[[], None]) -> None:
 def _write_tokenizer(folder: Path, data: Data, origin: Path) -> None:
     name = data.tokenizer or str(origin)
     try:
-        tokenizer = loading.load_tokenizer(name)
+        tokenizer = tokenizers.load_tokenizer(name)
     except InputError:
         logger.info(f"note: no tokenizer at {name}; the model folder has none")
         return

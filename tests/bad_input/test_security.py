@@ -15,7 +15,8 @@ from scoreonce.pipeline.templates.renderer import chat_renderer
 from scoreonce.pipeline.text.quarantine import RowError
 from scoreonce.schemas.errors import InputError, printable
 from scoreonce.stages import cli
-from scoreonce.stages.models.loading import load_model, load_tokenizer
+from scoreonce.stages.models.loading import load_model
+from scoreonce.stages.models.tokenizers import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for folder in ("schemas", "pipeline", "stages") for path in sorted((ROOT / folder).rglob("*.py"))]

@@ -86,7 +86,8 @@ def written_by(
     """Rows of what a model writes to prompts, `count` each, at temperature 1: stands for `scoreonce sample`."""
     import torch
 
-    from scoreonce.stages.models.loading import load_model, load_tokenizer
+    from scoreonce.stages.models.loading import load_model
+    from scoreonce.stages.models.tokenizers import load_tokenizer
 
     tokenizer, policy = load_tokenizer(model), load_model(model, dtype="float32", device="cpu")
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ from scoreonce.schemas.manifests import PairsManifest, SpecialTokens
 from scoreonce.stages.audit import stage as audit
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def nothing_is_loaded(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("an audit loaded a model or a tokenizer")
 
-    monkeypatch.setattr(loading, "folder_of", refuse)
+    monkeypatch.setattr(folders, "folder_of", refuse)
 
 
 def missing_eos(world) -> int:

@@ -13,7 +13,7 @@ from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.compare import trials
 from scoreonce.stages.compare.plan import plan
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.scoring import model_scorer
 from scoreonce.stages.train import stage as train
@@ -136,7 +136,7 @@ def test_consent_reaches_the_trainings(prepared, monkeypatch, forgets_methods):
     with pytest.raises(InputError, match="allow-method-file"):
         comparison.compare(run)
     assert trials._flags(False) == {"train": [], "evaluate": []}
-    monkeypatch.setattr(loading, "trust_remote_code", True)
+    monkeypatch.setattr(folders, "trust_remote_code", True)
     assert trials._flags(True) == {
         "train": ["--trust-remote-code", "--allow-method-file"],
         "evaluate": ["--trust-remote-code"],

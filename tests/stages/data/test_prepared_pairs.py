@@ -15,7 +15,7 @@ from scoreonce.stages.common import digests, manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.prepared_pairs import data_settings, read_pairs, require_pairs
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.models.loading import load_tokenizer
+from scoreonce.stages.models.tokenizers import load_tokenizer
 from scoreonce.stages.raw.raw_data import local_inputs
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import stage as train

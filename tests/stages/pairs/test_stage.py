@@ -167,7 +167,7 @@ def test_ids_are_those_of_the_samples_where_the_text_has_them(tmp_path):
     run = run.replace({"judge.function": f"{tmp_path / 'length.py'}:score"})
     (tmp_path / "length.py").write_text(LENGTH)
     from scoreonce.schemas import identity
-    from scoreonce.stages.models.loading import load_tokenizer
+    from scoreonce.stages.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(run.reference.model)
     rows = sample_rows({"a?": [" no", " yes!"]})

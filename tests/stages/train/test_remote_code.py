@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, dynamic_module_utils
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate import stage as evaluate
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import folders
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
@@ -43,7 +43,7 @@ def own(world, tmp_path, monkeypatch):
     path.write_text(json.dumps(config))
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(sys, "path", [*sys.path])  # the cache is added to it
-    monkeypatch.setattr(loading, "trust_remote_code", True)
+    monkeypatch.setattr(folders, "trust_remote_code", True)
     world.prepare(world.random_pairs(16), world.random_pairs(4, seed=1))
     return world
 
@@ -65,7 +65,7 @@ def test_trusted_code_trains_is_saved_and_evaluated(own):
 
 
 def test_code_that_is_not_trusted_is_not_run(own, monkeypatch):
-    monkeypatch.setattr(loading, "trust_remote_code", False)
+    monkeypatch.setattr(folders, "trust_remote_code", False)
     (own.model() / "own.py").write_text("raise SystemExit('the code was run')")
     with pytest.raises(InputError, match="configuration cannot be loaded") as raised:
         score.score(own.run())
