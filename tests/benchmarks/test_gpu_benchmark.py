@@ -27,7 +27,7 @@ sys.modules |= dict.fromkeys({ABSENT})
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_smoke_on_a_bare_machine(tmp_path):
     code = f"""{WITHOUT}
 import runpy

@@ -92,6 +92,7 @@ def test_scores_that_are_no_numbers(world, score):
     assert broken == {"rule_chosen_score_nan"} if score != score else not broken or broken == {"rule_chosen_score_inf"}
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_pairs_of_one_prompt(world):
     pairs = world.random_pairs(100_000)
     world.prepare([(pairs[0][0], chosen, rejected) for _, chosen, rejected in pairs])

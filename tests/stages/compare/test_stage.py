@@ -91,6 +91,7 @@ def test_a_training_that_fails_is_named_and_the_others_are_ranked(prepared, capl
         comparison.compare(run.replace({"train.learning_rate": 1e30, "compare.vary": {}}))
 
 
+@pytest.mark.slow
 def test_successive_halving_goes_on_with_the_largest_margins(prepared, trained, monkeypatch):
     """Nine candidates for a ninth of 9 steps, three for a third, one for all of it."""
     margins = {}

@@ -86,7 +86,9 @@ def small(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("given_test", "counts"), [(False, (1, 3)), (True, (1, 2))])
+@pytest.mark.parametrize(
+    ("given_test", "counts"), [pytest.param(False, (1, 3), marks=pytest.mark.long), (True, (1, 2))]
+)
 def test_the_same_files_by_any_number_of_processes(workplace, small, given_test, counts):
     """Held-out prompts split off, or given and then refused in the training data."""
     source = workplace.write(rows(100))
