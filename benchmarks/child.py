@@ -64,5 +64,13 @@ def _peak() -> int:
         peak: int = torch.cuda.max_memory_allocated()
         return peak
     # Not ru_maxrss: that starts from the size of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
+    return _status("VmHWM")
+
+
+def resident() -> int:
+    """Bytes of memory that this process has now."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    return 1024 * int(Path("/proc/self/status").read_text().partition(f"{name}:")[2].split()[0])

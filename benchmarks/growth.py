@@ -3,7 +3,7 @@
     python benchmarks/growth.py [--most 1000000] [--smoke]
     python benchmarks/growth.py --only pairs --pairs 100000 1000000 10000000 --score-most 3000000
 
-The latter writes scale.json and scale.md instead, after each number of pairs; larger ones than `--score-most` are
+The latter writes scale.json and scale.md instead, after each stage; larger numbers of pairs than `--score-most` are
 neither scored nor trained on.
 
 The model is tiny, so that what is not the model shows. Pairs go through `prepare`, `score` and the loading of `train`;
@@ -15,6 +15,7 @@ Writes benchmarks/results/growth.json and growth.md.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
@@ -45,6 +46,7 @@ TOKENS = 16_384  # of all pairs that a length is measured with
 REPEATS = 3
 STAGES = ("prepare", "audit", "score", "train")
 WITHOUT_MODEL = ("prepare", "audit")
+BY_PAIRS = [*(f"{stage}, s" for stage in STAGES), "train step, s"]
 MADE_AT_ONCE = 65_536
 MIB = 2**20
 RUN_FILE = """
@@ -79,25 +81,26 @@ def answered(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage(order: dict[str, Any]) -> dict[str, Any]:
-    """Seconds of one stage without the loading of its libraries."""
-    from scoreonce.stages import config
-    from scoreonce.stages.audit import stage as audit
-    from scoreonce.stages.common.paths import RunPaths
-    from scoreonce.stages.prepare import stage as prepare
-    from scoreonce.stages.score import stage as score
-    from scoreonce.stages.train import stage as train
+    """Seconds of one stage without the loading of its libraries, and what the process took with them loaded.
 
-    run, ends = config.load(order["run"]), child.step_ends()
+    Only this stage is loaded, as by its command: torch alone takes 400 MiB, which `prepare` and `audit` do without.
+    """
+    from scoreonce.stages import config
+    from scoreonce.stages.common.paths import RunPaths
+
+    name = order["stage"]
+    carry_out = getattr(importlib.import_module(f"scoreonce.stages.{name}.stage"), name)
+    ends = child.step_ends() if name == "train" else []
+    run, libraries = config.load(order["run"]), child.resident()
     started = time.time()
-    stages = {"prepare": prepare.prepare, "audit": audit.audit, "score": score.score, "train": train.train}
-    stages[order["stage"]](run)
-    seconds = time.time() - started
-    if order["stage"] != "train":
-        return {"seconds": seconds}
+    carry_out(run)
+    found = {"seconds": time.time() - started, "libraries, bytes": libraries}
+    if name != "train":
+        return found
     steps = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
     assert (RunPaths.of(run).training / "metrics.jsonl").exists()
     # Before its first step `train` reads the pairs; what a step takes may not depend on how many there are.
-    return {"seconds": ends[0] - started, "step, s": statistics.median(steps)}
+    return {**found, "seconds": ends[0] - started, "step, s": statistics.median(steps)}
 
 
 def passes(order: dict[str, Any]) -> dict[str, Any]:
@@ -159,22 +162,20 @@ def write_world(folder: Path, model: str, pairs: int) -> str:
 
 
 def by_pairs(folder: Path, counts: Sequence[int], score_most: float = math.inf) -> Iterator[dict[str, Any]]:
-    """Seconds and peak memory of each stage by number of pairs, after each number. What was made is removed."""
+    """Seconds and peak memory of each stage by number of pairs, after each stage. What was made is removed."""
     model, rows = _model(folder, TINY), []
-    for count in counts:
+    for count in sorted(counts):
         world = folder / f"pairs-{count}"
-        run, names = write_world(world, model, count), STAGES if count <= score_most else WITHOUT_MODEL
-        stages = {name: child.ask("growth", folder, do="stage", stage=name, run=run) for name in names}
-        row = {
-            "pairs": count,
-            **{f"{name}, s": found["seconds"] for name, found in stages.items()},
-            **({"train step, s": stages["train"]["step, s"]} if "train" in stages else {}),
-            **{f"{name}, bytes": found["peak, bytes"] for name, found in stages.items()},
-        }
+        run, row = write_world(world, model, count), {"pairs": count}
+        rows.append(row)
+        for name in STAGES if count <= score_most else WITHOUT_MODEL:
+            found = child.ask("growth", folder, do="stage", stage=name, run=run)
+            row[f"{name}, s"] = found["seconds"]
+            if "step, s" in found:
+                row["train step, s"] = found["step, s"]
+            row |= {f"{name}, bytes": found["peak, bytes"], f"{name}, libraries, bytes": found["libraries, bytes"]}
+            yield {"rows": rows, "exponents": _exponents(rows, "pairs", BY_PAIRS, last=2)}
         shutil.rmtree(world)
-        rows = sorted([*rows, row], key=lambda row: row["pairs"])
-        costs = [name for name in rows[0] if name.endswith(", s")]
-        yield {"rows": rows, "exponents": _exponents(rows, "pairs", costs, last=2)}
 
 
 def by_length(folder: Path, lengths: Sequence[int], tokens: int) -> dict[str, Any]:
@@ -304,11 +305,17 @@ def page(figures: dict[str, Any]) -> str:
 
 
 def _table(part: dict[str, Any]) -> str:
-    names = list(part["rows"][0])
+    names = _columns(part["rows"])
     lines = [names, ["---"] * len(names), *([_cell(name, row.get(name)) for name in names] for row in part["rows"])]
     if found := part.get("exponents"):
         lines.append(["exponent", *(f"**{found[name]:.2f}**" if name in found else "" for name in names[1:])])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines).replace(", bytes |", ", MiB |")
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    """The columns of any of the rows: the size, then times, then bytes; without those of the libraries."""
+    names = list(dict.fromkeys(name for row in rows for name in row if not name.endswith("libraries, bytes")))
+    return sorted(names, key=lambda name: name.endswith("bytes"))
 
 
 def _cell(name: str, value: float | None) -> str:
