@@ -35,6 +35,7 @@ from scoreonce.stages.score.reference_table import write_reference_table
 from scoreonce.stages.scoring.estimate import ScoringEstimate, estimate_scoring
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import ScoringResult, score_completions
+from scoreonce.stages.sharded.limits import require_all_bits
 from scoreonce.stages.store.parts import Part
 from scoreonce.stages.store.store import ReferenceStore
 
@@ -98,6 +99,7 @@ def _jobs(run: Run, part: str | None) -> Iterator[tuple[Run, ScoringJob]]:
     """
     wanted = None if part is None else Part.parse(part)
     require_engine(run, part)
+    _require_can_be_sharded(run)
     require_pairs(run)
     yield run, ScoringJob.of(run, part=wanted)
     paths, sums = RunPaths.of(run), {"full_vocab": "none", "embeddings": False, "mismatched": False}
@@ -105,6 +107,20 @@ def _jobs(run: Run, part: str | None) -> Iterator[tuple[Run, ScoringJob]]:
         logger.info("%s: %s", name, reference.model)
         own = run.model_copy(update={"reference": reference, "score": run.score.model_copy(update=sums)})
         yield own, replace(ScoringJob.of(own, part=wanted), paths=paths.of_other(name))
+
+
+def _require_can_be_sharded(run: Run) -> None:
+    """Raise `InputError` where one of the models would be in parts and cannot: before the first of them is scored."""
+    compute, size = run.compute, run.score.group_size
+    in_parts = {
+        f"compute.shard = {compute.shard!r}": compute.shard in ("full", "hybrid"),
+        "compute.offload = true": compute.offload,
+        f"score.group_size = {size}": size > 1,
+    }
+    for asked in (setting for setting, holds in in_parts.items() if holds):
+        require_all_bits(run.reference, asked)
+        for name, reference in run.reference.other.items():
+            require_all_bits(reference, asked, section=f"reference.other.{name}")
 
 
 def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:

@@ -69,7 +69,7 @@ def _with_shard(job: ScoringJob) -> Compute:
     from scoreonce.stages.memory.peaks import Sharing
     from scoreonce.stages.models.loading import resolve_device
     from scoreonce.stages.sharded.choice import choose_shard
-    from scoreonce.stages.sharded.load import require_all_bits
+    from scoreonce.stages.sharded.limits import require_all_bits
 
     def peak(sharing: Sharing) -> Peak:
         counted = peaks.counted_scoring(
@@ -82,7 +82,7 @@ def _with_shard(job: ScoringJob) -> Compute:
         return peaks.scoring(job.reference, job.compute, counted, sharing)
 
     device = resolve_device(job.compute.device)
-    require = partial(require_all_bits, job.reference, job.compute)
+    require = partial(require_all_bits, job.reference, f"compute.shard = {job.compute.shard!r}")
     chosen = choose_shard(job.compute, device, "scoring", peak, require=require)
     return job.compute.model_copy(update={"shard": chosen})
 

@@ -25,12 +25,12 @@ from scoreonce.pipeline.forward import sharding
 from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
 from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.forward.sharding import own_part
-from scoreonce.schemas.errors import InputError
-from scoreonce.stages.config import Compute, Reference, Run
+from scoreonce.stages.config import Compute, Run
 from scoreonce.stages.models import adapters, folders, lineage, loading, policy
 from scoreonce.stages.models.empty import without_weights
 from scoreonce.stages.models.lineage import Start
 from scoreonce.stages.sharded import tensors
+from scoreonce.stages.sharded.limits import require_no_adapter
 from scoreonce.stages.sharded.processes import on_first
 from scoreonce.stages.weights import policy_manifest
 from scoreonce.stages.weights.finite import not_finite
@@ -96,7 +96,7 @@ def empty_policy(run: Run) -> EmptyModel:
     """
     start, settings, cpu = lineage.start_of(run), run.train, torch.device("cpu")
     if settings.lora_rank or settings.lora_continue:
-        _require_no_adapter(start)
+        require_no_adapter(start.adapter)
         dtype = getattr(torch, lineage.dtype_of(run))
         empty = _first_loads(start, dtype, lambda: policy.load(run, cpu))
         if not empty.loaded:
@@ -134,27 +134,6 @@ def _with_adapter(empty: EmptyModel, adapter: Path) -> EmptyModel:
 def _names(model: nn.Module) -> dict[Tensor, str]:
     """The name of each parameter and buffer; a tied one has one."""
     return {tensor: name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-
-
-def require_all_bits(reference: Reference, compute: Compute) -> None:
-    """Raise `InputError` for a model in 4 bits."""
-    if reference.quantization:
-        raise InputError(
-            "A model in 4 bits is not sharded.",
-            found=f"reference.quantization = {reference.quantization!r}, compute.shard = {compute.shard!r}",
-            where="compute.shard",
-            fix='Leave out reference.quantization, or set compute.shard = "none".',
-        )
-
-
-def _require_no_adapter(start: Start) -> None:
-    if start.adapter:
-        raise InputError(
-            "LoRA on a model with an adapter is not sharded.",
-            found=f"an adapter at {start.adapter}",
-            where="compute.shard",
-            fix='Merge the adapter first (`scoreonce merge`), or set compute.shard = "none".',
-        )
 
 
 def _empty(start: Start, dtype: torch.dtype) -> EmptyModel:

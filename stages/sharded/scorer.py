@@ -19,7 +19,8 @@ from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.models import lineage, loading, policy
-from scoreonce.stages.sharded.load import empty_policy, few_layers, require_all_bits
+from scoreonce.stages.sharded.limits import require_all_bits, require_no_adapter
+from scoreonce.stages.sharded.load import empty_policy, few_layers
 from scoreonce.stages.sharded.processes import on_first
 
 
@@ -71,8 +72,11 @@ def sharded_scorer(
     return scorer, outcome.probe, router
 
 
-def require_can_be_sharded(run: Run, method: Method) -> None:
-    """Raise `InputError` where the run asks for something that needs a whole model on every process."""
+def require_can_be_sharded(run: Run, method: Method | None) -> None:
+    """Raise `InputError` where the run asks for something that needs a whole model on every process.
+
+    `method`: None where it comes from a file whose code has not run; then what it reads is not looked at.
+    """
     settings = run.train
     if settings.optimizer not in ELEMENTWISE:
         raise InputError(
@@ -81,7 +85,9 @@ def require_can_be_sharded(run: Run, method: Method) -> None:
             where="train.optimizer",
             fix=f"Use one of: {', '.join(ELEMENTWISE)}.",
         )
-    require_all_bits(run.reference, run.compute)
+    require_all_bits(run.reference, f"compute.shard = {run.compute.shard!r}")
+    if settings.lora_rank or settings.lora_continue:
+        require_no_adapter(lineage.start_of(run).adapter)
     if run.compute.offload_optimizer:
         raise InputError(
             "The optimizer of a sharded model is not offloaded.",
@@ -97,7 +103,11 @@ def require_can_be_sharded(run: Run, method: Method) -> None:
             where="[train] of the run file",
             fix='Leave these out, or set compute.shard = "none".',
         )
-    if settings.full_vocab == "live" and PolicyColumns.of(method.reads).needs("distributions", "hidden states"):
+    if (
+        method
+        and settings.full_vocab == "live"
+        and PolicyColumns.of(method.reads).needs("distributions", "hidden states")
+    ):
         raise InputError(
             f"{method.name} would need a second whole model on every process.",
             found=f'train.full_vocab = "live", compute.shard = {run.compute.shard!r}',

@@ -13,7 +13,8 @@ from scoreonce.pipeline.head.log_probs import Head
 from scoreonce.stages.config import Compute, Reference
 from scoreonce.stages.models import loading
 from scoreonce.stages.models.lineage import Start
-from scoreonce.stages.sharded.load import empty_reference, few_layers, require_all_bits
+from scoreonce.stages.sharded.limits import require_all_bits
+from scoreonce.stages.sharded.load import empty_reference, few_layers
 from scoreonce.stages.sharded.processes import on_first
 
 
@@ -34,7 +35,7 @@ def sharded_reference(
 
     Raises `InputError`, on every process, as loading a whole model and choosing its layout do.
     """
-    require_all_bits(reference, compute)
+    require_all_bits(reference, f"compute.shard = {compute.shard!r}")
     start = Start(reference.model, reference.revision, reference.adapter)
     dtype = getattr(torch, reference.dtype)
     multiple = sequence_multiple(compute.budget(device.type))

@@ -8,6 +8,7 @@ from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.evaluate.stage import evaluate
 from scoreonce.stages.models.adapters import deprecations_ignored
@@ -82,3 +83,22 @@ def test_two_processes_score_and_evaluate_models_with_an_adapter(world):
     ]
     assert_frame_equal(*tables, abs_tol=1e-4)
     assert (tables[0]["policy_chosen_logps"] - tables[0]["ref_chosen_logps"]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"reference": {"quantization": "nf4"}, "compute": {"shard": "full"}}, ["reference.quantization", "'full'"]),
+        (
+            {"reference": {"other": {"plus": {"model": "m", "quantization": "nf4"}}}, "compute": {"shard": "hybrid"}},
+            ["reference.other.plus.quantization", "'hybrid'"],
+        ),
+        ({"reference": {"quantization": "nf4"}, "compute": {"offload": True}}, ["compute.offload = true"]),
+    ],
+)
+def test_a_model_in_4_bits_is_refused_before_any_is_scored(world, keys, found):
+    """Before the pairs are looked at, which are not prepared here, and before the reference of the second is scored."""
+    with pytest.raises(InputError, match="in 4 bits is not sharded") as caught:
+        score(world.run(**keys))
+    assert all(each in caught.value.found for each in found)
+    assert "compute.shard" in caught.value.fix

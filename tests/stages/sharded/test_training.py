@@ -122,10 +122,20 @@ def test_two_nodes_keep_a_copy_each(prepared):
     [
         ({"optimizer": "adafactor"}, "needs whole weights"),
         ({"method": "tdpo", "full_vocab": "live"}, "second whole model"),
+        ({"lora_rank": 2, "lora_dropout": 0.1}, "plain matrices"),
+        ({"lora_rank": 2, "lora_use_dora": True}, "plain matrices"),
+        ({"lora_rank": 2, "lora_modules_to_save": ["lm_head"]}, "plain matrices"),
+        ({"lora_rank": 2, "lora_targets": ["all-experts"]}, "plain matrices"),
+        ({"lora_rank": 2, "quantization": "nf4"}, "in 4 bits"),
+        ({"lora_rank": 2, "adapter": "an-adapter"}, "a model with an adapter"),
+        ({"lora_continue": True, "adapter": "an-adapter"}, "a model with an adapter"),
     ],
 )
 def test_what_needs_a_whole_model_is_refused(world, settings, what):
-    run = world.run(train={"method": "dpo", **settings}, compute={"shard": "full"})
+    """From the run file alone, so before a model is loaded: there is no such adapter."""
+    reference = {name: settings[name] for name in ("quantization", "adapter") if name in settings}
+    trained = {name: value for name, value in settings.items() if name not in reference}
+    run = world.run(reference=reference, train={"method": "dpo", **trained}, compute={"shard": "full"})
     with pytest.raises(InputError, match=what) as caught:
         require_can_be_sharded(run, methods.resolve(run.train.method, {}))
     assert all(part for part in (caught.value.found, caught.value.where, caught.value.fix))
