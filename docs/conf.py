@@ -7,7 +7,8 @@ author = "the scoreonce authors"
 version = release = installed("scoreonce")
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_fence_as_directive = ["math"]  # a block of maths as hosts of git write it
 myst_heading_anchors = 4  # links to sections work as they do on a host of git
 suppress_warnings = ["myst.header"]  # pages of a host of git may begin below a first heading
 

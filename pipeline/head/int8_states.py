@@ -31,7 +31,8 @@ class Int8States(NamedTuple):
 def quantised(hidden: Float[Tensor, "tokens hidden"]) -> Int8States:
     """Finite hidden states in 8 bits: scale = max |element| / 127 of a group, code = round(element / scale).
 
-    An error is at most half a scale, or 0.75 of one where the scale was rounded down and the code is cut off at 127.
+    An error is at most half a scale: one that bfloat16 rounds down, by at most 1/257, leaves the largest element at
+    127.5 scales at most. Below 127 * 2^-126 it is at most the element.
     """
     parts = [_quantised(part) for part in hidden.split(TOKENS_AT_ONCE)]
     return Int8States(*(torch.cat(column) for column in zip(*parts, strict=True)))

@@ -28,16 +28,65 @@ def test_codes_and_scales_by_hand():
     assert found[0, 4:32].tolist() == [0.0] * 28
 
 
-def test_a_scale_that_bfloat16_rounds_down_cuts_off_less_than_a_step():
-    """Largest element 127 * (1 + 3/1024): bfloat16 has 7 bits of fraction, so the scale becomes 1 and the code is cut
-    off from 127.37 at 127, an error of 0.37 of a scale. The others are off by at most half of one."""
+def test_a_scale_that_bfloat16_rounds_down_cuts_off_no_code():
+    """bfloat16 rounds a scale down by at most one part in 257, so the largest element is at most 127 * 257 / 256 =
+    127.496 scales: its code is 127 and, as for all others, the error at most half a scale. A thousand largest elements
+    between two powers of 2, which have every way to be rounded; the worst is just above a half-way point of bfloat16:
+    127 * (1 + 1/256) has the scale 1 (half-way, to even) and is off by 0.496."""
     generator = torch.Generator().manual_seed(0)
-    hidden = (torch.rand(50, 32, generator=generator) - 0.5) * 200
-    hidden[:, 7] = 127 * (1 + 3 / 1024)
+    largest = torch.cat([127 * torch.linspace(1, 2, 1_000), torch.tensor([127 * (1 + 1 / 256)])])
+    hidden = (2 * torch.rand(len(largest), 32, generator=generator) - 1) * largest.unsqueeze(1)
+    hidden[:, 7] = largest
     states = quantised(hidden)
-    assert states.scales.unique().tolist() == [1.0]
-    assert states.codes[:, 7].unique().tolist() == [127]
-    assert (restored(states, torch.float32) - hidden).abs().max() <= 0.5
+    scales = states.scales.float()
+    assert scales[-1].item() == 1.0
+    assert (scales <= largest.unsqueeze(1) / 127 * 257 / 256).all()
+    off = (restored(states, torch.float32) - hidden).abs() / scales
+    assert off[-1, 7].item() == pytest.approx(127 / 256, rel=1e-4)
+    assert off[:, 7].max() > 0.49
+    assert off.max() <= 0.5 + 1e-5  # the division is in float32
+
+
+def bounds(hidden, states, head):
+    """Of a token, in nats: the largest error of a log-prob, and of KL(exact || restored), by the proof of the note.
+
+    A logit is off by at most the sum over the groups of half a scale times the weights' absolute values there; a
+    soft-cap has no slope above 1. If no logit is off by more than r, no log-prob is by more than 2 r, and the KL is at
+    most the square of the range of errors, 2 r, over 8.
+    """
+    half = states.scales.double().repeat_interleave(32, 1)[:, : hidden.shape[1]] / 2
+    reach = abs(head.scale) * (half @ head.weight.double().abs().T).amax(1)
+    return 2 * reach, reach.square() / 2
+
+
+@pytest.mark.parametrize(("scale", "softcap"), [(1.0, None), (0.5, 3.0)])
+def test_the_error_of_a_distribution_is_within_its_bound(scale, softcap):
+    """Random states of a hundredth to ten times the usual size, under a random head."""
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(40, 72, generator=generator) * torch.logspace(-2, 1, 40).unsqueeze(1)
+    states = quantised(hidden)
+    near = restored(states, torch.float32)
+    head = Head(torch.randn(50, 72, generator=generator), None, scale, softcap)
+    error = state_error(hidden, near, head, torch.randint(0, 50, (40,), generator=generator))
+    largest_logp, largest_kl = bounds(hidden, states, head)
+    rounding = 1e-5
+    assert (error.logps.abs() <= largest_logp + rounding).all()
+    assert (error.kl <= largest_kl + rounding).all()
+    assert error.kl.max() > 10 * rounding
+
+
+def test_the_bound_is_met_where_all_errors_point_along_the_head():
+    """127 and 31 elements of -(1/2 - 1/64) have the scale 1 and become 127 and 0. With weights of 1/8 for one token and
+    -1/8 for the other, logits are off by 31 * (31/64) / 8 = 1.877, of at most 32 * (1/2) / 8 = 2. From logits of 14 and
+    -14, the log-prob of the second moves by all of the difference, 3.754 of at most 4."""
+    hidden = torch.full((1, 32), -(0.5 - 1 / 64))
+    hidden[0, 0] = 127.0
+    head = Head(torch.stack([torch.ones(32), -torch.ones(32)]) / 8, None)
+    states = quantised(hidden)
+    error = state_error(hidden, restored(states, torch.float32), head, torch.tensor([1]))
+    largest_logp, _ = bounds(hidden, states, head)
+    assert largest_logp.item() == 4.0
+    assert error.logps.abs().item() == pytest.approx(2 * 31 * (31 / 64) / 8, rel=1e-4)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-30, 3e38])

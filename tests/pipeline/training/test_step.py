@@ -115,6 +115,8 @@ TRAINABLE = [
     if PolicyColumns.of(method.reads).names == {column for column in method.reads if column.startswith("policy_")}
 ]
 
+COUPLED = [name for name in TRAINABLE if methods.METHODS[name].batch_coupled]
+
 
 @pytest.mark.parametrize("name", [*TRAINABLE, *COMPOSED])
 def test_micro_batches_change_nothing(name):
@@ -197,8 +199,20 @@ def test_sft_loss_is_the_token_mean():
     assert outcome.loss.item() == pytest.approx(-float(tokens.double().mean()), rel=1e-12)
 
 
-@pytest.mark.parametrize("name", ["dpo", "beta_dpo", "alpha_dpo", "bco", "aot", "kto", "cal_dpo"])
-@pytest.mark.parametrize("budget", [10**6, 40])
+@pytest.mark.parametrize("name", COUPLED)
+def test_gradient_of_coupled_pairs_is_that_of_the_whole_graph(name):
+    """Against autograd from the loss of all pairs through method and model at once, without columns between them."""
+    step, rows, columns, _ = step_of(name)
+    step(rows, columns, step.method.init_state(), 40)
+    fresh, *_ = step_of(name)
+    together = PolicyColumns.of(step.method.reads).from_scores(TokenScorer(fresh.scorer.model, "padded")(rows))
+    fresh.method.run({**columns, **together}, fresh.method.init_state()).loss.backward()
+    assert_same_gradient(flat_gradient(step), flat_gradient(fresh))
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"), [("dpo", 10**6), ("dpo", 40), ("beta_dpo", 10**6), *((name, 40) for name in COUPLED)]
+)
 def test_two_processes_sum_to_one(name, budget):
     """Two processes, one after the other, whose columns are added up as gathering does, gradients averaged as DDP."""
     whole, _, _ = gradients(name, 10**6)
