@@ -19,11 +19,13 @@ from markupsafe import Markup
 from scoreonce.pipeline.pages.numbers import is_number
 
 PALETTE = 8
+TEXT = 11  # the smallest text in a chart, CSS pixels
 CHANCE = 0.5
 # Stands for the data of a chart until `specification` adds them.
 ROWS = alt.NamedData("rows")
-# A figure's size in CSS pixels where no script fits it to its column: about the width of a column, or of a phone.
-FIGURE_WIDTH, STRIP_WIDTH, STRIP_HEIGHT, STRIP_MARGIN = 356, 288, 34, 10
+# A figure's size in CSS pixels where no script fits it to its column: the least width that the style sheet gives it, so
+# that its text is never drawn smaller than it is.
+FIGURE_WIDTH, STRIP_WIDTH, STRIP_HEIGHT, STRIP_MARGIN = 356, 240, 34, 10
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 _AXIS = {
     "labelColor": "var(--ink-2)",
@@ -31,8 +33,8 @@ _AXIS = {
     "gridColor": "var(--line)",
     "domainColor": "var(--line)",
     "tickColor": "var(--line)",
-    "labelFontSize": 11,
-    "titleFontSize": 11,
+    "labelFontSize": TEXT,
+    "titleFontSize": TEXT,
     "titleFontWeight": "normal",
     "labelPadding": 4,
 }
@@ -121,9 +123,9 @@ def interval_strip(
     return _strip(layers, rows, height=STRIP_HEIGHT, above=0)
 
 
-def strip_axis(domain: tuple[float, float]) -> dict[str, Any]:
-    """The axis above strips of the same domain."""
-    axis = alt.Axis(orient="top", title=None, grid=False, domain=False, ticks=False, tickCount=4, format=".2~f")
+def strip_axis(domain: tuple[float, float], form: str = ".2~f") -> dict[str, Any]:
+    """The axis above strips of the same domain; `form` is how its numbers are written, as d3 does."""
+    axis = alt.Axis(orient="top", title=None, grid=False, domain=False, ticks=False, tickCount=4, format=form)
     invisible = alt.Chart(ROWS).mark_point(opacity=0, aria=False).encode(x=_strip_x("at:Q", domain, axis))
     return _strip(invisible, [{"at": CHANCE}], height=1, above=20)
 

@@ -52,8 +52,9 @@ def _bars(legend: Sequence[tuple[str, str]], *, overlaid: bool, alone: bool) -> 
     )
     labels, paints = map(list, zip(*legend, strict=True))
     bars = alt.Chart(ROWS).encode(x=x, x2="high:Q", description="words:N")
+    axis = alt.Axis(tickCount=3, format=".2~g")
     drawn = bars.mark_rect(opacity=0.45 if overlaid else 0.75, aria=overlaid).encode(
-        y=alt.Y("density:Q", axis=None, scale=alt.Scale(nice=False)),
+        y=alt.Y("density:Q", title="share per unit", axis=axis, scale=alt.Scale(nice=False)),
         y2=alt.datum(0),
         color=alt.Color("series:N", legend=None, scale=alt.Scale(domain=labels, range=paints)),
     )

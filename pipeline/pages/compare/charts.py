@@ -11,6 +11,7 @@ import altair as alt
 from scoreonce.pipeline.pages.charts import CHANCE, ROWS, Chart, color, specification, values
 from scoreonce.pipeline.pages.compare.data import Comparison
 from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.scales import flattened, spread
 
 ACCURACY = alt.Axis(format=".0%", tickCount=5)
 
@@ -40,12 +41,16 @@ def against_drift(data: Comparison) -> list[Chart]:
 
 def _against_drift(data: Comparison, figure: Figure) -> Chart:
     rows, along = _rows(data), _along(data)
+    drifts, heights = ([row[key] for row in rows if is_number(row[key])] for key in ("drift", figure.name))
     base = alt.Chart(ROWS)
     x = alt.X(
-        "drift:Q", title="drift from the reference, nats per held-out token", axis=alt.Axis(grid=False, tickCount=6)
+        "drift:Q",
+        title="drift from the reference, nats per held-out token",
+        axis=alt.Axis(grid=False, tickCount=6),
+        scale=spread(drifts),
     )
     axis = alt.Axis(format=figure.format, tickCount=5)
-    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=axis, scale=alt.Scale(zero=False, padding=10))
+    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=axis, scale=spread(heights))
     shown = [
         alt.Tooltip(f"{figure.name}:Q", title=figure.name, format=figure.exact),
         alt.Tooltip("drift:Q", format=".3f"),
@@ -72,6 +77,8 @@ def _against_drift(data: Comparison, figure: Figure) -> Chart:
     caption = "One mark for each training, filled where its candidate is tied with the best. Higher and left is better."
     if along:
         caption += " Lines lead there, through the evaluations on the way: a sample of the held-out pairs."
+    if flattened(drifts) or flattened(heights):
+        caption += " One is far from the others, so the axis is logarithmic on both sides of zero."
     layers = [_chance(rows)] if figure.name == "accuracy" else []
     return Chart(
         f"{figure.name}-drift",

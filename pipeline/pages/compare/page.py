@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from scoreonce.pipeline.pages import kit
-from scoreonce.pipeline.pages.charts import color, interval_strip, svg
+from scoreonce.pipeline.pages.charts import color, interval_strip, strip_axis, svg
 from scoreonce.pipeline.pages.compare.charts import against_drift, by_setting
 from scoreonce.pipeline.pages.compare.data import Comparison, mean, of_candidate
 
 
 def render(data: Comparison) -> str:
     """The page, as HTML."""
+    domain = _domain(data)
     charts = [*against_drift(data), *by_setting(data)]
     return (
         kit.environment()
@@ -20,7 +21,8 @@ def render(data: Comparison) -> str:
             data=data,
             title="scoreonce compare",
             headline=_headline(data),
-            rows=_rows(data),
+            strip_axis=strip_axis(domain, ".0%"),
+            rows=_rows(data, domain),
             charts=charts,
             specs={chart.name: chart.spec for chart in charts},
             failed=[trial for trial in data.trials if trial.failure],
@@ -41,10 +43,14 @@ def _headline(data: Comparison) -> str:
     return f"Take {data.decision.recommended}" + (f", one of {tied} that are tied" if tied > 1 else "")
 
 
-def _rows(data: Comparison) -> list[dict[str, Any]]:
+def _domain(data: Comparison) -> tuple[float, float]:
+    """Ends of the axis of the strips."""
     ends = [0.5, *(end for row in data.standings.rows for end in (row.accuracy.low, row.accuracy.high))]
     room = 0.04 * (max(ends) - min(ends)) or 0.01
-    domain = min(ends) - room, max(ends) + room
+    return min(ends) - room, max(ends) + room
+
+
+def _rows(data: Comparison, domain: tuple[float, float]) -> list[dict[str, Any]]:
     return [
         {
             "standing": row,

@@ -13,9 +13,22 @@ from typing import Any
 
 import altair as alt
 import polars as pl
+import polars.selectors as cs
 
-from scoreonce.pipeline.pages.charts import PALETTE, ROWS, Chart, color, interval_strip, specification, values
+from scoreonce.pipeline.pages.charts import (
+    PALETTE,
+    ROWS,
+    TEXT,
+    Chart,
+    color,
+    interval_strip,
+    specification,
+    strip_axis,
+    values,
+)
+from scoreonce.pipeline.pages.numbers import is_number
 from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
+from scoreonce.pipeline.pages.scales import FLAT, flattened, groups, spread
 from scoreonce.schemas.metrics import (
     ACCURACIES,
     BETA_MAX,
@@ -48,6 +61,7 @@ class Curve:
     high: str | None = None
     format: str = ".4~g"
     smooth: bool = True
+    spikes: bool = False  # drawn on a logarithmic axis where some step is far above the others
 
 
 CURVES = (
@@ -61,7 +75,7 @@ CURVES = (
     ),
     Curve(REWARDS_CHOSEN, "Chosen reward", "Below zero, the chosen side is less likely than under the reference."),
     Curve(REWARDS_REJECTED, "Rejected reward", "β times the log-ratio of the rejected completions."),
-    Curve(GRAD_NORM, "Gradient norm", "Before clipping."),
+    Curve(GRAD_NORM, "Gradient norm", "Before clipping.", spikes=True),
     Curve(LEARNING_RATE, "Learning rate", "As the scheduler set it.", format=".2~g", smooth=False),
     Curve(
         BETA_MEAN,
@@ -81,8 +95,11 @@ def dash(index: int) -> int:
 
 
 def training_curves(runs: Sequence[RunRecord]) -> list[Chart]:
-    """One chart per metric that some run has, all runs in each; β and kept share only where they ever vary."""
-    return [_curve(curve, runs) for curve in CURVES if _worth_drawing(curve, runs)]
+    """For each metric that some run has a chart of all runs; β and kept share only where they ever vary.
+
+    Runs that would flatten the others have a chart of their own, after it.
+    """
+    return [chart for curve in CURVES if _worth_drawing(curve, runs) for chart in _charts_of(curve, runs)]
 
 
 def _worth_drawing(curve: Curve, runs: Sequence[RunRecord]) -> bool:
@@ -91,12 +108,43 @@ def _worth_drawing(curve: Curve, runs: Sequence[RunRecord]) -> bool:
     return len(known) > (1 if curve.metric in (BETA_MEAN, KEPT) else 0)
 
 
-def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
+def _charts_of(curve: Curve, runs: Sequence[RunRecord]) -> list[Chart]:
     aggregates = {"": (curve.metric, pl.Expr.mean)}
     if curve.low and curve.high:
         aggregates |= {"_low": (curve.low, pl.Expr.min), "_high": (curve.high, pl.Expr.max)}
     table = _grouped(runs, aggregates)
-    drawn = [index for index in range(len(runs)) if f"r{index}" in table.columns]
+    known = known_ends(table, runs)
+    spikes = curve.spikes and _spikes(table, list(known))
+    parts = [sorted(known)] if spikes else groups(known)
+    return [_curve(curve, runs, table, part, number, spikes=spikes) for number, part in enumerate(parts)]
+
+
+def known_ends(table: pl.DataFrame, runs: Sequence[RunRecord]) -> dict[int, tuple[float, float]]:
+    """The smallest and largest value of each run in a table of columns `r<i>`; runs without a value are left out."""
+    columns = {i: table[f"r{i}"].drop_nulls() for i in range(len(runs)) if f"r{i}" in table.columns}
+    finite = {i: column.filter(column.is_finite()) for i, column in columns.items()}
+    return {i: (float(column.min()), float(column.max())) for i, column in finite.items() if len(column)}  # type: ignore[arg-type]
+
+
+def titled(title: str, caption: str, runs: Sequence[RunRecord], part: Sequence[int], number: int) -> tuple[str, str]:
+    """Title and caption of a chart; of one after the first, with the runs that would flatten those in the first."""
+    if not number:
+        return title, caption
+    names = ", ".join(runs[i].label for i in part)
+    return f"{title} of {names}", f"On a scale of {'its' if len(part) == 1 else 'their'} own. {caption}"
+
+
+def _spikes(table: pl.DataFrame, drawn: Sequence[int]) -> bool:
+    """Whether some step is far above the others, where all are positive, so that a logarithmic axis shows more."""
+    values = pl.concat([table[f"r{i}"].drop_nulls().alias("value") for i in drawn]) if drawn else pl.Series([1.0])
+    return float(values.min()) > 0 and float(values.max()) > FLAT * float(values.median())  # type: ignore[arg-type]
+
+
+def _curve(
+    curve: Curve, runs: Sequence[RunRecord], table: pl.DataFrame, drawn: Sequence[int], number: int, *, spikes: bool
+) -> Chart:
+    table = table.select("step", cs.matches(f"^r({'|'.join(map(str, drawn))})(_|$)"))
+    scale = alt.Scale(type="log", nice=False) if spikes else alt.Scale(zero=False)
     base = alt.Chart(ROWS)
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
     axis = alt.Axis(format=curve.format, tickCount=4)
@@ -106,17 +154,22 @@ def _curve(curve: Curve, runs: Sequence[RunRecord]) -> Chart:
         if f"r{i}_low" in table.columns
     ]
     reach = table.height // 32 if curve.smooth else 0
-    raw = [line(base, x, axis, f"r{i}", i, opacity=0.22) for i in drawn] if reach else []
+    raw = [line(base, x, axis, f"r{i}", i, scale, opacity=0.22) for i in drawn] if reach else []
     smoothed = base.transform_window(frame=[-reach, reach], **{f"s{i}": f"mean(r{i})" for i in drawn})
-    lines = [line(smoothed, x, axis, f"s{i}", i) for i in drawn]
+    lines = [line(smoothed, x, axis, f"s{i}", i, scale) for i in drawn]
     tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
-    layers = alt.layer(*bands, *raw, *lines, hover(base, x, tips, f"hover_{_name(curve.metric)}"))
-    return Chart(_name(curve.metric), curve.title, curve.caption, specification(layers, rounded(table), height=170))
+    name = f"{_name(curve.metric)}{f'-{number}' if number else ''}"
+    layers = alt.layer(*bands, *raw, *lines, hover(base, x, tips, f"hover_{name.replace('-', '_')}"))
+    title, caption = titled(curve.title, curve.caption, runs, drawn, number)
+    caption += " The axis is logarithmic." if spikes else ""
+    return Chart(name, title, caption, specification(layers, rounded(table), height=170))
 
 
-def line(base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, opacity: float = 1) -> alt.Chart:
+def line(
+    base: alt.Chart, x: alt.X, axis: alt.Axis, column: str, index: int, scale: alt.Scale, opacity: float = 1
+) -> alt.Chart:
     """The line of a column in the colour and pattern of run `index`."""
-    y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=alt.Scale(zero=False))
+    y = alt.Y(f"{column}:Q", title=None, axis=axis, scale=scale)
     mark = base.mark_line(color=color(index), strokeWidth=1.75, strokeDash=_DASHES[dash(index)], opacity=opacity)
     return mark.encode(x=x, y=y)
 
@@ -152,9 +205,10 @@ def _grouped(runs: Sequence[RunRecord], aggregates: Mapping[str, tuple[str, Any]
 
 
 def bands_of(runs: Sequence[RunRecord], column: str) -> list[tuple[int, Chart]]:
-    """One chart per run of a quantity's quantiles over the steps, all on one scale, with the index of its run.
+    """One chart per run of a quantity's quantiles over the steps, with the index of its run.
 
-    `column` is `margin` or `beta`. A run in which it is constant has none.
+    `column` is `margin` or `beta`. A run in which it is constant has none. All are on one scale, but for runs that
+    would flatten the others.
     """
     names = [f"{column}_p{q * 100:.0f}" for q in QUANTILES]
     known = [
@@ -164,8 +218,10 @@ def bands_of(runs: Sequence[RunRecord], column: str) -> list[tuple[int, Chart]]:
     ]
     ends = {i: _ends(table, names) for i, table in known if table.height}
     drawn = [(i, table) for i, table in known if i in ends and ends[i][0] < ends[i][1]]
-    domain = (min((ends[i][0] for i, _ in drawn), default=0), max((ends[i][1] for i, _ in drawn), default=1))
-    return [(i, _band(i, runs[i].label, column, names, table, domain)) for i, table in drawn]
+    parts = groups({i: ends[i] for i, _ in drawn})
+    domains = {i: (min(ends[j][0] for j in part), max(ends[j][1] for j in part)) for part in parts for i in part}
+    own = {i for part in parts[1:] for i in part}
+    return [(i, _band(i, runs[i].label, column, names, table, domains[i], own=i in own)) for i, table in drawn]
 
 
 def _ends(table: pl.DataFrame, names: list[str]) -> tuple[float, float]:
@@ -174,7 +230,14 @@ def _ends(table: pl.DataFrame, names: list[str]) -> tuple[float, float]:
 
 
 def _band(
-    index: int, label: str, column: str, names: list[str], table: pl.DataFrame, domain: tuple[float, float]
+    index: int,
+    label: str,
+    column: str,
+    names: list[str],
+    table: pl.DataFrame,
+    domain: tuple[float, float],
+    *,
+    own: bool,
 ) -> Chart:
     base = alt.Chart(ROWS)
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
@@ -187,7 +250,8 @@ def _band(
         base.mark_line(color=color(index), strokeWidth=1.75).encode(x=x, y=y[names[2]]),
         hover(base, x, tips, f"hover_{column}_{index}"),
     )
-    return Chart(f"{column}-{index}", label, "", specification(layers, rounded(table), height=150))
+    caption = "On a scale of its own." if own else ""
+    return Chart(f"{column}-{index}", label, caption, specification(layers, rounded(table), height=150))
 
 
 def reward_against_kl(
@@ -202,11 +266,12 @@ def reward_against_kl(
     labels = [str(entry["label"]) for entry in demo]
     scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
     base = alt.Chart(ROWS)
+    kls, means = ([row[key] for row in rows if is_number(row[key])] for key in ("kl", "mean"))
     x = alt.X(
         "kl:Q",
         title="KL from the reference, nats per sample",
         axis=alt.Axis(grid=False, tickCount=6),
-        scale=alt.Scale(nice=False, padding=18),
+        scale=spread(kls),
     )
     paint = alt.Color("label:N", scale=scale, legend=None)
     titles = {"mean": "true reward", "low": "low", "high": "high", "kl": "KL"}
@@ -214,7 +279,7 @@ def reward_against_kl(
         alt.Tooltip("label:N", title="run"),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()),
     ]
-    span = alt.Y("low:Q", title="true reward", scale=alt.Scale(zero=False, padding=10))
+    span = alt.Y("low:Q", title="true reward", scale=spread(means))
     layers: list[alt.Chart] = [
         base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
@@ -225,6 +290,8 @@ def reward_against_kl(
         caption += (
             f" Line: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
         )
+    if flattened(kls) or flattened(means):
+        caption += " One is far from the others, so the axis is logarithmic on both sides of zero."
     return Chart("reward-kl", "True reward against KL", caption, specification(alt.layer(*layers), rows, height=300))
 
 
@@ -235,7 +302,7 @@ def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
     return [
         base.mark_line(strokeDash=[4, 3], strokeWidth=1.5, color="var(--ink-3)"),
         base.mark_point(filled=True, size=30, opacity=1, color="var(--ink-3)").encode(tooltip=tips),
-        base.mark_text(align="left", dx=5, dy=9, fontSize=10, color="var(--ink-2)").encode(text="n:Q"),
+        base.mark_text(align="left", dx=5, dy=9, fontSize=TEXT, color="var(--ink-2)").encode(text="n:Q"),
     ]
 
 
@@ -248,8 +315,8 @@ def _name(metric: str) -> str:
     return metric.replace("/", "_")
 
 
-def accuracy_strips(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
-    """For each evaluated run, by label, its held-out accuracy with its interval, all on one scale that holds 0.5."""
+def accuracy_strips(runs: Sequence[RunRecord]) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """An axis, and for each evaluated run, by label, its held-out accuracy with its interval; the axis holds 0.5."""
     known = {
         run.label: tuple(run.summary[key] for key in ("accuracy_low", "accuracy", "accuracy_high"))
         for run in runs
@@ -258,6 +325,6 @@ def accuracy_strips(runs: Sequence[RunRecord]) -> dict[str, dict[str, Any]]:
     ends = [0.5, *(end for interval in known.values() for end in interval)]
     room = 0.04 * (max(ends) - min(ends)) or 0.01
     domain = min(ends) - room, max(ends) + room
-    return {
+    return strip_axis(domain, ".0%"), {
         run.label: interval_strip(domain, known[run.label], color(i)) for i, run in enumerate(runs) if run.evaluated
     }

@@ -11,8 +11,9 @@ import polars as pl
 
 from scoreonce.pipeline.evaluation.choice import Row, best_row
 from scoreonce.pipeline.pages.charts import ROWS, Chart, color, specification, values
-from scoreonce.pipeline.pages.report.charts import hover, line, rounded
+from scoreonce.pipeline.pages.report.charts import hover, known_ends, line, rounded, titled
 from scoreonce.pipeline.pages.report.data import RunRecord
+from scoreonce.pipeline.pages.scales import groups
 from scoreonce.schemas import held_out as h
 
 
@@ -56,14 +57,13 @@ def held_out_standings(runs: Sequence[RunRecord]) -> list[Standing]:
 
 
 def held_out_curves(runs: Sequence[RunRecord]) -> list[Chart]:
-    """One chart for each figure that some run has, all runs in each; a diamond marks the best step of a run."""
+    """For each figure that some run has a chart of all runs; a diamond marks the best step of a run.
+
+    Runs that would flatten the others have a chart of their own, after it.
+    """
     best = {standing.run.label: standing.best for standing in held_out_standings(runs)}
     drawn = [i for i, run in enumerate(runs) if run.held_out.height]
-    return [
-        _curve(curve, runs, [i for i in drawn if runs[i].held_out[curve.column].drop_nulls().len()], best)
-        for curve in CURVES
-        if any(runs[i].held_out[curve.column].drop_nulls().len() for i in drawn)
-    ]
+    return [chart for curve in CURVES for chart in _charts_of(curve, runs, drawn, best)]
 
 
 def _standing(run: RunRecord) -> Standing:
@@ -73,21 +73,37 @@ def _standing(run: RunRecord) -> Standing:
     return Standing(run, metric, len(rows), best_row(rows, metric), rows[-1], choice.get("policy_step"), stopped)
 
 
-def _curve(curve: Curve, runs: Sequence[RunRecord], drawn: Sequence[int], best: dict[str, Row | None]) -> Chart:
+def _charts_of(
+    curve: Curve, runs: Sequence[RunRecord], drawn: Sequence[int], best: dict[str, Row | None]
+) -> list[Chart]:
     table = pl.DataFrame(schema={"step": pl.Int64})
     for index in drawn:
         column = runs[index].held_out.select("step", pl.col(curve.column).alias(f"r{index}"))
         table = table.join(column, on="step", how="full", coalesce=True)
+    parts = groups(known_ends(table, runs))
+    return [_curve(curve, runs, table, part, number, best) for number, part in enumerate(parts)]
+
+
+def _curve(
+    curve: Curve,
+    runs: Sequence[RunRecord],
+    table: pl.DataFrame,
+    drawn: Sequence[int],
+    number: int,
+    best: dict[str, Row | None],
+) -> Chart:
+    table = table.select("step", *(f"r{i}" for i in drawn))
     base = alt.Chart(ROWS)
     x = alt.X("step:Q", title="step", axis=alt.Axis(tickMinStep=1, tickCount=5, grid=False))
-    axis = alt.Axis(format=curve.format, tickCount=4)
+    axis, scale = alt.Axis(format=curve.format, tickCount=4), alt.Scale(zero=False)
     # Runs are evaluated at steps of their own: a line goes over those of the others.
-    lines = [line(base.transform_filter(f"datum.r{i} !== null"), x, axis, f"r{i}", i) for i in drawn]
+    lines = [line(base.transform_filter(f"datum.r{i} !== null"), x, axis, f"r{i}", i, scale) for i in drawn]
     tips = [alt.Tooltip(f"r{i}:Q", title=runs[i].label, format=curve.format) for i in drawn]
     marks = [_mark(row, curve, i, x) for i in drawn if (row := best[runs[i].label]) and row[curve.column] is not None]
-    name = f"held_out_{curve.column}"
+    name = f"held_out_{curve.column}{f'_{number}' if number else ''}"
+    title, caption = titled(curve.title, curve.caption, runs, drawn, number)
     layers = alt.layer(*lines, *marks, hover(base, x, tips, f"hover_{name}"))
-    return Chart(name, curve.title, curve.caption, specification(layers, rounded(table.sort("step")), height=170))
+    return Chart(name, title, caption, specification(layers, rounded(table.sort("step")), height=170))
 
 
 def _mark(row: Row, curve: Curve, index: int, x: alt.X) -> alt.Chart:

@@ -34,6 +34,7 @@ def render(data: ReportData) -> str:
         colors.setdefault(record.label, "var(--ink-2)" if record.label == REFERENCE else own or color(len(colors)))
     marks = {run.label: dash(index) for index, run in enumerate(data.runs)}
     curves, held_out = training_curves(data.runs), held_out_curves(data.runs)
+    strip_axis, strips = accuracy_strips(data.runs)
     margins, betas = bands_of(data.runs, "margin"), bands_of(data.runs, "beta")
     scatter = reward_against_kl(data.demo, colors, data.best_of_n) if data.demo else None
     charts = [*curves, *held_out, *(chart for _, chart in margins + betas), *([scatter] if scatter else [])]
@@ -47,7 +48,8 @@ def render(data: ReportData) -> str:
             verdicts=[run for run in best_first(data.runs) if run.verdict],
             rules=_rules(data.runs),
             warnings=run_warnings(data),
-            strips=accuracy_strips(data.runs),
+            strip_axis=strip_axis,
+            strips=strips,
             svg=svg,
             colors=colors,
             marks=marks,

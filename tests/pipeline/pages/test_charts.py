@@ -53,9 +53,9 @@ def places(drawn, mark):
 
 
 def test_dots_of_all_strips_stand_on_one_axis():
-    """A strip is 288 wide with 10 left free on either side: 0, 1/4 and 1 stand at 0, 67 and 268 of its plot."""
+    """A strip is 240 wide with 10 left free on either side: 0, 1/4 and 1 stand at 0, 55 and 220 of its plot."""
     dots = [places(svg(interval_strip((0, 1), (at, at, at), "red")), "symbol")[-1][0] for at in (0.0, 0.25, 1.0)]
-    assert dots == pytest.approx([0, 67, 268])
+    assert dots == pytest.approx([0, 55, 220])
 
 
 def test_colours_stay_css_variables():

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import re
 
 import polars as pl
 import pytest
@@ -249,10 +250,11 @@ def test_chance_is_called_chance():
 def test_intervals_stand_on_one_axis_that_holds_one_half():
     """80 and 60 of 100: Wilson's ends 0.711 to 0.867 and 0.502 to 0.691; from 0.5 to 0.867, with 4% room."""
     runs = (record("dpo"), record("ipo", right=60, wrong=40), RunRecord("not evaluated"))
-    strips = accuracy_strips(runs)
+    axis, strips = accuracy_strips(runs)
     assert [*strips] == ["dpo", "ipo"]
     assert strips["dpo"]["datasets"]["rows"][0] == pytest.approx({"low": 0.7112, "at": 0.8, "high": 0.8666}, abs=1e-4)
     domains = {tuple(layer["encoding"]["x"]["scale"]["domain"]) for spec in strips.values() for layer in spec["layer"]}
+    domains.add(tuple(axis["encoding"]["x"]["scale"]["domain"]))
     ((low, high),) = domains
     assert (low, high) == pytest.approx((0.48534, 0.88126), abs=1e-4)
 
@@ -357,6 +359,55 @@ def test_curves_are_thinned_to_means_of_groups():
     rows = training_curves([run])[0].spec["datasets"]["rows"]
     assert len(rows) <= MAX_POINTS
     assert (rows[0]["step"], rows[0]["r0"]) == (7, 4.0)  # 1000 / 160 steps, rounded up, make a group
+
+
+def losses(label, first, last):
+    return record(label, metrics=metrics_with(loss=[first, (first + last) / 2, last]))
+
+
+def test_a_run_that_would_flatten_the_others_has_a_chart_of_its_own():
+    """Losses of 0.5 to 0.7, and of 5 to 25 in between."""
+    runs = [losses("dpo", 0.7, 0.5), losses("ipo", 25.0, 5.0), losses("rso", 0.69, 0.6)]
+    shared, own = training_curves(runs)
+    assert (shared.name, shared.title) == ("loss", "Loss")
+    assert shared.spec["datasets"]["rows"][0].keys() == {"step", "r0", "r2"}
+    assert (own.name, own.title) == ("loss-1", "Loss of ipo")
+    assert own.caption.startswith("On a scale of its own.")
+    assert own.spec["datasets"]["rows"][0].keys() == {"step", "r1"}
+
+
+def test_a_spike_of_the_gradient_norm_is_drawn_on_a_logarithmic_axis():
+    (spiked,) = training_curves([record(metrics=metrics_with(grad_norm=[1.0, 1.5, 400.0, 1.2]))])
+    (calm,) = training_curves([record(metrics=metrics_with(grad_norm=[1.0, 1.5, 4.0, 1.2]))])
+    kinds = [
+        {layer["encoding"]["y"]["scale"].get("type") for layer in each.spec["layer"][:-1]} for each in (spiked, calm)
+    ]
+    assert kinds == [{"log"}, {None}]
+
+
+def test_margins_that_would_flatten_the_others_have_a_scale_of_their_own():
+    """Four pairs a step, up to 4 nats in steps 1 to 40, and up to 4000."""
+    charts = bands_of([record("dpo"), record("ipo", margin=100.0), record("rso", margin=0.09)], "margin")
+    ends = {i: chart.spec["layer"][0]["encoding"]["y"]["scale"]["domain"][1] for i, chart in charts}
+    assert ends[0] == ends[2] < 5
+    assert ends[1] > 1000
+    assert [chart.caption for _, chart in charts] == ["", "On a scale of its own.", ""]
+
+
+def test_text_in_charts_is_large_enough_and_every_chart_has_both_axes():
+    demo = (demo_entry("reference", 0.0), demo_entry("dpo"))
+    points = ({"n": 1, "reward": 0.0, "low": 0.0, "high": 0.0, "kl_bound": 0.0},)
+    page = Page(render(ReportData(runs=(record("dpo"), record("ipo")), demo=demo, best_of_n=points)))
+    for name, spec in json.loads(page.scripts["charts"]).items():
+        sizes = re.findall(r'"(?:labelF|titleF|f)ontSize": ([\d.]+)', json.dumps(spec))
+        assert sizes, name
+        assert min(map(float, sizes)) >= 11, name
+        for channel in ("x", "y"):
+            axes = [
+                layer["encoding"][channel].get("axis", {}) for layer in spec["layer"] if channel in layer["encoding"]
+            ]
+            assert axes, name
+            assert None not in axes, name
 
 
 def test_a_constant_beta_is_not_drawn():
