@@ -14,6 +14,16 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.json_lines import read_lines
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def step_tables(paths: RunPaths) -> list[Path]:
     """The step log: steps.parquet, or the parts that an unfinished run has written so far, in order.
 

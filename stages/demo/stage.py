@@ -2,7 +2,8 @@
 
     scoreonce demo task configs/demo_sft.toml      texts of the task, a tokenizer, an untrained model
     scoreonce demo pairs configs/demo.toml         pairs sampled from the reference, labelled by the true reward
-    scoreonce demo judge configs/demo.toml         true reward and KL of the reference and of every policy
+    scoreonce demo judge configs/demo.toml         true reward and KL of the reference and of every policy, also at the
+                                                   steps of training that `train` kept checkpoints of
 
 Between these steps run the ordinary stages. Each step writes the input that the run file names: `task` writes
 `data.source` and `reference.model`, `pairs` writes `data.source`, `judge` writes <out>/demo.json for the report.
@@ -37,6 +38,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.demo import sampling
+from scoreonce.stages.demo.along import earlier_steps
 from scoreonce.stages.models import loading, tokenizers
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.scoring.model_scorer import ModelScorer
@@ -48,11 +50,11 @@ REFERENCE = "reference"
 
 @dataclass(frozen=True)
 class Size:
-    """Size of the demo; the defaults take five minutes on two cores, a third of it for starting ten commands."""
+    """Size of the demo; the defaults take less than five minutes of one core, a third of it to start ten commands."""
 
-    texts: int = 4000
-    pairs: int = 1000
-    judged: int = 256
+    texts: int = 3200
+    pairs: int = 800
+    judged: int = 192
     hidden: int = 128
     layers: int = 4
     max_new_tokens: int = 96
@@ -105,9 +107,11 @@ def pairs(run: Run, size: Size = Size()) -> None:
     )
 
 
-@at_address("train/*/model/*", writes="demo.json")
+@at_address("train/*/model/*", "train/*/checkpoints/*", writes="demo.json")
 def judge(run: Run, size: Size = Size()) -> None:
     """Sample from the reference and from every trained policy; write and print true reward and KL.
+
+    Of a policy also at the steps that have a checkpoint, for the same prompts with the same noise.
 
     Raises `InputError` if no policy has been trained.
     """
@@ -123,10 +127,20 @@ def judge(run: Run, size: Size = Size()) -> None:
     prompts = _prompts(run, size).judged
     tokenizer, reference = tokenizers.load_tokenizer(run.reference.model), _load(run.reference, run)
     entries = []
+
+    def judged(policy: ModelScorer, what: str) -> tuple[list[str], dict[str, Any]]:
+        rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, what)
+        texts = _texts(rows, tokenizer)
+        return texts, _figures(prompts, texts, _log_ratios(rows, policy, reference))
+
     for label, folder in {REFERENCE: run.reference.model, **policies}.items():
         policy = reference if label == REFERENCE else _load(Reference(model=folder, dtype=run.reference.dtype), run)
-        rows = _sample(causal_lm(policy.scorer.model), tokenizer, prompts, run.data.seed + 1, size, label)
-        entries.append(_judged(label, prompts, _texts(rows, tokenizer), _log_ratios(rows, policy, reference), size))
+        texts, figures = judged(policy, label)
+        entry = {"label": label, **figures, "samples": _shown(prompts[: size.shown], texts[: size.shown])}
+        if label != REFERENCE:
+            kept = earlier_steps(paths.out / "train" / label, policy)
+            entry["along"] = [{"step": step, **judged(policy, f"{label}, step {step}")[1]} for step in kept]
+        entries.append(entry)
     best = _best_of_n(prompts[: size.best_of_prompts], tokenizer, causal_lm(reference.scorer.model), run, size)
     files.write_json(paths.out / "demo.json", {"policies": entries, "best_of_n": best})
     logger.info("\n".join([*_standings(entries), f"written to {paths.out / 'demo.json'}"]))
@@ -240,23 +254,21 @@ def _best_of_n(
     ]
 
 
-def _judged(
-    label: str, prompts: Sequence[Prompt], texts: Sequence[str], log_ratios: npt.NDArray[np.float64], size: Size
-) -> dict[str, Any]:
-    rewards = [reward(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    mean, low, high = mean_interval(rewards)
-    samples = [
-        {"prompt": prompt.text, "text": text, "reward": points}
-        for prompt, text, points in zip(prompts, texts, rewards, strict=True)
-    ]
+def _figures(prompts: Sequence[Prompt], texts: Sequence[str], log_ratios: npt.NDArray[np.float64]) -> dict[str, float]:
+    mean, low, high = mean_interval([reward(prompt, text) for prompt, text in zip(prompts, texts, strict=True)])
     return {
-        "label": label,
         "true_reward_mean": mean,
         "true_reward_low": low,
         "true_reward_high": high,
         "kl_mean": float(log_ratios.mean()),
-        "samples": samples[: size.shown],
     }
+
+
+def _shown(prompts: Sequence[Prompt], texts: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {"prompt": prompt.text, "text": text, "reward": reward(prompt, text)}
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
 
 
 def _standings(entries: Sequence[dict[str, Any]]) -> list[str]:

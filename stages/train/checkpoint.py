@@ -36,6 +36,7 @@ from scoreonce.schemas.manifests import CheckpointManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.removal import remove
+from scoreonce.stages.data.training_runs import checkpoints, step_of
 from scoreonce.stages.sharded import tensors as sharded_tensors
 from scoreonce.stages.sharded.processes import on_first
 
@@ -139,16 +140,6 @@ def save(
         if step_of(old) not in needed:
             remove(old, inside=inside)
     return final
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was written."""
-    return int(checkpoint.name.removeprefix("step-"))
 
 
 def newest_sound(

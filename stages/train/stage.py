@@ -44,7 +44,7 @@ from scoreonce.stages.data.reference_scores import (
     require_reference,
     require_scores_of_pairs,
 )
-from scoreonce.stages.data.training_runs import metric_lines
+from scoreonce.stages.data.training_runs import checkpoints, metric_lines
 from scoreonce.stages.held_out import settings as held_out_settings
 from scoreonce.stages.held_out.sample import Sample
 from scoreonce.stages.memory import peaks
@@ -52,7 +52,7 @@ from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.outputs.at_address import at_address, require_one_machine
 from scoreonce.stages.sharded.choice import choose_shard
 from scoreonce.stages.sharded.scorer import require_can_be_sharded
-from scoreonce.stages.train import checkpoint, pair_filter
+from scoreonce.stages.train import pair_filter
 from scoreonce.stages.train.data import TrainingData, load_training_data
 from scoreonce.stages.train.estimate import TrainingEstimate, estimate_training
 from scoreonce.stages.train.step_log import WHOLE
@@ -282,7 +282,7 @@ def _only_run(accelerator: Accelerator, paths: RunPaths, restart: bool, timeout:
 def _plan(run: Run, paths: RunPaths, record: Lineage) -> dict[str, Any]:
     """What this process is about to do, as facts that have to be the same on all of them."""
     facts, there = record.model_dump(mode="json"), manifests.readable(Lineage, paths.lineage)
-    found = checkpoint.checkpoints(paths.training / "checkpoints")
+    found = checkpoints(paths.training / "checkpoints")
     return {
         "the settings of [train]": [
             facts["method"],

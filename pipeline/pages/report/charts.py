@@ -42,6 +42,7 @@ from scoreonce.schemas.metrics import (
     REWARDS_CHOSEN,
     REWARDS_REJECTED,
 )
+from scoreonce.schemas.samples import REFERENCE
 
 MAX_POINTS = 160
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
@@ -259,10 +260,10 @@ def reward_against_kl(
 ) -> Chart:
     """True reward of each policy's samples, with its interval, against the policy's KL from the reference.
 
-    With the curve of the best of n completions of the reference, at the most that their KL can be.
+    With the way of each policy there, through its checkpoints, and the curve of the best of n completions of the
+    reference, at the most that their KL can be.
     """
-    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
-    rows = [{"label": entry["label"], **{name: entry.get(key) for name, key in figures.items()}} for entry in demo]
+    rows = [{"label": entry["label"], **_reward_and_kl(entry)} for entry in demo]
     labels = [str(entry["label"]) for entry in demo]
     scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
     base = alt.Chart(ROWS)
@@ -285,14 +286,44 @@ def reward_against_kl(
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
     ]
     caption = "Higher and further left is better; bars span 95% intervals."
+    if ways := _ways(demo):
+        layers = [*_along_training(ways, paint, titles), *layers]
+        caption += " Solid lines: from the reference along training; small dots are checkpoints."
     if best_of_n:
         layers = [*_best_of_n(best_of_n), *layers]
         caption += (
-            f" Line: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
+            f" Dashed: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
         )
     if flattened(kls) or flattened(means):
         caption += " One is far from the others, so the axis is logarithmic on both sides of zero."
     return Chart("reward-kl", "True reward against KL", caption, specification(alt.layer(*layers), rows, height=300))
+
+
+def _reward_and_kl(entry: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
+    return {name: entry.get(key) for name, key in figures.items()}
+
+
+def _ways(demo: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points that each policy with checkpoints went through, in their order: reference, checkpoints, policy."""
+    start = [entry for entry in demo if entry["label"] == REFERENCE]
+    return [
+        {"label": entry["label"], "at": at, "step": each.get("step"), **_reward_and_kl(each)}
+        for entry in demo
+        if entry.get("along")
+        for at, each in enumerate([*start, *entry["along"], entry])
+    ]
+
+
+def _along_training(ways: Sequence[Mapping[str, Any]], paint: alt.Color, titles: Mapping[str, str]) -> list[alt.Chart]:
+    line = alt.Chart(values(ways)).mark_line(strokeWidth=1.5, opacity=0.7)
+    dots = alt.Chart(values(way for way in ways if way["step"] is not None)).mark_point(filled=True, size=30, opacity=1)
+    tips = [alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()]
+    tips = [alt.Tooltip("label:N", title="run"), alt.Tooltip("step:Q", format=","), *tips]
+    return [
+        line.encode(x="kl:Q", y="mean:Q", color=paint, order="at:Q"),
+        dots.encode(x="kl:Q", y="mean:Q", color=paint, tooltip=tips),
+    ]
 
 
 def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:

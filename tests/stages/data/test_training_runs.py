@@ -8,7 +8,7 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.json_lines import write_lines
-from scoreonce.stages.data.training_runs import metric_lines, step_tables
+from scoreonce.stages.data.training_runs import checkpoints, metric_lines, step_tables
 
 PARTS = ("steps/00000001-00000002.parquet", "steps/00000003-00000004.parquet")
 
@@ -77,3 +77,11 @@ def test_a_run_of_version_0_1_has_no_digests(paths):
     paths.training_log.unlink()
     assert step_tables(paths) == [paths.training / name for name in PARTS]
     assert len(metric_lines(paths)) == 4
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    """Seven digits come after six; what has no number is no checkpoint."""
+    for name in ("step-1000000", "step-999999", "step-000002", "step-000002.bak"):
+        (tmp_path / name).mkdir()
+    found = [path.name for path in checkpoints(tmp_path)]
+    assert found == ["step-000002", "step-999999", "step-1000000"]

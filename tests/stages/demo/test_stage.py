@@ -142,7 +142,8 @@ def test_the_whole_demo_in_little(runs):
     demo.pairs(preferences, TINY)
     for stage in ("prepare", "score"):
         command(stage, "configs/demo.toml")
-    command("train", "configs/demo.toml", "--method", "ipo", "--set", "train.max_steps=2")
+    steps = ("--set", "train.max_steps=3", "--set", "train.checkpoint_every=1")
+    command("train", "configs/demo.toml", "--method", "ipo", *steps)
     command("evaluate", "configs/demo.toml", "--method", "ipo")
     demo.judge(preferences, TINY)
     command("report", "configs/demo.toml")
@@ -150,10 +151,13 @@ def test_the_whole_demo_in_little(runs):
     assert [entry["label"] for entry in entries] == ["reference", "ipo"]
     reference, policy = entries
     assert reference["kl_mean"] == 0
-    assert policy["kl_mean"] != 0
     for entry in entries:
         assert entry["true_reward_low"] <= entry["true_reward_mean"] <= entry["true_reward_high"]
         assert len(entry["samples"]) == 2
+    assert [point["step"] for point in policy["along"]] == [1, 2]
+    # The first step warms up: its learning rate is 0.
+    assert policy["along"][0]["kl_mean"] == 0
+    assert len({0, policy["along"][1]["kl_mean"], policy["kl_mean"]}) == 3, "three different policies"
     page = Path("runs/demo/report.html").read_text(encoding="utf-8")
     assert "true reward" in page.lower()
     assert reference["samples"][0]["prompt"].strip() in page

@@ -741,16 +741,6 @@ def test_a_damaged_lineage_is_written_again_where_the_model_says_whose_it_is(pre
     assert "--restart" in raised.value.fix
 
 
-def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
-    """Seven digits come after six; what has no number is no checkpoint."""
-    from scoreonce.stages.train import checkpoint
-
-    for name in ("step-1000000", "step-999999", "step-000002", "step-000002.bak"):
-        (tmp_path / name).mkdir()
-    found = [path.name for path in checkpoint.checkpoints(tmp_path)]
-    assert found == ["step-000002", "step-999999", "step-1000000"]
-
-
 def test_a_dry_run_says_time_and_memory_and_writes_nothing(prepared, capsys):
     """40 pairs in steps of 8 over 1.5 epochs: 8 steps, the second epoch's last of three a full one."""
     run = prepared.run(train={"method": "beta_dpo", "batch_pairs": 8, "epochs": 1.5})

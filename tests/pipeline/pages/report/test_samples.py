@@ -123,5 +123,32 @@ def test_the_best_of_n_stands_beside_the_policies():
     assert all("rows" in source for source in sources[3:])
 
 
+def test_the_way_of_a_policy_leads_from_the_reference_through_its_checkpoints():
+    """Two runs, one with two checkpoints: four points of one line, of which the two checkpoints are dots."""
+
+    def entry(reward, kl, **more):
+        ends = {"true_reward_low": reward - 0.5, "true_reward_high": reward + 0.5}
+        return {"true_reward_mean": reward, "kl_mean": kl, **ends, **more}
+
+    along = [entry(2.5, 0.25, step=7), entry(3.0, 0.75, step=14)]
+    demo = (
+        entry(2.0, 0.0, label="reference"),
+        entry(3.5, 1.5, label="dpo", along=along),
+        entry(1.0, 9.0, label="ipo", along=[]),
+    )
+    found = Page(render(ReportData(runs=(RunRecord("dpo"), RunRecord("ipo")), demo=demo)))
+    line, dots, *_ = json.loads(found.scripts["charts"])["reward-kl"]["layer"]
+    assert (line["mark"]["type"], dots["mark"]["type"]) == ("line", "point")
+    drawn = [(row["label"], row["at"], row["step"], row["kl"], row["mean"]) for row in line["data"]["values"]]
+    assert drawn == [
+        ("dpo", 0, None, 0.0, 2.0),
+        ("dpo", 1, 7, 0.25, 2.5),
+        ("dpo", 2, 14, 0.75, 3.0),
+        ("dpo", 3, None, 1.5, 3.5),
+    ]
+    assert [row["step"] for row in dots["data"]["values"]] == [7, 14]
+    assert "along training" in found.text
+
+
 def test_an_empty_completion_has_a_place():
     assert side_by_side([REFERENCE, record("dpo", ["", "nobody at all"])])[0].answers[1].text == ""
