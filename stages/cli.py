@@ -126,7 +126,9 @@ app = typer.Typer(
 store_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify and clean the reference store."
 )
-demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The steps of `make demo`.")
+demo_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Steps of `make demo` and `make demo-chat`."
+)
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
 
@@ -719,6 +721,15 @@ def demo_judge(run: RunFile, sets: Sets = None) -> None:
     from scoreonce.stages.demo import stage as demo
 
     demo.judge(settings)
+
+
+@demo_app.command("chat")
+def demo_chat(run: RunFile, sets: Sets = None) -> None:
+    """Write the instruct model of the chat demo, and questions."""
+    settings = _load(run, sets)
+    from scoreonce.stages.demo.chat import chat
+
+    chat(settings)
 
 
 def run_command(arguments: list[str]) -> int:
