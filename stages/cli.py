@@ -126,9 +126,7 @@ app = typer.Typer(
 store_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify and clean the reference store."
 )
-demo_app = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Steps of `make demo` and `make demo-chat`."
-)
+demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Steps of `make demo` and `make demo-chat`.")
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
 

@@ -1,0 +1,66 @@
+"""A figure for each claim, as SVG: every training a faint dot, the means over seeds in full colour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import altair as alt
+import polars as pl
+import vl_convert
+from paired import chosen
+
+KL = "KL from the reference, nats"
+
+
+def draw(name: str, rows: pl.DataFrame, reference: float, path: Path) -> None:
+    """Write the figure of a claim; a dashed line is the reference's reward."""
+    best = chosen(rows)
+    if name == "beta_gap":
+        charts = [_lines(rows, alt.X("beta:Q", title="β").scale(type="log"), "part")]
+    elif name in ("beta_noise", "known_flips"):
+        charts = [_lines(best, alt.X("flips:Q", title="share of flipped labels").axis(format="%"), "arm")]
+    elif name in ("learning_rates", "sft_deviation"):
+        rate = alt.X("learning_rate:Q", title="learning rate").scale(type="log")
+        charts = [_lines(rows, rate, "arm"), _lines(rows, rate, "arm", "test_kl", KL)]
+    elif name == "alpha_margin":
+        charts = [_dots(best)]
+    else:
+        charts = [_frontiers(rows)]
+    first = _with_reference(charts[0], reference, "x" if name == "alpha_margin" else "y")
+    sized = [each.properties(width=380, height=280) for each in (first, *charts[1:])]
+    spec = alt.hconcat(*sized).configure(background="white", font="sans-serif").to_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]) + "\n", encoding="utf-8")
+
+
+def _with_reference(chart: alt.LayerChart, reference: float, axis: str = "y") -> alt.LayerChart:
+    """The chart with a dashed line at the reference's reward."""
+    line = alt.Chart(alt.Data(values=[{"at": reference}])).mark_rule(strokeDash=[4, 3], color="gray")
+    return alt.layer(chart, line.encode(**{axis: "at:Q"}))
+
+
+def _lines(
+    rows: pl.DataFrame, x: alt.X, colour: str, measure: str = "test_reward", title: str = "true reward"
+) -> alt.LayerChart:
+    base = alt.Chart(rows).encode(x=x, color=alt.Color(f"{colour}:N", title=None, sort=None))
+    y = alt.Y(f"{measure}:Q", title=title).scale(zero=False)
+    mean = alt.Y(f"mean({measure}):Q", title=title).scale(zero=False)
+    return base.mark_circle(opacity=0.35).encode(y=y) + base.mark_line(point=True).encode(y=mean)
+
+
+def _dots(rows: pl.DataFrame) -> alt.LayerChart:
+    base = alt.Chart(rows).encode(y=alt.Y("arm:N", title=None, sort=None))
+    x = alt.X("test_reward:Q", title="true reward").scale(zero=False)
+    points = base.mark_circle(opacity=0.45).encode(x=x)
+    means = base.mark_tick(thickness=3, height=16).encode(x=alt.X("mean(test_reward):Q"))
+    return alt.layer(points, means)
+
+
+def _frontiers(rows: pl.DataFrame) -> alt.LayerChart:
+    base = alt.Chart(rows).encode(color=alt.Color("arm:N", title=None, sort=None))
+    means = rows.group_by("arm", "candidate", maintain_order=True).agg(pl.col("test_kl", "test_reward").mean())
+    x = alt.X("test_kl:Q", title=KL).scale(type="symlog", constant=1)
+    y = alt.Y("test_reward:Q", title="true reward").scale(zero=False)
+    return base.mark_circle(opacity=0.3).encode(x=x, y=y) + base.mark_line(point=True).encode(x=x, y=y).properties(
+        data=means
+    )

@@ -1,0 +1,173 @@
+"""The world in which claims are tested: a small reference model, and pairs with a known reward and known flips.
+
+The demo's postcards, cut to two sentences, so that a training takes seconds: a model of 150,000 parameters learns to
+write them, and writes two per prompt; the true reward says which is better. Each seed has pairs of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from scoreonce import Run, prepare, score, train
+from scoreonce.pipeline.demo.reward import reward
+from scoreonce.pipeline.demo.task import Prompt, Prompts, card, prompts
+from scoreonce.stages.demo import model as demo_model
+from scoreonce.stages.demo import sampling
+from scoreonce.stages.models import loading
+
+RUN_FILE = Path(__file__).parent / "run.toml"
+TASK_SEED = 0
+SENTENCES = 2
+PARTS = ("all", "low gap", "high gap")
+_SENTENCE = re.compile(r"[^.!?]+[.!?] ?")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the world is; `SMOKE` is for whether it runs."""
+
+    texts: int = 3000
+    pool: int = 3300  # prompts with two samples each; some are ties, which are left out
+    judged: tuple[int, int] = (96, 160)  # prompts of the validation and of the test split
+    pairs: int = 384  # of a training
+    hidden: int = 64
+    layers: int = 2
+    epochs: int = 2  # of the reference's training
+    new_tokens: int = 48
+
+
+SMOKE = Size(texts=64, pool=120, judged=(8, 8), pairs=16, hidden=16, layers=1, epochs=1, new_tokens=12)
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything under one folder; what is there is not made again."""
+
+    folder: Path
+    size: Size
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Disjoint prompts: of the reference's texts, of the pairs, and of the judged samples."""
+        return prompts(TASK_SEED, texts=self.size.texts, pairs=self.size.pool, judged=sum(self.size.judged))
+
+    @cached_property
+    def reference(self) -> str:
+        """The folder of the reference model, trained on the texts of the task."""
+        texts, untrained = self.folder / "texts.jsonl", self.folder / "untrained"
+        sft = self._run("sft", texts, str(untrained)).replace(
+            {
+                "data.format": "completion",
+                "train.method": "sft",
+                "train.learning_rate": 3e-3,
+                "train.epochs": self.size.epochs,
+            }
+        )
+        done = self.folder / "sft/train/sft/model"
+        if not done.exists():
+            draw = random.Random(TASK_SEED)
+            cards = [(prompt.text, _short(card(prompt, draw))) for prompt in self.prompts.texts]
+            _write(texts, ({"prompt": prompt, "completion": text} for prompt, text in cards))
+            demo_model.write(
+                untrained, list(map("".join, cards)), hidden=self.size.hidden, layers=self.size.layers, seed=TASK_SEED
+            )
+            prepare(sft)
+            train(sft)
+        return str(done)
+
+    def data(self, seed: int, flips: float, part: str) -> Run:
+        """The run of a data set, prepared and scored: a seed's pairs, of which a share `flips` has the wrong label.
+
+        The same draw decides for every share, so that a larger one flips the pairs of a smaller one and more. `part`
+        is the half of these pairs whose rewards differ less, or more.
+        """
+        name = f"seed{seed}-{part.replace(' ', '-')}-flips{flips:g}"
+        source = self.folder / f"{name}.jsonl"
+        run = self._run(name, source, self.reference)
+        if not source.exists():
+            _write(source, _labelled(self._part(seed, part), flips, random.Random(seed)))
+        prepare(run)
+        score(run)
+        return run
+
+    def _part(self, seed: int, part: str) -> list[dict[str, Any]]:
+        size = self.size.pairs
+        rows = [row for row in self._pool if row["chosen_score"] != row["rejected_score"]][seed * size :][:size]
+        if len(rows) < size:
+            raise ValueError(f"the pool has no {size} untied pairs for seed {seed}: enlarge `Size.pool`")
+        ranked = sorted(rows, key=lambda row: row["chosen_score"] - row["rejected_score"])
+        return {"all": rows, "low gap": ranked[: size // 2], "high gap": ranked[size // 2 :]}[part]
+
+    @cached_property
+    def _pool(self) -> list[dict[str, Any]]:
+        """Two samples of the reference per prompt, the better one as chosen."""
+        path = self.folder / "pool.jsonl"
+        if not path.exists():
+            asked = self.prompts.pairs
+            texts = samples(loading.load_model(self.reference, dtype="float32", device="cpu"), asked * 2, self)
+            first, second = texts[: len(asked)], texts[len(asked) :]
+            _write(path, map(_ordered, asked, first, second))
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def _run(self, name: str, source: Path, model: str) -> Run:
+        return Run.load(
+            str(RUN_FILE),
+            {
+                "out": str(self.folder / name),
+                "data.source": str(source),
+                "reference.model": model,
+                "score.store": str(self.folder / "store"),
+            },
+        )
+
+
+def samples(model: Any, asked: Sequence[Prompt], world: World) -> list[str]:
+    """One text per prompt, at temperature 1, each from noise of its own: the same for every model."""
+    tokenizer = loading.load_tokenizer(world.reference)
+    rows = sampling.sample(
+        model,
+        tokenizer,
+        [prompt.text for prompt in asked],
+        seed=TASK_SEED,
+        max_new_tokens=world.size.new_tokens,
+        batch=512,
+        description="samples",
+    )
+    return list(tokenizer.batch_decode([row.completions[0] for row in rows], skip_special_tokens=True))
+
+
+def _short(text: str) -> str:
+    heading, greeting, sentences, end = text.split("\n")
+    return "\n".join([heading, greeting, "".join(_SENTENCE.findall(sentences)[:SENTENCES]).strip(), end])
+
+
+def _ordered(prompt: Prompt, first: str, second: str) -> dict[str, Any]:
+    better, worse = sorted((first, second), key=lambda text: -reward(prompt, text))
+    return {
+        "prompt": prompt.text,
+        "chosen": better,
+        "rejected": worse,
+        "chosen_score": reward(prompt, better),
+        "rejected_score": reward(prompt, worse),
+    }
+
+
+def _labelled(rows: Iterable[dict[str, Any]], flips: float, draw: random.Random) -> Iterable[dict[str, Any]]:
+    """The pairs without their scores; a pair whose draw is below `flips` has its sides exchanged."""
+    for row in rows:
+        sides = ("rejected", "chosen") if draw.random() < flips else ("chosen", "rejected")
+        yield {"prompt": row["prompt"], "chosen": row[sides[0]], "rejected": row[sides[1]]}
+
+
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
