@@ -1,115 +1,245 @@
-"""What a sweep costs by `compare`, and by the same trainings each with a reference pass of its own.
+"""What a sweep of methods x betas x seeds costs: by `compare`, by runs that share nothing, and by TRL.
 
-    python benchmarks/sweep.py [--pairs 1000] [--seeds 2] [--smoke]
+    python benchmarks/sweep.py [--pairs 1000] [--seeds 2] [--model FOLDER] [--trl-runs 3] [--smoke]
 
-Two methods x two beta x seeds on real pairs with a real small model. `compare` scores once; a separate run prepares,
-scores, trains and evaluates in a folder of its own, as with a trainer that keeps no reference scores. Wall-clock, with
-the start of each command. Half of the separate runs come before the sweep, half after it.
+The same trainings on the same real pairs on all sides: DPO and IPO, two betas, `--seeds` seeds, one epoch, the policy
+evaluated on held-out pairs and saved. `compare` scores once; it is measured with one training and with all of them,
+which gives the line of its curve. A separate run prepares, scores, trains and evaluates in a folder of its own.
 
-Needs the shared real data (SCOREONCE_SHARED). Writes benchmarks/results/sweep.json and sweep.md. Nothing else may run
-beside it.
+TRL runs in a process for each training, twice: as it comes, which is with the reference loaded and 8 pairs in a
+micro-batch; and with precomputed log-probs, which it keeps in its cache for the next process, and the fastest of
+several micro-batches, searched first. `--trl-runs` of each are measured, of the latter the first with an empty cache.
+Wall-clock, with the start of each process. Half of the separate runs come before the sweep, half after it.
+
+Needs the shared real data (SCOREONCE_SHARED) and TRL. `--model` is another model than their Llama of 2.8 M parameters.
+Writes benchmarks/results/sweep.json, sweep.md and sweep.svg, with the model's name behind for another one. Nothing else
+may run beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import child
 import real_data
+from compared import curves
+from compared.curves import Cost
 from hh import command, write_pairs
+from peers import LEARNING_RATE, MICRO_BATCHES, SWEEP, TRLS_OWN, fastest
 
-METHODS, BETAS = ("dpo", "beta_dpo"), (0.05, 0.1)
+METHODS, BETAS = ("dpo", "ipo"), (0.05, 0.1)
 STAGES = ("prepare", "score", "train", "evaluate")
+COMPARE, SEPARATE, TRL, CACHED = "compare", "separate runs", "TRL", "TRL, cached, tuned"
+HELD_OUT, BATCH, MAX_LENGTH = 0.2, 32, 512
 RUN_FILE = """
 out = "{out}"
 [data]
-source = "{pairs}"
-columns = {{ source = "subset" }}
-max_length = 512
-test_share = 0.2
+source = "{pairs_file}"
+test_source = "{held_out_file}"
+max_length = {max_length}
 [reference]
 model = "{model}"
 [train]
-learning_rate = 5e-5
-batch_pairs = 32
-{more}
+learning_rate = {learning_rate}
+batch_pairs = {batch}
+max_steps = {steps}
 """
+Setting = tuple[str, float, int]  # method, beta, seed
 
 
-def measure(shared: Path, folder: Path, pairs: int, seeds: int, more: str) -> dict[str, Any]:
-    """Seconds of the sweep and of each separate run, by stage."""
-    data, model = folder / "pairs.jsonl", shared / "data/models/hh-llama-2.8M"
-    write_pairs(data, shared / "data/prefs/hh_rlhf_test.jsonl.gz", pairs)
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
 
-    def run_file(name: str) -> str:
-        path = folder / f"{name}.toml"
-        path.write_text(RUN_FILE.format(out=folder / name, pairs=data, model=model, more=more))
+    pairs: int
+    seeds: int
+    trl_runs: int
+    methods: int = len(METHODS)
+    separate: int | None = None  # separate runs, by default all
+    batch: int = BATCH
+    search: Sequence[int] = MICRO_BATCHES
+
+    @property
+    def settings(self) -> list[Setting]:
+        return list(itertools.product(METHODS[: self.methods], BETAS, range(self.seeds)))
+
+
+SMOKE = Size(pairs=20, seeds=1, trl_runs=2, methods=1, separate=1, batch=8, search=(2, 4))
+
+
+@dataclass
+class World:
+    """The files of all sides, and the runs measured so far."""
+
+    folder: Path
+    order: dict[str, Any]
+    alone: list[dict[str, Any]] = field(default_factory=list)
+    trls: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {TRL: [], CACHED: []})
+
+    @classmethod
+    def laid_out(cls, folder: Path, source: Path, model: Path, size: Size) -> World:
+        """The first pairs for training, the last HELD_OUT of them held out."""
+        write_pairs(folder / "all.jsonl", source, size.pairs)
+        rows = [json.loads(line) for line in (folder / "all.jsonl").read_text().splitlines()]
+        lines = [json.dumps({side: row[side] for side in ("prompt", "chosen", "rejected")}) for row in rows]
+        trained = round(len(lines) * (1 - HELD_OUT))
+        files = {"pairs_file": folder / "train.jsonl", "held_out_file": folder / "test.jsonl"}
+        for path, own in zip(files.values(), (lines[:trained], lines[trained:]), strict=True):
+            path.write_text("".join(f"{line}\n" for line in own))
+        order = {
+            **{name: str(path) for name, path in files.items()},
+            "pairs": trained,
+            "held out": len(lines) - trained,
+            "batch": size.batch,
+            "steps": trained // size.batch,
+            "max_length": MAX_LENGTH,
+            "model": str(model),
+            "device": "cpu",
+            "dtype": "float32",
+            "learning_rate": LEARNING_RATE,
+            "cache": str(folder / "cache"),
+            "names": SWEEP,
+        }
+        return cls(folder, order)
+
+    def run_file(self, name: str) -> str:
+        """A run file with an `out` of its own."""
+        path = self.folder / f"{name}.toml"
+        path.write_text(RUN_FILE.format(out=self.folder / name, **self.order))
         return str(path)
 
-    settings = list(itertools.product(METHODS, BETAS, range(seeds)))
-    alone: list[dict[str, Any]] = []
+    def compare(self, name: str, settings: Sequence[Setting]) -> tuple[dict[str, Any], float]:
+        """What `compare` found, and its seconds."""
+        methods, betas, seeds = (list(dict.fromkeys(values)) for values in zip(*settings, strict=True))
+        varied = ",".join(map(str, betas))
+        output, seconds = command(
+            "compare", self.run_file(name), "--method", ",".join(methods), "--set", f"train.beta={varied}",
+            "--seeds", str(len(seeds)),
+        )  # fmt: skip
+        print(output)
+        return json.loads((self.folder / name / "compare/compare.json").read_text()), seconds
 
-    def separate(some: Sequence[tuple[str, float, int]]) -> None:
-        for method, beta, seed in some:
-            run, sets = run_file(f"alone{len(alone)}"), ["--set", f"train.beta={beta}", "--set", f"train.seed={seed}"]
-            options = {"prepare": [], "score": []}
-            spent = {
-                stage: command(stage, run, *options.get(stage, ["--method", method, *sets]))[1] for stage in STAGES
-            }
-            alone.append({"method": method, "beta": beta, "seed": seed, **spent})
+    def separate(self, settings: Sequence[Setting]) -> None:
+        """Each setting in a folder of its own, stage by stage."""
+        for method, beta, seed in settings:
+            run, sets = self.run_file(f"alone{len(self.alone)}"), [f"train.beta={beta}", f"train.seed={seed}"]
+            varied = ["--method", method, *(word for each in sets for word in ("--set", each))]
+            spent = {stage: command(stage, run, *(varied if stage in STAGES[2:] else []))[1] for stage in STAGES}
+            self.alone.append({"method": method, "beta": beta, "seed": seed, **spent})
 
-    half = len(settings) // 2
-    separate(settings[:half])
-    betas = ",".join(map(str, BETAS))
-    swept = run_file("swept")
-    output, seconds = command(
-        "compare", swept, "--method", ",".join(METHODS), "--set", f"train.beta={betas}", "--seeds", str(seeds)
-    )
-    print(output)
-    separate(settings[half:])
-    document = json.loads((folder / "swept/compare/compare.json").read_text())
+    def trl(self, name: str, micro: dict[str, int], settings: Sequence[Setting]) -> None:
+        """Each setting by TRL, in a process of its own: its seconds, and passes of the reference made before."""
+        for setting in settings:
+            out = str(self.folder / f"trl-{name == CACHED}-{len(self.trls[name])}")
+            order = {**self.order, "setting": setting, "micro": micro, "out": out, "precompute": name == CACHED}
+            started = time.perf_counter()
+            answer = child.ask("compared.trl_side", self.folder, **order, do="run")
+            seconds = time.perf_counter() - started
+            self.trls[name].append({"seconds": seconds, "passes made before": answer["passes"]})
+
+    def search(self, sizes: Sequence[int]) -> dict[str, int]:
+        """The micro-batches with which TRL is fastest."""
+        tried = [size for size in sizes if self.order["batch"] % size == 0]
+        apart = {name: str(self.folder / f"search-{name}") for name in ("out", "cache")}
+        order = {**self.order, **apart, "sizes": tried, "micro": None}
+        found = child.ask("compared.trl_side", self.folder, **order, do="search")
+        return {what: fastest(found[what]) for what in ("score", "train")}
+
+
+def measure(folder: Path, source: Path, model: Path, size: Size) -> dict[str, Any]:
+    """Seconds of all sides, and their curves."""
+    world, settings = World.laid_out(folder, source, model, size), size.settings
+    alone, half = settings[: size.separate], len(settings[: size.separate]) // 2
+    micro = {TRL: dict.fromkeys(("score", "train"), min(TRLS_OWN, size.batch)), CACHED: world.search(size.search)}
+    world.separate(alone[:half])
+    _, one = world.compare("one", settings[:1])
+    document, seconds = world.compare("swept", settings)
+    for setting in settings[: size.trl_runs]:
+        for name, sizes in micro.items():
+            world.trl(name, sizes, [setting])
+    world.separate(alone[half:])
+    whole = [sum(run[stage] for stage in STAGES) for run in world.alone]
+    trls = {name: [run["seconds"] for run in found] for name, found in world.trls.items()}
+    costs = {
+        COMPARE: Cost.through(one, seconds, len(settings)),
+        SEPARATE: Cost.each(whole),
+        TRL: Cost.each(trls[TRL]),
+        CACHED: Cost.after_the_first(trls[CACHED]),
+    }
     return {
+        "model": model.name,
         "trainings": len(settings),
-        "pairs": pairs,
+        "pairs": world.order["pairs"],
+        "compare with one training, s": one,
         "compare, s": seconds,
-        "separate runs, s": sum(sum(run[stage] for stage in STAGES) for run in alone),
-        "runs": alone,
+        "runs": world.alone,
+        "TRL's runs": world.trls,
+        "TRL's micro-batches": micro,
+        "curves": {name: vars(cost) for name, cost in costs.items()},
         "recommended": document["recommended"],
         "reason": document["reason"],
     }
 
 
-def table(figures: dict[str, Any]) -> str:
-    """The figures as a page: both totals, their ratio, and the median separate run by stage."""
-    runs = figures["runs"]
+def page(figures: dict[str, Any], picture: str) -> str:
+    """The figures as a page: what was measured, and the curves that follow from it."""
+    runs, costs = figures["runs"], {name: Cost(**cost) for name, cost in figures["curves"].items()}
     medians = {stage: statistics.median(run[stage] for run in runs) for stage in STAGES}
     spent = "\n".join(f"| one separate run, {stage}, s (median) | {medians[stage]:.1f} |" for stage in STAGES)
-    whole, alone = figures["compare, s"], figures["separate runs, s"]
+    trls = "\n".join(
+        f"| runs of {name}, s | {', '.join(format(run['seconds'], '.1f') for run in found)} |"
+        for name, found in figures["TRL's runs"].items()
+    )
+    passes = ", ".join(format(run["passes made before"], ".1f") for run in figures["TRL's runs"][CACHED])
+    tuned = ", ".join(f"{size} to {what}" for what, size in figures["TRL's micro-batches"][CACHED].items())
     return (
-        f"# A sweep: {figures['trainings']} trainings, {figures['pairs']:,} HH pairs, a Llama of 2.8 M parameters\n\n"
-        f"| what | measured |\n|---|---|\n| `compare`, s | {whole:.1f} |\n| separate runs, s | {alone:.1f} |\n"
-        f"| separate runs / `compare` | {alone / whole:.2f} |\n{spent}\n\n"
-        f"What it found: {figures['reason']}\n"
+        f"# A sweep: {figures['trainings']} trainings, {figures['pairs']:,} HH pairs, {figures['model']}\n\n"
+        "| what | measured |\n|---|---|\n"
+        f"| `compare`, one training, s | {figures['compare with one training, s']:.1f} |\n"
+        f"| `compare`, {figures['trainings']} trainings, s | {figures['compare, s']:.1f} |\n{spent}\n{trls}\n\n"
+        f"What the sweep found: {figures['reason']}\n\n"
+        "TRL as it comes runs the reference beside the policy. With a cache, its passes of the reference over all "
+        f"pairs before training were {passes}; its fastest micro-batches are {tuned}.\n\n"
+        "The curves: of `compare` the line through the two sweeps; of TRL's cache the first run, and the mean of the "
+        "others for each further one; else the mean run times the number of runs. Worked out, not measured, where the "
+        f"table above has no such number.\n\n![The same as a picture]({picture})\n\n"
+        f"{curves.table(costs, COMPARE)}"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--model", type=Path, help="a folder of transformers with a tokenizer")
+    parser.add_argument("--trl-runs", type=int, default=3, help="of each of TRL's two sides, two at least")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
-    size = (60, 1, "max_steps = 1") if options.smoke else (options.pairs, options.seeds, "epochs = 1")
+    if importlib.util.find_spec("trl") is None:
+        print("skipped: needs TRL, pip install 'scoreonce[dev]'")
+        return
+    size = SMOKE if options.smoke else Size(options.pairs, options.seeds, max(2, options.trl_runs))
     shared = real_data.folder()
+    model = options.model or shared / "data/models/hh-llama-2.8M"
+    name = f"sweep_{model.name}" if options.model else "sweep"
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(shared, Path(folder), *size)
-    real_data.write("sweep", figures, table(figures), keep=not options.smoke)
+        figures = measure(Path(folder), shared / "data/prefs/hh_rlhf_test.jsonl.gz", model.resolve(), size)
+    real_data.write(name, figures, page(figures, f"{name}.svg"), keep=not options.smoke)
+    if not options.smoke:
+        measured = {COMPARE: {1: figures["compare with one training, s"], figures["trainings"]: figures["compare, s"]}}
+        measured |= {side: {1: found[0]["seconds"]} for side, found in figures["TRL's runs"].items()}
+        costs = {side: Cost(**cost) for side, cost in figures["curves"].items()}
+        curves.chart(costs, measured, real_data.RESULTS / f"{name}.svg")
 
 
 if __name__ == "__main__":

@@ -45,7 +45,13 @@ class StepBegin(TrainerCallback):
         self.moment = time.time()
 
 
-def trainer(order: dict[str, Any], pairs: Dataset, tokenizer: PreTrainedTokenizerBase, **changes: Any) -> Timed:
+def trainer(
+    order: dict[str, Any],
+    pairs: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: Dataset | None = None,
+    **changes: Any,
+) -> Timed:
     """The trainer of an order; it makes or finds its reference log-probs while it is built."""
     half, micro = order["dtype"] == "bfloat16", changes.pop("micro", order["micro"])
     batch = order["batch"]
@@ -53,6 +59,7 @@ def trainer(order: dict[str, Any], pairs: Dataset, tokenizer: PreTrainedTokenize
         "output_dir": order["out"],
         "per_device_train_batch_size": micro["train"],
         "gradient_accumulation_steps": batch // micro["train"],
+        "per_device_eval_batch_size": micro["score"],
         "precompute_ref_batch_size": micro["score"],
         "precompute_ref_log_probs": True,
         "max_steps": order["steps"],
@@ -73,13 +80,17 @@ def trainer(order: dict[str, Any], pairs: Dataset, tokenizer: PreTrainedTokenize
     }
     model = AutoModelForCausalLM.from_pretrained(order["model"], dtype=order["dtype"])
     config = DPOConfig(**{**arguments, **changes})
-    return Timed(model=model, args=config, train_dataset=pairs, processing_class=tokenizer)
+    return Timed(model=model, args=config, train_dataset=pairs, eval_dataset=held_out, processing_class=tokenizer)
 
 
 def inputs(order: dict[str, Any]) -> tuple[Dataset, PreTrainedTokenizerBase]:
     """Pairs from disk, so that TRL's caches can work, and the tokenizer."""
-    pairs = load_dataset("json", data_files=order["pairs_file"], split="train", cache_dir=order["cache"])
-    return pairs, AutoTokenizer.from_pretrained(order["model"])
+    return read(order, "pairs_file"), AutoTokenizer.from_pretrained(order["model"])
+
+
+def read(order: dict[str, Any], file: str) -> Dataset:
+    """The pairs of one of an order's files."""
+    return load_dataset("json", data_files=order[file], split="train", cache_dir=order["cache"])
 
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +108,7 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
 
 def trained(order: dict[str, Any]) -> dict[str, Any]:
     ends = child.step_ends()
-    made = trainer(order, *inputs(order))
+    made = trainer(order, *inputs(order), **order.get("changes", {}))
     made.train()
     return {
         "losses": [entry["loss"] for entry in made.state.log_history if "loss" in entry],
@@ -135,6 +146,21 @@ def swept(order: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": time.time() - started, "reference passes": passes}
 
 
+def whole(order: dict[str, Any]) -> dict[str, Any]:
+    """A run from pairs to a policy: training, held-out pairs, the policy on disk. The reference is loaded, or scored
+    before.
+    """
+    method, beta, seed = order["setting"]
+    changes = {"beta": beta, "loss_type": [order["names"][method]], "seed": seed}
+    changes["precompute_ref_log_probs"] = order["precompute"]
+    made = trainer(order, *inputs(order), held_out=read(order, "held_out_file"), **changes)
+    made.train()
+    found = made.evaluate()
+    made.save_model(order["out"])
+    passes = sum(count for count, _ in made.batches) / (order["pairs"] + order["held out"])
+    return {"held-out accuracy": found["eval_rewards/accuracies"], "passes": passes}
+
+
 if __name__ == "__main__":
-    WHAT = {"score": scored, "train": trained, "search": searched, "sweep": swept}
+    WHAT = {"score": scored, "train": trained, "search": searched, "sweep": swept, "run": whole}
     child.answer(lambda order: WHAT[order["do"]](order))

@@ -9,6 +9,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 NEEDS_DATA = ("hh", "full_vocabulary", "sweep")
+NEEDS_TRL = ("peers", "sweep", "memory_peers")
 
 
 def results():
@@ -20,7 +21,7 @@ def results():
     [
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids", "sweep")
+            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids", "sweep", "memory_peers")
         ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index")),
     ],
@@ -28,7 +29,7 @@ def results():
 def test_smoke(name, request):
     if name in NEEDS_DATA:
         request.getfixturevalue("shared")
-    if name == "peers" and importlib.util.find_spec("trl") is None:
+    if name in NEEDS_TRL and importlib.util.find_spec("trl") is None:
         pytest.skip("needs TRL")
     before = results()
     done = subprocess.run([sys.executable, str(BENCHMARKS / f"{name}.py"), "--smoke"], capture_output=True, text=True)
