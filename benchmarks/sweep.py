@@ -7,8 +7,9 @@ evaluated on held-out pairs and saved. `compare` scores once; it is measured wit
 which gives the line of its curve. A separate run prepares, scores, trains and evaluates in a folder of its own.
 
 TRL runs in a process for each training, twice: as it comes, which is with the reference loaded and 8 pairs in a
-micro-batch; and with precomputed log-probs, which it keeps in its cache for the next process, and the fastest of
-several micro-batches, searched first. `--trl-runs` of each are measured, of the latter the first with an empty cache.
+micro-batch; and with precomputed log-probs, for which all processes have one cache, and the fastest of several
+micro-batches, searched first. How often that cache is of use is measured: it is one of identical settings in TRL 1.16.
+`--trl-runs` of each are measured, of the latter the first with an empty cache.
 Wall-clock, with the start of each process. Half of the separate runs come before the sweep, half after it.
 
 Needs the shared real data (SCOREONCE_SHARED) and TRL. `--model` is another model than their Llama of 2.8 M parameters.
@@ -39,7 +40,7 @@ from peers import LEARNING_RATE, MICRO_BATCHES, SWEEP, TRLS_OWN, fastest
 
 METHODS, BETAS = ("dpo", "ipo"), (0.05, 0.1)
 STAGES = ("prepare", "score", "train", "evaluate")
-COMPARE, SEPARATE, TRL, CACHED = "compare", "separate runs", "TRL", "TRL, cached, tuned"
+COMPARE, SEPARATE, TRL, PRECOMPUTED = "compare", "separate runs", "TRL", "TRL, precomputed, tuned"
 HELD_OUT, BATCH, MAX_LENGTH = 0.2, 32, 512
 RUN_FILE = """
 out = "{out}"
@@ -84,7 +85,7 @@ class World:
     folder: Path
     order: dict[str, Any]
     alone: list[dict[str, Any]] = field(default_factory=list)
-    trls: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {TRL: [], CACHED: []})
+    trls: dict[str, list[dict[str, float]]] = field(default_factory=lambda: {TRL: [], PRECOMPUTED: []})
 
     @classmethod
     def laid_out(cls, folder: Path, source: Path, model: Path, size: Size) -> World:
@@ -140,8 +141,8 @@ class World:
     def trl(self, name: str, micro: dict[str, int], settings: Sequence[Setting]) -> None:
         """Each setting by TRL, in a process of its own: its seconds, and passes of the reference made before."""
         for setting in settings:
-            out = str(self.folder / f"trl-{name == CACHED}-{len(self.trls[name])}")
-            order = {**self.order, "setting": setting, "micro": micro, "out": out, "precompute": name == CACHED}
+            out = str(self.folder / f"trl-{name == PRECOMPUTED}-{len(self.trls[name])}")
+            order = {**self.order, "setting": setting, "micro": micro, "out": out, "precompute": name == PRECOMPUTED}
             started = time.perf_counter()
             answer = child.ask("compared.trl_side", self.folder, **order, do="run")
             seconds = time.perf_counter() - started
@@ -160,7 +161,7 @@ def measure(folder: Path, source: Path, model: Path, size: Size) -> dict[str, An
     """Seconds of all sides, and their curves."""
     world, settings = World.laid_out(folder, source, model, size), size.settings
     alone, half = settings[: size.separate], len(settings[: size.separate]) // 2
-    micro = {TRL: dict.fromkeys(("score", "train"), min(TRLS_OWN, size.batch)), CACHED: world.search(size.search)}
+    micro = {TRL: dict.fromkeys(("score", "train"), min(TRLS_OWN, size.batch)), PRECOMPUTED: world.search(size.search)}
     world.separate(alone[:half])
     _, one = world.compare("one", settings[:1])
     document, seconds = world.compare("swept", settings)
@@ -174,7 +175,7 @@ def measure(folder: Path, source: Path, model: Path, size: Size) -> dict[str, An
         COMPARE: Cost.through(one, seconds, len(settings)),
         SEPARATE: Cost.each(whole),
         TRL: Cost.each(trls[TRL]),
-        CACHED: Cost.after_the_first(trls[CACHED]),
+        PRECOMPUTED: Cost.after_the_first(trls[PRECOMPUTED]),
     }
     return {
         "model": model.name,
@@ -200,19 +201,19 @@ def page(figures: dict[str, Any], picture: str) -> str:
         f"| runs of {name}, s | {', '.join(format(run['seconds'], '.1f') for run in found)} |"
         for name, found in figures["TRL's runs"].items()
     )
-    passes = ", ".join(format(run["passes made before"], ".1f") for run in figures["TRL's runs"][CACHED])
-    tuned = ", ".join(f"{size} to {what}" for what, size in figures["TRL's micro-batches"][CACHED].items())
+    passes = ", ".join(format(run["passes made before"], ".1f") for run in figures["TRL's runs"][PRECOMPUTED])
+    tuned = ", ".join(f"{size} to {what}" for what, size in figures["TRL's micro-batches"][PRECOMPUTED].items())
     return (
         f"# A sweep: {figures['trainings']} trainings, {figures['pairs']:,} HH pairs, {figures['model']}\n\n"
         "| what | measured |\n|---|---|\n"
         f"| `compare`, one training, s | {figures['compare with one training, s']:.1f} |\n"
         f"| `compare`, {figures['trainings']} trainings, s | {figures['compare, s']:.1f} |\n{spent}\n{trls}\n\n"
         f"What the sweep found: {figures['reason']}\n\n"
-        "TRL as it comes runs the reference beside the policy. With a cache, its passes of the reference over all "
-        f"pairs before training were {passes}; its fastest micro-batches are {tuned}.\n\n"
-        "The curves: of `compare` the line through the two sweeps; of TRL's cache the first run, and the mean of the "
-        "others for each further one; else the mean run times the number of runs. Worked out, not measured, where the "
-        f"table above has no such number.\n\n![The same as a picture]({picture})\n\n"
+        "TRL as it comes runs the reference beside the policy. Precomputing, in one cache, its passes of the "
+        f"reference over all pairs before training were {passes}; its fastest micro-batches are {tuned}.\n\n"
+        "The curves: of `compare` the line through the two sweeps; of TRL with its cache the first run, and the mean "
+        "of the others for each further one; else the mean run times the number of runs. Worked out, not measured, "
+        f"where the table above has no such number.\n\n![The same as a picture]({picture})\n\n"
         f"{curves.table(costs, COMPARE)}"
     )
 

@@ -35,7 +35,7 @@ def test_the_page_of_a_sweep():
     """What it says of TRL's runs, and the curves: 180 s of separate runs are measured, 100 s of `compare`."""
     stages = {"prepare": 10.0, "score": 50.0, "train": 90.0, "evaluate": 30.0}
     costs = {sweep.COMPARE: Cost(100.0, 20.0), sweep.SEPARATE: Cost.each([sum(stages.values())])}
-    costs |= {sweep.TRL: Cost(200.0, 200.0), sweep.CACHED: Cost(150.0, 60.0)}
+    costs |= {sweep.TRL: Cost(200.0, 200.0), sweep.PRECOMPUTED: Cost(150.0, 60.0)}
     figures = {
         "model": "tiny",
         "trainings": 8,
@@ -45,17 +45,17 @@ def test_the_page_of_a_sweep():
         "runs": [stages],
         "TRL's runs": {
             sweep.TRL: [{"seconds": 200.0, "passes made before": 0.0}],
-            sweep.CACHED: [
+            sweep.PRECOMPUTED: [
                 {"seconds": 150.0, "passes made before": 1.0},
                 {"seconds": 60.0, "passes made before": 0.0},
             ],
         },
-        "TRL's micro-batches": {sweep.CACHED: {"score": 4, "train": 2}},
+        "TRL's micro-batches": {sweep.PRECOMPUTED: {"score": 4, "train": 2}},
         "curves": {name: vars(cost) for name, cost in costs.items()},
         "reason": "dpo is best.",
     }
     page = sweep.page(figures, "sweep.svg")
-    assert "| runs of TRL, cached, tuned, s | 150.0, 60.0 |" in page
+    assert "| runs of TRL, precomputed, tuned, s | 150.0, 60.0 |" in page
     assert "before training were 1.0, 0.0; its fastest micro-batches are 4 to score, 2 to train." in page
     assert "| 8 | 240 | 1,440 | 1,600 | 570 | 6.00 | 6.67 | 2.38 |" in page
     assert "| one separate run, score, s (median) | 50.0 |" in page
