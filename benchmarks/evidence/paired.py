@@ -82,16 +82,18 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
 def chosen(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows of each arm's candidate with the best validation reward, a mean over seeds; by flips and part."""
     arms = ["arm", "flips", "part"]
-    # A training that diverged earns nothing.
-    means = rows.group_by([*arms, "candidate"]).agg(pl.col("validation_reward").fill_null(0.0).mean().alias("mean"))
+    means = rows.group_by([*arms, "candidate"]).agg(pl.col("validation_reward").mean().alias("mean"))
     best = means.sort("mean", "candidate", descending=[True, False]).group_by(arms, maintain_order=True).first()
     return rows.join(best.drop("mean"), on=[*arms, "candidate"], how="inner")
 
 
 def difference(rows: pl.DataFrame, first: str, second: str, measure: str, says: str, sign: int = 1) -> Comparison:
-    """`measure` of an arm minus that of another, seed by seed, of rows with one training of each arm and seed."""
+    """`measure` of an arm minus that of another, of rows with one training of each arm and seed, seed by seed.
+
+    A seed where one has none, such as the KL of a training that diverged, is left out.
+    """
     one, other = (rows.filter(pl.col("arm") == arm).sort("seed") for arm in (first, second))
-    both = one.join(other, on="seed", how="inner").sort("seed")
+    both = one.join(other, on="seed", how="inner").sort("seed").drop_nulls([measure, f"{measure}_right"])
     return Comparison(says, sign, tuple((both[measure] - both[f"{measure}_right"]).to_list()))
 
 
@@ -110,7 +112,7 @@ def frontier_areas(rows: pl.DataFrame, reference: float, nats: float) -> pl.Data
     far; behind the last one it is flat, since a policy with more KL could always be less.
     """
     areas = []
-    for (arm, seed), own in rows.drop_nulls("test_reward").sort("test_kl").group_by("arm", "seed", maintain_order=True):
+    for (arm, seed), own in rows.drop_nulls("test_kl").sort("test_kl").group_by("arm", "seed", maintain_order=True):
         kl = np.array([0.0, *own["test_kl"].to_list()])
         gain = np.maximum.accumulate([0.0, *(own["test_reward"] - reference).to_list()])
         places = np.linspace(0.0, nats, 1001)

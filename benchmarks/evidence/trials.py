@@ -90,7 +90,8 @@ class Trials:
         try:
             policy, metrics = trained(run.replace({**settings, "train.seed": trial.seed}))
         except InputError as error:
-            return {"failure": f"{error.what} {error.found}"}
+            # A policy that cannot be used earns nothing, and has no KL.
+            return {"failure": f"{error.what} {error.found}", "validation_reward": 0.0, "test_reward": 0.0}
         return {"failure": "", **metrics, **judged(policy, self.world)}
 
 

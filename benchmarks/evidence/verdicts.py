@@ -13,7 +13,7 @@ REWARD, KL = "test_reward", "test_kl"
 
 def collapsed(rows: pl.DataFrame, reference: float) -> pl.DataFrame:
     """Whether a training diverged, or its policy earns less than the reference: `collapsed`."""
-    return rows.with_columns((pl.col(REWARD).fill_null(-float("inf")) < reference).alias("collapsed"))
+    return rows.with_columns((pl.col(REWARD) < reference).alias("collapsed"))
 
 
 def beta_gap(rows: pl.DataFrame, reference: float) -> list[Comparison]:

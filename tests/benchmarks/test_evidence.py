@@ -97,6 +97,11 @@ def test_differences_are_taken_seed_by_seed():
     assert paired.difference(table, "A", "B", "test_reward", "").values == (2.0, 3.0)
 
 
+def test_a_seed_without_a_number_is_left_out():
+    table = rows(arm=["A", "A", "B", "B"], seed=[0, 1, 0, 1], test_kl=[3.0, 4.0, 1.0, None])
+    assert paired.difference(table, "A", "B", "test_kl", "").values == (2.0,)
+
+
 def test_the_area_of_a_frontier():
     """Gains of 2 at 5 nats and 1 at 8, up to 10: a triangle of 5 and a rectangle of 10 over 10 nats: 1.5."""
     table = rows(arm=["A", "A"], seed=[0, 0], test_kl=[8.0, 5.0], test_reward=[4.0, 5.0])
