@@ -38,7 +38,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             smoke(names, Trials(World(Path(folder), SMOKE)))
         return
-    trials = Trials(World(options.folder, Size()))
+    world = World(options.folder, Size())
+    world.require_own()
+    trials = Trials(world)
     for name in names:
         if not options.report:
             run(name, trials, options.seeds)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +53,16 @@ class World:
 
     folder: Path
     size: Size
+
+    def require_own(self) -> None:
+        """End the program where the folder is of another size or run file, whose results would be taken for these."""
+        made = self.folder / "made_with.txt"
+        own = f"{self.size}\n{RUN_FILE.read_text(encoding='utf-8')}"
+        if not made.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            made.write_text(own, encoding="utf-8")
+        if made.read_text(encoding="utf-8") != own:
+            sys.exit(f"{self.folder} was made with other sizes or another run.toml: give a new --folder.")
 
     @cached_property
     def prompts(self) -> Prompts:

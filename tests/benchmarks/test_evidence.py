@@ -18,6 +18,7 @@ import paired  # noqa: E402
 from claims import CLAIMS  # noqa: E402
 from paired import Comparison  # noqa: E402
 from verdicts import COMPARISONS  # noqa: E402
+from world import SMOKE, Size, World  # noqa: E402
 
 
 class Invented:
@@ -133,6 +134,13 @@ def test_a_seed_that_is_not_done_is_left_out():
 def test_the_page_is_what_the_tables_on_disk_give():
     text = page.PAGE.read_text(encoding="utf-8")
     assert text.partition(page.START)[2].partition(page.END)[0] == page.generated()
+
+
+def test_a_folder_of_another_size_is_refused(tmp_path):
+    World(tmp_path, SMOKE).require_own()
+    World(tmp_path, SMOKE).require_own()
+    with pytest.raises(SystemExit, match="new --folder"):
+        World(tmp_path, Size()).require_own()
 
 
 @pytest.mark.slow
