@@ -260,10 +260,10 @@ def reward_against_kl(
 ) -> Chart:
     """True reward of each policy's samples, with its interval, against the policy's KL from the reference.
 
-    With the way of each policy there, through its checkpoints, and the curve of the best of n completions of the
-    reference, at the most that their KL can be.
+    With the curve of the best of n completions of the reference, at the most that their KL can be.
     """
-    rows = [{"label": entry["label"], **_reward_and_kl(entry)} for entry in demo]
+    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
+    rows = [{"label": entry["label"], **{name: entry.get(key) for name, key in figures.items()}} for entry in demo]
     labels = [str(entry["label"]) for entry in demo]
     scale = alt.Scale(domain=labels, range=[colors.get(label, "var(--ink-2)") for label in labels])
     base = alt.Chart(ROWS)
@@ -286,8 +286,8 @@ def reward_against_kl(
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
     ]
     caption = "Higher and further left is better; bars span 95% intervals."
-    if ways := _ways(demo):
-        layers = [*_along_training(ways, paint, titles), *layers]
+    if along := _along_training(demo, figures, paint):
+        layers = [*along, *layers]
         caption += " Solid lines: from the reference along training; small dots are checkpoints."
     if best_of_n:
         layers = [*_best_of_n(best_of_n), *layers]
@@ -299,33 +299,6 @@ def reward_against_kl(
     return Chart("reward-kl", "True reward against KL", caption, specification(alt.layer(*layers), rows, height=300))
 
 
-def _reward_and_kl(entry: Mapping[str, Any]) -> dict[str, Any]:
-    figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
-    return {name: entry.get(key) for name, key in figures.items()}
-
-
-def _ways(demo: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points that each policy with checkpoints went through, in their order: reference, checkpoints, policy."""
-    start = [entry for entry in demo if entry["label"] == REFERENCE]
-    return [
-        {"label": entry["label"], "at": at, "step": each.get("step"), **_reward_and_kl(each)}
-        for entry in demo
-        if entry.get("along")
-        for at, each in enumerate([*start, *entry["along"], entry])
-    ]
-
-
-def _along_training(ways: Sequence[Mapping[str, Any]], paint: alt.Color, titles: Mapping[str, str]) -> list[alt.Chart]:
-    line = alt.Chart(values(ways)).mark_line(strokeWidth=1.5, opacity=0.7)
-    dots = alt.Chart(values(way for way in ways if way["step"] is not None)).mark_point(filled=True, size=30, opacity=1)
-    tips = [alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()]
-    tips = [alt.Tooltip("label:N", title="run"), alt.Tooltip("step:Q", format=","), *tips]
-    return [
-        line.encode(x="kl:Q", y="mean:Q", color=paint, order="at:Q"),
-        dots.encode(x="kl:Q", y="mean:Q", color=paint, tooltip=tips),
-    ]
-
-
 def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
     rows = [{"n": each["n"], "kl": each["kl_bound"], "mean": each["reward"]} for each in points]
     base = alt.Chart(values(rows)).encode(x="kl:Q", y="mean:Q")
@@ -334,6 +307,33 @@ def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
         base.mark_line(strokeDash=[4, 3], strokeWidth=1.5, color="var(--ink-3)"),
         base.mark_point(filled=True, size=30, opacity=1, color="var(--ink-3)").encode(tooltip=tips),
         base.mark_text(align="left", dx=5, dy=9, fontSize=TEXT, color="var(--ink-2)").encode(text="n:Q"),
+    ]
+
+
+def _along_training(demo: Sequence[Mapping[str, Any]], figures: Mapping[str, str], paint: alt.Color) -> list[alt.Chart]:
+    """A line for each policy with checkpoints: from the reference through them to the policy; none without any."""
+    start = [entry for entry in demo if entry["label"] == REFERENCE]
+    points = [
+        {
+            "label": entry["label"],
+            "at": at,
+            "step": each.get("step"),
+            **{key: each.get(figures[key]) for key in figures},
+        }
+        for entry in demo
+        if entry.get("along")
+        for at, each in enumerate([*start, *entry["along"], entry])
+    ]
+    if not points:
+        return []
+    tips = [alt.Tooltip(f"{name}:Q", format=".3f") for name in figures]
+    lines = alt.Chart(values(points)).mark_line(strokeWidth=1.5, opacity=0.7)
+    dots = alt.Chart(values(point for point in points if point["step"] is not None))
+    return [
+        lines.encode(x="kl:Q", y="mean:Q", color=paint, order="at:Q"),
+        dots.mark_point(filled=True, size=30, opacity=1).encode(
+            x="kl:Q", y="mean:Q", color=paint, tooltip=[alt.Tooltip("label:N"), alt.Tooltip("step:Q"), *tips]
+        ),
     ]
 
 
