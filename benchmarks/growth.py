@@ -296,8 +296,8 @@ TITLES = {
 }
 
 
-def page(figures: dict[str, Any]) -> str:
-    parts = ["# How cost grows\n\n"]
+def page(figures: dict[str, Any], title: str = "How cost grows") -> str:
+    parts = [f"# {title}\n\n"]
     for name, title in TITLES.items():
         if name in figures:
             parts.append(f"## {title}\n\n{_table(figures[name])}\n")
@@ -340,7 +340,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.only and not options.smoke:
             for pairs in by_pairs(Path(folder), counts, options.score_most):
-                real_data.write("scale", {"pairs": pairs}, page({"pairs": pairs}))
+                real_data.write("scale", {"pairs": pairs}, page({"pairs": pairs}, "How cost grows with the pairs"))
             return
         figures = measure(Path(folder), counts, smoke=options.smoke)
     real_data.write("growth", figures, page(figures), keep=not options.smoke)

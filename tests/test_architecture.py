@@ -87,6 +87,7 @@ ARROWS |= {
     f"stages.{stage}": SHARED | {"stages.outputs", "stages.scoring", "stages.sharded", "pipeline"} for stage in STAGES
 }
 ARROWS["stages.train"] |= {"stages.held_out"}
+ARROWS["stages.estimate"] |= {"stages.train"}
 for stage in ("train", "evaluate", "report"):
     ARROWS[f"stages.{stage}"] |= {"stages.verdict"}
 ARROWS["stages.compare"] = SHARED | {f"stages.{room}" for room in ("prepare", "score", "train", "evaluate", "outputs")}

@@ -13,7 +13,7 @@ from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
 from scoreonce.stages.data import training_runs
-from scoreonce.stages.data.pair_tables import joined_pairs
+from scoreonce.stages.data.pair_tables import joined_pairs, with_others
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.outputs.units import LOGS
@@ -47,13 +47,13 @@ def answer(run: Run, query: str) -> str:
 
 
 def tables(paths: RunPaths) -> dict[str, pl.LazyFrame]:
-    """The tables that are there: pairs (with reference and audit), quarantine; with a label steps, held-out figures
-    while training, and evaluation.
+    """The tables that are there: pairs (with the columns of the reference, further scored models and the audit),
+    quarantine; with a label steps, held-out figures while training, and evaluation.
 
     Raises `InputError` where a file is damaged.
     """
     found = {
-        "pairs": joined_pairs(paths),
+        "pairs": with_others(joined_pairs(paths), paths),
         "quarantine": scan_frame(paths.quarantine) if paths.quarantine.is_file() else None,
         "steps": _labelled(training_runs.trained(paths), _steps),
         "held_out": _labelled(training_runs.watched(paths), _held_out),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -63,26 +63,31 @@ def reference_digest(paths: RunPaths) -> str | None:
     return sha256(paths.reference_manifest) if paths.reference_manifest.is_file() else None
 
 
-def with_others(pairs: pl.LazyFrame, paths: RunPaths) -> pl.LazyFrame:
-    """The pairs with `NAME_chosen_logps`, `NAME_rejected_logps` and `NAME_margin` of each further scored model.
+def with_others(pairs: pl.LazyFrame, paths: RunPaths, splits: Sequence[Split] = SPLITS) -> pl.LazyFrame:
+    """The pairs of the splits with `NAME_chosen_logps`, `NAME_rejected_logps` and `NAME_margin` of each further scored
+    model.
 
     Null for pairs that it did not score. Raises `InputError` where its scores are damaged.
     """
     for name in paths.others:
-        own = paths.of_other(name)
-        read_reference(own)
-        columns = ["ref_chosen_logps", "ref_rejected_logps", "ref_margin"]
-        scores = pl.concat([scan_frame(own.reference(split)) for split in SPLITS]).select("pair_id", *columns)
-        scores = scores.unique("pair_id").rename({column: f"{name}{column.removeprefix('ref')}" for column in columns})
-        pairs = pairs.join(scores, on="pair_id", how="left", maintain_order="left")
+        columns = {f"ref_{what}": f"{name}_{what}" for what in ("chosen_logps", "rejected_logps", "margin")}
+        pairs = _with_scores(pairs, paths.of_other(name), splits, columns)
     return pairs
 
 
 def _with_reference(pairs: pl.LazyFrame, paths: RunPaths, splits: Sequence[Split]) -> pl.LazyFrame:
-    if not paths.reference_manifest.is_file():
-        return pairs
+    return _with_scores(pairs, paths, splits) if paths.reference_manifest.is_file() else pairs
+
+
+def _with_scores(
+    pairs: pl.LazyFrame, paths: RunPaths, splits: Sequence[Split], columns: Mapping[str, str] | None = None
+) -> pl.LazyFrame:
+    """The pairs with the columns of a model's scores, all or some of them, by other names."""
     read_reference(paths)
-    own = pl.concat([scan_frame(paths.reference(split)) for split in splits])
-    if same_ids(pairs, own):
-        return beside(pairs, own)
-    return joined(pairs, pl.concat([scan_frame(paths.reference(split)) for split in SPLITS]))
+
+    def scores(splits: Sequence[Split]) -> pl.LazyFrame:
+        frame = pl.concat([scan_frame(paths.reference(split)) for split in splits])
+        return frame if columns is None else frame.select("pair_id", *columns).rename(columns)
+
+    own = scores(splits)
+    return beside(pairs, own) if same_ids(pairs, own) else joined(pairs, scores(SPLITS))

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.training.optimizer import ELEMENTWISE
+from scoreonce.schemas.errors import InputError
 from scoreonce.stages.config import Run
 from scoreonce.stages.estimate.result import Change
 from scoreonce.stages.memory.peaks import Sharing, device_of
+from scoreonce.stages.sharded.scorer import require_can_be_sharded
 
 SMALLEST_BUDGET = 1_024
 EIGHT_BIT = "adamw_torch_8bit"
@@ -70,7 +73,7 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
         yield _key("train.gradient_checkpointing", True)
     if budget > SMALLEST_BUDGET:
         yield _key("compute.tokens_per_microbatch", max(SMALLEST_BUDGET, budget // 4))
-    if sharing.gpus > 1 and sharing.shard == "none":
+    if sharing.gpus > 1 and sharing.shard == "none" and why_whole(run) is None:
         yield Setting("compute.shard=full", {"compute.shard": "full"}, {"shard": "full"})
     whole = not (train.lora_rank or train.lora_continue)
     on_gpu = device_of(run.compute) == "cuda"
@@ -96,6 +99,20 @@ def _settings(run: Run, sharing: Sharing) -> Iterator[Setting]:
         yield Setting(
             " and ".join([*(f"{k}={v}" for k, v in rank.items()), "reference.quantization=nf4"]), FOUR_BITS | rank, {}
         )
+
+
+def why_whole(run: Run) -> str | None:
+    """Why `train` cannot put the run's model in parts; None if it can."""
+    settings = run.train
+    # The code of a method file is not run here.
+    method = (
+        None if settings.method_file else methods.resolve(settings.method, settings.hyperparameters, **settings.pieces)
+    )
+    try:
+        require_can_be_sharded(run, method)
+    except InputError as error:
+        return f"{error.what} {error.found}"
+    return None
 
 
 def _key(key: str, value: Any) -> Setting:

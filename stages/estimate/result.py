@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,9 +48,10 @@ class Estimate:
     tokens_per_microbatch: int
     microbatch: int  # positions of the largest one, padding included
     layout: str
-    pairs: int | None  # prepared pairs to train on
+    pairs: int | None  # prepared pairs that are trained on
     train: StageEstimate
     score: StageEstimate
+    further: Mapping[str, StageEstimate]  # scoring under each model of [reference.other], after the reference
     changes: tuple[Change, ...]  # each alone, then several together if none alone is enough; of the first that fits
     notes: tuple[str, ...]
 

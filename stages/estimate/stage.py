@@ -15,26 +15,29 @@ import math
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
+import numpy.typing as npt
+
 from scoreonce.pipeline.memory.optimizer_memory import state_size
 from scoreonce.pipeline.memory.peaks import Peak, Shard, offloaded_bytes
 from scoreonce.pipeline.pages.numbers import size
-from scoreonce.pipeline.training.optimizer import ELEMENTWISE
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.config import Run
+from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.estimate import speed
-from scoreonce.stages.estimate.changes import changes
+from scoreonce.stages.estimate.changes import changes, why_whole
 from scoreonce.stages.estimate.result import GIB, Estimate, StageEstimate
 from scoreonce.stages.estimate.speed import Speed
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.memory.peaks import Counted, Sharing
 from scoreonce.stages.models import lineage, policy
 from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.train import pair_filter
 
 USUAL_MACHINE = 8  # GPUs
 
 
-@at_address("pairs/*", "train/{label}/metrics.parquet")
+@at_address("pairs/*", "reference/*", "audit/audit.json", "audit/pairs.parquet", "train/{label}/metrics.parquet")
 def estimate(
     run: Run,
     *,
@@ -60,20 +63,14 @@ def estimate(
     _require_counts(gpus, per_machine, memory, tflops, mfu)
     per_machine = per_machine or min(gpus, USUAL_MACHINE)
 
-    counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus))
+    places, selection = _places(run)
+    counted = cache(lambda frozen: peaks.counted_training(Run.model_validate_json(frozen), gpus, places))
 
     def training(run: Run, sharing: Sharing) -> Peak:
         return peaks.training(run, counted(run.model_dump_json(exclude_unset=True)), sharing)
 
     trained = counted(run.model_dump_json(exclude_unset=True))
     staying = counted(run.replace({"compute.offload_activations": False}).model_dump_json(exclude_unset=True))
-    scored = peaks.counted_scoring(
-        run.reference,
-        run.compute,
-        RunPaths.of(run),
-        shard_completions=run.score.shard_completions,
-        max_length=run.data.max_length,
-    )
     limit = None if memory is None else int(memory * GIB)
     whole_weights = Sharing(gpus, "none", per_machine, run.compute.offload)
     asked = shard or run.compute.shard
@@ -81,10 +78,22 @@ def estimate(
     if asked != "auto" or run.compute.offload:
         sharing = replace(sharing, shard="full" if asked == "auto" else asked)
     elif gpus > 1 and limit is not None and peaks.device_of(run.compute) == "cuda":
-        sharing = replace(sharing, shard="none" if peaks.fits(training(run, whole_weights), limit) else "full")
+        stays = peaks.fits(training(run, whole_weights), limit) or why_whole(run) is not None
+        sharing = replace(sharing, shard="none" if stays else "full")
     _require_equal_machines(sharing)
     peak = training(run, sharing)
     given = speed.given(tflops, mfu, gpus)
+
+    def scoring(reference: Reference) -> StageEstimate:
+        scored = peaks.counted_scoring(
+            reference,
+            run.compute,
+            RunPaths.of(run),
+            shard_completions=run.score.shard_completions,
+            max_length=run.data.max_length,
+        )
+        return _stage(peaks.scoring(reference, run.compute, scored, sharing), limit, scored, given, passes=1)
+
     whole = not (run.train.lora_rank or run.train.lora_continue)
     weights = trained.sizes.weights.whole
     short = limit is not None and peak.bytes > limit
@@ -103,10 +112,30 @@ def estimate(
         trained.layout,
         trained.workload.pairs,
         _stage(peak, limit, trained, given or speed.measured(run), passes=3 if whole else 2),
-        _stage(peaks.scoring(run.reference, run.compute, scored, sharing), limit, scored, given, passes=1),
+        scoring(run.reference),
+        {name: scoring(reference) for name, reference in run.reference.other.items()},
         changes(run, sharing, limit, lambda run, sharing: training(run, sharing).bytes) if short and limit else (),
-        tuple(_notes(run, sharing, trained, staying, peak, asked, limit)),
+        (*selection, *_notes(run, sharing, trained, staying, peak, asked, limit)),
     )
+
+
+def _places(run: Run) -> tuple[npt.NDArray[np.int64] | None, list[str]]:
+    """The rows of the training pairs that training will read, None for all, and what to say of them."""
+    paths, settings = RunPaths.of(run), run.train
+    asked = {
+        "train.where": settings.where is not None,
+        "train.drop": bool(settings.drop),
+        "train.share": settings.share < 1,
+    }
+    names = ", ".join(name for name, given in asked.items() if given)
+    if not names or not paths.pairs("train").exists():
+        return None, []
+    try:
+        places = pair_filter.selected_by(run, peaks.Asked.of(run).sides)
+    except InputError as error:  # scores or findings that are not there yet, say
+        return None, [f"All training pairs are counted, whatever {names} says: {error.what} {error.found}"]
+    taken = 0 if places is None else len(places)
+    return places, [f"Training is counted with the {taken:,} pairs that {names} leaves; `score` scores all."]
 
 
 def _stage(peak: Peak, limit: int | None, counted: Counted, rate: Speed | None, *, passes: int) -> StageEstimate:
@@ -138,15 +167,15 @@ def _notes(
             if limit is None
             else f'compute.shard = "auto" is "{sharing.shard}" on such GPUs.'
         )
-    if sharing.shard != "none" and run.train.optimizer not in ELEMENTWISE:
-        notes.append(f"`train` does not shard with {run.train.optimizer}: it needs whole weights.")
+        if limit is not None and not peaks.fits(peak, limit) and (why := why_whole(run)):
+            notes.append(f"This model is not put in parts. {why}")
+    if sharing.shard != "none" and (why := why_whole(run)):
+        notes.append(f"`train` refuses to put this model in parts. {why}")
     if peak.host:
         notes.append(f"Weights, gradients and optimizer state take {size(peak.host)} of the host, for each GPU.")
     if run.compute.offload and (sharing.shard == "none" or peaks.device_of(run.compute) == "cpu"):
         notes.append("`train` refuses compute.offload = true without a GPU, and without compute.shard.")
     if run.compute.offload_optimizer:
-        if sharing.shard != "none":
-            notes.append("`train` does not offload the optimizer of a sharded model: compute.offload does.")
         taken = size(offloaded_bytes(counted.sizes, run.train.optimizer))
         notes.append(f"The offloaded optimizer takes {taken} of the CPU's memory for each process.")
     elif run.train.optimizer.startswith("paged_"):
@@ -154,8 +183,6 @@ def _notes(
     if run.compute.offload_activations:
         taken = size(staying.sizes.microbatch.kept - counted.sizes.microbatch.kept)
         notes.append(f"Offloaded activations take {taken} of the CPU's memory for each process.")
-    if sharing.shard != "none" and run.reference.quantization:
-        notes.append("A model in 4 bits is not sharded yet: every GPU needs all of it.")
     if not state_size(run.train.optimizer).known:
         notes.append(f"The state of {run.train.optimizer} is not known; it is taken to be AdamW's.")
     if run.compute.compile:

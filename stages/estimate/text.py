@@ -29,11 +29,19 @@ def lines(found: Estimate) -> Iterator[str]:
     if found.memory is not None:
         yield _row(f"fits {found.memory:g} GiB", *("yes" if stage.fits else "no" for stage in _stages(found)))
     yield _row("time per epoch" if found.pairs else "time per million tokens", *map(_time, _stages(found)))
+    yield from (_further(name, stage, found) for name, stage in found.further.items())
     yield ""
     yield f"The most is taken: in training, when {_when(found.train)}; in scoring, in {found.score.moment}."
     yield from _speeds(found)
     yield from _changes(found)
     yield from (f"note: {note}" for note in found.notes)
+
+
+def _further(name: str, stage: StageEstimate, found: Estimate) -> str:
+    """A further model is scored after the reference, so its memory is not in addition and its time is."""
+    fits = "" if stage.fits is None else ", fits" if stage.fits else ", too much"
+    time = "" if stage.seconds is None else f", {_time(stage)} more per {'epoch' if found.pairs else 'million tokens'}"
+    return f"to score reference.other.{name}: {size(stage.bytes)}{fits}{time}"
 
 
 def _stages(found: Estimate) -> tuple[StageEstimate, StageEstimate]:
@@ -91,7 +99,7 @@ def _changes(found: Estimate) -> Iterator[str]:
             if first
             else "None of these is enough: take more GPUs with --shard full, larger ones, or a smaller model."
         )
-    if not found.score.fits:
+    if not all(stage.fits for stage in (found.score, *found.further.values())):
         yield "Scoring does not fit: lower compute.tokens_per_microbatch, or take a reference in bfloat16."
 
 

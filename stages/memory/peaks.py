@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
 from scoreonce.pipeline import methods
@@ -82,11 +84,14 @@ def fits(peak: Peak, memory: int) -> bool:
     return peak.bytes + NOT_COUNTED <= memory
 
 
-def counted_training(run: Run, gpus: int) -> Counted:
-    """The sizes of a training step on one of the GPUs. Raises `InputError` where they cannot be worked out."""
+def counted_training(run: Run, gpus: int, places: npt.NDArray[np.int64] | None = None) -> Counted:
+    """The sizes of a training step on one of the GPUs, with the training pairs at some `places`, None for all.
+
+    Raises `InputError` where they cannot be worked out.
+    """
     asked, budget = Asked.of(run), run.compute.budget(device_of(run.compute))
     each = max(1, run.train.batch_pairs // gpus)
-    found = of_pairs(RunPaths.of(run), ("train",), asked.sides, budget, each, step_tokens=True)
+    found = of_pairs(RunPaths.of(run), ("train",), asked.sides, budget, each, step_tokens=True, places=places)
     workload = found or assumed(budget, run.data.max_length)
     return _counted(run.compute, meta_model.policy(run), workload, trains=True, distributions=asked.distributions)
 

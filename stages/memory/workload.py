@@ -38,9 +38,18 @@ def assumed(budget: int, max_length: int) -> Workload:
 
 
 def of_pairs(
-    paths: RunPaths, splits: Sequence[Split], sides: Sequence[Side], budget: int, most: int, *, step_tokens: bool
+    paths: RunPaths,
+    splits: Sequence[Split],
+    sides: Sequence[Side],
+    budget: int,
+    most: int,
+    *,
+    step_tokens: bool,
+    places: npt.NDArray[np.int64] | None = None,
 ) -> Workload | None:
     """The longest rows of prepared pairs, as many as fill a `budget`, at most `most`; None where none are prepared.
+
+    `places`: the rows of the pairs that count, None for all.
 
     `sides`: the completions that are read; the length of a mismatched one is taken from the rejected. With
     `step_tokens`, `most` is what one GPU has of a step. Raises `InputError` where the pairs cannot be read.
@@ -48,6 +57,8 @@ def of_pairs(
     if not all(paths.pairs(split).exists() for split in splits):
         return None
     lengths = np.concatenate([_lengths(paths, split, sides) for split in splits])  # (pairs, 1 + sides)
+    if places is not None:
+        lengths = lengths[places]
     if not len(lengths):
         return None
     prompt, completions = lengths[:, 0], lengths[:, 1:]

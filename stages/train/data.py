@@ -173,13 +173,8 @@ def load_training_data(
             where=str(paths.tokens(split)),
             fix="Run `scoreonce prepare` again.",
         )
-    places = pair_filter.places(paths, where, drop)
-    if completions == ("chosen",):
-        places = pair_filter.good_completions(table, places, paths)
-    if share < 1:
-        ids = PairIds(tokens, places)
-        taken = pair_filter.drawn(ids, len(ids), share, seed)
-        places = taken if places is None else places[taken]
+    good = table["has_chosen"] if completions == ("chosen",) else None
+    places = pair_filter.selected(paths, tokens, where, drop, good=good, share=share, seed=seed)
     if places is not None:
         table, mismatches = table[places], mismatches and mismatches.at(places)
     if takes_unpaired and not (table["has_chosen"].all() and table["has_rejected"].all()):

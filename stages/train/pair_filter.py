@@ -14,13 +14,49 @@ import polars as pl
 
 from scoreonce.pipeline.audit.checks.pair_filter import condition, kept, remaining
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.config import Run
 from scoreonce.stages.data.pair_tables import current_audit, joined_pairs, read_audit, with_others
+from scoreonce.stages.data.token_file import TokenFile
 
 logger = logging.getLogger(__name__)
 
 # Of weight times number, good to bad: Ethayarajh et al. 2024 (KTO), section 4.2.
 BALANCE = (1.0, 4 / 3)
+
+
+def selected(
+    paths: RunPaths,
+    tokens: TokenFile,
+    where: str | None = None,
+    drop: Sequence[str] = (),
+    *,
+    good: pl.Series | None = None,
+    share: float = 1.0,
+    seed: int = 0,
+) -> npt.NDArray[np.int64] | None:
+    """The rows of the pairs to train on, in order; None for all. `tokens`: their token ids.
+
+    `good`, for a method that imitates: whether each pair has a chosen completion. Raises `InputError` as `places` and
+    `good_completions` do.
+    """
+    found = places(paths, where, drop)
+    if good is not None:
+        found = good_completions(good, found, paths)
+    if share < 1:
+        taken = drawn(tokens.pair_ids(found), len(tokens) if found is None else len(found), share, seed)
+        found = taken if found is None else found[taken]
+    return found
+
+
+def selected_by(run: Run, sides: Sequence[str]) -> npt.NDArray[np.int64] | None:
+    """The same for a run whose method reads these completions. Raises `InputError` where they cannot be told yet."""
+    paths, settings = RunPaths.of(run), run.train
+    imitates = tuple(sides) == ("chosen",)
+    good = read_frame(paths.pairs("train"), ["chosen_id"])["chosen_id"].is_not_null() if imitates else None
+    tokens = TokenFile(paths.tokens("train"))
+    return selected(paths, tokens, settings.where, settings.drop, good=good, share=settings.share, seed=run.data.seed)
 
 
 def places(paths: RunPaths, where: str | None, drop: Sequence[str]) -> npt.NDArray[np.int64] | None:
@@ -31,7 +67,7 @@ def places(paths: RunPaths, where: str | None, drop: Sequence[str]) -> npt.NDArr
     """
     if where is None and not drop:
         return None
-    pairs = with_others(joined_pairs(paths, ("train",)), paths)
+    pairs = with_others(joined_pairs(paths, ("train",)), paths, ("train",))
     rows = [_where(pairs, where)] if where is not None else []
     if drop:
         rows.append(remaining(pairs, drop, _findings(paths)))
@@ -70,24 +106,24 @@ def _no_audit(paths: RunPaths) -> InputError:
 
 
 def good_completions(
-    table: pl.DataFrame, places: npt.NDArray[np.int64] | None, paths: RunPaths
+    has_chosen: pl.Series, places: npt.NDArray[np.int64] | None, paths: RunPaths
 ) -> npt.NDArray[np.int64] | None:
     """Those of `places` (None: all) with a chosen completion, for a method that imitates it; said where some have none.
 
     Raises `InputError` where none has.
     """
-    good = table["has_chosen"].to_numpy()
+    good = has_chosen.to_numpy()
     if good.all():
         return places
     kept = np.flatnonzero(good) if places is None else places[good[places]]
     if not len(kept):
         raise InputError(
             "There is no good completion to imitate.",
-            found=f"{len(table):,} completions, all of them bad",
+            found=f"{len(good):,} completions, all of them bad",
             where=str(paths.pairs("train")),
             fix="Train with kto or bco, or correct the column of the label: data.columns.label.",
         )
-    left = len(table if places is None else places) - len(kept)
+    left = len(good if places is None else places) - len(kept)
     logger.info(f"unpaired data: trains on {len(kept):,} good completions, leaves out {left:,} bad ones")
     return kept
 

@@ -79,7 +79,7 @@ def train(
     data, sample, record, scored = _inputs(run, method)
     accelerator = _accelerator(run, paths)
     say = logger.info if accelerator.is_main_process else logger.debug
-    asked, run = run, _with_shard(run, method, accelerator)
+    asked, run = run, _with_shard(run, method, data, accelerator)
     if run.compute.shard != "none":
         require_one_machine(paths, "the parts of a model")
     with _only_run(accelerator, paths, restart, lock_timeout):
@@ -124,7 +124,7 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> TrainingEstimate:
     method = _method(run, allow_method_file)
     data, sample, _, scored = _inputs(run, method)
     accelerator = _accelerator(run, RunPaths.of(run))
-    run = _with_shard(run, method, accelerator)
+    run = _with_shard(run, method, data, accelerator)
     with _enough_gpu_memory(run, accelerator, "the steps that the estimate takes"):
         trainer = Trainer.build(run, method, data, accelerator, scored)
         left, planned = estimate_training(trainer), trainer.watch(sample).planned_tokens
@@ -256,13 +256,13 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     return accelerator
 
 
-def _with_shard(run: Run, method: Method, accelerator: Accelerator) -> Run:
+def _with_shard(run: Run, method: Method, data: TrainingData, accelerator: Accelerator) -> Run:
     """The run with compute.shard = "auto" decided."""
     chosen = choose_shard(
         run.compute,
         accelerator.device,
         "training",
-        lambda sharing: peaks.training(run, peaks.counted_training(run, sharing.gpus), sharing),
+        lambda sharing: peaks.training(run, peaks.counted_training(run, sharing.gpus, data.places), sharing),
         require=lambda: require_can_be_sharded(run, method),
     )
     return run.model_copy(update={"compute": run.compute.model_copy(update={"shard": chosen})})

@@ -5,14 +5,18 @@ import json
 import polars as pl
 import pytest
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.pages.numbers import size
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli
+from scoreonce.stages.audit.stage import audit
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.estimate import text
 from scoreonce.stages.estimate.changes import changes
 from scoreonce.stages.estimate.stage import estimate
 from scoreonce.stages.memory import peaks
 from scoreonce.stages.memory.workload import of_pairs
+from scoreonce.stages.train.data import load_training_data
 
 GIB = 1 << 30
 # Two layers, 32 wide, 48 in the feed-forward, 4 heads and 2 of keys, 97 words, untied.
@@ -141,7 +145,9 @@ def test_what_train_refuses_is_noted(without_weights):
     run = without_weights.run(compute={"shard": "hybrid"}, train={"optimizer": "adamw_torch_8bit"})
     found = estimate(run, gpus=2)
     assert found.shard == "hybrid"
-    assert "does not shard with adamw_torch_8bit" in "\n".join(text.lines(found))
+    said = "\n".join(text.lines(found))
+    assert "`train` refuses to put this model in parts. This optimizer needs whole weights." in said
+    assert "adamw_torch_8bit" in said
 
 
 @pytest.mark.parametrize(
@@ -207,7 +213,7 @@ def test_an_offloaded_optimizer_is_proposed_and_counted(without_weights):
     assert found.train.bytes < estimate(run).train.bytes
     assert ("compute.offload_optimizer=true",) not in [change.settings for change in found.changes]
     assert any(f"takes {size(16 * parameters(without_weights))} of the CPU's memory" in note for note in found.notes)
-    assert any("does not offload" in note for note in estimate(offloaded, shard="full").notes)
+    assert any("is not offloaded" in note for note in estimate(offloaded, shard="full").notes)
 
 
 def test_offloaded_activations_are_proposed_and_counted(without_weights):
@@ -309,3 +315,75 @@ def test_the_command(without_weights, capsys):
     assert document["shard"] == "full"
     assert document["train"]["bytes"] == sum(document["train"]["parts"].values())
     assert cli.run_command(["estimate", str(path), "--mfu", "0.4"]) == 2
+
+
+def test_a_model_that_cannot_be_in_parts_stays_whole(without_weights):
+    """By the rule of `train`: nothing fits into three GiB, and neither is the change proposed that `train` refuses."""
+    pytest.importorskip("peft")
+    run = without_weights.run(compute={"device": "auto"}, train={"lora_rank": 4, "lora_use_dora": True})
+    found = estimate(run, gpus=2, memory=3.0)
+    assert found.shard == "none"
+    assert any("not put in parts" in note and "lora_use_dora = true" in note for note in found.notes)
+    plain = run.replace({"train.lora_use_dora": False})
+    assert estimate(plain, gpus=2, memory=3.0).shard == "full"
+    for given, offered in ((run, False), (plain, True)):
+        names = [change.settings for change in changes(given, peaks.Sharing(2), 1, lambda run, sharing: 2)]
+        assert (("compute.shard=full",) in names) == offered
+
+
+# Positions 3 + 3 + 1, 5 + 5 + 5 and 8 + 7 + 7.
+THREE = [([1, 2, 3], [4] * 4, [5] * 2), ([1] * 5, [6] * 6, [7] * 6), ([1] * 8, [2] * 8, [3] * 8)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "positions", "named"),
+    [
+        ({"where": "prompt_len < 8"}, 22, "train.where"),
+        ({"where": "prompt_len > 3", "drop": ["duplicate_pair"]}, 37, "train.where, train.drop"),
+    ],
+)
+def test_what_training_leaves_out_is_not_counted(without_weights, settings, positions, named):
+    without_weights.prepare(THREE)
+    if "drop" in settings:
+        audit(without_weights.run())
+    found = estimate(without_weights.run(train=settings))
+    assert found.train.positions == positions
+    assert found.score.positions == 7 + 15 + 22
+    assert found.pairs == 2
+    assert f"Training is counted with the 2 pairs that {named} leaves; `score` scores all." in found.notes
+
+
+def test_the_share_that_is_drawn_is_the_one_that_is_counted(world):
+    """The same pairs as training reads, by the lengths of their rows."""
+    world.prepare(world.random_pairs(30))
+    for share in (0.1, 0.5):
+        run = world.run(train={"method": "simpo", "share": share})
+        data = load_training_data(RunPaths.of(run), methods.resolve("simpo", {}).reads, share=share)
+        found = estimate(run)
+        assert found.pairs == len(data) == round(30 * share)
+        rows = [data.row(pair) for pair in range(len(data))]
+        assert found.train.positions == sum(row.tokens for row in rows)
+
+
+def test_a_condition_that_cannot_be_judged_yet_is_said(without_weights):
+    without_weights.prepare(THREE)
+    found = estimate(without_weights.run(train={"where": "ref_margin > 0"}))
+    assert found.pairs == 3
+    assert any("All training pairs are counted, whatever train.where says" in note for note in found.notes)
+    assert any("ref_margin" in note for note in found.notes)
+
+
+def test_scoring_under_further_models_is_counted(without_weights):
+    """Of the same pairs. Six layers take three times the operations of two, but for the output head."""
+    without_weights.prepare(THREE)
+    other = {"deep": {"model": str(without_weights.model("deep", num_hidden_layers=6))}}
+    options = {"tflops": 100, "mfu": 0.5, "memory": 1}
+    found = estimate(without_weights.run(reference={"other": other}), **options)
+    deep = found.further["deep"]
+    assert (deep.positions, list(found.further)) == (found.score.positions, ["deep"])
+    head = 2 * 32 * (parameters(without_weights) - 2 * LAYER - 32) // 64 * (6 + 12 + 16)
+    assert deep.operations - head == pytest.approx(3 * (found.score.operations - head))
+    assert deep.parts["weights"] - found.score.parts["weights"] == 4 * 4 * LAYER
+    assert found.train == estimate(without_weights.run(), **options).train
+    said = [line for line in text.lines(found) if "reference.other.deep" in line]
+    assert said == [f"to score reference.other.deep: {size(deep.bytes)}, fits, {deep.seconds:,.1f} s more per epoch"]

@@ -101,6 +101,18 @@ def test_another_machine_has_the_pairs_and_the_scores(scored, capsys):
     assert again.pairs("train").height == 40
 
 
+def test_another_machine_has_the_scores_of_further_models(machines):
+    """For conditions, in SQL and in an estimate, which needs neither model."""
+    other = {"plus": {"model": str(machines.world.model("plus", seed=1))}}
+    score.score(machines.run("one").replace({"reference.other": other}))
+    assert "reference/plus/manifest.json" in machines.there()
+    run = machines.run("two", where="plus_margin > ref_margin").replace({"reference.other": other})
+    query = "SELECT sum(CASE WHEN plus_margin > ref_margin AND split = 'train' THEN 1 ELSE 0 END) FROM pairs"
+    kept = int(sql.answer(run, query).splitlines()[1])
+    assert 0 < kept < 40
+    assert estimate.estimate(run).pairs == kept
+
+
 def test_a_killed_training_goes_on_at_another_machine(scored, capsys):
     """Killed in step 5, it goes on from the checkpoint of step 4 and ends with the weights of an uninterrupted run."""
     train.train(scored.run("one", "whole"))

@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import polars as pl
 import pytest
-from scored_by_ray import drive, require_the_same, run_file, run_of
+from scored_by_ray import drive, require_the_same, run_file, run_of, tables
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.cluster import connection
 from scoreonce.stages.cluster.node import Surroundings
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.score import ray_engine, ray_worker
 from scoreonce.stages.score import stage as score
 from scoreonce.stages.score.ray_worker import MOST_STARTS, Order, PartScorer, Starts
@@ -130,6 +133,30 @@ def test_an_actor_scores_each_part_once_and_loads_one_model(prepared, expected, 
     assert {mark_of(shard) for shard in ScoringJob.of(run_of(prepared)).store.shards()} == {part.mark for part in parts}
     score.score(run_of(prepared))
     require_the_same(prepared, expected)
+
+
+def test_further_models_are_scored_with_ray_too(prepared, ray_here, monkeypatch):
+    """In this process in the place of a cluster: the tables of each model are those of one process."""
+
+    def score_parts(order, parts, room):
+        scorer = PartScorer(order, SimpleNamespace(another=Call(Starts().another)))
+        assert [scorer({"part": part.number})["problem"] for part in parts] == [""] * len(parts)
+
+    monkeypatch.setattr(connection, "find_spec", lambda name: name)
+    monkeypatch.setattr(ray_engine, "connected", nullcontext)
+    monkeypatch.setattr(ray_engine, "counted", lambda name: 0)
+    monkeypatch.setattr(ray_engine, "_score_parts", score_parts)
+    other = {"plus": {"model": str(prepared.model("plus", seed=1))}}
+    run = run_of(prepared).replace({"reference.other": other})
+    plus = RunPaths.of(run).of_other("plus")
+    score.score(run)
+    expected = pl.read_parquet(plus.reference("train"))
+    plus.reference_manifest.unlink()
+    score.score(run.replace({"score.engine": "ray", "score.store": str(prepared.folder / "ray")}))
+    found = pl.read_parquet(plus.reference("train"))
+    assert found["pair_id"].equals(expected["pair_id"])
+    assert (found["ref_margin"] - expected["ref_margin"]).abs().max() <= 2e-5
+    assert (found["ref_margin"] - tables(prepared)["train"]["ref_margin"]).abs().max() > 0.01
 
 
 def test_a_part_that_ends_its_process_again_and_again_is_given_up(prepared, ray_here):

@@ -30,12 +30,16 @@ def rows(run):
 def test_two_processes_with_a_part_each_score_what_one_process_does(world):
     """Seven shards: in the last round one process has none, and takes part in the forward passes of the other."""
     world.prepare(world.random_pairs(40), world.random_pairs(8, seed=1))
-    one = world.run(score=LAYERS)
-    two = world.run(score={**LAYERS, "store": str(world.folder / "other")}, compute={"shard": "full"})
+    further = {"other": {"plus": {"model": str(world.model("plus", seed=1))}}}
+    one = world.run(score=LAYERS, reference=further)
+    two = one.replace({"score.store": str(world.folder / "other"), "compute.shard": "full"})
+    plus = RunPaths.of(one).of_other("plus")
     launch("score", [two], 2)
-    found = rows(two)
+    found, of_plus = rows(two), pl.read_parquet(plus.reference("train"))
+    plus.reference_manifest.unlink()  # so that the table is written again, from the other store
     score(one)
     wanted = rows(one)
+    assert_frame_equal(of_plus, pl.read_parquet(plus.reference("train")), abs_tol=1e-4)
     store = ReferenceStore.of(two, two.reference)
     assert all(store.sidecar(shard)["provenance"]["sharded"] for shard in store.shards())
     assert found[2] % 2 == 1

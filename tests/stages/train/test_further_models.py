@@ -6,6 +6,7 @@ import math
 import polars as pl
 import pytest
 import torch
+from polars.testing import assert_frame_equal
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
@@ -15,6 +16,7 @@ from scoreonce.pipeline.methods.papers.tis_dpo import token_weights
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ReferenceManifest
 from scoreonce.stages import config
+from scoreonce.stages.commands import sql
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.reference_scores import require_other
@@ -93,6 +95,22 @@ def test_score_scores_each_model_once_under_its_own_key(prepared, capsys):
     score.score(run)
 
 
+def test_parts_of_the_completions_are_scored_under_each_model(prepared):
+    """In a store of its own; the last part writes the tables of each model, which are those of one process."""
+    whole = run_of(prepared, {"plus": 1})
+    parts = whole.replace({"score.store": str(prepared.folder / "parts")})
+    table_of = RunPaths.of(parts).of_other("plus")
+    expected = table(table_of)
+    table_of.reference_manifest.unlink()
+    first = score.score(parts, part="1/2")
+    assert first.missing > 0
+    assert not table_of.reference_manifest.exists()
+    assert score.score(parts, part="2/2").missing == 0
+    columns = ["ref_chosen_logps", "ref_rejected_logps"]
+    assert_frame_equal(table(table_of).select("pair_id", *columns), expected.select("pair_id", *columns), abs_tol=1e-4)
+    score.score(run_of(prepared, ALL))
+
+
 def test_columns_of_a_further_model_select_pairs(prepared):
     """train.where sees NAME_chosen_logps, NAME_rejected_logps and NAME_margin."""
     paths = trained(prepared, "where", where="plus_margin > ref_margin and teacher_chosen_logps < 0")
@@ -100,6 +118,15 @@ def test_columns_of_a_further_model_select_pairs(prepared):
     expected = (both[1]["ref_margin"] > both[0]["ref_margin"]).sum()
     assert 0 < expected < 24
     assert json.loads(paths.lineage.read_text())["data"]["pairs"] == expected
+
+
+def test_sql_offers_them(prepared):
+    """Of all pairs; both splits stand beside each other."""
+    run = run_of(prepared, ALL)
+    paths = RunPaths.of(run)
+    expected = sum(table(paths.of_other("plus"), split)["ref_margin"].sum() for split in ("train", "test"))
+    columns = "count(plus_margin) AS n, round(sum(plus_margin), 3) AS margin, count(teacher_chosen_logps) AS teacher"
+    assert sql.answer(run, f"SELECT {columns} FROM pairs").splitlines()[1].split() == ["32", f"{expected:.3f}", "32"]
 
 
 @pytest.mark.usefixtures("forgets_methods")
