@@ -19,7 +19,11 @@ def wanted(run: Run) -> Wanted:
     reference, compute = run.reference, run.compute
     return Wanted(
         device=compute.device,
-        dtypes=(reference.dtype, run.train.dtype or reference.dtype),
+        dtypes=(
+            reference.dtype,
+            run.train.dtype or reference.dtype,
+            *(each.dtype for each in reference.other.values()),
+        ),
         compiles=compute.compile,
         model=reference.model,
         weights=_weights(Path(reference.model).expanduser()),
@@ -39,12 +43,14 @@ def _weights(folder: Path) -> int | None:
 def _packages(run: Run) -> Iterator[tuple[str, str]]:
     """Optional packages, each with the first setting that needs it."""
     train, reference = run.train, run.reference
+    scored = {"reference": reference, **{f"reference.other.{name}": each for name, each in reference.other.items()}}
+    adapters = [section for section, model in scored.items() if model.adapter]
     if train.lora_rank or train.lora_continue:
         yield "peft", "train.lora_rank" if train.lora_rank else "train.lora_continue"
-    elif reference.adapter:
-        yield "peft", "reference.adapter"
-    if reference.quantization:
-        yield "bitsandbytes", f"reference.quantization = {reference.quantization!r}"
+    elif adapters:
+        yield "peft", f"{adapters[0]}.adapter"
+    if quantized := [section for section, model in scored.items() if model.quantization]:
+        yield "bitsandbytes", f"{quantized[0]}.quantization = {scored[quantized[0]].quantization!r}"
     if package := _of_optimizer(train.optimizer):
         yield package, f"train.optimizer = {train.optimizer!r}"
     engines = {"data.engine": run.data.engine, "score.engine": run.score.engine}

@@ -116,6 +116,12 @@ def test_what_a_run_file_asks_for(world):
         "mlflow-skinny": "train.log_with = 'mlflow'",
     }
     assert wanted.wanted(world.run()).packages == {}
+    other = {"plus": {"model": "m", "adapter": "a"}, "minus": {"model": "m", "quantization": "nf4"}}
+    further = wanted.wanted(world.run(reference={"other": other}))
+    assert dict(further.packages) == {
+        "peft": "reference.other.plus.adapter",
+        "bitsandbytes": "reference.other.minus.quantization = 'nf4'",
+    }
 
 
 def test_a_store_at_an_address_is_not_looked_at(world):
