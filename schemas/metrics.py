@@ -24,6 +24,7 @@ LEARNING_RATE = "learning_rate"
 SECONDS = "perf/seconds"  # of the step
 PAIRS_PER_SECOND = "perf/pairs_per_second"
 TOKENS_PER_SECOND = "perf/tokens_per_second"
+PEAK_MEMORY = "perf/peak_memory"  # bytes, so far: of the GPU, or of the whole process where there is none
 
 # What TRL's `DPOTrainer` and the `Trainer` beneath it log under the same names.
 TRL = (

@@ -13,10 +13,10 @@ import polars as pl
 from scoreonce.pipeline.pages.audit.page import AuditPage, render
 from scoreonce.pipeline.pages.audit.pairs import Texts
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.common.files import atomic
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import SPLITS, RunPaths
 from scoreonce.stages.data.pair_tables import read_audit
+from scoreonce.stages.outputs import pages
 
 _FIX = "Run `scoreonce audit` again: it rewrites the file."
 
@@ -35,8 +35,7 @@ def write_page(paths: RunPaths) -> Path:
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )
     path = paths.audit_page
-    with atomic(path) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+    pages.write_page(paths, path, render(page))
     return path
 
 

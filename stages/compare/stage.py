@@ -25,7 +25,7 @@ from scoreonce.pipeline.pages.compare.verdict import Decision, decision
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ComparisonManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.common.files import atomic, sha256, write_parquet
+from scoreonce.stages.common.files import sha256, write_parquet
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.locking import exclusive, locked
 from scoreonce.stages.common.method_file import load_allowed
@@ -35,6 +35,7 @@ from scoreonce.stages.compare import table
 from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
 from scoreonce.stages.compare.trials import gpus, run_all
 from scoreonce.stages.config import Run
+from scoreonce.stages.outputs import pages
 from scoreonce.stages.outputs.at_address import at_address
 
 logger = logging.getLogger(__name__)
@@ -192,8 +193,7 @@ def _write(
         reference_seconds=scored,
         notes=planned.notes,
     )
-    with atomic(paths.comparison_page) as temporary:
-        temporary.write_text(render(page), encoding="utf-8")
+    pages.write_page(paths, paths.comparison_page, render(page))
     manifest = ComparisonManifest(
         settings=run.compare.model_dump(mode="json"),
         pairs=found.pairs,

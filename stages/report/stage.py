@@ -18,14 +18,21 @@ from scoreonce.pipeline.pages.report.page import render
 from scoreonce.pipeline.pages.report.warnings import run_warnings
 from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import PairsManifest, ReferenceManifest
-from scoreonce.stages.common.files import atomic
 from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
 from scoreonce.stages.outputs.at_address import at_address
+from scoreonce.stages.outputs.pages import write_page
 from scoreonce.stages.outputs.units import LOGS
-from scoreonce.stages.report.records import best_of_n, demo_entries, manifest_fields, run_record, sample_records
+from scoreonce.stages.report.records import (
+    best_of_n,
+    demo_entries,
+    judgement_records,
+    manifest_fields,
+    run_record,
+    sample_records,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +47,9 @@ logger = logging.getLogger(__name__)
     "evaluate/*",
     "samples/*/samples.parquet",
     "samples/*/manifest.json",
+    "judge/*/manifest.json",
+    "judge/*/scores.parquet",
+    "judge/*/judgements.parquet",
     "demo.json",
     writes="report.html",
 )
@@ -53,8 +63,7 @@ def report(run: Run, *, labels: Sequence[str] | None = None, lock_timeout: float
     chosen = _choose(paths, labels)
     with locked(paths, paths.report, f"the report {paths.report}", timeout=lock_timeout):
         data = _collect(paths, chosen)
-        with atomic(paths.report) as temporary:
-            temporary.write_text(render(data), encoding="utf-8")
+        write_page(paths, paths.report, render(data))
     _log(data, paths)
     return ReportResult(paths.report, tuple(chosen))
 
@@ -67,6 +76,7 @@ def _collect(paths: RunPaths, labels: Sequence[str]) -> ReportData:
         demo=demo_entries(paths.out / "demo.json", labels),
         best_of_n=best_of_n(paths.out / "demo.json"),
         samples=sample_records(paths, labels),
+        judgements=judgement_records(paths, labels),
         title=f"{paths.out.name}: scoreonce report",
         made=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
     )

@@ -36,6 +36,7 @@ from scoreonce.pipeline.training.step import Collectives, Step, in_parts, slices
 from scoreonce.schemas import metrics as names
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, ReferenceManifest
+from scoreonce.stages.common.gpu_memory import peak_bytes
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Run
@@ -309,6 +310,7 @@ class Trainer:
             names.SECONDS: seconds,
             names.PAIRS_PER_SECOND: len(rows) / seconds,
             names.TOKENS_PER_SECOND: tokens / seconds,
+            names.PEAK_MEMORY: peak_bytes(self.accelerator.device),
         }
         return outcome.state, metrics, log_rows(outcome, step, epoch, [self.data.pair_ids[pair] for pair in pairs])
 

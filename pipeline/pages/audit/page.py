@@ -18,6 +18,7 @@ from scoreonce.pipeline.pages.audit.pairs import Texts, examples, worst_pairs
 from scoreonce.pipeline.pages.audit.shortcuts import ShortcutRow, domain, shortcut_rows, strength, strip
 from scoreonce.pipeline.pages.audit.verdict import present, verdict
 from scoreonce.pipeline.pages.charts import strip_axis, svg
+from scoreonce.pipeline.pages.downloads import as_csv, as_json
 from scoreonce.pipeline.pages.numbers import NOTHING, flatten, is_number, number, percent, shown, span, upper_first
 from scoreonce.pipeline.pages.text import advice, visible
 from scoreonce.pipeline.text.quarantine import REASONS
@@ -98,6 +99,12 @@ def render(shown_page: AuditPage) -> str:
             not_judged=audit.get("not_judged", []),
             maps=dynamics_charts(audit.get("maps") or []),
             decided=any("decided" in entry for entry in audit["shortcuts"]),
+            downloads=[
+                as_csv("findings.csv", [_plain(finding) for finding in audit["findings"]]),
+                as_csv("shortcuts.csv", audit["shortcuts"]),
+                as_csv("sources.csv", sources),
+                as_json("distributions.json", audit["distributions"]),
+            ],
             share=_share,
             words=_words,
             measure=_measure,
@@ -112,6 +119,10 @@ def render(shown_page: AuditPage) -> str:
     )
     # JSON can spell half of a surrogate pair, which no file can hold.
     return html.encode("utf-8", "replace").decode("utf-8")
+
+
+def _plain(finding: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in finding.items() if name != "examples"}
 
 
 def _findings(shown_page: AuditPage) -> list[Mapping[str, Any]]:

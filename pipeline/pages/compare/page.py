@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from scoreonce.pipeline.evaluation.standings import Standing
 from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, interval_strip, strip_axis, svg
 from scoreonce.pipeline.pages.compare.charts import against_drift, by_setting
-from scoreonce.pipeline.pages.compare.data import Comparison, mean, of_candidate
+from scoreonce.pipeline.pages.compare.data import Comparison, Trial, mean, of_candidate
+from scoreonce.pipeline.pages.downloads import as_csv, of_charts
 
 
 def render(data: Comparison) -> str:
@@ -24,6 +26,11 @@ def render(data: Comparison) -> str:
             strip_axis=strip_axis(domain, ".0%"),
             rows=_rows(data, domain),
             charts=charts,
+            downloads=[
+                as_csv("standings.csv", [_standing(data, row) for row in data.standings.rows]),
+                as_csv("trainings.csv", [_training(trial) for trial in data.trials]),
+                of_charts("charts.json", charts),
+            ],
             specs={chart.name: chart.spec for chart in charts},
             failed=[trial for trial in data.trials if trial.failure],
             seconds=sum(trial.seconds for trial in data.trials),
@@ -32,6 +39,19 @@ def render(data: Comparison) -> str:
             **kit.charts_script(),
         )
     )
+
+
+def _standing(data: Comparison, row: Standing) -> dict[str, Any]:
+    ends = {"accuracy": row.accuracy.mean, "accuracy_low": row.accuracy.low, "accuracy_high": row.accuracy.high}
+    gap = row.behind
+    behind = {"behind": gap.mean, "behind_low": gap.low, "behind_high": gap.high} if gap else {}
+    return {"candidate": row.name, "tied": row.tied, "seeds": row.seeds, **ends, **behind, **data.settings[row.name]}
+
+
+def _training(trial: Trial) -> dict[str, Any]:
+    named = {"label": trial.label, "candidate": trial.candidate, "seed": trial.seed, "seconds": trial.seconds}
+    figures = {name: value for name, value in trial.figures.items() if isinstance(value, (int, float))}
+    return {**named, "failure": trial.failure, **figures}
 
 
 def _headline(data: Comparison) -> str:

@@ -26,7 +26,7 @@ from scoreonce.pipeline.pages.charts import (
     strip_axis,
     values,
 )
-from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.numbers import is_number, upper_first
 from scoreonce.pipeline.pages.report.data import QUANTILES, RunRecord
 from scoreonce.pipeline.pages.scales import FLAT, flattened, groups, spread
 from scoreonce.schemas.metrics import (
@@ -256,11 +256,18 @@ def _band(
 
 
 def reward_against_kl(
-    demo: Sequence[Mapping[str, Any]], colors: Mapping[str, str], best_of_n: Sequence[Mapping[str, Any]] = ()
+    demo: Sequence[Mapping[str, Any]],
+    colors: Mapping[str, str],
+    best_of_n: Sequence[Mapping[str, Any]] = (),
+    *,
+    name: str = "reward-kl",
+    reward: str = "true reward",
+    lines: Sequence[Sequence[str]] = (),
 ) -> Chart:
     """True reward of each policy's samples, with its interval, against the policy's KL from the reference.
 
-    With the curve of the best of n completions of the reference, at the most that their KL can be.
+    With the curve of the best of n completions of the reference, at the most that their KL can be. `lines` names the
+    labels that a line leads through, in its order: a policy that is mixed with the reference more and more.
     """
     figures = {"kl": "kl_mean", "low": "true_reward_low", "high": "true_reward_high", "mean": "true_reward_mean"}
     rows = [{"label": entry["label"], **{name: entry.get(key) for name, key in figures.items()}} for entry in demo]
@@ -275,12 +282,12 @@ def reward_against_kl(
         scale=spread(kls),
     )
     paint = alt.Color("label:N", scale=scale, legend=None)
-    titles = {"mean": "true reward", "low": "low", "high": "high", "kl": "KL"}
+    titles = {"mean": reward, "low": "low", "high": "high", "kl": "KL"}
     tips = [
         alt.Tooltip("label:N", title="run"),
         *(alt.Tooltip(f"{name}:Q", title=title, format=".3f") for name, title in titles.items()),
     ]
-    span = alt.Y("low:Q", title="true reward", scale=spread(means))
+    span = alt.Y("low:Q", title=reward, scale=spread(means))
     layers: list[alt.Chart] = [
         base.mark_rule(strokeWidth=2).encode(x=x, y=span, y2="high:Q", color=paint),
         base.mark_point(filled=True, size=95, opacity=1).encode(x=x, y="mean:Q", color=paint, tooltip=tips),
@@ -290,19 +297,35 @@ def reward_against_kl(
         layers = [*along, *layers]
         caption += " Solid lines: from the reference along training; small dots are checkpoints."
     if best_of_n:
-        layers = [*_best_of_n(best_of_n), *layers]
+        layers = [*_best_of_n(best_of_n, reward), *layers]
         caption += (
             f" Dashed: the best of 1 to {best_of_n[-1]['n']} completions of the reference, at log n − (n − 1)/n nats."
         )
+    if lines:
+        layers = [*_paths(lines, rows, colors), *layers]
+        caption += " Solid lines: a policy mixed with the reference in decoding, from the reference through the policy."
     if flattened(kls) or flattened(means):
         caption += " One is far from the others, so the axis is logarithmic on both sides of zero."
-    return Chart("reward-kl", "True reward against KL", caption, specification(alt.layer(*layers), rows, height=300))
+    title = f"{upper_first(reward)} against KL"
+    return Chart(name, title, caption, specification(alt.layer(*layers), rows, height=300))
 
 
-def _best_of_n(points: Sequence[Mapping[str, Any]]) -> list[alt.Chart]:
+def _paths(
+    lines: Sequence[Sequence[str]], rows: Sequence[Mapping[str, Any]], colors: Mapping[str, str]
+) -> list[alt.Chart]:
+    places = {row["label"]: row for row in rows}
+    return [
+        alt.Chart(values([{**places[label], "order": place} for place, label in enumerate(line)]))
+        .mark_line(strokeWidth=1.5, opacity=0.6, color=colors.get(line[-1], "var(--ink-2)"))
+        .encode(x="kl:Q", y="mean:Q", order="order:Q")
+        for line in lines
+    ]
+
+
+def _best_of_n(points: Sequence[Mapping[str, Any]], reward: str) -> list[alt.Chart]:
     rows = [{"n": each["n"], "kl": each["kl_bound"], "mean": each["reward"]} for each in points]
     base = alt.Chart(values(rows)).encode(x="kl:Q", y="mean:Q")
-    tips = [alt.Tooltip("n:Q", title="best of"), alt.Tooltip("mean:Q", title="true reward", format=".3f")]
+    tips = [alt.Tooltip("n:Q", title="best of"), alt.Tooltip("mean:Q", title=reward, format=".3f")]
     return [
         base.mark_line(strokeDash=[4, 3], strokeWidth=1.5, color="var(--ink-3)"),
         base.mark_point(filled=True, size=30, opacity=1, color="var(--ink-3)").encode(tooltip=tips),

@@ -8,6 +8,7 @@ from typing import Any
 
 import polars as pl
 
+from scoreonce.pipeline.pages.report.ranking import JudgementRecord
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -54,6 +55,7 @@ class ReportData:
     demo: tuple[Mapping[str, Any], ...] = ()
     best_of_n: tuple[Mapping[str, Any], ...] = ()  # of the demo's reference: n, reward, low, high, kl_bound
     samples: tuple[SampleRecord, ...] = ()
+    judgements: tuple[JudgementRecord, ...] = ()
     title: str = "scoreonce report"
     made: str = ""
 

@@ -253,10 +253,11 @@ def test_the_page_fits_its_window_and_nothing_is_injected(tmp_path, browser, wid
 
 
 def test_without_script_all_is_shown_but_the_search(tmp_path, browser):
-    """Every pair's words are there, folded ones too; nothing is hidden but the field that needs script."""
+    """Every pair's words are there, folded ones too; nothing is hidden but the field that needs script, and
+    the place for links to other pages, of which there are none."""
     write_page(audited(tmp_path))
     hidden = "[...shown.body.querySelectorAll(':not(script)')].filter(e => getComputedStyle(e).display === 'none')"
     what = f"{hidden}.map(e => e.className + e.id).join(',') + ' | ' + shown.getElementById('worst').textContent"
     hides, _, text = framed(browser, tmp_path, 1280, what, 'sandbox="allow-same-origin"').partition(" | ")
-    assert hides == "tools"
+    assert hides == "pages,tools"
     assert all(f"{animal} {row}" in text for animal in ("cat", "dog") for row in range(5))

@@ -65,6 +65,8 @@ def record(label="dpo", *, right=80, wrong=20, steps=40, chosen=0.5, margin=0.1,
             "rewards/accuracies": 0.8,
             "perf/seconds": 3.0,
             "perf/pairs_per_second": 21.0,
+            "perf/tokens_per_second": 1000.0,
+            "perf/peak_memory": 1024.0**3 * s / steps,
         }
         for s in range(1, steps + 1)
     ]
@@ -165,6 +167,21 @@ def test_sources_are_compared_where_there_are_several():
     assert "75.0%" in page.text
 
 
+def test_the_cost_of_each_run_is_shown_and_can_be_saved():
+    """40 steps of 3 seconds at 1,000 tokens a second: 120,000 tokens. Memory peaks at 1 GiB in the last step."""
+    page = Page(render(ReportData(runs=(record("dpo"), RunRecord("evaluated only")))))
+    cost = page.text.partition("Peak memory")[2].partition("Of training steps alone")[0]
+    assert cost.split() == ["dpo", "40", "0:02:00", "21", "1,000", "120,000", "1.0", "GiB"]
+    saved = {a["download"]: a["href"] for tag, a in page.tags if "download" in a}
+    assert saved.keys() == {"results.csv", "charts.json"}
+    table = base64.b64decode(saved["results.csv"].partition("base64,")[2]).decode().splitlines()
+    assert table[0].startswith("run,tied,accuracy,accuracy_low,accuracy_high,")
+    assert table[1].startswith("dpo,False,0.8,")
+    charts = json.loads(base64.b64decode(saved["charts.json"].partition("base64,")[2]))
+    assert charts["series"] == {"r0": "dpo", "r1": "evaluated only"}
+    assert charts["charts"]["loss"]["rows"][0].keys() == {"step", "r0"}
+
+
 # ---- nothing in the data becomes markup, code or a request ----
 
 
@@ -234,7 +251,7 @@ def test_not_a_number_is_null_in_the_charts():
 def test_runs_that_cannot_be_distinguished():
     found = verdict(ReportData(runs=(record("dpo", right=80, wrong=20), record("ipo", right=79, wrong=21))))
     assert found.headline == "dpo is ahead, but not clearly"
-    assert "ipo cannot be distinguished" in found.sentences[1]
+    assert "ipo is tied with it" in found.sentences[1]
     assert found.standings[1].behind["difference"] == pytest.approx(-0.01)
 
 

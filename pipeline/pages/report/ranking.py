@@ -1,0 +1,122 @@
+"""What the runs of a report are ranked by: the true reward, else a judge, else held-out accuracy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from scoreonce.pipeline.evaluation.intervals import Interval, difference
+from scoreonce.pipeline.pages.numbers import fixed, is_number, percent
+from scoreonce.schemas.samples import REFERENCE
+
+
+@dataclass(frozen=True)
+class JudgementRecord:
+    """One judgement: the fields of its manifest, and rows of `SampleScore`, None where the judge only compares."""
+
+    name: str
+    label: str
+    against: str | None
+    judge: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    scores: pl.DataFrame | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Who says how good each model is: `grades` by label. `of` is the reference's, or what chance would give."""
+
+    title: str
+    grades: Mapping[str, Interval]
+    of: Interval | None = None
+    of_what: str = "the reference"
+    share: bool = False  # shown as percentages
+
+    def text(self, value: float) -> str:
+        """A value in its unit."""
+        return percent(value) if self.share else fixed(value)
+
+    def with_ends(self, grade: Interval) -> str:
+        """A grade with both ends of its interval."""
+        return f"{self.text(grade.mean)} ({self.text(grade.low)} to {self.text(grade.high)})"
+
+    def tied(self, grade: Interval, best: Interval) -> bool:
+        """Whether the 95 % interval of the difference has zero in it, samples taken as independent."""
+        return difference(best, grade).low <= 0
+
+
+def leading(
+    demo: Sequence[Mapping[str, Any]], judgements: Sequence[JudgementRecord], labels: Sequence[str]
+) -> Measure | None:
+    """The measure by which these runs are ranked; None where neither a true reward nor a judge knows any of them.
+
+    Of several judges, or several that were compared with, the one that knows most of the runs, win rates first.
+    """
+    reward = of_rewards(demo)
+    found = [reward] if reward else [*_win_rates(judgements), *_scores(judgements)]
+    known = {id(each): sum(label in each.grades for label in labels) for each in found}
+    best = max(found, key=lambda each: known[id(each)], default=None)
+    return best if best is not None and known[id(best)] else None
+
+
+def of_rewards(demo: Sequence[Mapping[str, Any]]) -> Measure | None:
+    """The demo's true rewards; None where it has none."""
+    grades = {
+        entry["label"]: Interval(entry["true_reward_mean"], entry["true_reward_low"], entry["true_reward_high"])
+        for entry in demo
+        if is_number(entry.get("true_reward_mean"))
+    }
+    return Measure("true reward", grades, grades.get(REFERENCE)) if grades else None
+
+
+def of_scores(judgements: Sequence[JudgementRecord]) -> Measure | None:
+    """The scores of the judge that scored most labels; None where none scores."""
+    return max(_scores(judgements), key=lambda each: len(each.grades), default=None)
+
+
+def of_win_rates(judgements: Sequence[JudgementRecord]) -> Measure | None:
+    """The win rates of most labels against the same samples by one judge; None where nothing was compared."""
+    return max(_win_rates(judgements), key=lambda each: len(each.grades), default=None)
+
+
+def _scores(judgements: Sequence[JudgementRecord]) -> Iterator[Measure]:
+    for group in _groups((_who(each), each) for each in judgements if each.figures.get("scores")):
+        grades = {
+            row["label"]: Interval(row["score"], row["score_low"], row["score_high"])
+            for each in group
+            for row in each.figures["scores"]
+            if is_number(row["score"])
+        }
+        if grades:
+            yield Measure("judge’s score", grades, grades.get(REFERENCE))
+
+
+def _win_rates(judgements: Sequence[JudgementRecord]) -> Iterator[Measure]:
+    compared = [each for each in judgements if (each.figures.get("comparison") or {}).get("win_rate")]
+    for group in _groups((f"{_who(each)} {each.against}", each) for each in compared):
+        rates = {each.label: each.figures["comparison"]["win_rate"] for each in group}
+        grades = {label: Interval(rate["rate"], rate["low"], rate["high"]) for label, rate in rates.items()}
+        against = str(group[0].against)
+        yield Measure(f"win rate against {against}", grades, Interval(0.5, 0.5, 0.5), against, share=True)
+
+
+def _groups(keyed: Iterator[tuple[str, JudgementRecord]]) -> list[list[JudgementRecord]]:
+    groups: dict[str, list[JudgementRecord]] = {}
+    for key, each in keyed:
+        groups.setdefault(key, []).append(each)
+    return list(groups.values())
+
+
+def _who(each: JudgementRecord) -> str:
+    return json.dumps(each.judge, sort_keys=True, default=str)
+
+
+def judge_name(judge: Mapping[str, Any]) -> str:
+    """Who judged, in a few words."""
+    named = [str(judge[key]) for key in ("reward_model", "function", "endpoint") if judge.get(key)]
+    model = [str(judge["model"])] if judge.get("model") else []
+    return ", ".join([*model, *named]) or "a judge"
