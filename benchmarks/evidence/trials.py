@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from scoreonce.pipeline.forward.architecture import causal_lm
 from scoreonce.pipeline.training import sampling
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.reference_scores import require_reference
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import loading, tokenizers
 from scoreonce.stages.train.data import load_training_data
 from scoreonce.stages.train.trainer import Trainer
 
@@ -67,11 +67,14 @@ class Trials:
 
     def result(self, trial: Trial) -> dict[str, Any]:
         """What the trial gave; done now if it is not."""
-        if trial.key not in self.done:
+        return self.kept(trial.key, lambda: self._run(trial))
+
+    def kept(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What is kept under the key; made now, with its CPU time, if it is not there."""
+        if key not in self.done:
             began = time.process_time()
-            row = {"key": trial.key, **self._run(trial), "cpu_seconds": time.process_time() - began}
-            self._keep(row)
-        return self.done[trial.key]
+            self._keep({"key": key, **make(), "cpu_seconds": time.process_time() - began})
+        return self.done[key]
 
     def _keep(self, row: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as lines:
@@ -81,7 +84,7 @@ class Trials:
     def reference(self) -> dict[str, float]:
         """The reference's own rewards, judged as those of policies are."""
         if REFERENCE not in self.done:
-            self._keep({"key": REFERENCE, **judged(_reference(self.world.reference), self.world)})
+            self._keep({"key": REFERENCE, **judged(reference_model(self.world.reference), self.world)})
         return self.done[REFERENCE]
 
     def _run(self, trial: Trial) -> dict[str, Any]:
@@ -104,7 +107,9 @@ def trained(run: Run) -> tuple[Any, dict[str, float]]:
     """The policy that `scoreonce train` makes of this run, and the metrics of its last step."""
     settings = run.train
     method = methods.resolve(settings.method, settings.hyperparameters, **settings.pieces)
-    data = load_training_data(RunPaths.of(run), method.reads, takes_unpaired=method.takes_unpaired)
+    data = load_training_data(
+        RunPaths.of(run), method.reads, settings.where, settings.drop, takes_unpaired=method.takes_unpaired
+    )
     trainer = Trainer.build(run, method, data, Accelerator(cpu=True), require_reference(run))
     state, metrics = method.init_state(), {}
     for step in range(1, trainer.steps + 1):
@@ -123,7 +128,7 @@ def judged(policy: Any, world: World) -> dict[str, float]:
     asked = world.prompts.judged
     texts, sizes = samples(policy, asked, world), world.size.judged
     rewards = torch.tensor([reward(prompt, text) for prompt, text in zip(asked, texts, strict=True)]).double()
-    kl, tokens = divergences(policy, _reference(world.reference), asked, texts, world)
+    kl, tokens = divergences(policy, reference_model(world.reference), asked, texts, world)
     rows: dict[str, float] = {"distinct": len(set(texts)) / len(texts)}
     for split, own, apart, length in zip(SPLITS, *(x.split(sizes) for x in (rewards, kl, tokens)), strict=True):
         found: Mapping[str, float] = {
@@ -137,7 +142,8 @@ def judged(policy: Any, world: World) -> dict[str, float]:
 
 
 @lru_cache(maxsize=1)
-def _reference(folder: str) -> Any:
+def reference_model(folder: str) -> Any:
+    """The reference, read once."""
     return loading.load_model(folder, dtype="float32", device="cpu").eval()
 
 
@@ -146,16 +152,23 @@ def divergences(
     policy: Any, reference: Any, asked: list[Prompt], texts: list[str], world: World
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """KL(policy || reference) summed over each text's positions, end token included, in nats, and its tokens."""
-    tokenizer = loading.load_tokenizer(world.reference)
-    starts = [tokenizer(prompt.text)["input_ids"] for prompt in asked]
+    ids, mine = tokens_of([prompt.text for prompt in asked], texts, world)
+    own, other = (model(ids).logits[:, :-1].log_softmax(-1) for model in (policy, reference))
+    return ((own.exp() * (own - other)).sum(-1) * mine).sum(-1).double(), mine.sum(-1).double()
+
+
+def tokens_of(prompts: Sequence[str], texts: Sequence[str], world: World) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids of prompt, text and end token, padded (texts, width), and the places whose next token belongs to the
+    text, end token included (texts, width - 1).
+    """
+    tokenizer = tokenizers.load_tokenizer(world.reference)
+    starts = [tokenizer(prompt)["input_ids"] for prompt in prompts]
     rows = [
         start + tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
         for start, text in zip(starts, texts, strict=True)
     ]
     width = max(map(len, rows))
     ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-    places = torch.arange(width - 1)  # whose next token belongs to the text
+    places = torch.arange(width - 1)
     first, last = torch.tensor([len(start) - 1 for start in starts]), torch.tensor([len(row) - 1 for row in rows])
-    mine = (places >= first[:, None]) & (places < last[:, None])
-    own, other = (model(ids).logits[:, :-1].log_softmax(-1) for model in (policy, reference))
-    return ((own.exp() * (own - other)).sum(-1) * mine).sum(-1).double(), mine.sum(-1).double()
+    return ids, (places >= first[:, None]) & (places < last[:, None])

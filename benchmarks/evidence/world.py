@@ -10,7 +10,7 @@ import json
 import random
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from scoreonce.pipeline.demo.reward import reward
 from scoreonce.pipeline.demo.task import Prompt, Prompts, card, prompts
 from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.demo import sampling
-from scoreonce.stages.models import loading
+from scoreonce.stages.models import loading, tokenizers
 
 RUN_FILE = Path(__file__).parent / "run.toml"
 TASK_SEED = 0
@@ -100,21 +100,31 @@ class World:
         is the half of these pairs whose rewards differ less, or more.
         """
         name = f"seed{seed}-{part.replace(' ', '-')}-flips{flips:g}"
+        return self.scored(name, _labelled(self.pairs(seed, part), flips, random.Random(seed)))
+
+    def scored(self, name: str, rows: Iterable[dict[str, Any]], settings: Mapping[str, Any] | None = None) -> Run:
+        """The run of a data set of that name, prepared and scored with further settings; its rows are written once."""
         source = self.folder / f"{name}.jsonl"
-        run = self._run(name, source, self.reference)
+        run = self._run(name, source, self.reference).replace(dict(settings or {}))
         if not source.exists():
-            _write(source, _labelled(self._part(seed, part), flips, random.Random(seed)))
+            _write(source, rows)
         prepare(run)
         score(run)
         return run
 
-    def _part(self, seed: int, part: str) -> list[dict[str, Any]]:
+    def pairs(self, seed: int, part: str = "all") -> list[dict[str, Any]]:
+        """A seed's pairs with true labels and the true rewards as scores: all, or the half that `part` names."""
         size = self.size.pairs
-        rows = [row for row in self._pool if row["chosen_score"] != row["rejected_score"]][seed * size :][:size]
+        rows = self.untied[seed * size :][:size]
         if len(rows) < size:
             raise ValueError(f"the pool has no {size} untied pairs for seed {seed}: enlarge `Size.pool`")
         ranked = sorted(rows, key=lambda row: row["chosen_score"] - row["rejected_score"])
         return {"all": rows, "low gap": ranked[: size // 2], "high gap": ranked[size // 2 :]}[part]
+
+    @property
+    def untied(self) -> list[dict[str, Any]]:
+        """The pairs of the pool whose sides differ in reward: the seeds' from the start."""
+        return [row for row in self._pool if row["chosen_score"] != row["rejected_score"]]
 
     @cached_property
     def _pool(self) -> list[dict[str, Any]]:
@@ -141,7 +151,7 @@ class World:
 
 def samples(model: Any, asked: Sequence[Prompt], world: World) -> list[str]:
     """One text per prompt, at temperature 1, each from noise of its own: the same for every model."""
-    tokenizer = loading.load_tokenizer(world.reference)
+    tokenizer = tokenizers.load_tokenizer(world.reference)
     rows = sampling.sample(
         model,
         tokenizer,
