@@ -143,7 +143,7 @@ def test_a_folder_of_another_size_is_refused(tmp_path):
         World(tmp_path, Size()).require_own()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_claim_runs_in_a_tiny_world():
     before = page.PAGE.read_text(encoding="utf-8")
     done = subprocess.run(

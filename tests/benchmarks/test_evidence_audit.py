@@ -113,7 +113,7 @@ def test_the_page_is_what_the_table_on_disk_gives():
     assert made == (audit_page.generated(pl.read_parquet(audit_page.TABLE)) if audit_page.TABLE.exists() else "")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_in_a_tiny_world():
     """In which each plant is found: contradictions with both pairs of each, repetitions all of them."""
     command = [sys.executable, str(FOLDER / "audit_helps.py"), "--smoke"]
