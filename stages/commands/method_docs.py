@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import METHODS, REFUSED, table
 from scoreonce.pipeline.methods.chain import Method
 from scoreonce.pipeline.methods.papers import exo, nca
@@ -122,7 +123,11 @@ def _pieces() -> Iterator[str]:
 
 
 def _offered(piece: Piece) -> bool:
-    return piece.name not in ("constant_beta", "constant_margin")
+    """Whether a piece stands on the page: those of the package, and none that a program registered besides."""
+    return piece.function.__module__.startswith(methods.__name__) and piece.name not in (
+        "constant_beta",
+        "constant_margin",
+    )
 
 
 def _lists() -> Iterator[str]:

@@ -26,7 +26,11 @@ def write(folder: Path) -> int:
     Raises `InputError` where the packages are not installed.
     """
     file = _weights()
-    model = _plain(AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32))
+    model = _plain(
+        AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, trust_remote_code=False
+        )
+    )
     tokenizer = _tokenizer(file)
     temporary = folder.with_name(f".{folder.name}.tmp")
     remove(temporary, inside=folder.parent)
@@ -68,7 +72,9 @@ def _plain(loaded: PreTrainedModel) -> PreTrainedModel:
 
 def _tokenizer(file: Path) -> PreTrainedTokenizerFast:
     """As transformers reads it from GGUF, with digits one by one, which "smollm" means and transformers leaves out."""
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+        file.parent, gguf_file=file.name, trust_remote_code=False
+    )
     tree = json.loads(tokenizer.backend_tokenizer.to_str())
     single = {"type": "Digits", "individual_digits": True}
     if "Digits" not in json.dumps(tree["pre_tokenizer"]):

@@ -1,10 +1,12 @@
 """docs/methods.md and the table are made from the code."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from scoreonce.pipeline import methods
 from scoreonce.pipeline.methods import METHODS, REFUSED
+from scoreonce.pipeline.methods.pieces.registry import PIECES
 from scoreonce.stages.commands import method_docs as docs
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "methods.md"
@@ -14,6 +16,14 @@ def test_the_page_is_what_the_code_says() -> None:
     assert PAGE.read_text(encoding="utf-8") == docs.markdown(), (
         "run: python -m scoreonce.stages.commands.method_docs > docs/methods.md"
     )
+
+
+def test_a_piece_of_another_program_is_not_on_the_page(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    def elsewhere() -> None: ...
+
+    piece = next(iter(PIECES["calibration"].values()))
+    monkeypatch.setitem(PIECES["calibration"], "elsewhere", replace(piece, name="elsewhere", function=elsewhere))
+    assert "elsewhere" not in docs.markdown()
 
 
 def test_the_page_has_every_method_and_every_refusal() -> None:

@@ -24,7 +24,7 @@ from scoreonce.stages.store.identity import StoreIdentity
 from scoreonce.stages.train import merge
 from scoreonce.stages.train import stage as train
 
-pytest.importorskip("bitsandbytes")
+bitsandbytes = pytest.importorskip("bitsandbytes")
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of PEFT
 
 FAST = {"learning_rate": 3e-3, "batch_pairs": 8, "max_steps": 3, "method": "dpo", "lora_rank": 4, "label": "qlora"}
@@ -45,7 +45,12 @@ def in_four_bits(folder, dtype=torch.float32):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings, device_map="cpu", dtype=dtype)
+    for module in model.modules():
+        # With AVX-512 in bfloat16, bitsandbytes would compute in bfloat16, and fail where a row is under a block of 64.
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def total_logp(model, prompt, completion):
