@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "pipeline.memory": {"pipeline.batches", "pipeline.attention", "pipeline.head", "pipeline.forward"},
     "pipeline.generation": set(),
     "pipeline.evaluation": set(),
-    "pipeline.samples": {"pipeline.audit.measures"},
+    "pipeline.samples": {"pipeline.audit.measures", "pipeline.evaluation"},
     "pipeline.judging": {"pipeline.evaluation"},
     "pipeline.audit": set(),
     "pipeline.audit.measures": {"pipeline.text"},

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from scoreonce.pipeline.evaluation.intervals import Z95
 from scoreonce.pipeline.samples.estimates import Estimate, ratio
 
 Rewards = npt.NDArray[np.float64]
@@ -32,6 +33,12 @@ class BestOfN:
     reward: Estimate
     win_rate: Estimate | None
     kl_bound: float
+
+    def row(self) -> dict[str, float]:
+        """`n`, `reward` with the ends `low` and `high` of its 95 % interval, and `kl_bound`, as pages draw them."""
+        half = Z95 * (self.reward.error or 0.0)
+        mean = self.reward.mean
+        return {"n": self.n, "reward": mean, "low": mean - half, "high": mean + half, "kl_bound": self.kl_bound}
 
 
 def weights(count: int, n: int) -> Rewards:

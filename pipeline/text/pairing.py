@@ -137,7 +137,7 @@ def best_of_n_kl(logps: float, n: int) -> float:
     """KL(best of n || reference) in nats, estimated at one selected completion of log-prob `logps` under the reference.
 
     With p = exp(logps) and q = (1 - p)^n: q (log n + (n - 1) log(1 - p) - (n - 1) / n) + (1 - q) log((1 - q) / p).
-    Average it over prompts. At p -> 0, and so for all but the shortest completions, it is `best_of_n_kl_bound`.
+    Average it over prompts. At p -> 0, and so for all but the shortest completions, it is `samples.best_of_n.kl_bound`.
     """
     if logps >= 0:
         return 0.0  # the only completion there is
@@ -146,11 +146,6 @@ def best_of_n_kl(logps: float, n: int) -> float:
     # exp(-700) is near the smallest float64; there the ratio is n to the last digit.
     ratio = math.log(n) if logps < -700 else math.log(-math.expm1(n * log_missed)) - logps
     return missed * (math.log(n) + (n - 1) * log_missed - (n - 1) / n) + (1 - missed) * ratio
-
-
-def best_of_n_kl_bound(n: int) -> float:
-    """log n - (n - 1) / n nats: KL(best of n || reference) is never above it, whatever the scores."""
-    return math.log(n) - (n - 1) / n
 
 
 def _log1mexp(value: float) -> float:

@@ -13,6 +13,8 @@ from scoreonce.stages.common import manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.json_lines import read_lines
 
+CHECKPOINT_WEIGHTS = "weights.safetensors"  # of the trained parameters, where the model is not in parts
+
 
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""

@@ -11,10 +11,9 @@ from safetensors.torch import load_file
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import CheckpointManifest
 from scoreonce.stages.common import manifests
-from scoreonce.stages.data.training_runs import checkpoints, step_of
+from scoreonce.stages.common.paths import MANIFEST
+from scoreonce.stages.data.training_runs import CHECKPOINT_WEIGHTS, checkpoints, step_of
 from scoreonce.stages.scoring.model_scorer import ModelScorer
-
-WEIGHTS = "weights.safetensors"
 
 
 def earlier_steps(training: Path, policy: ModelScorer) -> Iterator[int]:
@@ -24,9 +23,9 @@ def earlier_steps(training: Path, policy: ModelScorer) -> Iterator[int]:
     are not those of the whole model, as with LoRA.
     """
     for checkpoint in checkpoints(training / "checkpoints")[:-1]:
-        manifest = manifests.read(CheckpointManifest, checkpoint / "manifest.json")
-        manifests.require_files(manifest, checkpoint, [WEIGHTS])
-        _put(checkpoint / WEIGHTS, policy)
+        manifest = manifests.read(CheckpointManifest, checkpoint / MANIFEST)
+        manifests.require_files(manifest, checkpoint, [CHECKPOINT_WEIGHTS])
+        _put(checkpoint / CHECKPOINT_WEIGHTS, policy)
         yield step_of(checkpoint)
 
 

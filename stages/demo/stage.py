@@ -28,11 +28,12 @@ from scoreonce.pipeline.batches.prompt_rows import PromptRow
 from scoreonce.pipeline.demo.reward import prefers_first, reward
 from scoreonce.pipeline.demo.task import Prompt, Prompts, card
 from scoreonce.pipeline.demo.task import prompts as draw_prompts
-from scoreonce.pipeline.evaluation.intervals import Z95, mean_interval
+from scoreonce.pipeline.evaluation.intervals import mean_interval
 from scoreonce.pipeline.forward.architecture import causal_lm
 from scoreonce.pipeline.samples import best_of_n
 from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.samples import REFERENCE
 from scoreonce.stages.common import files
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
@@ -45,12 +46,10 @@ from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 logger = logging.getLogger(__name__)
 
-REFERENCE = "reference"
-
 
 @dataclass(frozen=True)
 class Size:
-    """Size of the demo; the defaults take less than five minutes of one core, a third of it to start ten commands."""
+    """Size of the demo; the defaults take about five minutes of one core, a third of it to start ten commands."""
 
     texts: int = 3200
     pairs: int = 800
@@ -242,16 +241,7 @@ def _best_of_n(
     rewards: dict[str, list[float]] = {prompt.text: [] for prompt in prompts}
     for prompt, text in zip(repeated, _texts(rows, tokenizer), strict=True):
         rewards[prompt.text].append(reward(prompt, text))
-    return [
-        {
-            "n": point.n,
-            "reward": point.reward.mean,
-            "low": point.reward.mean - Z95 * (point.reward.error or 0.0),
-            "high": point.reward.mean + Z95 * (point.reward.error or 0.0),
-            "kl_bound": point.kl_bound,
-        }
-        for point in best_of_n.curve(rewards)
-    ]
+    return [point.row() for point in best_of_n.curve(rewards)]
 
 
 def _figures(prompts: Sequence[Prompt], texts: Sequence[str], log_ratios: npt.NDArray[np.float64]) -> dict[str, float]:

@@ -18,7 +18,7 @@ def write_page(paths: RunPaths, path: Path, html: str) -> None:
     A page that another process is writing is left alone: it links to what is there when it is written. So is one of a
     run at an address, where it is part of another result.
     """
-    _write(paths, path, html)
+    _write(path, with_links(html, _name(paths, path), _there(paths)))
     if paths.address is not None:
         return
     pages = {paths.report: paths.report, paths.audit_page: paths.audit, paths.comparison_page: paths.comparison}
@@ -26,15 +26,13 @@ def write_page(paths: RunPaths, path: Path, html: str) -> None:
         if other != path and other.is_file():
             with suppress(InputError, OSError, ValueError), locked(paths, written, f"the page {other}", timeout=0):
                 before = other.read_text(encoding="utf-8")
-                if with_links(before, _name(paths, other), _there(paths)) != before:
-                    _write(paths, other, before)
+                if (after := with_links(before, _name(paths, other), _there(paths))) != before:
+                    _write(other, after)
 
 
-def _write(paths: RunPaths, path: Path, html: str) -> None:
+def _write(path: Path, html: str) -> None:
     with atomic(path) as temporary:
-        temporary.write_text(
-            with_links(html, _name(paths, path), {*_there(paths), _name(paths, path)}), encoding="utf-8"
-        )
+        temporary.write_text(html, encoding="utf-8")
 
 
 def _name(paths: RunPaths, path: Path) -> str:

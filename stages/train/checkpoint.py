@@ -36,7 +36,7 @@ from scoreonce.schemas.manifests import CheckpointManifest
 from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.removal import remove
-from scoreonce.stages.data.training_runs import checkpoints, step_of
+from scoreonce.stages.data.training_runs import CHECKPOINT_WEIGHTS, checkpoints, step_of
 from scoreonce.stages.sharded import tensors as sharded_tensors
 from scoreonce.stages.sharded.processes import on_first
 
@@ -106,9 +106,7 @@ def save(
         _new_folder(temporary, inside)
     try:
         if not training.sharded:
-            save_file(
-                {name: tensor.contiguous() for name, tensor in weights.items()}, temporary / "weights.safetensors"
-            )
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary / CHECKPOINT_WEIGHTS)
             save_file(tensors, temporary / "optimizer.safetensors")
         save_file(_random_state(), temporary / "random.safetensors")
         files.write_json(
@@ -237,8 +235,8 @@ def restore(checkpoint: Path, training: Training) -> tuple[int, dict[str, Tensor
 def _read_tensors(checkpoint: Path, training: Training) -> dict[str, Tensor]:
     """Fill the weights; return the optimizer's tensors by path, those as large as their weight in the same parts."""
     weights = dict(zip(training.names, training.masters.masters, strict=True))
-    if not training.sharded and (checkpoint / "weights.safetensors").exists():
-        stored = load_file(checkpoint / "weights.safetensors")
+    if not training.sharded and (checkpoint / CHECKPOINT_WEIGHTS).exists():
+        stored = load_file(checkpoint / CHECKPOINT_WEIGHTS)
         with torch.no_grad():
             for name, master in weights.items():
                 master.copy_(stored[name])

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.evaluation.intervals import Z95, Interval
+from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.pages.report.ranking import JudgementRecord, Measure, of_scores, of_win_rates
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 from scoreonce.pipeline.samples import best_of_n
@@ -83,13 +83,4 @@ def _best_of_n(judgements: Sequence[JudgementRecord]) -> list[dict[str, Any]]:
     if scored is None or scored.height == scored["prompt_id"].n_unique():
         return []
     rewards = {prompt: rows["score"].to_list() for (prompt,), rows in scored.group_by("prompt_id", maintain_order=True)}
-    return [
-        {
-            "n": point.n,
-            "reward": point.reward.mean,
-            "low": point.reward.mean - Z95 * (point.reward.error or 0.0),
-            "high": point.reward.mean + Z95 * (point.reward.error or 0.0),
-            "kl_bound": point.kl_bound,
-        }
-        for point in best_of_n.curve(rewards)
-    ]
+    return [point.row() for point in best_of_n.curve(rewards)]

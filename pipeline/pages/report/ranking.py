@@ -58,9 +58,11 @@ def leading(
     """
     reward = of_rewards(demo)
     found = [reward] if reward else [*_win_rates(judgements), *_scores(judgements)]
-    known = {id(each): sum(label in each.grades for label in labels) for each in found}
-    best = max(found, key=lambda each: known[id(each)], default=None)
-    return best if best is not None and known[id(best)] else None
+
+    def known(measure: Measure) -> int:
+        return sum(label in measure.grades for label in labels)
+
+    return max(filter(known, found), key=known, default=None)
 
 
 def of_rewards(demo: Sequence[Mapping[str, Any]]) -> Measure | None:

@@ -61,3 +61,11 @@ def test_a_curve_by_hand():
 def test_without_others_there_is_no_win_rate_and_of_nothing_no_curve():
     assert curve({"a": [1.0]})[0].win_rate is None
     assert curve({}) == []
+
+
+def test_a_row_has_both_ends_of_the_95_percent_interval():
+    """Means 1 and 3 of two prompts: mean 2, standard error 1, ends 2 -/+ 1.96."""
+    (point,) = curve({"a": [1.0], "b": [3.0]})
+    row = point.row()
+    assert (row["n"], row["reward"], row["kl_bound"]) == (1, 2.0, 0.0)
+    assert [row["low"], row["high"]] == pytest.approx([0.04, 3.96], abs=1e-3)

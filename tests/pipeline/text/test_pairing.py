@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from scoreonce.pipeline.samples.best_of_n import kl_bound
 from scoreonce.pipeline.text import pairing
 from scoreonce.pipeline.text.pairing import Pairing, pairs_of
 
@@ -123,9 +124,9 @@ def test_best_of_n_kl(n):
     probabilities = np.full(1000, 1e-3)
     truth, _ = enumerated_kl(probabilities, n)
     assert pairing.best_of_n_kl(math.log(1e-3), n) == pytest.approx(truth, abs=0.01)
-    assert truth <= pairing.best_of_n_kl_bound(n) + 1e-12
+    assert truth <= kl_bound(n) + 1e-12
     for logps in (-40.0, -699.0, -701.0, -1e5):
-        assert pairing.best_of_n_kl(logps, n) == pytest.approx(pairing.best_of_n_kl_bound(n), abs=1e-12)
+        assert pairing.best_of_n_kl(logps, n) == pytest.approx(kl_bound(n), abs=1e-12)
 
 
 def test_best_of_n_kl_of_likely_completions():
