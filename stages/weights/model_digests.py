@@ -38,7 +38,8 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 
 
 def model_digest(folder: Path) -> str:
-    """Digest of a model folder, 64 hex digits: its weight files, and its config without provenance.
+    """Digest of a model folder, 64 hex digits: its weight files, its config without provenance, and its Python files
+    where the config names classes of them.
 
     Raises `InputError` if the folder has no weights, no config, or lacks a file that its index names; if a weight file
     is cut short; and if `train` wrote the model and it is not what it wrote.
@@ -51,7 +52,10 @@ def model_digest(folder: Path) -> str:
             where=str(folder),
             fix="Set `model` to the base model and `adapter` to this folder.",
         )
-    return _digest(_config(folder / "config.json"), _weight_files(folder, MODEL_FILES))
+    config = _config(folder / "config.json")
+    if "auto_map" in config:
+        config["auto_map"] = [config["auto_map"], _code(folder)]
+    return _digest(config, _weight_files(folder, MODEL_FILES))
 
 
 def adapter_digest(folder: Path) -> str:
@@ -69,6 +73,12 @@ def _digest(config: Any, files: list[Path]) -> str:
     # Sorted by digest, because file names do not matter: a shard contains its tensors' names.
     whole = json.dumps([config, sorted(file_digests(files))], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(whole.encode()).hexdigest()
+
+
+def _code(folder: Path) -> dict[str, str]:
+    """The digests of a folder's Python files by their paths in it, which they import each other by."""
+    files = sorted(folder.rglob("*.py"))
+    return {file.relative_to(folder).as_posix(): each for file, each in zip(files, file_digests(files), strict=True)}
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -64,6 +64,22 @@ def test_weights_and_architecture_change_the_identity(tmp_path, change):
     assert model_digests.model_digest(one) != model_digests.model_digest(two)
 
 
+def test_code_that_comes_with_a_model_is_part_of_it(tmp_path):
+    one, same, other = (model(tmp_path / name, auto_map={"AutoConfig": "own.Own"}) for name in "abc")
+    for folder, factor in ((one, 1), (same, 1), (other, 2)):
+        (folder / "parts").mkdir()
+        (folder / "own.py").write_text("from .parts.head import factor")
+        (folder / "parts" / "head.py").write_text(f"factor = {factor}")
+    first, second, third = map(model_digests.model_digest, (one, same, other))
+    assert first == second != third
+
+
+def test_code_that_no_class_is_named_of_is_not(tmp_path):
+    one, two = model(tmp_path / "a"), model(tmp_path / "b")
+    (two / "convert.py").write_text("")
+    assert model_digests.model_digest(one) == model_digests.model_digest(two)
+
+
 def test_a_file_is_read_once(tmp_path, reads):
     folder = model(tmp_path / "a")
     first = model_digests.model_digest(folder)
