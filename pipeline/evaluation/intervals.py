@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import polars as pl
 
 Z95 = 1.959963984540054  # quantile 0.975 of the standard normal distribution
+CHANCE = 0.5  # the accuracy, or win rate, of a coin
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from scoreonce.pipeline.evaluation.held_out import win_scores
 from scoreonce.pipeline.evaluation.intervals import Interval, wilson
 
 ERROR = 0.05  # of a wrong statement about any of the candidates, or of an interval alone
-CHANCE = 0.5
 Scores = npt.NDArray[np.float64]  # (seeds, pairs)
 
 

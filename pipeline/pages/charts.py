@@ -16,11 +16,11 @@ import altair as alt
 import vl_convert
 from markupsafe import Markup
 
+from scoreonce.pipeline.evaluation.intervals import CHANCE
 from scoreonce.pipeline.pages.numbers import is_number
 
 PALETTE = 8
 TEXT = 11  # the smallest text in a chart, CSS pixels
-CHANCE = 0.5
 # Stands for the data of a chart until `specification` adds them.
 ROWS = alt.NamedData("rows")
 # A figure's size in CSS pixels where no script fits it to its column: the least width that the style sheet gives it, so

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from scoreonce.pipeline.evaluation.intervals import Interval
+from scoreonce.pipeline.evaluation.intervals import CHANCE, Interval
 from scoreonce.pipeline.pages.numbers import number, percent, points
 from scoreonce.pipeline.verdict.facts import Ches, Facts, HeldOut
 from scoreonce.pipeline.verdict.rule import Advice, Number, Rule, Seen
 from scoreonce.pipeline.verdict.sentences import gap, share
-from scoreonce.pipeline.verdict.states import CHANCE, MEMORISED_GAP, NEWCOMBE
+from scoreonce.pipeline.verdict.states import MEMORISED_GAP, NEWCOMBE
 
 FALL = 0.01  # nats per token
 LENGTH_SHARE = 0.25

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from scoreonce.pipeline.evaluation.intervals import CHANCE
 from scoreonce.pipeline.pages.numbers import number
 from scoreonce.pipeline.verdict.facts import Facts, LossRise
 from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
@@ -10,7 +11,6 @@ from scoreonce.pipeline.verdict.sentences import accuracy_sentence, ends, gap, j
 STILL = 0.05  # nats
 COLLAPSED = -1.0  # nats per token
 MEMORISED_GAP = 0.15
-CHANCE = 0.5
 
 _LESS = (
     Advice("evaluate.policy", "set", 'set evaluate.policy = "best", which writes the weights of the best step'),

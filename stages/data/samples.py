@@ -1,17 +1,31 @@
-"""What `sample` wrote, for stages that read it: every file is checked before it is handed out."""
+"""What `sample` wrote, and what judges and the demo's true reward say of it; files are checked before they are used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
+from scoreonce.pipeline.pages.ranking import JudgementRecord
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import SamplesManifest
-from scoreonce.schemas.samples import REFERENCE
+from scoreonce.schemas.manifests import JudgementManifest, SamplesManifest
+from scoreonce.schemas.samples import REFERENCE, policy_label
 from scoreonce.stages.common import manifests
+from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.frames import read_frame
-from scoreonce.stages.common.paths import MANIFEST, SAMPLES, RunPaths
+from scoreonce.stages.common.paths import MANIFEST, SAMPLES, SCORES, RunPaths
+
+# The files of all that, for `at_address`.
+SAID = (
+    "samples/*/samples.parquet",
+    "samples/*/manifest.json",
+    "judge/*/manifest.json",
+    "judge/*/scores.parquet",
+    "judge/*/judgements.parquet",
+    "demo.json",
+)
 
 
 def samples_manifest(paths: RunPaths, label: str) -> SamplesManifest:
@@ -44,6 +58,51 @@ def sampled_labels(paths: RunPaths) -> list[str]:
     """The labels that have samples; the reference first, if it is among them."""
     found = [path.parent.name for path in _folder(paths).glob(f"[!.]*/{MANIFEST}")]
     return sorted(found, key=lambda label: (label != REFERENCE, label))
+
+
+def judgement_records(paths: RunPaths, labels: Sequence[str]) -> tuple[JudgementRecord, ...]:
+    """What judges said of samples that are still those they were shown, by name.
+
+    Raises `InputError` where a file is damaged.
+    """
+    own = set(sampled_labels(paths))
+    digests = {label: samples_manifest(paths, label).files[SAMPLES] for label in own}
+    found = []
+    for path in sorted(paths.judgement("x").parent.glob(f"[!.]*/{MANIFEST}")):
+        said = manifests.read(JudgementManifest, path)
+        manifests.require_files(said, path.parent)
+        if said.samples.items() <= digests.items() and policy_label(said.label) in labels:
+            scores = read_frame(path.parent / SCORES) if SCORES in said.files else None
+            found.append(JudgementRecord(said.name, said.label, said.against, said.judge, said.figures, scores))
+    return tuple(found)
+
+
+def best_of_n(paths: RunPaths) -> tuple[dict[str, Any], ...]:
+    """The demo's curve of the best of n completions of the reference; empty without one."""
+    return tuple(_demo(paths).get("best_of_n", ()))
+
+
+def demo_entries(paths: RunPaths, labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """True rewards of the chosen runs, and of whatever is not a run, as the reference; empty without the demo."""
+    runs = {folder.name for folder in (paths.out / "train").glob("*")}
+    return tuple(entry for entry in _demo(paths)["policies"] if entry["label"] in labels or entry["label"] not in runs)
+
+
+def _demo(paths: RunPaths) -> dict[str, Any]:
+    path = paths.out / "demo.json"
+    if not path.is_file():
+        return {"policies": []}
+    try:
+        found = read_json(path)
+        whole = {"policies": found} if isinstance(found, list) else found  # version 0.1 wrote the list alone
+        return {**whole, "policies": whole["policies"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "A file of the run cannot be read.",
+            found=str(error).splitlines()[0],
+            where=str(path),
+            fix="Run `scoreonce demo judge` again: it rewrites the file.",
+        ) from None
 
 
 def _folder(paths: RunPaths) -> Path:

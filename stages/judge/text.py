@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from scoreonce.pipeline.pages.numbers import percent, signed
+from scoreonce.pipeline.pages.ranking import named
 from scoreonce.schemas.manifests import JudgementManifest
 
 
@@ -14,7 +15,7 @@ def lines(manifest: JudgementManifest, folder: Path) -> Iterator[str]:
     """The figures as a paragraph."""
     figures: Mapping[str, Any] = manifest.figures
     by = manifest.judge.get("model") or manifest.judge.get("function")
-    against = f" against {manifest.against}" if manifest.against else ""
+    against = f" against {named(manifest.against)}" if manifest.against else ""
     yield f"{manifest.name}: {manifest.label}{against}, judged by {by}"
     for row in figures["scores"] or []:
         missing = f", {row['unscored']:,} without a score" if row["unscored"] else ""
@@ -22,8 +23,8 @@ def lines(manifest: JudgementManifest, folder: Path) -> Iterator[str]:
         mean = "none" if row["score"] is None else signed(row["score"])
         yield f"  score of {row['label']:<13}{mean}{interval}, over the prompts of {row['samples']:,} samples{missing}"
     if alone := {label: count for label, count in figures.get("unmatched", {}).items() if count}:
-        named = ", ".join(f"{count:,} of {label}" for label, count in alone.items())
-        yield f"  not compared, because the other label has no sample of that prompt and number: {named}"
+        counts = ", ".join(f"{count:,} of {label}" for label, count in alone.items())
+        yield f"  not compared, because the other label has no sample of that prompt and number: {counts}"
     if figures["comparison"] is not None:
         yield from _comparison(figures["comparison"])
     if figures["failures"]:

@@ -10,18 +10,17 @@ import polars as pl
 
 from scoreonce.pipeline.pages.report.charts import MAX_POINTS
 from scoreonce.pipeline.pages.report.data import RunRecord, metrics_table, step_bands
-from scoreonce.pipeline.pages.report.ranking import JudgementRecord
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 from scoreonce.pipeline.verdict.text import document
 from scoreonce.pipeline.verdict.verdict import verdict
 from scoreonce.schemas.errors import InputError
-from scoreonce.schemas.manifests import JudgementManifest, Lineage, Manifest
+from scoreonce.schemas.manifests import Lineage, Manifest
 from scoreonce.schemas.samples import policy_label
 from scoreonce.schemas.tables import HeldOutStep
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json, read_toml
-from scoreonce.stages.common.frames import read_frame, scan_frame
-from scoreonce.stages.common.paths import MANIFEST, SAMPLES, SCORES, RunPaths
+from scoreonce.stages.common.frames import scan_frame
+from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.samples import read_samples, sampled_labels, samples_manifest
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation, step_tables
 from scoreonce.stages.verdict.gather import after_evaluation, after_training
@@ -65,42 +64,6 @@ def sample_records(paths: RunPaths, labels: Sequence[str]) -> tuple[SampleRecord
         for label, manifest in found.items()
         if (own := policy_label(label)) in labels or own not in runs or label in labels
     )
-
-
-def judgement_records(paths: RunPaths, labels: Sequence[str]) -> tuple[JudgementRecord, ...]:
-    """What judges said of samples that are still those they were shown, by name. Raises as `sample_records`."""
-    own = set(sampled_labels(paths))
-    digests = {label: samples_manifest(paths, label).files[SAMPLES] for label in own}
-    found = []
-    for path in sorted(paths.judgement("x").parent.glob(f"[!.]*/{MANIFEST}")):
-        said = manifests.read(JudgementManifest, path)
-        manifests.require_files(said, path.parent)
-        if said.samples.items() <= digests.items() and policy_label(said.label) in labels:
-            scores = read_frame(path.parent / SCORES) if SCORES in said.files else None
-            found.append(JudgementRecord(said.name, said.label, said.against, said.judge, said.figures, scores))
-    return tuple(found)
-
-
-def best_of_n(path: Path) -> tuple[dict[str, Any], ...]:
-    """The demo's curve of the best of n completions of the reference; empty without one."""
-    return tuple(_demo(path).get("best_of_n", ()))
-
-
-def demo_entries(path: Path, labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    """True rewards of the chosen runs, and of whatever is not a run, as the reference; empty without the demo."""
-    runs = {folder.name for folder in (path.parent / "train").glob("*")}
-    return tuple(entry for entry in _demo(path)["policies"] if entry["label"] in labels or entry["label"] not in runs)
-
-
-def _demo(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {"policies": []}
-    try:
-        found = read_json(path)
-        whole = {"policies": found} if isinstance(found, list) else found  # version 0.1 wrote the list alone
-        return {**whole, "policies": whole["policies"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error, "demo judge") from None
 
 
 def _evaluation(paths: RunPaths) -> tuple[dict[str, Any], pl.DataFrame | None]:

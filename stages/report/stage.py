@@ -22,17 +22,11 @@ from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import ReportResult
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.samples import SAID, best_of_n, demo_entries, judgement_records
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.outputs.pages import write_page
 from scoreonce.stages.outputs.units import LOGS
-from scoreonce.stages.report.records import (
-    best_of_n,
-    demo_entries,
-    judgement_records,
-    manifest_fields,
-    run_record,
-    sample_records,
-)
+from scoreonce.stages.report.records import manifest_fields, run_record, sample_records
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +39,7 @@ logger = logging.getLogger(__name__)
     *LOGS,
     "train/*/model/scoreonce.json",
     "evaluate/*",
-    "samples/*/samples.parquet",
-    "samples/*/manifest.json",
-    "judge/*/manifest.json",
-    "judge/*/scores.parquet",
-    "judge/*/judgements.parquet",
-    "demo.json",
+    *SAID,
     writes="report.html",
 )
 def report(run: Run, *, labels: Sequence[str] | None = None, lock_timeout: float | None = None) -> ReportResult:
@@ -73,8 +62,8 @@ def _collect(paths: RunPaths, labels: Sequence[str]) -> ReportData:
         runs=tuple(run_record(replace(paths, label=label)) for label in labels),
         pairs_manifest=manifest_fields(PairsManifest, paths.pairs_manifest),
         reference_manifest=manifest_fields(ReferenceManifest, paths.reference_manifest),
-        demo=demo_entries(paths.out / "demo.json", labels),
-        best_of_n=best_of_n(paths.out / "demo.json"),
+        demo=demo_entries(paths, labels),
+        best_of_n=best_of_n(paths),
         samples=sample_records(paths, labels),
         judgements=judgement_records(paths, labels),
         title=f"{paths.out.name}: scoreonce report",

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scoreonce.pipeline.pages.charts import CHANCE, color, interval_strip
+from scoreonce.pipeline.evaluation.intervals import CHANCE
+from scoreonce.pipeline.pages.charts import color, interval_strip
 from scoreonce.pipeline.pages.numbers import fixed, is_number
 
 

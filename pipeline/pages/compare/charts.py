@@ -8,7 +8,8 @@ from typing import Any
 
 import altair as alt
 
-from scoreonce.pipeline.pages.charts import CHANCE, ROWS, Chart, color, specification, values
+from scoreonce.pipeline.evaluation.intervals import CHANCE
+from scoreonce.pipeline.pages.charts import ROWS, Chart, color, specification, values
 from scoreonce.pipeline.pages.compare.data import Comparison
 from scoreonce.pipeline.pages.numbers import is_number
 from scoreonce.pipeline.pages.scales import flattened, spread

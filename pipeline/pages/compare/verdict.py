@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scoreonce.pipeline.evaluation.standings import CHANCE, Standing, Standings
+from scoreonce.pipeline.evaluation.intervals import CHANCE
+from scoreonce.pipeline.evaluation.standings import Standing, Standings
 from scoreonce.pipeline.pages.numbers import percent, signed
 
 

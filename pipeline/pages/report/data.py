@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.pages.report.ranking import JudgementRecord
+from scoreonce.pipeline.pages.ranking import JudgementRecord
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

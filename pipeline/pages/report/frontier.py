@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from scoreonce.pipeline.evaluation.intervals import Interval
-from scoreonce.pipeline.pages.report.ranking import JudgementRecord, Measure, of_scores, of_win_rates
+from scoreonce.pipeline.pages.ranking import JudgementRecord, Measure, named, of_scores, of_win_rates
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 from scoreonce.pipeline.samples import best_of_n
 from scoreonce.pipeline.samples.figures import kl
@@ -55,7 +55,7 @@ def frontier(samples: Sequence[SampleRecord], judgements: Sequence[JudgementReco
 
 def _reference(measure: Measure) -> dict[str, Interval]:
     """Against its own samples the reference would win half."""
-    return {REFERENCE: measure.of} if measure.of is not None and measure.of_what == REFERENCE else {}
+    return {REFERENCE: measure.of} if measure.of is not None and measure.of_what == named(REFERENCE) else {}
 
 
 def _kl(each: SampleRecord) -> float | None:

@@ -13,12 +13,12 @@ from scoreonce.pipeline.pages import kit
 from scoreonce.pipeline.pages.charts import color, svg
 from scoreonce.pipeline.pages.downloads import as_csv, of_charts
 from scoreonce.pipeline.pages.numbers import size, upper_first
+from scoreonce.pipeline.pages.ranking import judge_name
 from scoreonce.pipeline.pages.report.charts import accuracy_strips, bands_of, dash, reward_against_kl, training_curves
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, final_mean
 from scoreonce.pipeline.pages.report.frontier import frontier
 from scoreonce.pipeline.pages.report.held_out import held_out_curves, held_out_standings
 from scoreonce.pipeline.pages.report.lineage import data_facts, quarantine, reference_facts, settings
-from scoreonce.pipeline.pages.report.ranking import judge_name
 from scoreonce.pipeline.pages.report.samples import side_by_side, standings
 from scoreonce.pipeline.pages.report.verdict import Verdict, behind_text, verdict
 from scoreonce.pipeline.pages.report.warnings import run_warnings
@@ -110,7 +110,7 @@ def _rules(runs: Sequence[RunRecord]) -> list[Mapping[str, Any]]:
 
 def result_rows(found: Verdict, pace: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The table of results, a row per run, and what each cost; shares are not percentages."""
-    title = found.measure.title.replace("’s", "").replace(" ", "_") if found.measure else ""
+    title = found.measure.column if found.measure else ""
     rows = []
     for item in found.standings:
         grade, summary = item.grade, item.run.summary

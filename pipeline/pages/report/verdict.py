@@ -13,8 +13,8 @@ from typing import Any
 from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.evaluation.summary import paired_difference
 from scoreonce.pipeline.pages.numbers import number, percent, points
+from scoreonce.pipeline.pages.ranking import Measure, leading
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord, best_first
-from scoreonce.pipeline.pages.report.ranking import Measure, leading
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _graded(measure: Measure, standings: Sequence[Standing]) -> tuple[str, list[
     if tied:
         names = _list(tied) if len(tied) <= 4 else f"{len(tied)} others"
         sentences.append(f"{names} {'is' if len(tied) == 1 else 'are'} tied with it (95% interval of the difference).")
-    if measure.of is not None and measure.tied(measure.of, grade):
+    if measure.no_better(grade):
         return f"No run is clearly better than {measure.of_what}", sentences
     if tied:
         level = _list([best, *tied]) if len(tied) < 4 else f"{len(tied) + 1} runs"

@@ -75,4 +75,4 @@ def test_the_recipes_run(tmp_path, monkeypatch, capsys):
     assert pairs["round2"]["pair_id"].to_list() == pairs["kept"]["pair_id"].to_list()
     assert not set(pairs["round1"]["pair_id"]) & set(pairs["round2"]["pair_id"])
     printed = capsys.readouterr()
-    assert "round2 against reference" in printed.out + printed.err
+    assert "round2 against the reference" in printed.out + printed.err

@@ -3,10 +3,10 @@
 import polars as pl
 import pytest
 
+from scoreonce.pipeline.pages.ranking import JudgementRecord, leading
 from scoreonce.pipeline.pages.report.data import ReportData, RunRecord
 from scoreonce.pipeline.pages.report.frontier import frontier
 from scoreonce.pipeline.pages.report.page import render
-from scoreonce.pipeline.pages.report.ranking import JudgementRecord, leading
 from scoreonce.pipeline.pages.report.samples import SampleRecord
 from scoreonce.pipeline.pages.report.verdict import verdict
 
@@ -61,10 +61,12 @@ def test_no_better_than_the_reference_is_said():
 def test_a_judge_leads_where_there_is_no_true_reward():
     found = verdict(ReportData(runs=RUNS, judgements=(judged("ipo", 0.8), judged("dpo", 0.62))))
     assert order(found) == ["ipo", "dpo", "rso"]  # rso was not judged
-    assert found.headline == "ipo has the highest win rate against reference"
-    assert found.sentences[0] == "ipo has the highest win rate against reference: 80.0% (70.0% to 90.0%)."
+    assert found.headline == "ipo has the highest win rate against the reference"
+    assert found.sentences[0] == "ipo has the highest win rate against the reference: 80.0% (70.0% to 90.0%)."
     lost = verdict(ReportData(runs=RUNS, judgements=(judged("ipo", 0.55),)))
-    assert lost.headline == "No run is clearly better than reference"
+    assert lost.headline == "No run is clearly better than the reference"
+    other = verdict(ReportData(runs=RUNS, judgements=(judged("ipo", 0.55, against="dpo"),)))
+    assert other.headline == "No run is clearly better than dpo"
 
 
 def test_the_judge_that_knows_most_runs_leads():

@@ -1,4 +1,4 @@
-"""What the runs of a report are ranked by: the true reward, else a judge, else held-out accuracy."""
+"""What runs are ranked by, in reports and comparisons: the true reward, else a judge, else held-out accuracy."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import polars as pl
 
-from scoreonce.pipeline.evaluation.intervals import Interval, difference
-from scoreonce.pipeline.pages.numbers import fixed, is_number, percent
+from scoreonce.pipeline.evaluation.intervals import CHANCE, Interval, difference
+from scoreonce.pipeline.pages.numbers import fixed, is_number, percent, points, signed
 from scoreonce.schemas.samples import REFERENCE
 
 
@@ -36,6 +36,16 @@ class Measure:
     of_what: str = "the reference"
     share: bool = False  # shown as percentages
 
+    @property
+    def column(self) -> str:
+        """Its name in a table that is saved."""
+        return self.title.replace("’s", "").replace(" ", "_")
+
+    @property
+    def unit(self) -> str:
+        """Of differences; an empty string where values have none."""
+        return "points" if self.share else ""
+
     def text(self, value: float) -> str:
         """A value in its unit."""
         return percent(value) if self.share else fixed(value)
@@ -44,9 +54,25 @@ class Measure:
         """A grade with both ends of its interval."""
         return f"{self.text(grade.mean)} ({self.text(grade.low)} to {self.text(grade.high)})"
 
+    def difference(self, gap: float) -> str:
+        """A difference of two values, signed."""
+        return points(gap) if self.share else signed(gap)
+
     def tied(self, grade: Interval, best: Interval) -> bool:
         """Whether the 95 % interval of the difference has zero in it, samples taken as independent."""
         return difference(best, grade).low <= 0
+
+    def no_better(self, grade: Interval) -> bool:
+        """Whether a grade is not clearly above the reference's, or chance; False where neither is known."""
+        return self.of is not None and self.tied(self.of, grade)
+
+
+HELD_OUT_ACCURACY = Measure("held-out accuracy", {}, Interval(CHANCE, CHANCE, CHANCE), "chance", share=True)
+
+
+def named(label: str) -> str:
+    """A label within a sentence: that of the reference is no name."""
+    return "the reference" if label == REFERENCE else label
 
 
 def leading(
@@ -63,6 +89,26 @@ def leading(
         return sum(label in measure.grades for label in labels)
 
     return max(filter(known, found), key=known, default=None)
+
+
+def leading_all(
+    demo: Sequence[Mapping[str, Any]], judgements: Sequence[JudgementRecord], labels: Sequence[str]
+) -> tuple[Measure | None, str]:
+    """`leading`, where it knows every run; else None, with a sentence that says how many it knows, if any."""
+    found = leading(demo, judgements, labels)
+    known = sum(label in found.grades for label in labels) if found else 0
+    if found is None or known == len(labels):
+        return found, ""
+    return None, f"The {found.title} is known of {known:,} of {len(labels):,} trainings; it leads once it is of all."
+
+
+def against_reference(
+    demo: Sequence[Mapping[str, Any]], judgements: Sequence[JudgementRecord], label: str
+) -> Measure | None:
+    """What says whether this model is better than the reference: true reward, win rate against it, or score."""
+    found = [of_rewards(demo), *_win_rates(judgements), *_scores(judgements)]
+    fit = (each for each in found if each and each.of is not None and each.of_what == named(REFERENCE))
+    return next((each for each in fit if label in each.grades), None)
 
 
 def of_rewards(demo: Sequence[Mapping[str, Any]]) -> Measure | None:
@@ -102,8 +148,8 @@ def _win_rates(judgements: Sequence[JudgementRecord]) -> Iterator[Measure]:
     for group in _groups((f"{_who(each)} {each.against}", each) for each in compared):
         rates = {each.label: each.figures["comparison"]["win_rate"] for each in group}
         grades = {label: Interval(rate["rate"], rate["low"], rate["high"]) for label, rate in rates.items()}
-        against = str(group[0].against)
-        yield Measure(f"win rate against {against}", grades, Interval(0.5, 0.5, 0.5), against, share=True)
+        against = named(str(group[0].against))
+        yield Measure(f"win rate against {against}", grades, Interval(CHANCE, CHANCE, CHANCE), against, share=True)
 
 
 def _groups(keyed: Iterator[tuple[str, JudgementRecord]]) -> list[list[JudgementRecord]]:
