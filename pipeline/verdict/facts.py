@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scoreonce.pipeline.evaluation.intervals import Interval
+from scoreonce.pipeline.evaluation.intervals import Interval, difference
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,28 @@ class Labels:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What the policy's own samples are worth: a true reward, a win rate against the reference, or a judge's score.
+
+    `of` is the reference's, for a win rate ½; `share`: shown as percentages.
+    """
+
+    by: str
+    grade: Interval
+    of: Interval
+    share: bool = False
+
+    @property
+    def gain(self) -> Interval:
+        """Of the policy over the reference, their samples taken as independent."""
+        return difference(self.grade, self.of)
+
+
+@dataclass(frozen=True)
 class Facts:
     """Everything that is known of a run."""
 
     training: Training | None = None
     held_out: HeldOut | None = None
     labels: Labels | None = None
+    judged: Judged | None = None

@@ -6,14 +6,15 @@ from scoreonce.pipeline.evaluation.intervals import CHANCE, Interval
 from scoreonce.pipeline.pages.numbers import number, percent, points
 from scoreonce.pipeline.verdict.facts import Ches, Facts, HeldOut
 from scoreonce.pipeline.verdict.rule import Advice, Number, Rule, Seen
-from scoreonce.pipeline.verdict.sentences import gap, share
-from scoreonce.pipeline.verdict.states import MEMORISED_GAP, NEWCOMBE
+from scoreonce.pipeline.verdict.sentences import gap, judged_sentence, share
+from scoreonce.pipeline.verdict.states import GRADED, MEMORISED_GAP, NEWCOMBE, risen
 
 FALL = 0.01  # nats per token
 LENGTH_SHARE = 0.25
 FLOOR_SHARE = 0.05
 
-_RANKED = frozenset({"reversed", "memorised", "worsened", "memorised_pairs", "learnt", "undecided"})
+_GRADED = frozenset({"better", "worse"})
+_RANKED = _GRADED | frozenset({"reversed", "memorised", "worsened", "memorised_pairs", "learnt", "undecided"})
 
 
 def fallen(held_out: HeldOut | None) -> Interval | None:
@@ -50,6 +51,23 @@ def _fall_numbers(fall: Interval, ches: Ches | None) -> dict[str, Number]:
         pairs = [driver.pair_id for driver in ches.drivers]
         numbers |= {"ches_difference": ches.difference.mean, "cut": round(ches.cut, 6), "pairs": pairs}
     return numbers
+
+
+def _no_gain(facts: Facts) -> Seen | None:
+    judged = facts.judged
+    if judged is None or judged.gain.low > 0 or judged.gain.high < 0:
+        return None
+    gain = judged.gain
+    ends = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    return Seen(f"{judged_sentence(judged)} No difference from the reference is sure.", {"by": judged.by, **ends})
+
+
+def _loss_rose(facts: Facts) -> Seen | None:
+    rise = risen(facts)
+    if rise is None:
+        return None
+    sentence = f"The held-out loss rose since step {rise.step:,}, by {number(rise.rise.mean, 2)}."
+    return Seen(sentence, {"step": rise.step, "rise": rise.rise.mean})
 
 
 def _length(facts: Facts) -> Seen | None:
@@ -112,6 +130,29 @@ def _ceiling(facts: Facts) -> Seen | None:
 
 FINDINGS = (
     Rule(
+        "no_clear_gain",
+        "no clear gain ({by})",
+        "a true reward, a win rate against the reference or a judge's score is known, and the interval of the "
+        "difference from the reference (of a win rate, from ½) has in it",
+        0,
+        "units of the reward, of the score or share of wins",
+        GRADED,
+        _no_gain,
+        (Advice("sample", "check", "judge more samples"),),
+        beside=frozenset({"did_nothing", "is_reference", "collapsed", "unknown"}) | (_RANKED - _GRADED),
+    ),
+    Rule(
+        "held_out_loss_rose",
+        "its held-out loss rose since step {step}",
+        "beside `better` or `worse`, as in `memorised` and `worsened`: the interval of the rise lies above",
+        0,
+        "units of the loss",
+        "as of `memorised`; the labels of the held-out pairs and the judge need not agree",
+        _loss_rose,
+        (Advice("evaluate.policy", "set", 'try whether evaluate.policy = "best" gives a better model'),),
+        beside=_GRADED,
+    ),
+    Rule(
         "displaced_by_similar_pairs",
         "displaced, by pairs whose sides are alike",
         "held-out chosen completions fell (`displaced`), and those of pairs with a CHES score above the median "
@@ -161,7 +202,7 @@ FINDINGS = (
                 "simpo)",
             ),
         ),
-        beside=frozenset({"memorised", "worsened", "learnt"}),
+        beside=frozenset({"better", "memorised", "worsened", "learnt"}),
     ),
     Rule(
         "training_pairs_better",
@@ -172,7 +213,7 @@ FINDINGS = (
         NEWCOMBE,
         _gap,
         (Advice("train.epochs", "lower", "do not train for more epochs"),),
-        beside=frozenset({"learnt"}),
+        beside=frozenset({"learnt", "better"}),
     ),
     Rule(
         "beta_at_floor",

@@ -1,15 +1,26 @@
-"""What several rules say and compare: the held-out accuracy, and how far that of the training pairs is above it."""
+"""What several rules say and compare: the held-out accuracy, that of the training pairs, what judges say of samples."""
 
 from __future__ import annotations
 
 from scoreonce.pipeline.evaluation.intervals import Interval, difference
-from scoreonce.pipeline.pages.numbers import percent
-from scoreonce.pipeline.verdict.facts import Facts
+from scoreonce.pipeline.pages.numbers import fixed, percent, signed
+from scoreonce.pipeline.verdict.facts import Facts, Judged
 
 
 def share(estimate: Interval) -> str:
     """A share with its interval, as percentages."""
     return f"{percent(estimate.mean)} ({percent(estimate.low)} to {percent(estimate.high)})"
+
+
+def judged_sentence(judged: Judged) -> str:
+    """What the policy's samples are worth, beside the reference's."""
+    if judged.share:
+        return f"The {judged.by} is {share(judged.grade)}."
+    grade, gain = judged.grade, judged.gain
+    return (
+        f"The {judged.by} is {fixed(grade.mean)} ({fixed(grade.low)} to {fixed(grade.high)}), the reference’s "
+        f"{fixed(judged.of.mean)}: a difference of {signed(gain.mean)} ({signed(gain.low)} to {signed(gain.high)})."
+    )
 
 
 def accuracy_sentence(facts: Facts) -> str:

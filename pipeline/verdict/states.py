@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from scoreonce.pipeline.evaluation.intervals import CHANCE
 from scoreonce.pipeline.pages.numbers import number
-from scoreonce.pipeline.verdict.facts import Facts, LossRise
-from scoreonce.pipeline.verdict.rule import Advice, Rule, Seen
-from scoreonce.pipeline.verdict.sentences import accuracy_sentence, ends, gap, joined, share
+from scoreonce.pipeline.verdict.facts import Facts, Judged, LossRise
+from scoreonce.pipeline.verdict.rule import Advice, Number, Rule, Seen
+from scoreonce.pipeline.verdict.sentences import accuracy_sentence, ends, gap, joined, judged_sentence, share
 
 STILL = 0.05  # nats
 COLLAPSED = -1.0  # nats per token
@@ -34,6 +34,21 @@ def _diverged(facts: Facts) -> Seen | None:
         count = held_out.not_finite
         return Seen(f"The margins of {count:,} held-out pairs are not finite.", {"not_finite": count})
     return None
+
+
+def _judged(judged: Judged, facts: Facts) -> Seen:
+    gain = judged.gain
+    numbers: dict[str, Number] = {"by": judged.by, "grade": judged.grade.mean, "reference": judged.of.mean}
+    ends_of_gain = {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high}
+    return Seen(joined(judged_sentence(judged), accuracy_sentence(facts)), numbers | ends_of_gain | ends(facts))
+
+
+def _better(facts: Facts) -> Seen | None:
+    return _judged(facts.judged, facts) if facts.judged and facts.judged.gain.low > 0 else None
+
+
+def _worse(facts: Facts) -> Seen | None:
+    return _judged(facts.judged, facts) if facts.judged and facts.judged.gain.high < 0 else None
 
 
 def _nothing(facts: Facts) -> Seen | None:
@@ -69,20 +84,21 @@ def _reversed(facts: Facts) -> Seen | None:
     return Seen(accuracy_sentence(facts), ends(facts))
 
 
-def _rose(facts: Facts) -> LossRise | None:
+def risen(facts: Facts) -> LossRise | None:
+    """The rise of the held-out loss, where it certainly rose."""
     rise = facts.training.rise if facts.training else None
     return rise if rise is not None and rise.rise.low > 0 else None
 
 
 def _memorised_since(facts: Facts) -> Seen | None:
-    rise = _rose(facts)
+    rise = risen(facts)
     if rise is None or rise.training_change is None or rise.training_change.high >= 0:
         return None
     return _risen(facts, rise, f" The training loss fell meanwhile, by {number(-rise.training_change.mean, 2)}.")
 
 
 def _worsened_since(facts: Facts) -> Seen | None:
-    rise = _rose(facts)
+    rise = risen(facts)
     return None if rise is None else _risen(facts, rise, " The training loss did not clearly fall meanwhile.")
 
 
@@ -126,6 +142,7 @@ def _unknown(facts: Facts) -> Seen:
 
 
 WILSON = "Wilson 1927, score interval of a share"
+GRADED = "Newcombe 1998, method 10, of the two 95 % intervals, samples taken as independent"
 NEWCOMBE = "Newcombe 1998, method 10, for the difference; 15 points are a choice"
 _MOVES = (
     "e^0.05 = 1.05: the odds of chosen against rejected differ from the reference's by less than 5 % for half of the "
@@ -160,6 +177,33 @@ STATES = (
         (
             Advice("train.learning_rate", "lower", "lower train.learning_rate, and do not use this model"),
             Advice("train.dtype", "check", "compute in float32 if it diverges again"),
+        ),
+        leading=True,
+        severity="serious",
+    ),
+    Rule(
+        "better",
+        "better than the reference ({by})",
+        "the policy's samples have a true reward, a win rate against the reference or a judge's score that is known, "
+        "and the interval of the difference from the reference (of a win rate, from ½) lies above",
+        0,
+        "units of the reward, of the score or share of wins",
+        GRADED + "; it leads over what held-out pairs say, because it is of what the policy writes",
+        _better,
+        leading=True,
+    ),
+    Rule(
+        "worse",
+        "worse than the reference ({by})",
+        "the same difference has an interval below",
+        0,
+        "units of the reward, of the score or share of wins",
+        GRADED + "; over-optimisation, in which accuracy may still rise: Gao et al. 2022, arXiv 2210.10760; Rafailov "
+        "et al. 2024, arXiv 2406.02900",
+        _worse,
+        (
+            Advice("train.epochs", "lower", "train for fewer epochs, or set evaluate.patience"),
+            Advice("train.beta", "raise", "raise train.beta, which holds the policy to the reference"),
         ),
         leading=True,
         severity="serious",

@@ -32,6 +32,7 @@ from scoreonce.stages.common.results import EvaluateResult
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.data.prepared_pairs import require_held_out, require_pairs
 from scoreonce.stages.data.reference_scores import require_reference, require_scores_of_pairs
+from scoreonce.stages.data.samples import SAID
 from scoreonce.stages.evaluate.table import evaluation_pairs
 from scoreonce.stages.models.forward_record import single_layout
 from scoreonce.stages.models.named_policy import label_of, lineage_of, policy_of, require_own_label
@@ -68,6 +69,7 @@ def written_unit(run: Run, *, model: str | None = None, label: str | None = None
     "train/*/lineage.json",
     *(f"train/{{label}}/{each}" for each in ("log.json", "metrics.*", "held_out.*", "steps.parquet")),
     "train/{label}/model/*",
+    *SAID,
     writes=written_unit,
 )
 def evaluate(

@@ -23,7 +23,7 @@ from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.samples import read_samples, sampled_labels, samples_manifest
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation, step_tables
-from scoreonce.stages.verdict.gather import after_evaluation, after_training
+from scoreonce.stages.verdict.gather import after_evaluation, after_training, judged
 
 
 def run_record(paths: RunPaths) -> RunRecord:
@@ -76,11 +76,11 @@ def _evaluation(paths: RunPaths) -> tuple[dict[str, Any], pl.DataFrame | None]:
 
 
 def _verdict(paths: RunPaths, summary: dict[str, Any], pairs: pl.DataFrame | None) -> dict[str, Any]:
-    """That of `evaluate`; before it, or of an evaluation by an earlier version, what the files allow to say."""
+    """That of `evaluate`; of judged samples, before it, or of an earlier version, what the files allow to say."""
     if pairs is None:
         return document(verdict(after_training(paths)))
     try:
-        if paths.evaluation_verdict.is_file():
+        if paths.evaluation_verdict.is_file() and judged(paths) is None:
             return read_json(paths.evaluation_verdict)
     except (OSError, ValueError) as error:
         raise _damaged(paths.evaluation_verdict, error, "evaluate") from None

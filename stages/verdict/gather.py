@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import polars as pl
 
+from scoreonce.pipeline.pages.ranking import against_reference
 from scoreonce.pipeline.verdict import measures
-from scoreonce.pipeline.verdict.facts import Facts, HeldOut, Labels, Training
+from scoreonce.pipeline.verdict.facts import Facts, HeldOut, Judged, Labels, Training
 from scoreonce.pipeline.verdict.series import loss_rise
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import Lineage, ReferenceManifest
@@ -20,6 +21,7 @@ from scoreonce.stages.common.files import sha256
 from scoreonce.stages.common.frames import read_frame, scan_frame
 from scoreonce.stages.common.paths import RunPaths, Split
 from scoreonce.stages.data.pair_tables import read_audit
+from scoreonce.stages.data.samples import demo_entries, judgement_records
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, step_tables
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,20 @@ def after_training(paths: RunPaths) -> Facts:
 def after_evaluation(paths: RunPaths, trained: RunPaths | None, pairs: pl.DataFrame, figures: Row) -> Facts:
     """What is known of a policy with its evaluated `pairs`; `trained` is the run that made it, None for another's."""
     training = None if trained is None else _known(lambda: _training(trained))
-    return Facts(training, _held_out(paths, pairs, figures), _known(lambda: _labels(paths)))
+    held_out, labels = _held_out(paths, pairs, figures), _known(lambda: _labels(paths))
+    return Facts(training, held_out, labels, _known(lambda: judged(paths)))
+
+
+def judged(paths: RunPaths) -> Judged | None:
+    """What a true reward or a judge says of this label's samples, beside the reference; None where neither does.
+
+    Raises `InputError` where a file is damaged.
+    """
+    own = [paths.label]
+    found = against_reference(demo_entries(paths, own), judgement_records(paths, own), paths.label)
+    if found is None or found.of is None:
+        return None
+    return Judged(found.title, found.grades[paths.label], found.of, found.share)
 
 
 def run_of(paths: RunPaths, policy: Path) -> RunPaths | None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scoreonce.pipeline.evaluation.intervals import Interval
-from scoreonce.pipeline.verdict.facts import Ches, Driver, Facts, HeldOut, Labels, Length, LossRise, Training
+from scoreonce.pipeline.verdict.facts import Ches, Driver, Facts, HeldOut, Judged, Labels, Length, LossRise, Training
 from scoreonce.pipeline.verdict.states import STATES
 from scoreonce.pipeline.verdict.text import document, paragraph
 from scoreonce.pipeline.verdict.verdict import RULES, verdict
@@ -58,7 +58,20 @@ HELD_OUT = st.builds(
     ches=one_of(None, *(Ches(estimate(at), (Driver(1, "a", 0.1),), 0.1) for at in (-0.1, 0.1))),
 )
 LABELS = st.builds(Labels, pairs=st.just(30), flip_rate=one_of(estimate(0.1), estimate(0.05)), label_error=st.just(0.1))
-FACTS = st.builds(Facts, training=st.none() | TRAININGS, held_out=st.none() | HELD_OUT, labels=st.none() | LABELS)
+JUDGED = st.builds(
+    Judged,
+    by=st.just("true reward"),
+    grade=one_of(estimate(0.4), estimate(0.6), estimate(0.52)),
+    of=st.just(Interval(0.5, 0.5, 0.5)),
+    share=st.booleans(),
+)
+FACTS = st.builds(
+    Facts,
+    training=st.none() | TRAININGS,
+    held_out=st.none() | HELD_OUT,
+    labels=st.none() | LABELS,
+    judged=st.none() | JUDGED,
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -73,6 +86,11 @@ def test_a_verdict_never_contradicts_itself(facts):
     assert len({key for key, _ in told}) == len(told)
     assert not (FURTHER & set(told) and LESS_FAR & set(told)), told
     assert "{" not in paragraph(found)
+    gain = facts.judged.gain if facts.judged and not {"unfinished", "diverged"} & {found.state.name} else None
+    if gain is not None:  # what samples are worth leads, and else nothing is said of it
+        assert (found.state.name == "better") == (gain.low > 0)
+        assert (found.state.name == "worse") == (gain.high < 0)
+        assert ("no_clear_gain" in [each.name for each in found.findings]) == (gain.low <= 0 <= gain.high)
     json.dumps(document(found), allow_nan=False)
 
 

@@ -10,6 +10,7 @@ from scoreonce.pipeline.verdict.facts import (
     Driver,
     Facts,
     HeldOut,
+    Judged,
     Labels,
     Length,
     LossRise,
@@ -53,11 +54,31 @@ def longer(explained, half, share=0.7):
     return ranked(share, length=length)
 
 
+def judged(at, half=0.1, of=1.0, facts=LEARNT):
+    """A true reward; the reference's own interval has a half width of 0.1 too, so that 0.141 above it is sure."""
+    return replace(facts, judged=Judged("true reward", Interval(at, at - half, at + half), Interval(of, 0.9, 1.1)))
+
+
+def wins(rate, facts):
+    half = Interval(0.5, 0.5, 0.5)
+    return replace(facts, judged=Judged("win rate", Interval(rate, rate - 0.05, rate + 0.05), half, share=True))
+
+
 # By rule: facts in which it holds, and facts in which it does not. Accuracy 0.7 of 400 is 20 points above chance, and
 # Wilson's ends of a share p of 400 are 0.549 * 0.4952 ... worked out in `test_intervals`.
 CASES = {
     "unfinished": ([with_training(finished=False)], [LEARNT]),
     "diverged": ([with_training(first_not_finite=12), with_held_out(not_finite=3)], [LEARNT]),
+    "better": (
+        [judged(1.15), judged(1.15, facts=ranked(0.45)), wins(0.56, ranked(0.5))],
+        [judged(1.14), wins(0.55, LEARNT), LEARNT],
+    ),
+    "worse": ([judged(0.85), wins(0.44, LEARNT)], [judged(0.86), wins(0.45, LEARNT), LEARNT]),
+    "no_clear_gain": ([judged(1.14), judged(0.86), wins(0.45, LEARNT)], [judged(1.15), judged(0.85), LEARNT]),
+    "held_out_loss_rose": (
+        [judged(2.0, facts=with_training(rise=RISE)), judged(0.0, facts=with_training(rise=RISE))],
+        [judged(2.0), with_training(rise=RISE), judged(1.0, facts=with_training(rise=RISE))],
+    ),
     "is_reference": (
         [Facts(held_out=replace(HELD_OUT, moved=0.0))],
         [with_held_out(moved=0.0), Facts(held_out=HELD_OUT)],
@@ -180,3 +201,24 @@ def test_an_accuracy_at_the_ceiling_is_told_from_one_below():
     """The ceiling is 0.88; Wilson's high ends of 0.86 and 0.7 of 400 are 0.890 and 0.743."""
     assert "may be as good as these labels can show" in paragraph(verdict(noisy(0.05, 0.2, share=0.86)))
     assert "may be as good as these labels can show" not in paragraph(verdict(noisy(0.05, 0.2)))
+
+
+def test_a_reward_that_rose_is_not_called_undecided():
+    """50% of 400 pairs may be chance, and the true reward is 0.5 above the reference's, sure from 0.141 on."""
+    facts = replace(ranked(0.5), training=replace(TRAINING, accuracy=share_of(0.52, 400)))
+    assert verdict(facts).state.name == "undecided"
+    found = verdict(judged(1.5, facts=facts))
+    said = paragraph(found)
+    assert said.startswith(
+        "Better than the reference (true reward). The true reward is 1.50 (1.40 to 1.60), the reference’s 1.00: a "
+        "difference of +0.50 (+0.36 to +0.64). It ranks 50.0%"
+    )
+    assert "nothing" not in said
+    assert "chance" not in said
+    assert document(found)["severity"] == "none"
+
+
+def test_a_policy_that_learnt_and_writes_worse_is_in_doubt():
+    found = verdict(wins(0.4, LEARNT))
+    assert paragraph(found).startswith("Worse than the reference (win rate). The win rate is 40.0% (35.0% to 45.0%).")
+    assert document(found)["severity"] == "serious"

@@ -75,6 +75,15 @@ def test_a_run_that_learnt(prepared, capsys):
     assert document["headline"] in on_page(run)
     again = evaluate.evaluate(run)  # nothing is scored again, and the verdict is the same
     assert again.verdict == document
+    # What its samples are worth leads, in the report at once, and in the next evaluation.
+    rewards = {"reference": (2.0, 1.9, 2.1), "learnt": (1.0, 0.9, 1.1)}
+    names = ("true_reward_mean", "true_reward_low", "true_reward_high")
+    policies = [
+        {"label": label, "kl_mean": 1.0, **dict(zip(names, each, strict=True))} for label, each in rewards.items()
+    ]
+    (found.paths.out / "demo.json").write_text(json.dumps({"policies": policies}))
+    assert "worse than the reference (true reward)" in on_page(run)
+    assert evaluate.evaluate(run).verdict["state"] == "worse"
 
 
 @pytest.fixture
