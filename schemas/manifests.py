@@ -177,6 +177,7 @@ class ComparisonManifest(FilesManifest):
     format: Literal[1] = 1
     settings: Settings
     pairs: int  # held out, that every candidate ranks
+    ranked_by: str = "held-out accuracy"  # else the true reward, or what a judge says
     standings: list[dict[str, JsonValue]]  # of `pipeline.evaluation.standings`, best first
     recommended: str | None
     reason: str

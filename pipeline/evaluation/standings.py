@@ -31,7 +31,10 @@ Scores = npt.NDArray[np.float64]  # (seeds, pairs)
 
 @dataclass(frozen=True)
 class Standing:
-    """A candidate: its accuracy, and how far it is behind the best, in accuracy over the same pairs."""
+    """A candidate: its accuracy, and how far it is behind the best, in accuracy over the same pairs.
+
+    With a `grade`, which `graded` gives, all else but the accuracy is in its unit.
+    """
 
     name: str
     seeds: int
@@ -39,6 +42,12 @@ class Standing:
     behind: Interval | None  # None for the best; simultaneous over all candidates
     tied: bool  # with the best, or it: the interval has zero in it
     near: bool  # the best, or behind it by no more than one standard error of the difference
+    grade: Interval | None = None
+
+    @property
+    def leads(self) -> Interval:
+        """What it is ranked by: the grade where there is one, else the accuracy."""
+        return self.grade or self.accuracy
 
 
 @dataclass(frozen=True)
@@ -101,20 +110,27 @@ def _difference(best: Scores, other: Scores, error: float) -> Interval:
 
 def _standard_error(best: Scores, other: Scores) -> float:
     """Of the difference of two candidates."""
-    terms = _of_seeds([best, other])
+    terms = of_seeds([best, other])
     return float((_of_pairs(best.mean(0) - other.mean(0)) + sum(term for term, _ in terms)) ** 0.5)
 
 
 def _half(by_pair: Scores, candidates: Sequence[Scores], error: float) -> float:
     """Half the width of an interval of level 1 - error: pairs and seeds, each with its own quantile, as squares."""
-    tail, terms = 1 - error / 2, _of_seeds(candidates)
-    square = float(stats.norm.ppf(tail)) ** 2 * _of_pairs(by_pair)
+    square = float(stats.norm.ppf(1 - error / 2)) ** 2 * _of_pairs(by_pair)
+    return float((square + seeds_square(candidates, error)) ** 0.5)
+
+
+def seeds_square(candidates: Sequence[Scores], error: float) -> float:
+    """The square of half the width of an interval of level 1 - error for what seeds leave uncertain, 0 with one each.
+
+    Student's, with the degrees of freedom of Welch and Satterthwaite.
+    """
+    terms = of_seeds(candidates)
     total = sum(term for term, _ in terms)
-    if total > 0:
-        # Welch and Satterthwaite's degrees of freedom.
-        freedom = total**2 / sum(term**2 / degrees for term, degrees in terms)
-        square += float(stats.t.ppf(tail, freedom)) ** 2 * total
-    return float(square**0.5)
+    if total == 0:
+        return 0.0
+    freedom = total**2 / sum(term**2 / degrees for term, degrees in terms)
+    return float(stats.t.ppf(1 - error / 2, freedom)) ** 2 * total
 
 
 def _of_pairs(by_pair: Scores) -> float:
@@ -122,6 +138,6 @@ def _of_pairs(by_pair: Scores) -> float:
     return float(by_pair.var(ddof=1)) / len(by_pair) if len(by_pair) > 1 else 0.0
 
 
-def _of_seeds(candidates: Sequence[Scores]) -> list[tuple[float, int]]:
+def of_seeds(candidates: Sequence[Scores]) -> list[tuple[float, int]]:
     """For each candidate of several seeds, the variance of its mean over them, and its degrees of freedom."""
     return [(float(each.mean(1).var(ddof=1)) / len(each), len(each) - 1) for each in candidates if len(each) > 1]

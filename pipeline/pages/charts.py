@@ -103,16 +103,19 @@ def interval_strip(
     interval: tuple[float, float, float] | None,
     paint: str,
     points: Iterable[tuple[float, str]] = (),
+    level: float | None = CHANCE,
 ) -> dict[str, Any]:
-    """A share with its interval (low, value, high) as a dot on a bar, without axis; an upright line marks 0.5.
+    """A value with its interval (low, value, high) as a dot on a bar, without axis; an upright line marks `level`.
 
-    `points` are further shares, drawn small, with their words.
+    `points` are further values, drawn small, with their words.
     """
     x = _strip_x("at:Q", domain)
     whole = alt.Chart(ROWS)
-    small = alt.Chart(values({"at": share, "words": words} for share, words in points))
+    small = alt.Chart(values({"at": at, "words": words} for at, words in points))
     layers = alt.layer(
-        alt.Chart(values([{"at": CHANCE}])).mark_rule(color="var(--ink-3)", aria=False).encode(x=x),
+        alt.Chart(values([] if level is None else [{"at": level}]))
+        .mark_rule(color="var(--ink-3)", aria=False)
+        .encode(x=x),
         whole.mark_rule(strokeWidth=4, opacity=0.4, color=paint, aria=False).encode(
             x=_strip_x("low:Q", domain), x2="high:Q"
         ),
@@ -127,7 +130,7 @@ def strip_axis(domain: tuple[float, float], form: str = ".2~f") -> dict[str, Any
     """The axis above strips of the same domain; `form` is how its numbers are written, as d3 does."""
     axis = alt.Axis(orient="top", title=None, grid=False, domain=False, ticks=False, tickCount=4, format=form)
     invisible = alt.Chart(ROWS).mark_point(opacity=0, aria=False).encode(x=_strip_x("at:Q", domain, axis))
-    return _strip(invisible, [{"at": CHANCE}], height=1, above=20)
+    return _strip(invisible, [{"at": domain[0]}], height=1, above=20)
 
 
 def _strip(

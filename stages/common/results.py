@@ -190,12 +190,16 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison. `recommended` is the candidate to take, None where the data cannot tell; `reason` says why."""
+    """A comparison. `recommended` is the candidate to take, None where the data cannot tell; `reason` says why.
+
+    `ranked_by`: held-out accuracy, or the true reward or the judge that knows all trainings.
+    """
 
     paths: RunPaths
     recommended: str | None
     reason: str
     standings: Standings = field(repr=False)
+    ranked_by: str = "held-out accuracy"
 
     @property
     def page(self) -> Path:
@@ -203,7 +207,7 @@ class CompareResult:
         return self.paths.comparison_page
 
     def trials(self) -> pl.DataFrame:
-        """One row per training: candidate, seed, label, held-out figures, seconds of its steps, failure."""
+        """One row per training: candidate, seed, label, held-out figures, seconds, peak bytes of memory, failure."""
         return read_frame(self.paths.trials)
 
 

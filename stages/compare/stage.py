@@ -2,7 +2,8 @@
 
     scoreonce compare configs/x.toml --method dpo,beta_dpo --set train.beta=0.05,0.1 --seeds 3
 
-Prepares and scores what is not done yet, once. Each training is an ordinary one, under a label of its own in
+Prepares and scores what is not done yet, once. Ranks by a true reward or a judge where all trainings were judged, else
+by held-out accuracy. Each training is an ordinary one, under a label of its own in
 <out>/train, and so goes on where it was interrupted. Writes <out>/compare/: trials.parquet (one row per training),
 compare.json and index.html.
 """
@@ -18,10 +19,12 @@ from pathlib import Path
 
 import polars as pl
 
+from scoreonce.pipeline.evaluation.graded import graded
 from scoreonce.pipeline.evaluation.standings import Standings, standings
 from scoreonce.pipeline.pages.compare.data import Comparison, Trial, mean, of_candidate
 from scoreonce.pipeline.pages.compare.page import render
-from scoreonce.pipeline.pages.compare.verdict import Decision, decision
+from scoreonce.pipeline.pages.compare.verdict import decision
+from scoreonce.pipeline.pages.ranking import HELD_OUT_ACCURACY, Measure, leading_all
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ComparisonManifest
 from scoreonce.stages.common import manifests
@@ -35,6 +38,7 @@ from scoreonce.stages.compare import table
 from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
 from scoreonce.stages.compare.trials import gpus, run_all
 from scoreonce.stages.config import Run
+from scoreonce.stages.data.samples import SAID, demo_entries, judgement_records
 from scoreonce.stages.outputs import pages
 from scoreonce.stages.outputs.at_address import at_address
 
@@ -71,20 +75,32 @@ def _lock(paths: RunPaths) -> Path:
     return path
 
 
-@at_address("evaluate/*", "train/*/metrics.*", writes="compare")
+@at_address("evaluate/*", "train/*/metrics.*", *SAID, writes="compare")
 def _finished(
     run: Run, planned: Plan, trials: Sequence[Trial], scored: float, *, lock_timeout: float | None
 ) -> CompareResult:
     """Rank, decide and write."""
     paths = RunPaths.of(run)
     found = _ranked(trials, planned, paths)
-    chosen = decision(found, {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows})
+    found, measure, partly = _graded(found, trials, paths)
+    drift = {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows}
+    page = Comparison(
+        found,
+        decision(found, drift, measure),
+        tuple(trials),
+        {candidate.name: dict(candidate.settings) for candidate in planned.candidates},
+        keys=tuple(run.compare.vary),
+        reference_seconds=scored,
+        notes=planned.notes,
+        measure=measure,
+        partly=partly,
+    )
     with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
-        _write(run, paths, planned, trials, found, chosen, scored)
-    for line in table.standing_lines(found, trials, chosen):
+        _write(run, paths, page)
+    for line in table.standing_lines(page):
         logger.info(line)
     logger.info(f"page: {paths.comparison / 'index.html'}")
-    return CompareResult(paths, chosen.recommended, chosen.reason, found)
+    return CompareResult(paths, page.decision.recommended, page.decision.reason, found, measure.title)
 
 
 def _require_no_launcher() -> None:
@@ -160,6 +176,17 @@ def _ranked(trials: Sequence[Trial], planned: Plan, paths: RunPaths) -> Standing
     return standings(whole or evaluations)
 
 
+def _graded(found: Standings, trials: Sequence[Trial], paths: RunPaths) -> tuple[Standings, Measure, str]:
+    """Ranked by a true reward or a judge where one knows every training of every candidate, else as they are."""
+    labels = {row.name: [trial.label for trial in of_candidate(trials, row.name)] for row in found.rows}
+    every = [label for each in labels.values() for label in each]
+    measure, partly = leading_all(demo_entries(paths, every), judgement_records(paths, every), every)
+    if measure is None:
+        return found, HELD_OUT_ACCURACY, partly
+    grades = {name: [measure.grades[label] for label in each] for name, each in labels.items()}
+    return graded(found, grades, share=measure.share), measure, partly
+
+
 def _require_some(trials: Sequence[Trial]) -> None:
     failed = [trial for trial in trials if trial.failure]
     if len(failed) == len(trials):
@@ -171,36 +198,19 @@ def _require_some(trials: Sequence[Trial]) -> None:
         )
 
 
-def _write(
-    run: Run,
-    paths: RunPaths,
-    planned: Plan,
-    trials: Sequence[Trial],
-    found: Standings,
-    chosen: Decision,
-    scored: float,
-) -> None:
+def _write(run: Run, paths: RunPaths, page: Comparison) -> None:
     """The tables, the page, and the summary last."""
-    settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
-    rows = table.trial_rows(trials)
+    rows = table.trial_rows(page.trials)
     write_parquet(paths.trials, rows.to_arrow(compat_level=pl.CompatLevel.oldest()))
-    page = Comparison(
-        found,
-        chosen,
-        tuple(trials),
-        settings,
-        keys=tuple(run.compare.vary),
-        reference_seconds=scored,
-        notes=planned.notes,
-    )
     pages.write_page(paths, paths.comparison_page, render(page))
     manifest = ComparisonManifest(
         settings=run.compare.model_dump(mode="json"),
-        pairs=found.pairs,
-        standings=[asdict(row) for row in found.rows],
-        recommended=chosen.recommended,
-        reason=chosen.reason,
-        candidates=settings,
+        pairs=page.standings.pairs,
+        ranked_by=page.measure.title,
+        standings=[asdict(row) for row in page.standings.rows],
+        recommended=page.decision.recommended,
+        reason=page.decision.reason,
+        candidates={name: dict(settings) for name, settings in page.settings.items()},
         files={paths.trials.name: sha256(paths.trials)},
     )
     manifests.write(paths.comparison_summary, manifest)

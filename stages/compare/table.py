@@ -7,10 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 
-from scoreonce.pipeline.evaluation.standings import Standings
-from scoreonce.pipeline.pages.compare.data import Trial
-from scoreonce.pipeline.pages.compare.verdict import Decision
-from scoreonce.pipeline.pages.numbers import clock, percent, points, signed
+from scoreonce.pipeline.pages.compare.data import Comparison, Trial
+from scoreonce.pipeline.pages.numbers import clock, percent, signed
 
 logger = logging.getLogger(__name__)
 FIGURES = ("accuracy", "margin", "chosen_logratios", "rejected_logratios", "cross_entropy_increase")
@@ -38,7 +36,7 @@ class Progress:
 
 
 def trial_rows(trials: Sequence[Trial]) -> pl.DataFrame:
-    """One row per training: candidate, seed, label, seconds, failure, and the figures of its evaluation."""
+    """One row per training: candidate, seed, label, seconds, peak memory in bytes, failure, and held-out figures."""
     rows = [
         {
             "candidate": trial.candidate,
@@ -46,25 +44,34 @@ def trial_rows(trials: Sequence[Trial]) -> pl.DataFrame:
             "label": trial.label,
             **{name: trial.figures.get(name) for name in FIGURES},
             "seconds": trial.seconds,
+            "peak_memory": trial.memory,
             "failure": trial.failure,
         }
         for trial in trials
     ]
-    types = {"candidate": pl.String, "seed": pl.Int64, "label": pl.String, "seconds": pl.Float64, "failure": pl.String}
+    types = {"candidate": pl.String, "seed": pl.Int64, "label": pl.String, "seconds": pl.Float64}
+    types |= {"peak_memory": pl.Int64, "failure": pl.String}
     return pl.DataFrame(rows, schema={**types, **dict.fromkeys(FIGURES, pl.Float64)})
 
 
-def standing_lines(found: Standings, trials: Sequence[Trial], chosen: Decision) -> Iterator[str]:
-    """The leaderboard and the decision."""
-    width = max(len(row.name) for row in found.rows)
-    yield f"{'candidate':<{width}}  accuracy  95% interval    behind the best, points"
-    for row in found.rows:
-        ends = f"{percent(row.accuracy.low)} to {percent(row.accuracy.high)}"
-        gap = row.behind
-        said = "best" if gap is None else f"{points(gap.mean)} ({points(gap.low)} to {points(gap.high)})"
+def standing_lines(page: Comparison) -> Iterator[str]:
+    """The leaderboard, what it is ranked by, and the decision."""
+    measure, rows = page.measure, page.standings.rows
+    yield f"ranked by {'the ' * page.is_graded}{measure.title}"
+    if page.partly:
+        yield f"note: {page.partly}"
+    width = max(len(row.name) for row in rows)
+    heading = "grade" if page.is_graded else "accuracy"
+    unit = f", {measure.unit}" if measure.unit else ""
+    yield f"{'candidate':<{width}}  {heading:<8}  95% interval    behind the best{unit}"
+    for row in rows:
+        ends = f"{measure.text(row.leads.low)} to {measure.text(row.leads.high)}"
+        gap, shown = row.behind, measure.difference
+        said = "best" if gap is None else f"{shown(gap.mean)} ({shown(gap.low)} to {shown(gap.high)})"
         tie = ", tied" if row.tied and gap is not None else ""
-        yield f"{row.name:<{width}}  {percent(row.accuracy.mean):>8}  {ends:<14}  {said}{tie}"
-    failed = sum(trial.failure is not None for trial in trials)
+        yield f"{row.name:<{width}}  {measure.text(row.leads.mean):>8}  {ends:<14}  {said}{tie}"
+    failed = sum(trial.failure is not None for trial in page.trials)
     if failed:
-        yield f"{failed:,} of {len(trials):,} trainings failed"
+        yield f"{failed:,} of {len(page.trials):,} trainings failed"
+    chosen = page.decision
     yield f"take {chosen.recommended}: {chosen.reason}" if chosen.recommended else chosen.reason

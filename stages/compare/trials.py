@@ -128,8 +128,16 @@ def _places(jobs: int, count: int) -> list[dict[str, str]]:
 def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
     evaluation = read_evaluation(paths)
     assert evaluation is not None
-    seconds = sum(line.get(metrics.SECONDS, 0.0) for line in metric_lines(paths))
-    return Trial(candidate, seed, paths.label, dict(evaluation.figures), seconds, along=held_out_rows(paths))
+    lines = metric_lines(paths)
+    return Trial(
+        candidate,
+        seed,
+        paths.label,
+        dict(evaluation.figures),
+        sum(line.get(metrics.SECONDS, 0.0) for line in lines),
+        along=held_out_rows(paths),
+        memory=max((line[metrics.PEAK_MEMORY] for line in lines if line.get(metrics.PEAK_MEMORY)), default=None),
+    )
 
 
 @contextmanager

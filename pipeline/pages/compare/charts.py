@@ -1,4 +1,4 @@
-"""The charts of a comparison: accuracy and margin against drift, and accuracy by each varied setting."""
+"""The charts of a comparison: what ranks, accuracy and margin against drift, and what ranks by each varied setting."""
 
 from __future__ import annotations
 
@@ -11,37 +11,48 @@ import altair as alt
 from scoreonce.pipeline.evaluation.intervals import CHANCE
 from scoreonce.pipeline.pages.charts import ROWS, Chart, color, specification, values
 from scoreonce.pipeline.pages.compare.data import Comparison
-from scoreonce.pipeline.pages.numbers import is_number
+from scoreonce.pipeline.pages.numbers import is_number, upper_first
 from scoreonce.pipeline.pages.scales import flattened, spread
-
-ACCURACY = alt.Axis(format=".0%", tickCount=5)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What is drawn against drift: its name among the figures, the title of its axis, and how numbers are shown."""
+    """What is drawn: its name among the figures, that of its chart, title of its axis, and how numbers are shown."""
 
     name: str
+    short: str
     title: str
     format: str
     exact: str
 
+    @property
+    def axis(self) -> alt.Axis:
+        """Its axis."""
+        return alt.Axis(format=self.format, tickCount=5)
 
-FIGURES = (
-    Figure("accuracy", "held-out accuracy", ".0%", ".1%"),
-    Figure("margin", "held-out margin, nats", ".3~g", ".3f"),
-)
+
+ACCURACY = Figure("accuracy", "accuracy", "held-out accuracy", ".0%", ".1%")
+MARGIN = Figure("margin", "margin", "held-out margin, nats", ".3~g", ".3f")
+
+
+def _leading(data: Comparison) -> Figure:
+    """What the candidates are ranked by."""
+    if not data.is_graded:
+        return ACCURACY
+    title, numbers = data.measure.title, (".0%", ".1%") if data.measure.share else (".3~g", ".3f")
+    return Figure("grade", title, title, *numbers)
 
 
 def against_drift(data: Comparison) -> list[Chart]:
-    """Every training: held-out accuracy and margin against what the policy moved from the reference, at its end and,
-    where it was evaluated on the way, along it.
+    """Every training against what its policy moved from the reference: what it is ranked by, accuracy and margin.
+
+    At its end and, where it was evaluated on the way, along it.
     """
-    return [_against_drift(data, figure) for figure in FIGURES]
+    return [_against_drift(data, figure) for figure in dict.fromkeys((_leading(data), ACCURACY, MARGIN))]
 
 
 def _against_drift(data: Comparison, figure: Figure) -> Chart:
-    rows, along = _rows(data), _along(data)
+    rows, along = _rows(data), [] if figure.name == "grade" else _along(data)
     drifts, heights = ([row[key] for row in rows if is_number(row[key])] for key in ("drift", figure.name))
     base = alt.Chart(ROWS)
     x = alt.X(
@@ -50,10 +61,9 @@ def _against_drift(data: Comparison, figure: Figure) -> Chart:
         axis=alt.Axis(grid=False, tickCount=6),
         scale=spread(drifts),
     )
-    axis = alt.Axis(format=figure.format, tickCount=5)
-    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=axis, scale=spread(heights))
+    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=figure.axis, scale=spread(heights))
     shown = [
-        alt.Tooltip(f"{figure.name}:Q", title=figure.name, format=figure.exact),
+        alt.Tooltip(f"{figure.name}:Q", title=figure.short, format=figure.exact),
         alt.Tooltip("drift:Q", format=".3f"),
     ]
     tips = [alt.Tooltip("label:N", title="training"), *shown]
@@ -80,10 +90,12 @@ def _against_drift(data: Comparison, figure: Figure) -> Chart:
         caption += " Lines lead there, through the evaluations on the way: a sample of the held-out pairs."
     if flattened(drifts) or flattened(heights):
         caption += " One is far from the others, so the axis is logarithmic on both sides of zero."
-    layers = [_chance(rows)] if figure.name == "accuracy" else []
+    of = data.measure.of
+    level = CHANCE if figure is ACCURACY else None if of is None else of.mean
+    layers = [] if figure is MARGIN or level is None else [_level(heights, level)]
     return Chart(
         f"{figure.name}-drift",
-        f"{figure.name.capitalize()} against drift",
+        f"{upper_first(figure.short)} against drift",
         caption,
         specification(alt.layer(*layers, *([lines, steps] if along else []), points), rows, height=300),
         legend=_legend(data.methods),
@@ -91,7 +103,7 @@ def _against_drift(data: Comparison, figure: Figure) -> Chart:
 
 
 def by_setting(data: Comparison) -> list[Chart]:
-    """For each setting with several values: accuracy of each training, and the best value of each method as a line."""
+    """For each setting with several values: what ranks each training, and the best value of each method as a line."""
     return [_by(data, key) for key in data.keys if len({str(_value(data, name, key)) for name in data.settings}) > 1]
 
 
@@ -107,18 +119,23 @@ def _by(data: Comparison, key: str) -> Chart:
     x: Any = alt.X("value:O", title=title, axis=alt.Axis(grid=False))
     if numbers:
         x = alt.X("value:Q", title=title, axis=axis, scale=alt.Scale(type="log" if spread else "linear", padding=18))
-    y = alt.Y("accuracy:Q", title="held-out accuracy", axis=ACCURACY, scale=alt.Scale(zero=False, padding=8))
+    figure = _leading(data)
+    y = alt.Y(f"{figure.name}:Q", title=figure.title, axis=figure.axis, scale=alt.Scale(zero=False, padding=8))
     base = alt.Chart(ROWS)
-    tips = [alt.Tooltip("label:N", title="training"), alt.Tooltip("accuracy:Q", format=".1%")]
+    tips = [
+        alt.Tooltip("label:N", title="training"),
+        alt.Tooltip(f"{figure.name}:Q", title=figure.short, format=figure.exact),
+    ]
     layers = alt.layer(
         base.mark_point(size=45, opacity=0.55).encode(x=x, y=y, color=_paint(data.methods), tooltip=tips),
-        base.transform_aggregate(mean="mean(accuracy)", groupby=["candidate", "method", "value"])
-        .transform_aggregate(accuracy="max(mean)", groupby=["method", "value"])
+        base.transform_aggregate(mean=f"mean({figure.name})", groupby=["candidate", "method", "value"])
+        .transform_aggregate(**{figure.name: "max(mean)"}, groupby=["method", "value"])
         .mark_line(strokeWidth=1.75)
         .encode(x=x, y=y, color=_paint(data.methods)),
     )
     caption = "Every training; the line goes through the best candidate of each method at that value."
-    return Chart(f"by-{name}", title, caption, specification(layers, rows, height=200), legend=_legend(data.methods))
+    heading = f"{upper_first(figure.short)} by {title}"
+    return Chart(f"by-{name}", heading, caption, specification(layers, rows, height=200), legend=_legend(data.methods))
 
 
 def _rows(data: Comparison) -> list[dict[str, Any]]:
@@ -128,6 +145,7 @@ def _rows(data: Comparison) -> list[dict[str, Any]]:
             "label": trial.label,
             "candidate": trial.candidate,
             "method": str(data.settings[trial.candidate]["train.method"]),
+            **({"grade": data.grade(trial)} if data.is_graded else {}),
             "accuracy": trial.figures["accuracy"],
             "margin": trial.figures["margin"],
             "drift": trial.figures["cross_entropy_increase"],
@@ -167,8 +185,7 @@ def _legend(methods: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((method, color(index)) for index, method in enumerate(methods))
 
 
-def _chance(rows: Sequence[dict[str, Any]]) -> alt.Chart:
-    """A line at one half, where it is within the values."""
-    inside = any(row["accuracy"] is not None and row["accuracy"] <= CHANCE for row in rows)
-    data = alt.Data(values=[{"at": CHANCE}] if inside else [])
+def _level(heights: Sequence[float], level: float) -> alt.Chart:
+    """A line at chance, or at the reference, where some training is no higher."""
+    data = alt.Data(values=[{"at": level}] if any(height <= level for height in heights) else [])
     return alt.Chart(data).mark_rule(color="var(--ink-3)", strokeDash=[4, 3]).encode(y="at:Q")

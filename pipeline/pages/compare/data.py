@@ -8,6 +8,7 @@ from typing import Any
 
 from scoreonce.pipeline.evaluation.standings import Standings
 from scoreonce.pipeline.pages.compare.verdict import Decision
+from scoreonce.pipeline.pages.ranking import HELD_OUT_ACCURACY, Measure
 
 
 @dataclass(frozen=True)
@@ -15,8 +16,8 @@ class Trial:
     """One training of a candidate, under its label.
 
     `figures` are those of `evaluation_summary`, empty where it failed, for the reason in `failure`. `seconds` are those
-    of its steps. `along` has a row for each evaluation while training, of the columns of `HeldOutStep`; none where
-    `evaluate.every` asks for none.
+    of its steps, `memory` their peak in bytes, where it is known. `along` has a row for each evaluation while training,
+    of the columns of `HeldOutStep`; none where `evaluate.every` asks for none.
     """
 
     candidate: str
@@ -26,6 +27,7 @@ class Trial:
     seconds: float
     failure: str | None = None
     along: Sequence[Mapping[str, Any]] = ()
+    memory: int | None = None
 
 
 def of_candidate(trials: Sequence[Trial], candidate: str) -> list[Trial]:
@@ -44,7 +46,9 @@ class Comparison:
     """Everything one page shows.
 
     `settings`: by candidate, the varied keys of the run file and `train.method`. `keys`: the varied ones.
-    `reference_seconds`: of scoring with the reference, 0 where it was done before.
+    `reference_seconds`: of scoring with the reference, 0 where it was done before. `measure`: what the standings are
+    ranked by, with the grades by label where it is not held-out accuracy; `partly` says which measure would lead, were
+    it known of all trainings.
     """
 
     standings: Standings
@@ -54,6 +58,20 @@ class Comparison:
     keys: tuple[str, ...] = ()
     reference_seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
+    measure: Measure = HELD_OUT_ACCURACY
+    partly: str = ""
+
+    @property
+    def is_graded(self) -> bool:
+        """Whether a true reward or a judge leads, and not held-out accuracy."""
+        return self.measure is not HELD_OUT_ACCURACY
+
+    def grade(self, trial: Trial) -> float | None:
+        """What the standings are ranked by, of one training that did not fail; None of one that was not judged."""
+        if not self.is_graded:
+            return float(trial.figures["accuracy"])
+        grade = self.measure.grades.get(trial.label)
+        return None if grade is None else grade.mean
 
     @property
     def methods(self) -> list[str]:

@@ -10,6 +10,7 @@ from scoreonce.pipeline.pages.charts import color, interval_strip, strip_axis, s
 from scoreonce.pipeline.pages.compare.charts import against_drift, by_setting
 from scoreonce.pipeline.pages.compare.data import Comparison, Trial, mean, of_candidate
 from scoreonce.pipeline.pages.downloads import as_csv, of_charts
+from scoreonce.pipeline.pages.numbers import size, upper_first
 
 
 def render(data: Comparison) -> str:
@@ -23,16 +24,18 @@ def render(data: Comparison) -> str:
             data=data,
             title="scoreonce compare",
             headline=_headline(data),
-            strip_axis=strip_axis(domain, ".0%"),
+            strip_axis=strip_axis(domain, ".0%" if data.measure.share else ".3~g"),
             rows=_rows(data, domain),
             charts=charts,
             downloads=[
                 as_csv("standings.csv", [_standing(data, row) for row in data.standings.rows]),
-                as_csv("trainings.csv", [_training(trial) for trial in data.trials]),
+                as_csv("trainings.csv", [_training(data, trial) for trial in data.trials]),
                 of_charts("charts.json", charts),
             ],
             specs={chart.name: chart.spec for chart in charts},
             failed=[trial for trial in data.trials if trial.failure],
+            size=size,
+            upper_first=upper_first,
             seconds=sum(trial.seconds for trial in data.trials),
             svg=svg,
             style=kit.style("charts.css"),
@@ -43,15 +46,27 @@ def render(data: Comparison) -> str:
 
 def _standing(data: Comparison, row: Standing) -> dict[str, Any]:
     ends = {"accuracy": row.accuracy.mean, "accuracy_low": row.accuracy.low, "accuracy_high": row.accuracy.high}
+    grade, title = row.grade, data.measure.column
+    leading = {title: grade.mean, f"{title}_low": grade.low, f"{title}_high": grade.high} if grade else {}
     gap = row.behind
     behind = {"behind": gap.mean, "behind_low": gap.low, "behind_high": gap.high} if gap else {}
-    return {"candidate": row.name, "tied": row.tied, "seeds": row.seeds, **ends, **behind, **data.settings[row.name]}
+    named = {"candidate": row.name, "tied": row.tied, "seeds": row.seeds}
+    return {**named, **leading, **ends, **behind, **_cost(data, row.name), **data.settings[row.name]}
 
 
-def _training(trial: Trial) -> dict[str, Any]:
+def _training(data: Comparison, trial: Trial) -> dict[str, Any]:
     named = {"label": trial.label, "candidate": trial.candidate, "seed": trial.seed, "seconds": trial.seconds}
     figures = {name: value for name, value in trial.figures.items() if isinstance(value, (int, float))}
-    return {**named, "failure": trial.failure, **figures}
+    graded = data.measure.grades.get(trial.label)
+    leading = {data.measure.column: graded.mean} if graded else {}
+    return {**named, "peak_memory": trial.memory, "failure": trial.failure, **leading, **figures}
+
+
+def _cost(data: Comparison, candidate: str) -> dict[str, Any]:
+    """Seconds of a candidate's seeds together, and the highest of their peaks of memory."""
+    done = of_candidate(data.trials, candidate)
+    memory = max((trial.memory for trial in done if trial.memory is not None), default=None)
+    return {"seconds": sum(trial.seconds for trial in done), "peak_memory": memory}
 
 
 def _headline(data: Comparison) -> str:
@@ -65,28 +80,25 @@ def _headline(data: Comparison) -> str:
 
 def _domain(data: Comparison) -> tuple[float, float]:
     """Ends of the axis of the strips."""
-    ends = [0.5, *(end for row in data.standings.rows for end in (row.accuracy.low, row.accuracy.high))]
+    level = [data.measure.of.mean] if data.measure.of else []
+    ends = [*level, *(end for row in data.standings.rows for end in (row.leads.low, row.leads.high))]
     room = 0.04 * (max(ends) - min(ends)) or 0.01
     return min(ends) - room, max(ends) + room
 
 
 def _rows(data: Comparison, domain: tuple[float, float]) -> list[dict[str, Any]]:
-    return [
-        {
-            "standing": row,
-            "color": color(data.methods.index(str(data.settings[row.name]["train.method"]))),
-            "strip": interval_strip(
-                domain,
-                (row.accuracy.low, row.accuracy.mean, row.accuracy.high),
-                color(data.methods.index(str(data.settings[row.name]["train.method"]))),
-                [
-                    (float(trial.figures["accuracy"]), f"seed {trial.seed}")
-                    for trial in of_candidate(data.trials, row.name)
-                ],
-            ),
-            "margin": mean(data.trials, row.name, "margin"),
-            "drift": mean(data.trials, row.name, "cross_entropy_increase"),
-            "seconds": sum(trial.seconds for trial in of_candidate(data.trials, row.name)),
-        }
-        for row in data.standings.rows
-    ]
+    return [_row(data, row, domain) for row in data.standings.rows]
+
+
+def _row(data: Comparison, row: Standing, domain: tuple[float, float]) -> dict[str, Any]:
+    level = data.measure.of.mean if data.measure.of else None
+    paint = color(data.methods.index(str(data.settings[row.name]["train.method"])))
+    seeds = [(data.grade(trial) or 0.0, f"seed {trial.seed}") for trial in of_candidate(data.trials, row.name)]
+    return {
+        "standing": row,
+        "color": paint,
+        "strip": interval_strip(domain, (row.leads.low, row.leads.mean, row.leads.high), paint, seeds, level),
+        "margin": mean(data.trials, row.name, "margin"),
+        "drift": mean(data.trials, row.name, "cross_entropy_increase"),
+        **_cost(data, row.name),
+    }

@@ -6,6 +6,7 @@ import shutil
 import polars as pl
 import pytest
 from html_page import Page
+from sample_tables import sample_rows, write_samples
 
 from scoreonce.pipeline.pages.compare.data import Trial
 from scoreonce.schemas.errors import InputError
@@ -13,6 +14,7 @@ from scoreonce.stages.compare import stage as comparison
 from scoreonce.stages.compare import trials
 from scoreonce.stages.compare.plan import plan
 from scoreonce.stages.evaluate import stage as evaluate
+from scoreonce.stages.judge.stage import judge
 from scoreonce.stages.models import folders
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.scoring import model_scorer
@@ -78,6 +80,33 @@ def test_the_reference_is_loaded_once_and_what_is_done_is_not_done_again(prepare
     document = json.loads((prepared.folder / "out/compare/compare.json").read_text())
     assert document["recommended"] == again.recommended
     assert [row["name"] for row in document["standings"]] == [row.name for row in again.standings.rows]
+
+
+def test_a_judge_of_all_trainings_leads(prepared, trained, tmp_path, caplog):
+    """The judge counts letters: samples of ipo's seeds have more than the reference's, those of dpo's have fewer."""
+    caplog.set_level("INFO", logger="scoreonce")
+    run = two(prepared)
+    assert comparison.compare(run).ranked_by == "held-out accuracy"
+    paths, prompts = prepared.paths, [f"prompt {number}" for number in range(30)]
+    (tmp_path / "judge.py").write_text("def score(prompt, completion):\n    return len(completion)\n")
+    judging = run.replace({"judge.function": f"{tmp_path / 'judge.py'}:score"})
+    for label, words in {"reference": "bb", "dpo-s0": "a", "dpo-s1": "a", "ipo-s0": "ccc", "ipo-s1": "ccc"}.items():
+        write_samples(paths, label, sample_rows({prompt: [words] for prompt in prompts}))
+    for label in trained[:3]:
+        judge(judging, label=label, against="reference", allow_judge_function=True)
+    partly = comparison.compare(run)
+    assert partly.ranked_by == "held-out accuracy"
+    assert "note: The win rate against the reference is known of 3 of 4 trainings" in caplog.text
+    judge(judging, label=trained[3], against="reference", allow_judge_function=True)
+    made = comparison.compare(run)
+    assert len(trained) == 4  # nothing is trained again
+    assert made.ranked_by == "win rate against the reference"
+    assert made.recommended == "ipo"
+    assert [(row.name, row.grade.mean) for row in made.standings.rows] == [("ipo", 1.0), ("dpo", 0.0)]
+    assert "ranked by the win rate against the reference" in caplog.messages
+    assert "Ranked by the win rate against the reference" in Page(made.page.read_text()).text
+    document = json.loads((prepared.folder / "out/compare/compare.json").read_text())
+    assert document["ranked_by"] == made.ranked_by
 
 
 def test_a_training_that_fails_is_named_and_the_others_are_ranked(prepared, caplog):
