@@ -96,6 +96,7 @@ from scoreonce.stages.commands.options import (
     Sets,
     Shard,
     Tflops,
+    TimeOnly,
     To,
     Tokens,
     Trials,
@@ -137,16 +138,14 @@ def _options(version: Version = False) -> None:
 
 
 def _load(path: Path, sets: list[str] | None, *, method: str | None = None, label: str | None = None) -> Run:
-    """The run file with overrides. `--method` replaces the file's method together with its pieces and label."""
+    """The run file with overrides. `--method` replaces the file's method with what the file says of it alone."""
     from scoreonce.stages import config
 
-    options = {"train.method": method, "train.label": label}
-    run = config.load(path, sets).replace({key: value for key, value in options.items() if value is not None})
-    if method is None:
-        return run
-    given = {entry.split("=")[0].strip() for entry in sets or []} | ({"train.label"} if label is not None else set())
-    reset = {key: None for key in ("label", "objective", "calibration", "selection") if f"train.{key}" not in given}
-    return run.model_copy(update={"train": run.train.model_copy(update=reset)})
+    run = config.load(path, sets)
+    if method is not None:
+        given = (entry.split("=")[0].strip() for entry in sets or [])
+        run = run.of_method(method, {key.removeprefix("train.") for key in given if key.startswith("train.")})
+    return run if label is None else run.replace({"train.label": label})
 
 
 def _load_optional(path: Path | None, sets: list[str] | None) -> Run | None:
@@ -535,6 +534,7 @@ def compare(
     search: Search = None,
     trials: Trials = None,
     jobs: Jobs = None,
+    dry_run: TimeOnly = False,
     allow_method_file: AllowMethodFile = False,
     lock_timeout: LockTimeout = None,
     rehash: Rehash = False,
@@ -550,8 +550,11 @@ def compare(
     fixed, vary = varied(sets or [])
     given = {"methods": methods, "seeds": seeds, "search": search, "trials": trials}
     settings = settings_of(_load(run, fixed), vary, given)
-    from scoreonce.stages.compare import stage
+    from scoreonce.stages.compare import estimate, stage
 
+    if dry_run:
+        estimate.estimate(settings, allow_method_file=allow_method_file)
+        return
     stage.compare(settings, jobs=jobs, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
 
 

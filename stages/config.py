@@ -6,7 +6,7 @@ are an `InputError` in every command; whether the method has that hyperparameter
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -409,7 +409,9 @@ class Compare(_Section):
 
     methods: list[str] = Field([], description="methods to compare; by default train.method")
     vary: dict[str, list[Any]] = Field(
-        {}, description='values of keys of [train], all combinations: {"train.beta" = [0.01, 0.1]}'
+        {},
+        description='values of keys of [train], all combinations: {"train.beta" = [0.01, 0.1]}; "simpo.train.beta" '
+        "is for that method alone",
     )
     seeds: int = Field(1, ge=1, description="trainings of each candidate, with train.seed and the numbers after it")
     search: Literal["grid", "random", "halving"] = Field(
@@ -482,6 +484,18 @@ class Run(_Section):
         Raises `InputError` for a missing file, bad TOML, unknown keys and values out of range.
         """
         return load(path).replace(settings or {})
+
+    def of_method(self, name: str, kept: Collection[str] = ()) -> Run:
+        """The same run with another method.
+
+        The run file's label, and the pieces that replace those of its method, are not taken over; nor are its
+        hyperparameters, unless it is for the same method: a β for DPO is none for SimPO. Keys of [train] in `kept`
+        stay. Raises `InputError` as `replace`.
+        """
+        tree = self.model_dump(exclude_unset=True)
+        own = {"label", *self.train.pieces} | (set() if name == self.train.method else set(self.train.hyperparameters))
+        train = {key: value for key, value in tree.get("train", {}).items() if key not in own or key in kept}
+        return checked({**tree, "train": {**train, "method": name}}, "the settings given")
 
     def replace(self, settings: Mapping[str, Any]) -> Run:
         """The same run with some keys changed, e.g. `run.replace({"train.beta": 0.05, "train.label": "gentle"})`.

@@ -253,6 +253,10 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Only estimate time, memory and disk, from a few seconds of work with the model."),
 ]
+TimeOnly = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Only say how many trainings there are and how long they take; prepares the pairs."),
+]
 Part = Annotated[
     str | None,
     typer.Option(

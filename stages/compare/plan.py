@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import json
@@ -30,13 +31,17 @@ class Candidate:
     def trial(self, run: Run, seed: int) -> Run:
         """The run that trains it with a seed."""
         own = {"train.seed": seed, "train.label": f"{self.name}-s{seed}"}
-        return run.replace({**_OF_ONE_RUN, **self.settings, **own}).model_copy(update={"compare": Compare()})
+        settings = {**_OF_ONE_POLICY, **self.settings, **own}
+        return run.of_method(self.method).replace(settings).model_copy(update={"compare": Compare()})
+
+    @property
+    def method(self) -> str:
+        """Its method."""
+        return str(self.settings["train.method"])
 
 
-# What a run file says of its own method and policy, and no candidate takes over.
-_OF_ONE_RUN = dict.fromkeys(
-    ("train.objective", "train.calibration", "train.selection", "evaluate.model", "evaluate.label")
-)
+# What a run file says of its own policy, and no candidate takes over.
+_OF_ONE_POLICY = dict.fromkeys(("evaluate.model", "evaluate.label"))
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,20 @@ class Plan:
 def plan(run: Run) -> Plan:
     """The candidates of a run file's [compare]: all of a grid, or some drawn from it.
 
-    A setting that a method does not have is left out for that method, with a note. Raises `InputError` for a method or
-    value that cannot be used, and for settings that training does not read.
+    A setting that a method does not have is left out for that method, with a note; values that are given for one method
+    (`simpo.train.beta`) replace those for all. Raises `InputError` for a method or value that cannot be used, and for
+    settings that training does not read.
     """
     asked = run.compare
-    _require_of_training(asked.vary)
-    keys_of = {name: _keys_of(name, asked.vary) for name in asked.methods or [run.train.method]}
-    _require_read(run, keys_of)
+    names = asked.methods or [run.train.method]
+    _require_of_training(asked.vary, names)
+    vary_of = {name: _vary_of(name, asked.vary) for name in names}
+    _require_read(run, vary_of)
     grids, notes = [], []
-    for name, keys in keys_of.items():
-        if left := [key for key in asked.vary if key not in keys]:
+    for name, vary in vary_of.items():
+        if left := [key for key in asked.vary if key.startswith("train.") and key not in vary]:
             notes.append(f"{name} has no {', '.join(key.removeprefix('train.') for key in left)}")
-        grids.append([{"train.method": name, **values} for values in _grid({key: asked.vary[key] for key in keys})])
+        grids.append([{"train.method": name, **values} for values in _grid(vary)])
     found = _drawn(grids, asked.trials, asked.seed) if asked.search == "random" else list(itertools.chain(*grids))
     candidates = tuple(Candidate(name, settings) for name, settings in zip(_names(found), found, strict=True))
     for candidate in candidates:  # each is checked before the first is trained
@@ -92,37 +99,68 @@ def shortened(candidate: Candidate, run: Run, share: float) -> Candidate:
     return Candidate(f"{candidate.name}-part{share:.3g}", {**candidate.settings, **length})
 
 
-def _require_of_training(vary: Mapping[str, Sequence[Any]]) -> None:
+def not_taken_over(run: Run) -> str | None:
+    """What to say where hyperparameters of the run file are its own method's, and others are compared too."""
+    others = [name for name in run.compare.methods if name != run.train.method]
+    vary = {key for name in others for key in _vary_of(name, run.compare.vary)}
+    own = [key for key in run.train.hyperparameters if f"train.{key}" not in vary]
+    if not own or not others:
+        return None
+    return (
+        f"{', '.join(own)} of the run file: for {run.train.method} alone; {', '.join(others)} begin with the defaults "
+        f"of `scoreonce methods`. For another value: --set {others[0]}.train.KEY=VALUE"
+    )
+
+
+def _of(key: str) -> tuple[str | None, str]:
+    """The method that a varied key is for, None for all, and the key of the run file."""
+    method, separator, rest = key.partition(".train.")
+    return (method, f"train.{rest}") if separator else (None, key)
+
+
+def _require_of_training(vary: Mapping[str, Sequence[Any]], names: Sequence[str]) -> None:
     for key, values in vary.items():
-        if not key.startswith("train.") or key in OWN_KEYS:
+        method, own = _of(key)
+        if not own.startswith("train.") or own in OWN_KEYS:
             raise InputError(
                 "A comparison varies what training reads: pairs and reference are the same for all candidates.",
                 found=f"{key} = {list(values)!r}",
                 where="compare.vary, or --set",
-                fix="Vary keys of [train], for the size of the dataset train.share; name methods with --method, and "
-                "give the number of seeds with --seeds.",
+                fix="Vary keys of [train], for the size of the dataset train.share, for one method alone "
+                "METHOD.train.KEY; name methods with --method, and give the number of seeds with --seeds.",
+            )
+        if method is not None and method not in names:
+            near = difflib.get_close_matches(method, names, n=1)
+            raise InputError(
+                "A setting is for a method that is not compared.",
+                found=f"{key}, and the methods are {', '.join(names)}.{f' Did you mean {near[0]}?' if near else ''}",
+                where="compare.vary, or --set",
+                fix="Write METHOD.train.KEY with one of these methods, or add the method with --method.",
             )
 
 
-def _require_read(run: Run, keys_of: Mapping[str, Sequence[str]]) -> None:
-    """Raise `InputError` for a varied key that no run file has, or that none of the methods reads."""
-    read = {key for keys in keys_of.values() for key in keys}
-    for key, values in run.compare.vary.items():
+def _require_read(run: Run, vary_of: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise `InputError` for a varied key that no run file has, or that none of its methods reads."""
+    for given, values in run.compare.vary.items():
+        method, key = _of(given)
         for value in values:
             run.replace({key: value})
-        if not values or key not in read:
+        names = [method] if method is not None else list(vary_of)
+        if not values or not any(key in vary_of[name] for name in names):
             raise InputError(
                 "There is nothing to vary.",
-                found=f"{key} has no values" if not values else f"{', '.join(keys_of)} without {key}",
+                found=f"{given} has no values" if not values else f"{', '.join(names)} without {key}",
                 where="compare.vary, or --set",
                 fix="Leave this key out. `scoreonce methods NAME` lists the hyperparameters of a method.",
             )
 
 
-def _keys_of(name: str, vary: Mapping[str, Any]) -> list[str]:
-    """The varied keys that a method reads."""
+def _vary_of(name: str, vary: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The varied keys that a method reads, with their values for it: its own, else those for all methods."""
     read = methods.accepted(name) | Train.model_fields.keys()
-    return [key for key in vary if key.removeprefix("train.") in read]
+    given = {(method, key): values for each, values in vary.items() for method, key in [_of(each)]}
+    keys = dict.fromkeys(key for method, key in given if method in (None, name) and key.removeprefix("train.") in read)
+    return {key: given.get((name, key)) or given[None, key] for key in keys}
 
 
 def _grid(vary: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -35,8 +35,8 @@ from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import CompareResult
 from scoreonce.stages.compare import table
-from scoreonce.stages.compare.plan import Candidate, Plan, plan, shares, shortened
-from scoreonce.stages.compare.trials import gpus, run_all
+from scoreonce.stages.compare.plan import Candidate, Plan, not_taken_over, plan, shares, shortened
+from scoreonce.stages.compare.trials import gpus, is_finished, run_all
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.samples import SAID, demo_entries, judgement_records
 from scoreonce.stages.outputs import pages
@@ -84,12 +84,13 @@ def _finished(
     found = _ranked(trials, planned, paths)
     found, measure, partly = _graded(found, trials, paths)
     drift = {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows}
+    settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
     page = Comparison(
         found,
         decision(found, drift, measure),
         tuple(trials),
-        {candidate.name: dict(candidate.settings) for candidate in planned.candidates},
-        keys=tuple(run.compare.vary),
+        settings,
+        keys=tuple(dict.fromkeys(key for each in settings.values() for key in each if key != "train.method")),
         reference_seconds=scored,
         notes=planned.notes,
         measure=measure,
@@ -116,6 +117,8 @@ def _require_no_launcher() -> None:
 def _say(planned: Plan, run: Run) -> None:
     for note in planned.notes:
         logger.info(f"note: {note}: those settings do not vary for it")
+    if said := not_taken_over(run):
+        logger.info(f"note: {said}")
     count, seeds = len(planned.candidates), len(planned.seeds)
     searched = {"grid": "each trained", "random": "drawn at random, each trained", "halving": "in rounds, each trained"}
     logger.info(f"{count:,} candidates, {searched[run.compare.search]} with {seeds:,} seed{'s' * (seeds > 1)}")
@@ -146,7 +149,8 @@ def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths, allow_method_fi
         ]
         if len(rounds) > 1:
             logger.info(f"round {number} of {len(rounds)}: {len(candidates):,} candidates, {share:.3g} of the training")
-        show = table.Progress(len(work))
+        new = [RunPaths.of(trial).label for _, _, trial in work if not is_finished(trial)]
+        show = table.Progress(len(work), new)
         logs = paths.comparison / "logs"
         trials = run_all(work, jobs=jobs, logs=logs, done=show, allow_method_file=allow_method_file)
         every += trials

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import polars as pl
 
 from scoreonce.pipeline.pages.compare.data import Comparison, Trial
-from scoreonce.pipeline.pages.numbers import clock, percent, signed
+from scoreonce.pipeline.pages.numbers import clock, duration, percent, signed
 
 logger = logging.getLogger(__name__)
 FIGURES = ("accuracy", "margin", "chosen_logratios", "rejected_logratios", "cross_entropy_increase")
 
 
 class Progress:
-    """Says a line for each training that is done."""
+    """Says a line for each training that is done, and how long the rest takes if it goes on so.
 
-    def __init__(self, count: int) -> None:
+    `new`: labels of trainings that are not finished yet; of the others nothing is done again. `clock`: seconds.
+    """
+
+    def __init__(self, count: int, new: Collection[str], clock: Callable[[], float] = time.perf_counter) -> None:
         self.count, self.done = count, 0
+        self.new, self.ended, self.clock, self.started = frozenset(new), 0, clock, clock()
 
     def __call__(self, trial: Trial) -> None:
         """Say what the training came to."""
         self.done += 1
+        self.ended += trial.label in self.new
         number = f"[{self.done:>{len(str(self.count))}}/{self.count}]"
         if trial.failure:
             logger.warning(f"{number} {trial.label}: failed: {trial.failure}")
@@ -31,8 +37,15 @@ class Progress:
         logger.info(
             f"{number} {trial.label}: accuracy {percent(figures['accuracy'])}, margin "
             f"{signed(figures['margin'])} nats, drift {signed(figures['cross_entropy_increase'], 3)}, "
-            f"{clock(trial.seconds)}"
+            f"{clock(trial.seconds)}{self._left()}"
         )
+
+    def _left(self) -> str:
+        """The time of those that are left, from the mean of those that ended."""
+        left = len(self.new) - self.ended
+        if not left or not self.ended:
+            return ""
+        return f"; {left:,} left, about {duration((self.clock() - self.started) / self.ended * left)}"
 
 
 def trial_rows(trials: Sequence[Trial]) -> pl.DataFrame:

@@ -56,11 +56,11 @@ def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
     candidate, seed, run = work
     paths = RunPaths.of(run)
     try:
-        with _quiet():
+        with quiet():
             train.train(run, allow_method_file=allow_method_file)
             evaluate.evaluate(run)
     except InputError as error:
-        return Trial(candidate, seed, paths.label, {}, 0.0, f"{error.what} {error.found}")
+        return Trial(candidate, seed, paths.label, {}, 0.0, f"{error.what} {error.found}. {error.fix}")
     return _read(candidate, seed, paths)
 
 
@@ -125,6 +125,12 @@ def _places(jobs: int, count: int) -> list[dict[str, str]]:
     return [{"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // jobs))} for _ in range(jobs)]
 
 
+def is_finished(run: Run) -> bool:
+    """Whether a training of a comparison has ended, with its evaluation: nothing of it is done again."""
+    paths = RunPaths.of(run)
+    return paths.policy.is_dir() and read_evaluation(paths) is not None
+
+
 def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
     evaluation = read_evaluation(paths)
     assert evaluation is not None
@@ -141,8 +147,8 @@ def _read(candidate: str, seed: int, paths: RunPaths) -> Trial:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Only warnings of the stages, and no bars: a comparison has its own table."""
+def quiet() -> Iterator[None]:
+    """Only warnings of the stages, and no bars: a comparison has its own lines."""
     logger = logging.getLogger("scoreonce")
     level, bars = logger.level, progress.shown()
     logger.setLevel(logging.WARNING)

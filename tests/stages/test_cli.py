@@ -136,12 +136,12 @@ def test_whatever_loads_a_model_or_tokenizer_can_be_told_to_trust_its_code(comma
         ([], "first"),
     ],
 )
-def test_another_method_does_not_inherit_the_label(stage, run_file, options, label):
+def test_another_method_inherits_neither_label_nor_hyperparameters(stage, run_file, options, label):
     cli.run_command(["train", run_file, *options])
     _, run, _ = stage.calls[0]
     assert RunPaths.of(run).training == Path("runs/mine/train") / label
     assert run.train.method == ("ipo" if "--method" in options else "dpo")
-    assert run.train.hyperparameters == {"beta": 0.2}
+    assert run.train.hyperparameters == ({} if "--method" in options else {"beta": 0.2})
 
 
 def test_a_named_method_replaces_pieces(stage, run_file):

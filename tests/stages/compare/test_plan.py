@@ -4,7 +4,7 @@ import pytest
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.compare.options import settings_of, varied
-from scoreonce.stages.compare.plan import plan, shares, shortened
+from scoreonce.stages.compare.plan import not_taken_over, plan, shares, shortened
 
 
 def names(run):
@@ -48,9 +48,40 @@ def test_the_run_files_own_pieces_and_labels_are_not_taken_over(world):
     assert (trial.train.calibration, trial.train.label, trial.evaluate.label) == (None, "ipo-s0", None)
 
 
+def test_the_run_files_hyperparameters_are_its_own_methods(world):
+    """SimPO and α-DPO at a β for DPO would be other methods under their names."""
+    compare = {"methods": ["dpo", "simpo", "alpha_dpo"], "vary": {"train.learning_rate": [1e-5]}}
+    run = world.run(train={"beta": 0.3, "divergence": "js", "epochs": 2}, compare=compare)
+    found = {each.method: each.trial(run, 0).train for each in plan(run).candidates}
+    assert found["dpo"].hyperparameters == {"beta": 0.3, "divergence": "js"}
+    assert found["simpo"].hyperparameters == found["alpha_dpo"].hyperparameters == {}
+    assert {each.epochs for each in found.values()} == {2}
+    said = not_taken_over(run)
+    assert said.startswith("beta, divergence of the run file: for dpo alone; simpo, alpha_dpo begin with")
+    assert not_taken_over(world.run(compare=compare)) is None
+    assert not_taken_over(world.run(train={"beta": 0.3}, compare={"methods": ["dpo"]})) is None
+
+
+def test_values_for_one_method_replace_those_for_all(world):
+    vary = {"train.beta": [0.05, 0.1], "simpo.train.beta": [2.0], "simpo.train.learning_rate": [1e-5, 1e-4]}
+    run = world.run(compare={"methods": ["dpo", "ipo", "simpo"], "vary": vary})
+    assert names(run) == [
+        *("dpo-beta0.05", "dpo-beta0.1", "ipo-beta0.05", "ipo-beta0.1"),
+        *("simpo-beta2-learning_rate1e-05", "simpo-beta2-learning_rate0.0001"),
+    ]
+    assert plan(run).notes == ()
+    trial = plan(run).candidates[-1].trial(run, 0).train
+    assert (trial.hyperparameters, trial.learning_rate) == ({"beta": 2.0}, 1e-4)
+
+
 @pytest.mark.parametrize(
     ("compare", "what"),
     [
+        ({"methods": ["dpo", "ipo"], "vary": {"simpo.train.beta": [2.0]}}, "a method that is not compared"),
+        ({"methods": ["dpo"], "vary": {"dpo.train.momentum": [0.9]}}, "nothing to vary"),
+        ({"methods": ["dpo"], "vary": {"dpo.train.bta": [0.9]}}, "unknown key"),
+        ({"methods": ["dpo"], "vary": {"dpo.train.seed": [1, 2]}}, "pairs and reference are the same"),
+        ({"methods": ["dpo"], "vary": {"dpo.beta": [0.1, 0.2]}}, "pairs and reference are the same"),
         ({"vary": {"data.max_length": [64, 128]}}, "pairs and reference are the same"),
         ({"vary": {"train.seed": [0, 1]}}, "pairs and reference are the same"),
         ({"vary": {"train.beta": [0.1, -1]}}, "beta"),
@@ -103,6 +134,11 @@ def test_options_of_the_command_line(world):
     fixed, vary = varied(["train.beta=0.05,0.1", "train.max_steps=3", 'train.drop=["a","b"]', "train.where=a,b"])
     assert fixed == ["train.max_steps=3", 'train.drop=["a","b"]']
     assert vary == {"train.beta": [0.05, 0.1], "train.where": ["a", "b"]}
+    own = ["train.beta=0.3", "simpo.train.beta=2", "simpo.train.learning_rate=1e-5,1e-4", "train.learning_rate=1e-6"]
+    assert varied(own) == (
+        ["train.learning_rate=1e-6"],
+        {"train.beta": [0.3], "simpo.train.beta": [2], "simpo.train.learning_rate": [1e-5, 1e-4]},
+    )
     assert varied(['train.drop=["a","b"],[]'])[1] == {"train.drop": [["a", "b"], []]}
     run = settings_of(
         world.run(compare={"vary": {"train.beta": [1.0]}}), vary, {"methods": ["dpo,ipo", "kto"], "seeds": None}

@@ -10,8 +10,9 @@ from sample_tables import sample_rows, write_samples
 
 from scoreonce.pipeline.pages.compare.data import Trial
 from scoreonce.schemas.errors import InputError
+from scoreonce.stages.compare import estimate as estimation
 from scoreonce.stages.compare import stage as comparison
-from scoreonce.stages.compare import trials
+from scoreonce.stages.compare import table, trials
 from scoreonce.stages.compare.plan import plan
 from scoreonce.stages.evaluate import stage as evaluate
 from scoreonce.stages.judge.stage import judge
@@ -19,6 +20,7 @@ from scoreonce.stages.models import folders
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.scoring import model_scorer
 from scoreonce.stages.train import stage as train
+from scoreonce.stages.train.estimate import TrainingEstimate
 
 FAST = {"batch_pairs": 8, "max_steps": 2, "learning_rate": 1e-3, "verify_pairs": 0, "warmup_ratio": 0}
 
@@ -107,6 +109,42 @@ def test_a_judge_of_all_trainings_leads(prepared, trained, tmp_path, caplog):
     assert "Ranked by the win rate against the reference" in Page(made.page.read_text()).text
     document = json.loads((prepared.folder / "out/compare/compare.json").read_text())
     assert document["ranked_by"] == made.ranked_by
+
+
+def test_how_long_it_takes_is_said_before(prepared, trained, caplog, monkeypatch):
+    """By hand: 24 pairs train and 16 are held out, for a third of a step's time each."""
+    caplog.set_level("INFO", logger="scoreonce")
+    run = prepared.run(train={**FAST, "max_steps": 3}, compare={"methods": ["dpo", "ipo"], "seeds": 2})
+    before = estimation.estimate(run)
+    a_pair = before.scoring / 40
+    assert before.training["dpo"] == pytest.approx(2 * (3 * 24 + 16) * a_pair)
+    assert before.trainings == {"dpo": 2, "ipo": 2}
+    assert before.seconds == pytest.approx(before.scoring + 4 * (3 * 24 + 16) * a_pair)
+    assert "3 forward passes" in caplog.messages[-1]
+    assert trained == []
+    comparison.compare(run.replace({"compare.methods": ["dpo"]}))
+    measured = TrainingEstimate(steps=3, tokens=1, seconds=12.0, memory=1)
+    monkeypatch.setattr(train, "estimate", lambda run, **_: measured)
+    after = estimation.estimate(run)  # dpo's trainings are done
+    assert (after.scoring, after.trainings) == (0, {"ipo": 2})
+    assert after.seconds == pytest.approx(2 * (12 + 12 / 24 * 16 / 3))
+    assert caplog.messages[-1].endswith("one after the other, measured here")
+    assert estimation.estimate(run.replace({"compare.methods": ["dpo"]})).trainings == {}
+    halving = {"compare.search": "halving", "compare.vary": {"train.beta": [0.1, 0.2]}, "compare.keep": 2}
+    halved = estimation.estimate(run.replace(halving))  # four, the best two, the best one
+    assert sum(halved.trainings.values()) == 2 * (4 + 2 + 1)
+
+
+def test_the_time_left_is_said_of_trainings_that_are_new(caplog):
+    caplog.set_level("INFO", logger="scoreonce")
+    ticks = iter([0.0, 30.0, 80.0])
+    show = table.Progress(4, ["b-s0", "c-s0", "d-s0"], clock=lambda: next(ticks))
+    figures = {"accuracy": 0.5, "margin": 0.1, "cross_entropy_increase": 0.0}
+    for name in "abcd":
+        show(Trial(name, 0, f"{name}-s0", figures, 9.0))
+    assert [message.partition("; ")[2] for message in caplog.messages] == [
+        *("", "2 left, about 1 minute", "1 left, about 40 seconds", "")
+    ]
 
 
 def test_a_training_that_fails_is_named_and_the_others_are_ranked(prepared, caplog):
