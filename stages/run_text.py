@@ -20,6 +20,7 @@ SECTIONS = (
     "train",
     "evaluate",
     "compare",
+    "compare.vary",
     "sample",
     "judge",
     "pairs",
@@ -45,7 +46,7 @@ def render(head: Sequence[str], lines: Sequence[Line], notes: Sequence[str] = ()
     """The text of a run file: a comment above it, its lines by section, comments below."""
     parts = [list(_comment(head)), [_row(line) for line in lines if "." not in line.key]]
     for section in SECTIONS:
-        rows = [_row(line) for line in lines if line.key.partition(".")[0] == section and "." in line.key]
+        rows = [_row(line) for line in lines if _place(line.key)[0] == section]
         parts += [[f"[{section}]", *rows]] if rows else []
     return "\n\n".join("\n".join(part) for part in [*parts, list(_comment(notes))] if part) + "\n"
 
@@ -54,15 +55,25 @@ def tree(lines: Iterable[Line]) -> dict[str, Any]:
     """The values as a run file's tree."""
     found: dict[str, Any] = {}
     for line in lines:
-        section, _, key = line.key.rpartition(".")
+        section, key = _place(line.key)
         if not line.off:
-            (found.setdefault(section, {}) if section else found)[key] = line.value
+            place = found
+            for part in section.split(".") if section else []:
+                place = place.setdefault(part, {})
+            place[key] = line.value
     return found
+
+
+def _place(key: str) -> tuple[str, str]:
+    """The section of a key, the longest that begins it, and its name there, in which dots may be."""
+    sections = [section for section in SECTIONS if key.startswith(f"{section}.")]
+    section = max(sections, key=len, default="")
+    return section, key[len(section) :].removeprefix(".")
 
 
 def _row(line: Line) -> str:
     """The line with its reason behind it, or above it where the two are too long for one line."""
-    written = f"{'# ' if line.off else ''}{line.key.rpartition('.')[2]} = {toml(line.value)}"
+    written = f"{'# ' if line.off else ''}{_key(_place(line.key)[1])} = {toml(line.value)}"
     why = " ".join(printable(line.why).split())  # names of columns and keys are in it, which may have line breaks
     if len(whole := f"{written}  # {why}") <= WIDTH:
         return whole

@@ -120,7 +120,10 @@ InitData = Annotated[
     str | None, typer.Option("--data", metavar="DATA", help="Preference data: file, folder, Hub name or address.")
 ]
 InitMethod = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="Method; dpo by default. See `scoreonce methods`.")
+    str | None,
+    typer.Option(
+        "--method", metavar="NAME,NAME", help="Method; dpo by default. Several, with commas, are to be compared."
+    ),
 ]
 RunOut = Annotated[
     Path | None, typer.Option("--out", metavar="RUN.toml", help="The run file to write; run.toml by default.")

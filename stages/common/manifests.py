@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.manifests import FilesManifest, Manifest
 from scoreonce.stages.common.digests import digests_now
 from scoreonce.stages.common.files import read_json, write_json
@@ -81,13 +81,25 @@ def load(kind: type[Manifest], path: Path) -> Any:
     try:
         return read_json(path)
     except FileNotFoundError:
+        near, others = _of_other_labels(kind, path)
         raise InputError(
-            kind.absent, found=f"no file {path}", where="`out` of the run file", fix=command(kind)
+            kind.absent, found=f"no file {path}{near}", where="`out` of the run file", fix=f"{others}{command(kind)}"
         ) from None
     except (OSError, ValueError) as error:  # bad JSON and bad UTF-8 are ValueErrors
         raise InputError(
             f"The manifest of {kind.title} cannot be read.", found=str(error), where=str(path), fix=command(kind)
         ) from None
+
+
+def _of_other_labels(kind: type[Manifest], path: Path) -> tuple[str, str]:
+    """The nearest label that has such a manifest, and all of them, as parts of a message; empty where there is none."""
+    if "label" not in kind.model_fields:
+        return "", ""
+    known = sorted(found.parent.name for found in path.parent.parent.glob(f"[!.]*/{path.name}"))
+    if not known:
+        return "", ""
+    near = did_you_mean(path.parent.name, known)
+    return (f".{near}" if near else ""), f"Give one of these labels: {', '.join(known)}. Or for a new one: "
 
 
 def parse(kind: type[ManifestT], tree: Any, path: Path) -> ManifestT:

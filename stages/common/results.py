@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +205,11 @@ class CompareResult:
     def page(self) -> Path:
         """The comparison as an HTML page."""
         return self.paths.comparison_page
+
+    def policies(self, candidate: str) -> dict[str, Path]:
+        """The folders of a candidate's policies, by training label, in the order of the seeds."""
+        rows = self.trials().filter((pl.col("candidate") == candidate) & pl.col("failure").is_null())
+        return {label: replace(self.paths, label=label).policy for label in rows["label"]}
 
     def trials(self) -> pl.DataFrame:
         """One row per training: candidate, seed, label, held-out figures, seconds, peak bytes of memory, failure."""

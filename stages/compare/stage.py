@@ -101,7 +101,13 @@ def _finished(
     for line in table.standing_lines(page):
         logger.info(line)
     logger.info(f"page: {paths.comparison / 'index.html'}")
-    return CompareResult(paths, page.decision.recommended, page.decision.reason, found, measure.title)
+    chosen = page.decision
+    made = CompareResult(paths, chosen.recommended, chosen.reason, found, measure.title)
+    for label, policy in made.policies(chosen.recommended or found.rows[0].name).items():
+        logger.info(f"policy{'' if chosen.recommended else ' (of the best, which may be chance)'}: {policy}")
+        logger.info(f"to sample, judge, push or merge it: --label {label}")
+        break  # one seed of the candidate: they are alike, and the best of them would be so by chance
+    return made
 
 
 def _require_no_launcher() -> None:

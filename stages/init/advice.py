@@ -38,6 +38,14 @@ class Advice:
     why: str
     settings: Mapping[str, float]
     settings_why: str
+    smaller: bool = False  # whether the model is much smaller than the recipe's
+
+    def tried(self) -> tuple[list[float], str]:
+        """Learning rates to compare, and why: a choice of this file, which no source has."""
+        factors, why = ((1 / 3, 1, 3), "the source's, a third of it, and three times it")
+        if self.smaller:
+            factors, why = ((1, 10, 100), "the source's, and two decades above for a model so much smaller, a guess")
+        return [float(f"{factor * self.learning_rate:.2g}") for factor in factors], why
 
 
 def _alpha(beta: float, ratio: float, alpha: float) -> dict[str, float]:
@@ -146,7 +154,13 @@ def _told(method: str, recipes: Sequence[Recipe], billions: float, *, borrowed: 
         f"{toml(recipe.learning_rate)} there for all weights; {LORA_SOURCE}" if factor > 1 else "",
     ]
     rate = float(f"{recipe.learning_rate * factor:g}")
-    return Advice(rate, "; ".join(part for part in parts if part), {} if borrowed else recipe.settings, model)
+    return Advice(
+        rate,
+        "; ".join(part for part in parts if part),
+        {} if borrowed else recipe.settings,
+        model,
+        far and (recipe.billions or 0) > billions,
+    )
 
 
 def _times(recipe: Recipe, billions: float) -> float:

@@ -23,20 +23,25 @@ SPLIT_NOTE = "share of prompts held out, as no held-out data are named: else dat
 
 
 def draft(
-    run: Run, model: ModelLook, data: DataLook, method: Method, advice: Advice, given: Mapping[str, Any]
+    run: Run, model: ModelLook, data: DataLook, advised: Mapping[str, tuple[Method, Advice]], given: Mapping[str, Any]
 ) -> list[Line]:
-    """The lines. `given`: keys that were set by hand, which stand as they are.
+    """The lines. `advised`: methods by name, the run's own first; several are to be compared.
 
-    Raises `InputError` where the data are not what the method trains on.
+    `given`: keys that were set by hand, which stand as they are. Raises `InputError` where the data are not what a
+    method trains on.
     """
-    _require_suited(data, method)
+    composed = [method for method, _ in advised.values()]
+    for each in composed:
+        _require_suited(data, each)
+    method, advice = next(iter(advised.values()))
     found = [
         Line("out", run.out, "folder for everything that this run writes"),
         *_data(run, model, data, given),
         *_reference(run, model),
         Line("compute.tokens_per_microbatch", GPU_BUDGET, _budget(), off=True),
-        *_score(method),
+        *(line for each in composed for line in _score(each)),
         *_train(run, method, advice, data, given),
+        *(_compare(advised) if len(advised) > 1 else ()),
     ]
     lines = {line.key: line for line in found}
     by_hand = {key: value for key, value in given.items() if _is_key(key)}
@@ -118,6 +123,18 @@ def _train(run: Run, method: Method, advice: Advice, data: DataLook, given: Mapp
     batch = run.train.batch_pairs
     yield Line("train.batch_pairs", batch, f"pairs per optimizer step, the default here{_steps(data, batch)}")
     yield Line("train.epochs", 1, "passes over the pairs; most published runs take one")
+
+
+def _compare(advised: Mapping[str, tuple[Method, Advice]]) -> Iterator[Line]:
+    """Methods, seeds, and for each method learning rates about that of its recipe, and the recipe's other settings."""
+    yield Line("compare.methods", list(advised), "in place of train.method")
+    yield Line("compare.seeds", 3, "trainings of each candidate: how much another seed changes is in the intervals")
+    for number, (name, (method, advice)) in enumerate(advised.items()):
+        rates, why = advice.tried()
+        yield Line(f"compare.vary.{name}.train.learning_rate", rates, f"{why}: {advice.why}")
+        for key, value in advice.settings.items():
+            if number and method.hyperparameters.get(key) != value:  # those of the first are in [train]
+                yield Line(f"compare.vary.{name}.train.{key}", [value], advice.settings_why)
 
 
 def _steps(data: DataLook, batch: int) -> str:

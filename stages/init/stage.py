@@ -81,7 +81,8 @@ def init(
         temporary.write_text(
             render([*head, "All keys, with their defaults: configs/example.toml."], lines, notes), "utf-8"
         )
-    return Written(path, (*report, *_next(path)))
+    compared = any(line.key.startswith("compare.") for line in lines)
+    return Written(path, (*report, *_next(path, compared)))
 
 
 def _required(value: str | None, flag: str) -> str:
@@ -109,16 +110,21 @@ def _given(sets: Sequence[str]) -> dict[str, Any]:
 
 
 def _looked(model: str, data: str, method: str, path: Path, given: Mapping[str, Any]) -> tuple[list[Line], list[str]]:
-    base = {"out": f"runs/{path.stem}", "data.source": data, "reference.model": model, "train.method": method}
+    names = [name.strip() for name in method.split(",") if name.strip()] or ["dpo"]
+    base = {"out": f"runs/{path.stem}", "data.source": data, "reference.model": model, "train.method": names[0]}
     run = config.checked(tree(Line(key, value, "") for key, value in {**base, **given}.items()), "the options given")
     from scoreonce.pipeline import methods  # torch
     from scoreonce.stages.init import draft, look
     from scoreonce.stages.init.advice import advise
 
-    composed = methods.resolve(run.train.method, run.train.hyperparameters, **run.train.pieces)
+    runs = {name: run if name == run.train.method else run.of_method(name) for name in (run.train.method, *names[1:])}
+    composed = {
+        name: methods.resolve(name, each.train.hyperparameters, **each.train.pieces) for name, each in runs.items()
+    }
     seen, read = look.look_at_model(run), look.look_at_data(run)
-    advice = advise(composed.name, seen.parameters, lora=run.train.lora_rank is not None)
-    lines = draft.draft(run, seen, read, composed, advice, given)
+    lora = run.train.lora_rank is not None
+    advised = {name: (each, advise(each.name, seen.parameters, lora=lora)) for name, each in composed.items()}
+    lines = draft.draft(run, seen, read, advised, given)
     return lines, list(_findings(seen, read, lines))
 
 
@@ -135,9 +141,13 @@ def _findings(model: Any, data: Any, lines: Sequence[Line]) -> Iterator[str]:
     quantiles = ", ".join(f"{100 * share:g} % at most {data.covering(share):,}" for share in (0.5, 0.95, 0.99))
     yield f"lengths   {quantiles}, the longest {data.lengths[-1]:,} tokens of prompt and completion"
     chosen = {line.key: line for line in lines}
-    for key in ("data.max_length", "train.learning_rate", "train.beta"):
+    compared = "compare.methods" in chosen
+    for key in ("data.max_length", *(() if compared else ("train.learning_rate", "train.beta"))):
         if key in chosen:
             yield f"{key} = {toml(chosen[key].value)}: {chosen[key].why}"
+    for line in lines:
+        if line.key.startswith("compare.vary."):
+            yield f"{line.key.removeprefix('compare.vary.')} = {toml(line.value)}: {line.why}"
 
 
 def _translated(tool: str, file: Path, model: str | None, data: str | None, path: Path, processes: int) -> Translation:
@@ -167,6 +177,8 @@ def _told(translated: Translation) -> list[str]:
     ]
 
 
-def _next(path: Path) -> Iterator[str]:
+def _next(path: Path, compared: bool) -> Iterator[str]:
     yield f"Written to {path}. Next: scoreonce prepare {path} --preview 2"
+    if compared:
+        yield f"then how long the comparison takes: scoreonce compare {path} --dry-run"
     yield f"then, before there is a GPU: scoreonce estimate {path} --memory 80"

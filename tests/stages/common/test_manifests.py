@@ -168,3 +168,17 @@ def test_every_manifest_that_is_written_can_be_read():
         assert issubclass(kind, Manifest)
     tree = lineage("x").model_dump(mode="json")
     assert Lineage.model_validate(json.loads(json.dumps(tree))) == lineage("x")
+
+
+def test_a_label_that_is_not_there_names_those_that_are(tmp_path):
+    """A candidate of a comparison has a training for each seed, which are easily taken for one another."""
+    with pytest.raises(InputError) as caught:
+        manifests.read(Lineage, tmp_path / "train" / "simpo" / "lineage.json")
+    assert caught.value.fix == "Run `scoreonce train` with this run file."
+    for name in ("dpo-s0", "simpo-s0", ".half"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        (tmp_path / "train" / name / "lineage.json").touch()
+    with pytest.raises(InputError) as caught:
+        manifests.read(Lineage, tmp_path / "train" / "simpo" / "lineage.json")
+    assert caught.value.found.endswith("lineage.json. Did you mean 'simpo-s0'?")
+    assert caught.value.fix.startswith("Give one of these labels: dpo-s0, simpo-s0. Or for a new one: Run `scoreonce")

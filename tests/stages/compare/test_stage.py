@@ -73,6 +73,12 @@ def test_the_reference_is_loaded_once_and_what_is_done_is_not_done_again(prepare
         assert accuracy == pytest.approx(((pairs["margin"] > 0) + 0.5 * (pairs["margin"] == 0)).mean())
     assert [message for message in caplog.messages if message.startswith("[4/4] ipo-s1: accuracy")]
     assert not [message for message in caplog.messages if "steps of" in message]  # of the trainings themselves
+    best = made.recommended or made.standings.rows[0].name
+    policies = made.policies(best)
+    assert list(policies) == [f"{best}-s0", f"{best}-s1"]
+    assert all((folder / "config.json").is_file() for folder in policies.values())
+    assert caplog.messages[-1].endswith(f"--label {best}-s0")
+    assert caplog.messages[-2].endswith(str(policies[f"{best}-s0"]))
     # One more method: only its trainings are new.
     caplog.clear()
     again = comparison.compare(prepared.run(train=FAST, compare={"methods": ["dpo", "ipo", "rdpo"], "seeds": 2}))

@@ -61,3 +61,11 @@ def test_recipes_name_hyperparameters_of_their_method():
 
     for recipe in RECIPES:
         resolve(recipe.method, recipe.settings)
+
+
+def test_rates_to_compare_are_about_the_sources_and_above_it_for_a_small_model():
+    assert advise("dpo", 7_000_000_000, lora=False).tried()[0] == [1.7e-7, 5e-7, 1.5e-6]
+    assert advise("dpo", 300_000_000_000, lora=False).tried()[0] == [1.7e-7, 5e-7, 1.5e-6]
+    rates, why = advise("dpo", 3_000_000, lora=False).tried()
+    assert rates == [5e-7, 5e-6, 5e-5]
+    assert "a guess" in why

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages import cli
+from scoreonce.stages import cli, config
+from scoreonce.stages.compare.plan import plan
 from scoreonce.stages.config import Run, load
 from scoreonce.stages.init.stage import init
 
@@ -83,6 +84,25 @@ def test_hyperparameters_of_the_recipe_and_of_the_method(place):
     written, run = made(method="simpo", replace=True, sets=["train.beta=3"])
     assert run.train.hyperparameters["beta"] == 3
     assert "given with --set" in why(written, "beta")
+
+
+def test_several_methods_are_to_be_compared_each_with_its_own_settings(place):
+    written = init("models/model", "pairs.jsonl", method="dpo, simpo,sft", out=Path("four.toml"))
+    run = config.load("four.toml")
+    assert (run.train.method, run.compare.methods, run.compare.seeds) == ("dpo", ["dpo", "simpo", "sft"], 3)
+    assert run.compare.vary == {
+        "dpo.train.learning_rate": [5e-7, 5e-6, 5e-5],
+        "simpo.train.learning_rate": [5e-7, 5e-6, 5e-5],
+        "simpo.train.beta": [2.5],
+        "simpo.train.gamma_beta_ratio": [0.1],
+        "sft.train.learning_rate": [5e-7, 5e-6, 5e-5],
+    }
+    trials = {each.name: each.trial(run, 0).train for each in plan(run).candidates}
+    assert len(trials) == 9
+    assert trials["dpo-learning_rate5e-07"].hyperparameters["beta"] == 0.1
+    assert trials["simpo-learning_rate5e-07-beta2.5-gamma_beta_ratio0.1"].hyperparameters["beta"] == 2.5
+    assert any("SimPO's README" in line for line in written.report)
+    assert written.report[-2].endswith("scoreonce compare four.toml --dry-run")
 
 
 def test_what_a_method_needs_of_the_reference(place):
