@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,18 @@ import polars as pl
 
 from scoreonce.pipeline.pages.ranking import JudgementRecord
 from scoreonce.schemas.errors import InputError, did_you_mean
-from scoreonce.schemas.manifests import JudgementManifest, SamplesManifest
+from scoreonce.schemas.manifests import JudgementManifest, Lineage, SamplesManifest
 from scoreonce.schemas.samples import REFERENCE, policy_label
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.frames import read_frame
 from scoreonce.stages.common.paths import MANIFEST, SAMPLES, SCORES, RunPaths
 
+logger = logging.getLogger(__name__)
+
 # The files of all that, for `at_address`.
 SAID = (
+    "train/*/lineage.json",
     "samples/*/samples.parquet",
     "samples/*/manifest.json",
     "judge/*/manifest.json",
@@ -61,17 +66,20 @@ def sampled_labels(paths: RunPaths) -> list[str]:
 
 
 def judgement_records(paths: RunPaths, labels: Sequence[str]) -> tuple[JudgementRecord, ...]:
-    """What judges said of samples that are still those they were shown, by name.
+    """What judges said of samples that are still those they were shown, of policies that are still those that wrote
+    them, by name.
 
     Raises `InputError` where a file is damaged.
     """
-    own = set(sampled_labels(paths))
-    digests = {label: samples_manifest(paths, label).files[SAMPLES] for label in own}
+    own = {label: samples_manifest(paths, label) for label in sampled_labels(paths)}
+    digests = {label: manifest.files[SAMPLES] for label, manifest in own.items()}
     found = []
     for path in sorted(paths.judgement("x").parent.glob(f"[!.]*/{MANIFEST}")):
         said = manifests.read(JudgementManifest, path)
         manifests.require_files(said, path.parent)
         if said.samples.items() <= digests.items() and policy_label(said.label) in labels:
+            if any(_trained_again(paths, own[label].training_identity, label) for label in said.samples):
+                continue
             scores = read_frame(path.parent / SCORES) if SCORES in said.files else None
             found.append(JudgementRecord(said.name, said.label, said.against, said.judge, said.figures, scores))
     return tuple(found)
@@ -83,9 +91,25 @@ def best_of_n(paths: RunPaths) -> tuple[dict[str, Any], ...]:
 
 
 def demo_entries(paths: RunPaths, labels: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    """True rewards of the chosen runs, and of whatever is not a run, as the reference; empty without the demo."""
+    """True rewards of the chosen runs, of policies that are still those that were judged, and of whatever is not a run,
+    as the reference; empty without the demo.
+    """
     runs = {folder.name for folder in (paths.out / "train").glob("*")}
-    return tuple(entry for entry in _demo(paths)["policies"] if entry["label"] in labels or entry["label"] not in runs)
+    return tuple(
+        entry
+        for entry in _demo(paths)["policies"]
+        if entry["label"] not in runs
+        or (entry["label"] in labels and not _trained_again(paths, entry.get("training_identity"), entry["label"]))
+    )
+
+
+def _trained_again(paths: RunPaths, judged: str | None, label: str) -> bool:
+    """Whether the policy of a label is of another training than what was judged; says so. False where none is known."""
+    trained = manifests.readable(Lineage, replace(paths, label=policy_label(label)).lineage)
+    if judged is None or trained is None or trained.identity == judged:
+        return False
+    logger.warning(f"{label} was trained again since it was judged, which is left out: sample and judge it again")
+    return True
 
 
 def _demo(paths: RunPaths) -> dict[str, Any]:

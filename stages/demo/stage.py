@@ -16,7 +16,7 @@ import json
 import logging
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from scoreonce.pipeline.forward.architecture import causal_lm
 from scoreonce.pipeline.samples import best_of_n
 from scoreonce.schemas.addresses import is_address
 from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.manifests import Lineage
 from scoreonce.schemas.samples import REFERENCE
-from scoreonce.stages.common import files
+from scoreonce.stages.common import files, manifests
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Reference, Run
 from scoreonce.stages.demo import model as demo_model
@@ -106,7 +107,7 @@ def pairs(run: Run, size: Size = Size()) -> None:
     )
 
 
-@at_address("train/*/model/*", "train/*/checkpoints/*", writes="demo.json")
+@at_address("train/*/model/*", "train/*/lineage.json", "train/*/checkpoints/*", writes="demo.json")
 def judge(run: Run, size: Size = Size()) -> None:
     """Sample from the reference and from every trained policy; write and print true reward and KL.
 
@@ -138,6 +139,7 @@ def judge(run: Run, size: Size = Size()) -> None:
         entry = {"label": label, **figures, "samples": _shown(prompts[: size.shown], texts[: size.shown])}
         if label != REFERENCE:
             kept = earlier_steps(paths.out / "train" / label, policy)
+            entry["training_identity"] = manifests.read(Lineage, replace(paths, label=label).lineage).identity
             entry["along"] = [{"step": step, **judged(policy, f"{label}, step {step}")[1]} for step in kept]
         entries.append(entry)
     best = _best_of_n(prompts[: size.best_of_prompts], tokenizer, causal_lm(reference.scorer.model), run, size)

@@ -17,11 +17,14 @@ def lines(manifest: JudgementManifest, folder: Path) -> Iterator[str]:
     by = manifest.judge.get("model") or manifest.judge.get("function")
     against = f" against {named(manifest.against)}" if manifest.against else ""
     yield f"{manifest.name}: {manifest.label}{against}, judged by {by}"
-    for row in figures["scores"] or []:
+    scores = figures["scores"] or []
+    width = max((len(row["label"]) for row in scores), default=0)
+    for row in scores:
         missing = f", {row['unscored']:,} without a score" if row["unscored"] else ""
         interval = "" if row["score"] is None else f"  ({signed(row['score_low'])} to {signed(row['score_high'])})"
         mean = "none" if row["score"] is None else signed(row["score"])
-        yield f"  score of {row['label']:<13}{mean}{interval}, over the prompts of {row['samples']:,} samples{missing}"
+        over = f"over the prompts of {row['samples']:,} samples{missing}"
+        yield f"  score of {row['label']:<{width}}  {mean}{interval}, {over}"
     if alone := {label: count for label, count in figures.get("unmatched", {}).items() if count}:
         counts = ", ".join(f"{count:,} of {label}" for label, count in alone.items())
         yield f"  not compared, because the other label has no sample of that prompt and number: {counts}"

@@ -50,8 +50,10 @@ def as_conversations(rows: list[dict[str, Any]], *more: Message) -> list[dict[st
     return [{**row, "conversation": json.dumps([*more, {"role": "user", "content": row["prompt"]}])} for row in rows]
 
 
-def write_samples(paths: RunPaths, label: str, rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Write the table of a label, and its manifest last."""
+def write_samples(
+    paths: RunPaths, label: str, rows: list[dict[str, Any]], training_identity: str | None = None
+) -> pl.DataFrame:
+    """Write the table of a label, of a policy of that training, and its manifest last."""
     table = Sample.validate(pl.DataFrame(rows, schema=Sample.create_empty().schema), cast=True)
     path = paths.samples(label) / "samples.parquet"
     write_parquet(path, table.to_arrow(compat_level=pl.CompatLevel.oldest()))
@@ -64,7 +66,7 @@ def write_samples(paths: RunPaths, label: str, rows: list[dict[str, Any]]) -> pl
         weights="w",
         store_key="k",
         method=None,
-        training_identity=None,
+        training_identity=training_identity,
         realigned=None,
         reference=EvaluatedReference(model="m", weights="w", store_key="k", dtype="float32"),
         prompts=SampledPrompts(source="p.jsonl", prompts=len(table), prompt_ids=NO_DIGEST, pairs_manifest_sha256=None),
