@@ -10,6 +10,7 @@ found what --fail-on names, or doctor what would stop a stage; 130 interrupted.
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 import sys
 import traceback
@@ -128,6 +129,7 @@ store_app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Inspect, verify and clean the reference store."
 )
 demo_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Steps of `make demo` and `make demo-chat`.")
+logger = logging.getLogger(__name__)
 app.add_typer(store_app, name="store")
 app.add_typer(demo_app, name="demo")
 
@@ -322,7 +324,13 @@ def train(
     runs = _load_each(run, sets, methods, label)
     from scoreonce.stages.train import stage
 
+    own = _load(run, sets).train
     for settings in runs:
+        if left := sorted(own.hyperparameters.keys() - settings.train.hyperparameters.keys()):
+            logger.info(
+                f"{', '.join(left)} of the run file: for {own.method} alone; {settings.train.method} has its own "
+                "defaults, or what --set train.KEY=VALUE gives"
+            )
         if dry_run:
             stage.estimate(settings, allow_method_file=allow_method_file)
         else:

@@ -136,12 +136,14 @@ def test_whatever_loads_a_model_or_tokenizer_can_be_told_to_trust_its_code(comma
         ([], "first"),
     ],
 )
-def test_another_method_inherits_neither_label_nor_hyperparameters(stage, run_file, options, label):
+def test_another_method_inherits_neither_label_nor_hyperparameters(stage, run_file, options, label, caplog):
+    caplog.set_level("INFO", logger="scoreonce")
     cli.run_command(["train", run_file, *options])
     _, run, _ = stage.calls[0]
     assert RunPaths.of(run).training == Path("runs/mine/train") / label
     assert run.train.method == ("ipo" if "--method" in options else "dpo")
     assert run.train.hyperparameters == ({} if "--method" in options else {"beta": 0.2})
+    assert ("beta of the run file: for dpo alone; ipo has its own defaults" in caplog.text) == ("--method" in options)
 
 
 def test_a_named_method_replaces_pieces(stage, run_file):
