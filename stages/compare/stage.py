@@ -23,7 +23,7 @@ from scoreonce.pipeline.evaluation.graded import graded
 from scoreonce.pipeline.evaluation.standings import Standings, standings
 from scoreonce.pipeline.pages.compare.data import Comparison, Trial, mean, of_candidate
 from scoreonce.pipeline.pages.compare.page import render
-from scoreonce.pipeline.pages.compare.verdict import decision
+from scoreonce.pipeline.pages.compare.verdict import decision, remarks
 from scoreonce.pipeline.pages.ranking import HELD_OUT_ACCURACY, Measure, leading_all
 from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import ComparisonManifest
@@ -85,23 +85,24 @@ def _finished(
     found, measure, partly = _graded(found, trials, paths)
     drift = {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows}
     settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
+    chosen = decision(found, drift, measure)
+    said = remarks(found, settings, chosen)
     page = Comparison(
         found,
-        decision(found, drift, measure),
+        chosen,
         tuple(trials),
         settings,
         keys=tuple(dict.fromkeys(key for each in settings.values() for key in each if key != "train.method")),
         reference_seconds=scored,
-        notes=planned.notes,
+        notes=(*planned.notes, *said),
         measure=measure,
         partly=partly,
     )
     with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
         _write(run, paths, page)
-    for line in table.standing_lines(page):
+    for line in (*table.standing_lines(page), *(f"note: {each}" for each in said)):
         logger.info(line)
     logger.info(f"page: {paths.comparison / 'index.html'}")
-    chosen = page.decision
     made = CompareResult(paths, chosen.recommended, chosen.reason, found, measure.title)
     for label, policy in made.policies(chosen.recommended or found.rows[0].name).items():
         logger.info(f"policy{'' if chosen.recommended else ' (of the best, which may be chance)'}: {policy}")

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from scoreonce.pipeline.evaluation.intervals import CHANCE
 from scoreonce.pipeline.evaluation.standings import Standing, Standings
 from scoreonce.pipeline.pages.numbers import fixed, signed
 from scoreonce.pipeline.pages.ranking import HELD_OUT_ACCURACY, Measure
+
+SHARE = "train.share"  # of the pairs: more of them is no discovery
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,34 @@ def decision(found: Standings, drift: Mapping[str, float], measure: Measure = HE
             f"{signed(drift[least.name], 3)} nats per token, with {said.of(least)}."
         )
     return Decision(least.name, f"{reason}{said.pairs_needed()}{_seeds(found, clear=False)}")
+
+
+def remarks(found: Standings, settings: Mapping[str, Mapping[str, Any]], chosen: Decision) -> list[str]:
+    """What to know before the decision is used: a value at the end of those compared, and candidates below chance.
+
+    `settings`, by candidate: `train.method` and the varied keys.
+    """
+    leader = chosen.recommended or found.rows[0].name
+    said = [_at_an_end(leader, key, value, settings) for key, value in settings[leader].items()]
+    below = [row.name for row in found.rows if row.accuracy.high < CHANCE]
+    if below:
+        said.append(
+            f"Below chance on the held-out pairs: {', '.join(below)}. A rate that is too high or a β that does not "
+            "suit the method is the usual cause; so are labels that are the wrong way round."
+        )
+    return [each for each in said if each is not None]
+
+
+def _at_an_end(name: str, key: str, value: Any, settings: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Of a number that was varied: whether a smaller or a larger one may be better than all that were compared."""
+    method = settings[name]["train.method"]
+    values = {own[key] for own in settings.values() if own["train.method"] == method and key in own}
+    if key == SHARE or len(values) < 2 or not all(type(each) in (int, float) for each in values):
+        return None
+    if value not in (min(values), max(values)):
+        return None
+    end, beyond = ("smallest", "smaller") if value == min(values) else ("largest", "larger")
+    return f"{name} has the {end} {key.removeprefix('train.')} of those compared: a {beyond} one may be better."
 
 
 def _seeds(found: Standings, *, clear: bool) -> str:

@@ -2,7 +2,7 @@
 
 from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.evaluation.standings import Standing, Standings
-from scoreonce.pipeline.pages.compare.verdict import decision
+from scoreonce.pipeline.pages.compare.verdict import Decision, decision, remarks
 
 
 def row(name, mean, behind=None, *, low=None, seeds=2, near=True):
@@ -56,3 +56,29 @@ def test_a_single_candidate():
     made = decision(Standings(40, (row("a", 0.7),)), {"a": 0.0})
     assert made.recommended == "a"
     assert made.reason.endswith("there is nothing to compare it with.")
+
+
+def test_a_leading_value_at_the_end_of_those_compared_is_said_to_be_one():
+    """Of the rates 1, 2 and 3 of dpo the second leads, then the third; neither ipo's rate nor the share counts."""
+    settings = {
+        **{
+            f"dpo{rate}": {"train.method": "dpo", "train.learning_rate": rate, "train.share": rate}
+            for rate in (1, 2, 3)
+        },
+        "ipo": {"train.method": "ipo", "train.learning_rate": 9, "train.loss": "x"},
+    }
+    found = Standings(400, tuple(row(name, 0.7) for name in settings))
+    assert remarks(found, settings, Decision("dpo2", "")) == []
+    assert remarks(found, settings, Decision("ipo", "")) == []
+    assert remarks(found, settings, Decision("dpo3", "")) == [
+        "dpo3 has the largest learning_rate of those compared: a larger one may be better."
+    ]
+    (said,) = remarks(found, settings, Decision(None, ""))  # of the best, dpo1
+    assert said == "dpo1 has the smallest learning_rate of those compared: a smaller one may be better."
+
+
+def test_candidates_below_chance_are_named():
+    settings = {name: {"train.method": name} for name in ("a", "b", "c")}
+    found = Standings(400, (row("a", 0.7), row("b", 0.44), row("c", 0.46)))  # up to 0.49 and 0.51
+    (said,) = remarks(found, settings, Decision("a", ""))
+    assert said.startswith("Below chance on the held-out pairs: b. ")
