@@ -75,6 +75,15 @@ def standings(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> Standings:
     return Standings(pairs, tuple(rows))
 
 
+def difference(first: Sequence[pl.DataFrame], second: Sequence[pl.DataFrame], error: float = ERROR) -> Interval:
+    """Accuracy of a candidate minus that of another over the pairs that both rank; tables as in `standings`.
+
+    The interval has level 1 - error.
+    """
+    scores, _ = _scores({"first": first, "second": second})
+    return _difference(scores["first"], scores["second"], error)
+
+
 def _scores(evaluations: Mapping[str, Sequence[pl.DataFrame]]) -> tuple[dict[str, Scores], int]:
     tables = {
         name: [win_scores(table).select("pair_id", "accuracy") for table in each] for name, each in evaluations.items()

