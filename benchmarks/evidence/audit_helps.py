@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ import audit_page
 import polars as pl
 import torch
 from plants import PLANTS, Plant, clean
+from rates import rate_of
 from trials import Trials, judged, reference_model, tokens_of, trained
 from world import SMOKE, Size, World
 
@@ -32,7 +33,7 @@ from scoreonce.stages.train.pair_filter import places
 
 ARMS = ("all", "audit", "random")
 CLEAN = "clean"
-DPO = {"train.method": "dpo", "train.beta": 0.1}
+DPO = {"train.method": "dpo", "train.beta": 0.1, "train.learning_rate": rate_of({"method": "dpo"})}
 UNPLANTED = Plant("none", "", clean, {})
 
 
@@ -104,27 +105,30 @@ def cleaned(run: Run, cleaning: Cleaning, found: pl.DataFrame) -> dict[str, Any]
     count = int(found["flagged"].sum())
     if cleaning.arm != "random" or not count:
         return {}
-    drawn = random.Random(cleaning.seed).sample(found["row"].to_list(), count)
-    return {"train.where": f"row NOT IN ({', '.join(map(str, sorted(drawn)))})"}
+    return without(random.Random(cleaning.seed).sample(found["row"].to_list(), count))
+
+
+def without(rows: Sequence[int]) -> dict[str, Any]:
+    """Settings of [train] that leave out these rows of the data."""
+    return {"train.where": f"row NOT IN ({', '.join(map(str, sorted(rows)))})"} if rows else {}
 
 
 def accuracy(policy: Any, world: World) -> float:
     """Share of held-out pairs, of prompts that no training pair has, whose better side gains more log-probability over
     the reference than the other; by true reward, half for a tie.
     """
-    rows = held_out(world)
+    margin = margins(policy, world.held_out, world)
+    return float(((margin > 0).double() + (margin == 0).double() / 2).mean())
+
+
+def margins(policy: Any, rows: list[dict[str, Any]], world: World) -> torch.Tensor:
+    """Of each pair, how much more log-probability its chosen side gains over the reference: (pairs,), nats."""
     prompts = [row["prompt"] for row in rows]
     gains = []
     for side in ("chosen", "rejected"):
         ids, mine = tokens_of(prompts, [row[side] for row in rows], world)
         gains.append(_logps(policy, ids, mine) - _logps(reference_model(world.reference), ids, mine))
-    margin = gains[0] - gains[1]
-    return float(((margin > 0).double() + (margin == 0).double() / 2).mean())
-
-
-def held_out(world: World) -> list[dict[str, Any]]:
-    """The pairs at the end of the pool, two for each test prompt; the seeds' are at its start."""
-    return world.untied[-2 * world.size.judged[1] :]
+    return gains[0] - gains[1]
 
 
 @torch.inference_mode()
@@ -136,7 +140,11 @@ def _logps(model: Any, ids: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
 
 def table(trials: Trials, seeds: int) -> pl.DataFrame:
     """One row per training, of the seeds whose every training is done."""
-    every = planned(seeds)
+    return finished(planned(seeds), trials)
+
+
+def finished(every: Sequence[Any], trials: Trials) -> pl.DataFrame:
+    """One row per training of `every`, named tuples with a seed and a key, of the seeds that have all of theirs."""
     unfinished = {each.seed for each in every if each.key not in trials.done}
     reference = trials.reference()["test_reward"]
     return pl.DataFrame(
@@ -151,8 +159,6 @@ def table(trials: Trials, seeds: int) -> pl.DataFrame:
 
 def run(trials: Trials, seeds: int) -> None:
     """Do what is not done, saying how each training went."""
-    if len(trials.world.untied) < seeds * trials.world.size.pairs + len(held_out(trials.world)):
-        sys.exit(f"The pool has too few pairs for {seeds} seeds beside the held-out ones: fewer --seeds.")
     every = planned(seeds)
     for number, each in enumerate(every, 1):
         row = result(each, trials)
@@ -161,7 +167,18 @@ def run(trials: Trials, seeds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    command(__doc__, run, table, audit_page.write, audit_page.generated)
+
+
+def command(
+    says: str | None,
+    run: Callable[[Trials, int], None],
+    table: Callable[[Trials, int], pl.DataFrame],
+    write: Callable[[pl.DataFrame], None],
+    generated: Callable[[pl.DataFrame], str],
+) -> None:
+    """A command that does trainings and writes what was found; with --smoke, in a tiny world, and writes nothing."""
+    parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--report", action="store_true", help="train nothing: report the seeds that are done")
@@ -171,9 +188,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             trials = Trials(World(Path(folder), SMOKE))
             run(trials, 1)
-            rows = table(trials, 1)
-            audit_page.draw(rows, Path(folder) / "audit_helps.svg")
-            print(audit_page.generated(rows))
+            print(generated(table(trials, 1)))
         return
     world = World(options.folder, Size())
     world.require_own()
@@ -182,8 +197,8 @@ def main() -> None:
         run(trials, options.seeds)
     rows = table(trials, options.seeds)
     if rows.height:
-        audit_page.write(rows)
-        print(audit_page.generated(rows))
+        write(rows)
+        print(generated(rows))
 
 
 if __name__ == "__main__":

@@ -24,8 +24,7 @@ def write(rows: pl.DataFrame) -> None:
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(TABLE)
     draw(rows, FIGURE)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(START)
-    PAGE.write_text(f"{before}{START}{generated(rows)}{page.END}{rest.partition(page.END)[2]}", encoding="utf-8")
+    page.replace(PAGE, START, generated(rows))
 
 
 def compared(rows: pl.DataFrame, plant: str, measure: str) -> list[Comparison]:

@@ -1,7 +1,8 @@
 """The claims, and the trainings that test each: a row of the table in docs/evidence.md is an entry of `CLAIMS`.
 
 An arm is a way to train. Its candidates are the settings that it may choose among by true reward on the validation
-split; every arm of a claim has as many. Settings that are not named here are those of run.toml.
+split; every arm of a claim has as many. The learning rate is the method's own (`rates.py`) where none is named; other
+settings that are not named are those of run.toml.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from rates import rate_of
 from trials import Trial
+from world import HALVES
 
 BETAS = (0.1, 0.3, 1.0)
 WIDE = (0.03, 0.1, 0.3, 1.0, 3.0)
 PER_TOKEN = (2.5, 10.0, 40.0)  # of methods that divide log-probs by their length
 FLIPS = (0.0, 0.2, 0.4)
-RATES = (5e-4, 2e-3, 8e-3)  # 1, 4 and 16 times the lowest
+TIMES = (1, 4, 16)  # DPO's learning rate
 Settings = dict[str, Any]
 Arms = Mapping[str, list[Settings]]
 
@@ -38,6 +41,7 @@ class Claim:
     arms: Callable[[float], Arms]  # of the share of flipped labels, which some methods are told
     flips: tuple[float, ...] = (0.0,)
     parts: tuple[str, ...] = ("all",)
+    own_rates: bool = False  # whether the learning rates are what is compared
     decides: bool = True  # whether the comparisons are of a claim, or only shown
 
     def planned(self, seeds: int) -> Iterator[Planned]:
@@ -47,9 +51,17 @@ class Claim:
                 for arm, candidates in self.arms(flips).items():
                     for number, settings in enumerate(candidates):
                         for part in self.parts:
-                            half = {} if part == "all" else {"epochs": 2}  # as many steps from half of the pairs
-                            known = tuple(sorted({**settings, **half}.items()))
+                            half = {"epochs": 2} if part in HALVES else {}  # as many steps from half of the pairs
+                            rate = settings.get("learning_rate") or rate_of(settings)
+                            known = tuple(sorted({**settings, **half, "learning_rate": rate}.items()))
                             yield Planned(arm, number, Trial(known, flips, part, seed))
+
+    @property
+    def middle(self) -> Iterator[Settings]:
+        """The candidate of each arm in the middle of its grid, which the search for a learning rate takes."""
+        for flips in () if self.own_rates else self.flips:
+            for candidates in self.arms(flips).values():
+                yield candidates[len(candidates) // 2]
 
 
 def over(name: str, values: tuple[float, ...], **settings: Any) -> list[Settings]:
@@ -97,15 +109,19 @@ def _decisions(flips: float) -> Arms:
     }
 
 
-def _rates(flips: float) -> Arms:
+def _high_rates(flips: float) -> Arms:
     methods = {"DPO": "dpo", "MinorDPO": "minor_dpo", "DPOP": "dpop", "Cal-DPO": "cal_dpo"}
-    return {arm: over("learning_rate", RATES, method=method, beta=0.1) for arm, method in methods.items()}
+    return {arm: over("learning_rate", _rates(), method=method, beta=0.1) for arm, method in methods.items()}
+
+
+def _rates() -> tuple[float, ...]:
+    return tuple(times * rate_of({"method": "dpo"}) for times in TIMES)
 
 
 def _sft(flips: float) -> Arms:
     return {
-        "SFT": over("learning_rate", RATES, method="sft"),
-        "MinorSFT": over("learning_rate", RATES, method="minor_sft", beta=0.1),
+        "SFT": over("learning_rate", _rates(), method="sft"),
+        "MinorSFT": over("learning_rate", _rates(), method="minor_sft", beta=0.1),
     }
 
 
@@ -141,16 +157,24 @@ CLAIMS = {
         "A low gap wants a low β, a high gap a high β",
         "β-DPO, Fig. 1",
         lambda flips: {f"β {beta:g}": [{"method": "dpo", "beta": beta}] for beta in WIDE},
-        parts=("low gap", "high gap"),
+        parts=HALVES,
     ),
     "beta_noise": Claim(
         "β per batch and filtering help under noise; batch level beats instance level", "β-DPO", _beta_noise, FLIPS
     ),
+    "beta_outliers": Claim(
+        "β per batch and filtering help against near ties and outliers",
+        "β-DPO",
+        _beta_noise,
+        parts=("near ties", "outliers"),
+    ),
     "alpha_margin": Claim("An adaptive margin beats DPO and SimPO, and each ablation is worse", "α-DPO", _alpha),
     "epsilon_frontier": Claim("A better trade-off of reward and KL than DPO over β", "ε-DPO", _epsilon),
     "epsilon_decisions": Claim("It owes its effect to rounding in bfloat16", "asked of ε-DPO", _decisions),
-    "learning_rates": Claim("Robust at high learning rates, with less deviation", "MinorDPO", _rates),
-    "sft_deviation": Claim("Less deviation than SFT at equal quality", "MinorSFT", _sft),
+    "learning_rates": Claim(
+        "Robust at high learning rates, with less deviation", "MinorDPO", _high_rates, own_rates=True
+    ),
+    "sft_deviation": Claim("Less deviation than SFT at equal quality", "MinorSFT", _sft, own_rates=True),
     "known_flips": Claim("Robust to flipped labels", "rDPO, cDPO, IPO, Dr. DPO, ROPO", _robust, FLIPS),
     "frontier": Claim("Which method moves least for the same reward", "each", _frontier, decides=False),
 }

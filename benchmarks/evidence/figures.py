@@ -10,6 +10,8 @@ import vl_convert
 from paired import chosen
 
 KL = "KL from the reference, nats"
+TEN = 10
+DOTS = ("alpha_margin", "beta_outliers")
 
 
 def draw(name: str, rows: pl.DataFrame, reference: float, path: Path) -> None:
@@ -22,12 +24,13 @@ def draw(name: str, rows: pl.DataFrame, reference: float, path: Path) -> None:
     elif name in ("learning_rates", "sft_deviation"):
         rate = alt.X("learning_rate:Q", title="learning rate").scale(type="log")
         charts = [_lines(rows, rate, "arm"), _lines(rows, rate, "arm", "test_kl", KL)]
-    elif name == "alpha_margin":
-        charts = [_dots(best)]
+    elif name in DOTS:
+        charts = [_dots(own, part if len(set(rows["part"])) > 1 else None) for part, own in _parts(best)]
     else:
         charts = [_frontiers(rows)]
-    first = _with_reference(charts[0], reference, "x" if name == "alpha_margin" else "y")
-    sized = [each.properties(width=380, height=280) for each in (first, *charts[1:])]
+    rewards = charts if name in DOTS else charts[:1]  # the second one is of KL
+    lined = [_with_reference(each, reference, "x" if name in DOTS else "y") for each in rewards]
+    sized = [each.properties(width=380, height=280) for each in (*lined, *charts[len(rewards) :])]
     spec = alt.hconcat(*sized).configure(background="white", font="sans-serif").to_dict()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]) + "\n", encoding="utf-8")
@@ -48,8 +51,12 @@ def _lines(
     return base.mark_circle(opacity=0.35).encode(y=y) + base.mark_line(point=True).encode(y=mean)
 
 
-def _dots(rows: pl.DataFrame) -> alt.LayerChart:
-    base = alt.Chart(rows).encode(y=alt.Y("arm:N", title=None, sort=None))
+def _parts(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    return [(part, rows.filter(pl.col("part") == part)) for part in rows["part"].unique(maintain_order=True)]
+
+
+def _dots(rows: pl.DataFrame, title: str | None) -> alt.LayerChart:
+    base = alt.Chart(rows).encode(y=alt.Y("arm:N", title=title, sort=None))
     x = alt.X("test_reward:Q", title="true reward").scale(zero=False)
     points = base.mark_circle(opacity=0.45).encode(x=x)
     means = base.mark_tick(thickness=3, height=16).encode(x=alt.X("mean(test_reward):Q"))
@@ -57,7 +64,10 @@ def _dots(rows: pl.DataFrame) -> alt.LayerChart:
 
 
 def _frontiers(rows: pl.DataFrame) -> alt.LayerChart:
-    base = alt.Chart(rows).encode(color=alt.Color("arm:N", title=None, sort=None))
+    colour = alt.Color("arm:N", title=None, sort=None)
+    if rows["arm"].n_unique() > TEN:  # as many as the usual colours
+        colour = colour.scale(scheme="category20")
+    base = alt.Chart(rows).encode(color=colour)
     means = rows.group_by("arm", "candidate", maintain_order=True).agg(pl.col("test_kl", "test_reward").mean())
     x = alt.X("test_kl:Q", title=KL).scale(type="symlog", constant=1)
     y = alt.Y("test_reward:Q", title="true reward").scale(zero=False)

@@ -17,6 +17,7 @@ from scipy import stats
 from scoreonce.pipeline.evaluation.intervals import Z95, Interval
 
 ERROR = 0.05  # of a wrong statement about any comparison of a claim
+NATS = 20.0  # of KL, up to which policies are compared
 Z80 = 0.8416212335729143  # quantile 0.8 of the standard normal distribution
 Verdict = Literal["held", "not held", "cannot be told here"]
 
@@ -80,11 +81,26 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
 
 
 def chosen(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows of each arm's candidate with the best validation reward, a mean over seeds; by flips and part."""
+    """The rows of each arm's candidate with the best validation reward (`best`), by flips and part."""
     arms = ["arm", "flips", "part"]
-    means = rows.group_by([*arms, "candidate"]).agg(pl.col("validation_reward").mean().alias("mean"))
-    best = means.sort("mean", "candidate", descending=[True, False]).group_by(arms, maintain_order=True).first()
-    return rows.join(best.drop("mean"), on=[*arms, "candidate"], how="inner")
+    return rows.join(best(rows, arms, "candidate"), on=[*arms, "candidate"], how="inner")
+
+
+def best(rows: pl.DataFrame, of: Sequence[str], choice: str) -> pl.DataFrame:
+    """What is chosen for each group `of`: the `choice` with the best validation reward, a mean over seeds, of those
+    with at most `NATS` of validation KL; where none has, the one with the least.
+
+    A policy further away earns by texts that the reference would not write, and none of a group's seeds may diverge.
+    """
+    means = rows.group_by([*of, choice]).agg(
+        pl.col("validation_reward").mean(),
+        pl.when(pl.col("validation_kl").null_count() == 0).then(pl.col("validation_kl").mean()).alias("kl"),
+    )
+    beyond = pl.max_horizontal(pl.col("kl").fill_null(float("inf")), NATS)
+    ordered = means.with_columns(beyond=beyond).sort(
+        "beyond", "validation_reward", choice, descending=[False, True, False]
+    )
+    return ordered.group_by(of, maintain_order=True).first().select(*of, choice)
 
 
 def difference(rows: pl.DataFrame, first: str, second: str, measure: str, says: str, sign: int = 1) -> Comparison:

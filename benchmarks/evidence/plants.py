@@ -72,6 +72,19 @@ def padded(rows: Rows, draw: random.Random) -> Rows:
     ]
 
 
+def first_chosen(rows: Rows, draw: random.Random) -> Rows:
+    """The pairs as two responses in a drawn order; of a share of them the first is preferred whatever it is worth."""
+    made = []
+    for row in rows:
+        second, biased = draw.random() < 0.5, draw.random() < SHARE
+        sides = ("rejected", "chosen") if second else ("chosen", "rejected")
+        made.append(
+            {"prompt": row["prompt"], "response_1": row[sides[0]], "response_2": row[sides[1]]}
+            | {"preference": int(second and not biased), "planted": second and biased}
+        )
+    return made
+
+
 def _with_filler(text: str) -> str:
     """The text with the filler behind its sentences, before the greeting at the end."""
     before, newline, end = text.rpartition("\n")
@@ -119,5 +132,11 @@ PLANTS = {
         f"none; where = chosen_len - rejected_len < {GAP}",
         padded,
         {"train.where": f"chosen_len - rejected_len < {GAP}"},
+    ),
+    "position": Plant(
+        f"the first of two responses preferred in {SHARE:.0%} of the pairs, whatever it is worth",
+        "none; where = chosen_position = 2",
+        first_chosen,
+        {"train.where": "chosen_position = 2"},
     ),
 }

@@ -1,7 +1,8 @@
 """Tests a claim of a paper on the world of `world.py`: every training that is not done yet, then tables and a figure.
 
     python benchmarks/evidence/run.py beta_gap [--seeds 5] [--folder runs/evidence] [--smoke]
-    python benchmarks/evidence/run.py all
+    python benchmarks/evidence/run.py rates    # the methods' learning rates, which all claims read
+    python benchmarks/evidence/run.py all      # these and every claim
 
 Results of trainings are kept in the folder, so that an interrupted command goes on where it was, and claims share
 what they have in common. Writes benchmarks/results/evidence/CLAIM.parquet (one row per training), the claim's figure
@@ -20,6 +21,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks
 import figures
 import machine
 import page
+import rates
 from claims import CLAIMS
 from trials import Trials
 from world import SMOKE, Size, World
@@ -27,13 +29,13 @@ from world import SMOKE, Size, World
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=[*CLAIMS, "all"])
+    parser.add_argument("claim", choices=["rates", *CLAIMS, "all"])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--report", action="store_true", help="train nothing: report the seeds that are done")
     parser.add_argument("--smoke", action="store_true", help="a tiny world, for whether it runs; nothing is written")
     options = parser.parse_args()
-    names = list(CLAIMS) if options.claim == "all" else [options.claim]
+    names = list(CLAIMS) if options.claim == "all" else [options.claim] if options.claim in CLAIMS else []
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             smoke(names, Trials(World(Path(folder), SMOKE)))
@@ -41,6 +43,8 @@ def main() -> None:
     world = World(options.folder, Size())
     world.require_own()
     trials = Trials(world)
+    if options.claim in ("rates", "all") and not options.report:
+        search(trials)
     for name in names:
         if not options.report:
             run(name, trials, options.seeds)
@@ -48,6 +52,18 @@ def main() -> None:
         if rows.height:
             page.write(name, rows)
             print("\n".join(page.section(name, CLAIMS[name], rows)), flush=True)
+
+
+def search(trials: Trials) -> None:
+    """Find the learning rates."""
+    every = list(rates.searched(settings for claim in CLAIMS.values() for settings in claim.middle))
+    for number, each in enumerate(every, 1):
+        row = trials.result(each.trial)
+        said = row["failure"] or f"validation reward {row['validation_reward']:.2f}"
+        print(f"rates {number}/{len(every)}: {each.family}, {each.rate:g}, seed {each.trial.seed}: {said}", flush=True)
+    rates.TABLE.parent.mkdir(parents=True, exist_ok=True)
+    rates.table(every, trials).write_parquet(rates.TABLE)
+    rates.chosen.cache_clear()
 
 
 def run(name: str, trials: Trials, seeds: int) -> None:

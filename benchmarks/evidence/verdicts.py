@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import polars as pl
-from paired import Comparison, chosen, difference, frontier_areas, slopes
+from paired import NATS, Comparison, chosen, difference, frontier_areas, slopes
 
-NATS = 20.0  # KL up to which frontiers are compared: behind it no arm is trained well
 REWARD, KL = "test_reward", "test_kl"
 
 
@@ -27,9 +26,19 @@ def beta_gap(rows: pl.DataFrame, reference: float) -> list[Comparison]:
 
 def beta_noise(rows: pl.DataFrame, reference: float) -> list[Comparison]:
     """Under flips, each part of beta-DPO earns more than DPO, and the whole more than its instance level."""
+    return _beta_parts((f"{flips:.0%} flipped", own) for flips, own in _noisy(rows))
+
+
+def beta_outliers(rows: pl.DataFrame, reference: float) -> list[Comparison]:
+    """The same with near ties and with outliers."""
+    best = chosen(rows)
+    return _beta_parts((part, best.filter(pl.col("part") == part)) for part in best["part"].unique(maintain_order=True))
+
+
+def _beta_parts(cases: Iterable[tuple[str, pl.DataFrame]]) -> list[Comparison]:
     return [
-        difference(own, first, second, REWARD, f"{first} − {second}, {flips:.0%} flipped: above 0")
-        for flips, own in _noisy(rows)
+        difference(own, first, second, REWARD, f"{first} − {second}, {case}: above 0")
+        for case, own in cases
         for first, second in (
             ("beta only", "DPO"),
             ("filter only", "DPO"),
@@ -120,6 +129,7 @@ COMPARISONS: dict[str, Callable[[pl.DataFrame, float], list[Comparison]]] = {
     for function in (
         beta_gap,
         beta_noise,
+        beta_outliers,
         alpha_margin,
         epsilon_frontier,
         epsilon_decisions,

@@ -26,7 +26,10 @@ from scoreonce.stages.models import loading, tokenizers
 RUN_FILE = Path(__file__).parent / "run.toml"
 TASK_SEED = 0
 SENTENCES = 2
-PARTS = ("all", "low gap", "high gap")
+HALVES = ("low gap", "high gap")
+PARTS = ("all", *HALVES, "near ties", "outliers")
+NEAR = 1.0  # points between the sides of a near tie, at most
+OUTLIERS = 0.2  # of the pairs
 _SENTENCE = re.compile(r"[^.!?]+[.!?] ?")
 
 
@@ -35,16 +38,17 @@ class Size:
     """How large the world is; `SMOKE` is for whether it runs."""
 
     texts: int = 3000
-    pool: int = 3300  # prompts with two samples each; some are ties, which are left out
+    pool: int = 3600  # prompts of pairs
+    rounds: int = 3  # pairs of each, two samples a pair; some are ties, which are left out
     judged: tuple[int, int] = (96, 160)  # prompts of the validation and of the test split
-    pairs: int = 384  # of a training
+    pairs: int = 768  # of a training
     hidden: int = 64
     layers: int = 2
     epochs: int = 2  # of the reference's training
     new_tokens: int = 48
 
 
-SMOKE = Size(texts=64, pool=120, judged=(8, 8), pairs=16, hidden=16, layers=1, epochs=1, new_tokens=12)
+SMOKE = Size(texts=64, pool=120, rounds=2, judged=(8, 8), pairs=16, hidden=16, layers=1, epochs=1, new_tokens=12)
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,8 @@ class World:
         """The run of a data set, prepared and scored: a seed's pairs, of which a share `flips` has the wrong label.
 
         The same draw decides for every share, so that a larger one flips the pairs of a smaller one and more. `part`
-        is the half of these pairs whose rewards differ less, or more.
+        is the half of these pairs whose rewards differ less, or more; or all of them, some of them worthless: `near
+        ties` have labels by the toss of a coin, `outliers` a bad card to somebody else as the chosen side.
         """
         name = f"seed{seed}-{part.replace(' ', '-')}-flips{flips:g}"
         return self.scored(name, _labelled(self.pairs(seed, part), flips, random.Random(seed)))
@@ -113,29 +118,36 @@ class World:
         return run
 
     def pairs(self, seed: int, part: str = "all") -> list[dict[str, Any]]:
-        """A seed's pairs with true labels and the true rewards as scores: all, or the half that `part` names."""
+        """A seed's pairs with true labels and the true rewards as scores: the `part` of them, or as it changes them."""
         size = self.size.pairs
         rows = self.untied[seed * size :][:size]
         if len(rows) < size:
-            raise ValueError(f"the pool has no {size} untied pairs for seed {seed}: enlarge `Size.pool`")
-        ranked = sorted(rows, key=lambda row: row["chosen_score"] - row["rejected_score"])
-        return {"all": rows, "low gap": ranked[: size // 2], "high gap": ranked[size // 2 :]}[part]
-
-    @property
-    def untied(self) -> list[dict[str, Any]]:
-        """The pairs of the pool whose sides differ in reward: the seeds' from the start."""
-        return [row for row in self._pool if row["chosen_score"] != row["rejected_score"]]
+            raise ValueError(f"the pool has no {size} untied pairs for seed {seed}: enlarge `Size.rounds`")
+        if part in HALVES:
+            ranked = sorted(rows, key=_gap)
+            return ranked[: size // 2] if part == "low gap" else ranked[size // 2 :]
+        changed = {"all": lambda rows, draw: rows, "near ties": near_ties, "outliers": outliers}[part]
+        return changed(rows, random.Random(seed))
 
     @cached_property
-    def _pool(self) -> list[dict[str, Any]]:
-        """Two samples of the reference per prompt, the better one as chosen."""
-        path = self.folder / "pool.jsonl"
+    def untied(self) -> list[dict[str, Any]]:
+        """The pairs of the seeds: one of each prompt, then another of each. Seeds share prompts, but no sample."""
+        return self._sampled("pool", self.prompts.pairs * self.size.rounds)
+
+    @cached_property
+    def held_out(self) -> list[dict[str, Any]]:
+        """Two pairs with true labels of each test prompt."""
+        return self._sampled("held_out", self.prompts.judged[self.size.judged[0] :] * 2)
+
+    def _sampled(self, name: str, asked: list[Prompt]) -> list[dict[str, Any]]:
+        """Two samples of the reference per prompt, the better one as chosen; without ties of their reward."""
+        path = self.folder / f"{name}.jsonl"
         if not path.exists():
-            asked = self.prompts.pairs
             texts = samples(loading.load_model(self.reference, dtype="float32", device="cpu"), asked * 2, self)
             first, second = texts[: len(asked)], texts[len(asked) :]
             _write(path, map(_ordered, asked, first, second))
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [row for row in rows if row["chosen_score"] != row["rejected_score"]]
 
     def _run(self, name: str, source: Path, model: str) -> Run:
         return Run.load(
@@ -147,6 +159,27 @@ class World:
                 "score.store": str(self.folder / "store"),
             },
         )
+
+
+Rows = list[dict[str, Any]]
+
+
+def near_ties(rows: Rows, draw: random.Random) -> Rows:
+    """The pairs, the sides of those exchanged by chance whose rewards differ by at most `NEAR`."""
+    return [_exchanged(row) if _gap(row) <= NEAR and draw.random() < 0.5 else row for row in rows]
+
+
+def outliers(rows: Rows, draw: random.Random) -> Rows:
+    """The pairs; in a share `OUTLIERS` of them the chosen side is the rejected one of another prompt."""
+    return [{**row, "chosen": draw.choice(rows)["rejected"]} if draw.random() < OUTLIERS else row for row in rows]
+
+
+def _gap(row: dict[str, Any]) -> float:
+    return float(row["chosen_score"] - row["rejected_score"])
+
+
+def _exchanged(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "chosen": row["rejected"], "rejected": row["chosen"]}
 
 
 def samples(model: Any, asked: Sequence[Prompt], world: World) -> list[str]:
@@ -183,8 +216,8 @@ def _ordered(prompt: Prompt, first: str, second: str) -> dict[str, Any]:
 def _labelled(rows: Iterable[dict[str, Any]], flips: float, draw: random.Random) -> Iterable[dict[str, Any]]:
     """The pairs without their scores; a pair whose draw is below `flips` has its sides exchanged."""
     for row in rows:
-        sides = ("rejected", "chosen") if draw.random() < flips else ("chosen", "rejected")
-        yield {"prompt": row["prompt"], "chosen": row[sides[0]], "rejected": row[sides[1]]}
+        labelled = _exchanged(row) if draw.random() < flips else row
+        yield {key: labelled[key] for key in ("prompt", "chosen", "rejected")}
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:

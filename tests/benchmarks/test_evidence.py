@@ -1,5 +1,6 @@
 """What benchmarks/evidence concludes from trainings: hand-worked differences, areas and verdicts; and that it runs."""
 
+import gzip
 import json
 import random
 import subprocess
@@ -15,6 +16,9 @@ sys.path.append(str(FOLDER))
 
 import page  # noqa: E402
 import paired  # noqa: E402
+import rates  # noqa: E402
+import real_text  # noqa: E402
+import world  # noqa: E402
 from claims import CLAIMS  # noqa: E402
 from paired import Comparison  # noqa: E402
 from verdicts import COMPARISONS  # noqa: E402
@@ -27,7 +31,7 @@ class Invented:
     def __init__(self, names):
         draw = random.Random(0)
         keys = {each.trial.key for name in names for each in CLAIMS[name].planned(2)}
-        measures = ("validation_reward", "test_reward", "test_kl", "cpu_seconds")
+        measures = ("validation_reward", "validation_kl", "test_reward", "test_kl", "cpu_seconds")
         self.done = {key: {"key": key, "failure": "", **{m: draw.uniform(0, 9) for m in measures}} for key in keys}
 
     def reference(self):
@@ -88,9 +92,60 @@ def test_the_candidate_is_chosen_on_the_validation_split_over_all_seeds():
         candidate=[0, 0, 1, 1],
         seed=[0, 1, 0, 1],
         validation_reward=[2.0, 2.0, 1.0, 4.0],
+        validation_kl=[0.0] * 4,
         test_reward=[9.0, 9.0, 1.0, 1.0],
     )
     assert paired.chosen(table)["candidate"].to_list() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [([25.0, 10.0], "near"), ([20.0, 10.0], "far"), ([25.0, 30.0], "far"), ([None, 30.0], "near")],
+    ids=["beyond 20 nats", "at 20 nats", "both beyond: the nearer", "one diverged"],
+)
+def test_a_candidate_beyond_20_nats_is_no_choice(kl, expected):
+    table = rows(arm=["A"] * 2, candidate=["far", "near"], validation_reward=[5.0, 1.0], validation_kl=kl)
+    assert paired.chosen(table)["candidate"].to_list() == [expected]
+
+
+def test_a_rate_is_of_a_method_whatever_its_beta_and_what_it_is_told_of_the_flips():
+    dpo = {"method": "dpo", "beta": 0.1}
+    assert rates.family(dpo) == rates.family({"method": "robust", "beta": 3.0, "label_smoothing": 0.2})
+    assert rates.family(dpo) != rates.family({"method": "beta_dpo", "beta": 0.1})
+
+
+def test_rates_are_chosen_by_validation_reward_alone():
+    """Two seeds, means 1.5, 2, 3 and 0.5; the third is at 30 nats. The search has no seed of a claim."""
+    every = list(rates.searched([{"method": "dpo", "beta": 0.3}]))
+    assert {each.trial.seed for each in every}.isdisjoint(range(5))
+    assert [each.rate for each in every] == [*rates.RATES, *rates.RATES]
+    found = {
+        rate: (reward, kl) for rate, reward, kl in zip(rates.RATES, (1.5, 2.0, 3.0, 0.5), (1, 2, 30, 3), strict=True)
+    }
+
+    class Done:
+        def result(self, trial):
+            reward, kl = found[dict(trial.settings)["learning_rate"]]
+            own = reward + (trial.seed - 8.5)
+            return {"validation_reward": own, "validation_kl": kl, "test_reward": -own, "cpu_seconds": 1.0}
+
+    table = rates.table(every, Done())
+    assert table.filter("chosen")["rate"].to_list() == [rates.RATES[1]]
+    assert table["validation_reward"].to_list() == [1.5, 2.0, 3.0, 0.5]
+
+
+def test_near_ties_are_tossed_and_outliers_are_somebody_elses(tmp_path):
+    pairs = [
+        {"prompt": str(n), "chosen": f"c{n}", "rejected": f"r{n}", "chosen_score": 1 + n % 2, "rejected_score": 0}
+        for n in range(400)
+    ]
+    tossed = world.near_ties(pairs, random.Random(0))
+    exchanged = [row["chosen"].startswith("r") for row in tossed]
+    assert not any(exchanged[1::2])  # a gap of 2
+    assert 70 < sum(exchanged[::2]) < 130  # of 200
+    bad = [row for row in world.outliers(pairs, random.Random(0)) if row["chosen"].startswith("r")]
+    assert 50 < len(bad) < 110
+    assert sum(row["chosen"] == row["rejected"] for row in bad) < 3
 
 
 def test_differences_are_taken_seed_by_seed():
@@ -141,6 +196,55 @@ def test_a_folder_of_another_size_is_refused(tmp_path):
     World(tmp_path, SMOKE).require_own()
     with pytest.raises(SystemExit, match="new --folder"):
         World(tmp_path, Size()).require_own()
+
+
+def test_held_out_pairs_of_real_text_are_of_other_prompts(tmp_path):
+    lines = [{"prompt": f"p{n // 2}", "chosen": f"c{n}", "rejected": "r", "id": n} for n in range(100)]
+    with gzip.open(tmp_path / "pairs.gz", "wt") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines)
+    train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
+    assert (len(train), len(held_out)) == (40, 20)  # of every fifth of 50 prompts there are 20 pairs
+    assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in held_out)
+    assert held_out[0].keys() == {"prompt", "chosen", "rejected"}
+
+
+def test_real_text_is_reported_on_the_split_that_chose_no_rate():
+    """DPO is right on 1 of 2 test pairs at the rate that validation prefers, and the other method on both: +50 points.
+
+    Drift: 4 log-ratios of -1 over 8 tokens.
+    """
+    cases = {("dpo", 1.0): ((1, 1), (1, -1)), ("dpo", 2.0): ((-1, 1), (1, 1)), ("x", 1.0): ((1, 1), (1, 1))}
+    pairs = pl.DataFrame(
+        [
+            {"method": method, "rate": rate, "seed": seed, "split": split, "pair_id": f"{split}{n}", "margin": margin}
+            | {"chosen_len": 2, "rejected_len": 2, "chosen_logratios": -1.0, "rejected_logratios": -1.0}
+            | {"policy_chosen_logps": margin, "policy_rejected_logps": 0.0}
+            | {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
+            for (method, rate), margins in cases.items()
+            for seed in (0, 1)
+            for split, own in zip(real_text.SPLITS, margins, strict=True)
+            for n, margin in enumerate(map(float, own))
+        ]
+    )
+    each = real_text.figures(pairs)
+    own = real_text.chosen(each)
+    assert own.select("method", "rate", "accuracy_test", "drift_test").unique().sort("method").rows() == [
+        ("dpo", 1.0, 0.5, 0.5),
+        ("x", 1.0, 1.0, 0.5),
+    ]
+    gap = real_text.against(pairs, own)["x"]
+    assert gap.mean == pytest.approx(0.5)
+    assert gap.low < 0 < gap.high
+
+
+@pytest.mark.long
+def test_real_text_runs():
+    if real_text.real_data.found() is None:
+        pytest.skip("needs the shared real data: set SCOREONCE_SHARED")
+    command = [sys.executable, str(FOLDER / "real_text.py"), "hh", "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| `minor_dpo` |" in done.stdout
 
 
 @pytest.mark.long

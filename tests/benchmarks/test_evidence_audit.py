@@ -17,6 +17,7 @@ sys.path.append(str(FOLDER))
 
 import audit_helps  # noqa: E402
 import audit_page  # noqa: E402
+import leave_out  # noqa: E402
 import page  # noqa: E402
 from plants import FILLER, PLANTS  # noqa: E402
 
@@ -66,6 +67,43 @@ def test_the_filler_goes_before_the_greeting_and_earns_nothing():
     assert reward(prompt, row["chosen"]) == reward(prompt, row["chosen"].replace(f" {FILLER}", "")) == 3
 
 
+def test_a_biased_judge_prefers_the_first_in_a_quarter_and_errs_where_that_is_the_worse():
+    """An eighth of the pairs has the better one second and the judge's bias: 50 of 400, deviation 6.6."""
+    rows = planted("position")
+    preferred = [row[f"response_{row['preference'] + 1}"] for row in rows]
+    wrong = [text == pair["rejected"] for text, pair in zip(preferred, PAIRS, strict=True)]
+    assert wrong == [row["planted"] for row in rows]
+    assert 24 < sum(wrong) < 76
+    assert not any(row["planted"] and row["preference"] for row in rows)
+
+
+def test_the_quarter_that_a_measure_ranks_first_is_left_out():
+    pairs = pl.DataFrame({"row": range(8), "ref_margin": [3.0, -1.0, None, 2.0, -5.0, 0.0, 1.0, 4.0]})
+    assert leave_out.left_out(pairs, "reference", 0)["row"].to_list() == [4, 1]
+    assert leave_out.left_out(pairs, "reference-high", 0)["row"].to_list() == [7, 0]
+    drawn = [set(leave_out.left_out(pairs, leave_out.RANDOM, seed)["row"]) for seed in (0, 0, 1)]
+    assert len(drawn[0]) == 2
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_a_measure_predicts_where_training_is_better_without_its_quarter():
+    """Against random quarters: 1.0, 1.1, 0.9 (p 0.00332, times 8), the same negative, and nothing for the others."""
+    rewards = {"unseen": (2.0, 2.1, 1.9), "ches": (0.0, -0.1, 0.1)}
+    rows = pl.DataFrame(
+        [
+            {"arm": arm, "seed": seed, "test_reward": reward, "flipped": 3, "all_flipped": 4}
+            | {"reference_reward": 0.5, "cpu_seconds": 60.0}
+            for arm in (leave_out.RANDOM, *leave_out.MEASURES)
+            for seed, reward in enumerate(rewards.get(arm, (1.0, 1.0, 1.0)))
+        ]
+    )
+    said = {line.split(" | ")[0]: line for line in leave_out.generated(rows).splitlines()}
+    unseen, ches, seen = (said[f"| {leave_out.MEASURES[arm].title}"] for arm in ("unseen", "ches", "seen"))
+    assert unseen.endswith("| 75% | +1.000 | +0.752 to +1.248 | 0.027 | yes |  |")
+    assert ches.endswith("| 0.027 | worse without them |  |")
+    assert seen.endswith("| +0.000 | +0.000 to +0.000 | 1 |  |  |")
+
+
 def test_as_many_pairs_are_drawn_at_random_as_the_finding_has():
     found = pl.DataFrame({"row": [0, 1, 2, 3, 5], "flagged": [True, False, True, False, False]})
     settings = audit_helps.cleaned(None, audit_helps.Cleaning("flips", "random", 0), found)
@@ -111,6 +149,20 @@ def test_the_page_is_what_the_table_on_disk_gives():
     text = audit_page.PAGE.read_text(encoding="utf-8")
     made = text.partition(audit_page.START)[2].partition(page.END)[0]
     assert made == (audit_page.generated(pl.read_parquet(audit_page.TABLE)) if audit_page.TABLE.exists() else "")
+
+
+def test_the_leave_out_part_is_what_its_table_gives():
+    text = audit_page.PAGE.read_text(encoding="utf-8")
+    made = text.partition(leave_out.START)[2].partition(page.END)[0]
+    assert made == (leave_out.generated(pl.read_parquet(leave_out.TABLE)) if leave_out.TABLE.exists() else "")
+
+
+@pytest.mark.long
+def test_leaving_out_runs_in_a_tiny_world():
+    command = [sys.executable, str(FOLDER / "leave_out.py"), "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| CHES, highest |" in done.stdout
 
 
 @pytest.mark.long
