@@ -140,11 +140,12 @@ def generated(rows: pl.DataFrame) -> str:
     ]
     for (arm, each), p, compared in zip(MEASURES.items(), adjusted(found), found, strict=True):
         own, interval = rows.filter(pl.col("arm") == arm), compared.interval
-        share = own["flipped"].sum() / own["all_flipped"].sum()
+        wrong = own["all_flipped"].sum()
+        share = f"{own['flipped'].sum() / wrong:.0%}" if wrong else "none"
         said = "" if p >= ERROR else "yes" if interval.mean > 0 else "worse without them"
         needed = f"{compared.seeds_to_tell:,}" if not said and compared.seeds_to_tell else ""
         numbers = f"{interval.mean:+.3f} | {interval.low:+.3f} to {interval.high:+.3f} | {p:.2g}"
-        lines.append(f"| {each.title} | {share:.0%} | {numbers} | {said} | {needed} |")
+        lines.append(f"| {each.title} | {share} | {numbers} | {said} | {needed} |")
     minutes = rows["cpu_seconds"].sum() / 60
     lines += [
         "",
