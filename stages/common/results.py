@@ -199,7 +199,7 @@ class CompareResult:
     recommended: str | None
     reason: str
     standings: Standings = field(repr=False)
-    ranked_by: str = "held-out accuracy"
+    ranked_by: str
 
     @property
     def page(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scoreonce.pipeline import methods
-from scoreonce.schemas.errors import InputError
+from scoreonce.schemas.errors import InputError, did_you_mean
 from scoreonce.schemas.names import name_of
 from scoreonce.stages.config import Compare, Run, Train
 
@@ -130,10 +129,9 @@ def _require_of_training(vary: Mapping[str, Sequence[Any]], names: Sequence[str]
                 "METHOD.train.KEY; name methods with --method, and give the number of seeds with --seeds.",
             )
         if method is not None and method not in names:
-            near = difflib.get_close_matches(method, names, n=1)
             raise InputError(
                 "A setting is for a method that is not compared.",
-                found=f"{key}, and the methods are {', '.join(names)}.{f' Did you mean {near[0]}?' if near else ''}",
+                found=f"{key}, and the methods are {', '.join(names)}.{did_you_mean(method, list(names))}",
                 where="compare.vary, or --set",
                 fix="Write METHOD.train.KEY with one of these methods, or add the method with --method.",
             )

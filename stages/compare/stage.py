@@ -3,9 +3,8 @@
     scoreonce compare configs/x.toml --method dpo,beta_dpo --set train.beta=0.05,0.1 --seeds 3
 
 Prepares and scores what is not done yet, once. Ranks by a true reward or a judge where all trainings were judged, else
-by held-out accuracy. Each training is an ordinary one, under a label of its own in
-<out>/train, and so goes on where it was interrupted. Writes <out>/compare/: trials.parquet (one row per training),
-compare.json and index.html.
+by held-out accuracy. Each training is an ordinary one, under a label of its own in <out>/train, and so goes on where it
+was interrupted. Writes <out>/compare/: trials.parquet (one row per training), compare.json and index.html.
 """
 
 from __future__ import annotations
@@ -86,7 +85,6 @@ def _finished(
     drift = {row.name: mean(trials, row.name, "cross_entropy_increase") for row in found.rows}
     settings = {candidate.name: dict(candidate.settings) for candidate in planned.candidates}
     chosen = decision(found, drift, measure)
-    said = remarks(found, settings, chosen)
     page = Comparison(
         found,
         chosen,
@@ -94,20 +92,21 @@ def _finished(
         settings,
         keys=tuple(dict.fromkeys(key for each in settings.values() for key in each if key != "train.method")),
         reference_seconds=scored,
-        notes=(*planned.notes, *said),
+        notes=planned.notes,
+        remarks=tuple(remarks(found, settings, chosen)),
         measure=measure,
         partly=partly,
     )
     with locked(paths, paths.comparison, "the comparison of this run", timeout=lock_timeout):
         _write(run, paths, page)
-    for line in (*table.standing_lines(page), *(f"note: {each}" for each in said)):
+    for line in table.standing_lines(page):
         logger.info(line)
     logger.info(f"page: {paths.comparison / 'index.html'}")
     made = CompareResult(paths, chosen.recommended, chosen.reason, found, measure.title)
-    for label, policy in made.policies(chosen.recommended or found.rows[0].name).items():
-        logger.info(f"policy{'' if chosen.recommended else ' (of the best, which may be chance)'}: {policy}")
-        logger.info(f"to sample, judge, push or merge it: --label {label}")
-        break  # one seed of the candidate: they are alike, and the best of them would be so by chance
+    # The first seed of the candidate: they are alike, and the best of them would be so by chance.
+    label, policy = next(iter(made.policies(chosen.recommended or found.rows[0].name).items()))
+    logger.info(f"policy{'' if chosen.recommended else ' (of the best, which may be chance)'}: {policy}")
+    logger.info(f"to sample, judge, push or merge it: --label {label}")
     return made
 
 

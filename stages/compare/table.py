@@ -88,3 +88,4 @@ def standing_lines(page: Comparison) -> Iterator[str]:
         yield f"{failed:,} of {len(page.trials):,} trainings failed"
     chosen = page.decision
     yield f"take {chosen.recommended}: {chosen.reason}" if chosen.recommended else chosen.reason
+    yield from (f"note: {remark}" for remark in page.remarks)

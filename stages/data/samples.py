@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,13 @@ def _trained_again(paths: RunPaths, judged: str | None, label: str) -> bool:
     trained = manifests.readable(Lineage, replace(paths, label=policy_label(label)).lineage)
     if judged is None or trained is None or trained.identity == judged:
         return False
-    logger.warning(f"{label} was trained again since it was judged, which is left out: sample and judge it again")
+    _say_trained_again(paths.out, label)
     return True
+
+
+@cache  # several stages of one command ask
+def _say_trained_again(out: Path, label: str) -> None:
+    logger.warning(f"{label} was trained again since it was judged, which is left out: sample and judge it again")
 
 
 def _demo(paths: RunPaths) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Comparison:
     `settings`: by candidate, the varied keys of the run file and `train.method`. `keys`: the varied ones.
     `reference_seconds`: of scoring with the reference, 0 where it was done before. `measure`: what the standings are
     ranked by, with the grades by label where it is not held-out accuracy; `partly` says which measure would lead, were
-    it known of all trainings.
+    it known of all trainings. `notes`: settings that do not vary for a method; `remarks`: sentences on the decision.
     """
 
     standings: Standings
@@ -58,6 +58,7 @@ class Comparison:
     keys: tuple[str, ...] = ()
     reference_seconds: float = 0.0
     notes: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = field(default=())
     measure: Measure = HELD_OUT_ACCURACY
     partly: str = ""
 

@@ -93,7 +93,8 @@ def _rows(data: Comparison, domain: tuple[float, float]) -> list[dict[str, Any]]
 def _row(data: Comparison, row: Standing, domain: tuple[float, float]) -> dict[str, Any]:
     level = data.measure.of.mean if data.measure.of else None
     paint = color(data.methods.index(str(data.settings[row.name]["train.method"])))
-    seeds = [(data.grade(trial) or 0.0, f"seed {trial.seed}") for trial in of_candidate(data.trials, row.name)]
+    grades = [(data.grade(trial), f"seed {trial.seed}") for trial in of_candidate(data.trials, row.name)]
+    seeds = [(grade, words) for grade, words in grades if grade is not None]
     return {
         "standing": row,
         "color": paint,

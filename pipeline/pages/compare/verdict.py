@@ -69,8 +69,8 @@ def remarks(found: Standings, settings: Mapping[str, Mapping[str, Any]], chosen:
 def _at_an_end(name: str, key: str, value: Any, settings: Mapping[str, Mapping[str, Any]]) -> str | None:
     """Of a number that was varied: whether a smaller or a larger one may be better than all that were compared."""
     method = settings[name]["train.method"]
-    values = {own[key] for own in settings.values() if own["train.method"] == method and key in own}
-    if key == SHARE or len(values) < 2 or not all(type(each) in (int, float) for each in values):
+    values = [own[key] for own in settings.values() if own["train.method"] == method and key in own]
+    if key == SHARE or not all(type(each) in (int, float) for each in values) or min(values) == max(values):
         return None
     if value not in (min(values), max(values)):
         return None

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,14 @@ def test_the_true_reward_decides_and_not_held_out_accuracy():
         ["ipo", "False", "1", "1.9"],
         ["dpo", "False", "1", "1.4"],
     ]
+
+
+def test_remarks_stand_as_they_are_and_notes_say_what_does_not_vary():
+    data = replace(compared({"dpo": 1.4, "ipo": 1.9, "rso": 2.5}), notes=("rso has no x",), remarks=("Mind the end.",))
+    notes = re.findall(r'<p class="note">([^<]*)</p>', render(data))
+    assert "Mind the end." in notes
+    assert "rso has no x: not varied for it." in notes
+    assert list(standing_lines(data))[-1] == "note: Mind the end."
 
 
 def test_of_those_tied_for_a_win_rate_the_one_that_moved_least():

@@ -77,6 +77,12 @@ def test_a_leading_value_at_the_end_of_those_compared_is_said_to_be_one():
     assert said == "dpo1 has the smallest learning_rate of those compared: a smaller one may be better."
 
 
+def test_values_that_are_no_numbers_have_no_end():
+    settings = {f"a{n}": {"train.method": "a", "train.lora_targets": [n], "train.flag": bool(n)} for n in (0, 1)}
+    found = Standings(400, tuple(row(name, 0.7) for name in settings))
+    assert remarks(found, settings, Decision("a1", "")) == []
+
+
 def test_candidates_below_chance_are_named():
     settings = {name: {"train.method": name} for name in ("a", "b", "c")}
     found = Standings(400, (row("a", 0.7), row("b", 0.44), row("c", 0.46)))  # up to 0.49 and 0.51
