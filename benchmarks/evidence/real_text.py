@@ -17,7 +17,6 @@ import gzip
 import json
 import sys
 import tempfile
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +54,7 @@ def rows(source: Path, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str,
         parts[prompts[row["prompt"]] % HELD_OUT == 0].append({key: row[key] for key in KEYS if key in row})
     # From the whole file, which may be ordered.
     train, held_out = (part[:: max(1, len(part) // pairs)] for part in parts)
-    return list(islice(train, pairs)), list(islice(held_out, pairs))
+    return train[:pairs], held_out[:pairs]
 
 
 def prepared(folder: Path, source: Path, model: Path, pairs: int, seeds: int) -> Run:
