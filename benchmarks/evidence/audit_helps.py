@@ -23,7 +23,7 @@ import audit_page
 import polars as pl
 import torch
 from plants import PLANTS, Plant, clean
-from rates import rate_of
+from rates import CLAIMED, rate_of
 from trials import Trials, judged, reference_model, tokens_of, trained
 from world import SMOKE, Size, World
 
@@ -179,7 +179,7 @@ def command(
 ) -> None:
     """A command that does trainings and writes what was found; with --smoke, in a tiny world, and writes nothing."""
     parser = argparse.ArgumentParser(description=says, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=CLAIMED, metavar="N")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--report", action="store_true", help="train nothing: report the seeds that are done")
     parser.add_argument("--smoke", action="store_true", help="a tiny world, for whether it runs; nothing is written")

@@ -18,6 +18,7 @@ from trials import Trial, Trials
 
 RATES = (2.5e-4, 5e-4, 1e-3, 2e-3)
 SEEDS = (8, 9)
+CLAIMED = range(1, min(SEEDS) + 1)  # how many seeds a claim may have, from 0, so that none is of the search
 TABLE = Path(__file__).resolve().parents[1] / "results" / "evidence" / "rates.parquet"
 # What a rate is not searched for anew: the strength of the penalty, what a method is told of the flips, and rounding.
 SHARED = ("beta", "label_smoothing", "step_dtype", "dead_band")

@@ -30,7 +30,7 @@ from world import SMOKE, Size, World
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("claim", choices=["rates", *CLAIMS, "all"])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=rates.CLAIMED, metavar="N")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--report", action="store_true", help="train nothing: report the seeds that are done")
     parser.add_argument("--smoke", action="store_true", help="a tiny world, for whether it runs; nothing is written")

@@ -237,6 +237,15 @@ def test_real_text_is_reported_on_the_split_that_chose_no_rate():
     assert gap.low < 0 < gap.high
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [("run.py", "beta_gap"), ("audit_helps.py",)])
+def test_no_claim_has_a_seed_of_the_search(command, tmp_path):
+    asked = [sys.executable, str(FOLDER / command[0]), *command[1:], "--seeds", "9", "--folder", str(tmp_path)]
+    done = subprocess.run(asked, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--seeds: invalid choice: 9" in done.stderr
+
+
 @pytest.mark.long
 def test_real_text_runs():
     if real_text.real_data.found() is None:
