@@ -1,0 +1,158 @@
+"""The share of the rate of large matrix products that a step of scoreonce reaches, and where the rest of its time goes.
+
+    python benchmarks/gemm_share.py [--smoke]
+
+The pairs and the Llama of `peers.py`, and Llamas of twice its width, in float32. On a machine that others use too, a
+rate that was measured a minute before a step is not the one that the step had: here products of 2,048 x 2,048 come
+before and after each step, and its share is of their median. What a step needs is counted as in `peers.py`: a prompt
+once per pair, padding and recomputation not at all.
+
+To measure a processor with AVX-512 as one without: ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+MKL_ENABLE_INSTRUCTIONS=AVX2. Writes benchmarks/results/gemm_share.md. Nothing else may run beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from compared.inside import Parts
+from compared.ours import settings
+from compared.profiles import PROFILES
+from compared.tables import table
+from compared.world import write_model
+from flops import total
+from machine import SIZE, timed, write_page
+from peers import FULL, SMOKE, Case, Size, Where, laid_out
+from real_data import RESULTS
+from torch.profiler import profile
+
+from scoreonce.pipeline.batches.microbatches import batcher_for
+
+REPEATS = 4  # passes over the pairs
+AROUND = 3  # products before and after each step
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
+ATTENTION = "scaled_dot_product"
+COMMAND = "python benchmarks/gemm_share.py"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of one profile and width; shares are of the rate of large products."""
+
+    rate: float  # of those, FLOP/s
+    training: list[float]  # of each pass over the pairs
+    scoring: list[float]
+    products: float  # share of a training step's time
+    attention: float
+
+    @property
+    def cells(self) -> list[str]:
+        spans = [
+            f"{statistics.median(found):.0%} ({min(found):.0%} to {max(found):.0%})"
+            for found in (self.training, self.scoring)
+        ]
+        rest = 1 - self.products - self.attention
+        return [f"{self.rate / 1e9:.0f}", *spans, *(f"{part:.0%}" for part in (self.products, self.attention, rest))]
+
+
+def measured(case: Case, size: Size, repeats: int) -> Share:
+    """Training steps and scoring of the same pairs, with large products between them."""
+    run = case.run_of(0)
+    case.ours("prepare")
+    case.ours("score", run=run)
+    parts = Parts.of(settings(case.order | {"run": run}))
+    batches = [
+        range(start, start + case.order["batch"]) for start in range(0, case.order["pairs"], case.order["batch"])
+    ]
+    left, right = (torch.randn(SIZE, SIZE) for _ in range(2))
+
+    def large() -> list[float]:
+        return [2 * SIZE**3 / timed(lambda: left @ right) for _ in range(AROUND)]
+
+    def passed(step: Callable[[Sequence[int]], None]) -> tuple[float, list[float]]:
+        """Seconds of a step on every batch, and the rates around them."""
+        seconds, rates = 0.0, large()
+        for pairs in batches:
+            seconds += timed(lambda pairs=pairs: step(pairs))
+            rates += large()
+        return seconds, rates
+
+    def score(pairs: Sequence[int]) -> None:
+        rows = parts.rows(pairs)
+        with torch.no_grad():
+            for batch in batcher_for(parts.scorer.layout)([row.tokens for row in rows], parts.budget):
+                parts.scorer([rows[index] for index in batch])
+
+    needs = total(pair.lengths.shared() for pair in case.pairs)
+    work = {"training": (parts.dpo_step, needs.training(size.shape)), "scoring": (score, needs.forward(size.shape))}
+    shares: dict[str, list[float]] = {name: [] for name in work}
+    rates: list[float] = []
+    for step, _ in work.values():
+        step(batches[0])  # allocators, and the optimizer's state
+    for _ in range(repeats):
+        for name, (step, operations) in work.items():
+            seconds, around = passed(step)
+            shares[name].append(operations / seconds / statistics.median(around))
+            rates += around
+    products, attention = kinds(lambda: parts.dpo_step(batches[-1]))
+    return Share(statistics.median(rates), shares["training"], shares["scoring"], products, attention)
+
+
+def kinds(work: Callable[[], None]) -> tuple[float, float]:
+    """Shares of the time of `work` in matrix products, and in attention."""
+    with profile() as found:
+        work()
+    events = found.key_averages()
+    seconds = sum(event.self_cpu_time_total for event in events)
+    products = sum(event.self_cpu_time_total for event in events if event.key in PRODUCTS)
+    attention = sum(event.self_cpu_time_total for event in events if ATTENTION in event.key)
+    return products / seconds, attention / seconds
+
+
+def widened(size: Size) -> Size:
+    """The same with a model of twice the width, and as many layers."""
+    shape = size.shape
+    wide = replace(shape, width=2 * shape.width, heads=2 * shape.heads, feed_forward=2 * shape.feed_forward)
+    return replace(size, shape=wide)
+
+
+def of_size(size: Size, repeats: int) -> Iterator[list[str]]:
+    """A row of the table for each profile."""
+    where = Where("cpu", "float32")
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        write_model(model, size.shape)
+        for pairs in PROFILES[: size.profiles]:
+            count = size.batch[pairs.name] * size.steps
+            case = laid_out(pairs, Path(folder) / pairs.name, model, where, count, size.steps)
+            yield [pairs.title, f"{size.shape.width:,}", *measured(case, size, repeats).cells]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
+    smoke = parser.parse_args().smoke
+    size, repeats = (SMOKE, 1) if smoke else (FULL, REPEATS)
+    rows = [row for each in (size, widened(size)) for row in of_size(each, repeats)]
+    head = ["pairs", "width", "large products, GFLOP/s", "training", "scoring", *("products", "attention", "other")]
+    processor = torch.backends.cpu.get_cpu_capability()
+    page = [
+        f"torch computes for {processor}. Training and scoring: share of the rate of large",
+        "products, median of the passes and their range. Then where the time of a training step goes.",
+        "",
+        table(head, rows),
+    ]
+    if smoke:
+        print("\n".join(page))
+    else:
+        write_page(RESULTS / "gemm_share.md", "Share of the rate of large matrix products", COMMAND, page)
+
+
+if __name__ == "__main__":
+    main()
