@@ -100,6 +100,7 @@ from scoreonce.stages.commands.options import (
     TimeOnly,
     To,
     Tokens,
+    TrainAgain,
     Trials,
     Trust,
     Varied,
@@ -543,6 +544,7 @@ def compare(
     trials: Trials = None,
     jobs: Jobs = None,
     dry_run: TimeOnly = False,
+    restart: TrainAgain = False,
     allow_method_file: AllowMethodFile = False,
     lock_timeout: LockTimeout = None,
     rehash: Rehash = False,
@@ -561,9 +563,9 @@ def compare(
     from scoreonce.stages.compare import estimate, stage
 
     if dry_run:
-        estimate.estimate(settings, allow_method_file=allow_method_file)
+        estimate.estimate(settings, restart=restart, allow_method_file=allow_method_file)
         return
-    stage.compare(settings, jobs=jobs, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
+    stage.compare(settings, jobs=jobs, restart=restart, allow_method_file=allow_method_file, lock_timeout=lock_timeout)
 
 
 @app.command()

@@ -500,6 +500,7 @@ class Run(_Section):
     def replace(self, settings: Mapping[str, Any]) -> Run:
         """The same run with some keys changed, e.g. `run.replace({"train.beta": 0.05, "train.label": "gentle"})`.
 
+        Other keys stay: for another method take `of_method`, which leaves out the hyperparameters of this one.
         Raises `InputError` for an unknown key or a value out of range.
         """
         tree = self.model_dump(exclude_unset=True)

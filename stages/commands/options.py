@@ -215,6 +215,10 @@ Query = Annotated[
     str, typer.Argument(metavar="SQL", help="For example: SELECT source, avg(ref_margin) FROM pairs GROUP BY source")
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Delete this label's outputs and start again.")]
+TrainAgain = Annotated[
+    bool,
+    typer.Option("--restart", help="Delete what is there with other settings under these labels, and train it again."),
+]
 Replace = Annotated[
     bool,
     typer.Option(

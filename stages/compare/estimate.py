@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from scoreonce.pipeline.pages.numbers import duration
 from scoreonce.stages.common.method_file import load_allowed
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.compare.earlier import replaced
 from scoreonce.stages.compare.plan import Plan, plan, shares, shortened
 from scoreonce.stages.compare.trials import is_finished, quiet
 from scoreonce.stages.config import Run, Train
@@ -35,7 +37,7 @@ class CompareEstimate:
         return self.scoring + sum(self.training.values())
 
 
-def estimate(run: Run, *, allow_method_file: bool = False) -> CompareEstimate:
+def estimate(run: Run, *, restart: bool = False, allow_method_file: bool = False) -> CompareEstimate:
     """What `compare` would take, measured with the model for some seconds. Prepares the pairs, and trains nothing.
 
     Before the reference pass a training step is taken to be `FORWARD` forward passes; after it, a few steps of each
@@ -55,7 +57,12 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> CompareEstimate:
     step: dict[str, float] = {}  # seconds for a pair, by method
     training: dict[str, float] = {}
     trainings: dict[str, int] = {}
-    for trial in _left(run, planned):
+    every = list(_trials(run, planned))
+    scored = every if forward is None else []  # before the reference pass nothing can be told of the others
+    again = replaced(scored, restart=restart, allow_method_file=allow_method_file)
+    for trial in every:
+        if is_finished(trial) and RunPaths.of(trial).label not in again:
+            continue
         name = trial.train.method
         if name not in step:
             step[name] = _measured(trial, counts.train, allow_method_file) if forward is None else FORWARD * forward
@@ -67,13 +74,12 @@ def estimate(run: Run, *, allow_method_file: bool = False) -> CompareEstimate:
     return found
 
 
-def _left(run: Run, planned: Plan) -> Iterator[Run]:
-    """The trainings that are not finished. Which candidates successive halving goes on with is not known before."""
+def _trials(run: Run, planned: Plan) -> Iterator[Run]:
+    """All trainings. Which candidates successive halving goes on with is not known before."""
     candidates, halving = list(planned.candidates), run.compare.search == "halving"
     for share in shares(len(candidates), run.compare.keep) if halving else [1.0]:
         for candidate in candidates:
-            trials = (shortened(candidate, run, share).trial(run, seed) for seed in planned.seeds)
-            yield from (trial for trial in trials if not is_finished(trial))
+            yield from (shortened(candidate, run, share).trial(run, seed) for seed in planned.seeds)
         candidates = candidates[: max(1, len(candidates) // run.compare.keep)]
 
 

@@ -34,6 +34,7 @@ from scoreonce.stages.common.method_file import load_allowed
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.common.results import CompareResult
 from scoreonce.stages.compare import table
+from scoreonce.stages.compare.earlier import replaced
 from scoreonce.stages.compare.plan import Candidate, Plan, not_taken_over, plan, shares, shortened
 from scoreonce.stages.compare.trials import gpus, is_finished, run_all
 from scoreonce.stages.config import Run
@@ -45,15 +46,21 @@ logger = logging.getLogger(__name__)
 
 
 def compare(
-    run: Run, *, jobs: int | None = None, allow_method_file: bool = False, lock_timeout: float | None = None
+    run: Run,
+    *,
+    jobs: int | None = None,
+    restart: bool = False,
+    allow_method_file: bool = False,
+    lock_timeout: float | None = None,
 ) -> CompareResult:
     """Train every candidate of [compare] in the run file, and rank them on the held-out pairs.
 
     `jobs` trainings run at the same time, each on a GPU of its own where there are GPUs; by default as many as there
     are GPUs, or one. `allow_method_file` lets the code of `train.method_file` run. What is done already, by this
-    command or by `train` under the same label, is not done again. Another comparison in this run's folder is waited
-    for, at most `lock_timeout` seconds. Raises `InputError` where the candidates cannot be made, or none of them could
-    be trained.
+    command or by `train` under the same label, is not done again. `restart` deletes trainings that are there with other
+    settings, and trains them again. Another comparison in this run's folder is waited for, at most `lock_timeout`
+    seconds. Raises `InputError` where there are such trainings and no `restart`, where the candidates cannot be made,
+    and where none of them could be trained.
     """
     _require_no_launcher()
     if run.train.method_file:
@@ -63,7 +70,7 @@ def compare(
     with exclusive(_lock(paths), "the comparison of this run", timeout=lock_timeout):
         _say(planned, run)
         scored = _prepared(run, lock_timeout)
-        trials = _search(run, planned, jobs, paths, allow_method_file)
+        trials = _search(run, planned, jobs, paths, restart=restart, allow_method_file=allow_method_file)
         return _finished(run, planned, trials, scored, lock_timeout=lock_timeout)
 
 
@@ -141,7 +148,9 @@ def _prepared(run: Run, lock_timeout: float | None) -> float:
     return time.perf_counter() - started if scored.scored else 0.0
 
 
-def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths, allow_method_file: bool) -> list[Trial]:
+def _search(
+    run: Run, planned: Plan, jobs: int, paths: RunPaths, *, restart: bool, allow_method_file: bool
+) -> list[Trial]:
     """All trainings: one round, or with successive halving several, each with the best of the one before."""
     asked, candidates = run.compare, list(planned.candidates)
     rounds = shares(len(candidates), asked.keep) if asked.search == "halving" else [1.0]
@@ -155,10 +164,12 @@ def _search(run: Run, planned: Plan, jobs: int, paths: RunPaths, allow_method_fi
         ]
         if len(rounds) > 1:
             logger.info(f"round {number} of {len(rounds)}: {len(candidates):,} candidates, {share:.3g} of the training")
-        new = [RunPaths.of(trial).label for _, _, trial in work if not is_finished(trial)]
+        again = replaced((trial for _, _, trial in work), restart=restart, allow_method_file=allow_method_file)
+        labels = [RunPaths.of(trial).label for _, _, trial in work if not is_finished(trial)]
+        new = [*again, *(label for label in labels if label not in again)]
         show = table.Progress(len(work), new)
         logs = paths.comparison / "logs"
-        trials = run_all(work, jobs=jobs, logs=logs, done=show, allow_method_file=allow_method_file)
+        trials = run_all(work, jobs=jobs, logs=logs, done=show, again=again, allow_method_file=allow_method_file)
         every += trials
         if number < len(rounds):
             candidates = _best(trials, current, max(1, len(candidates) // asked.keep))

@@ -7,7 +7,7 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
@@ -32,16 +32,25 @@ Done = Callable[[Trial], None]
 Work = tuple[str, int, Run]  # candidate, seed, and the run that trains it
 
 
-def run_all(work: Sequence[Work], *, jobs: int, logs: Path, done: Done, allow_method_file: bool = False) -> list[Trial]:
+def run_all(
+    work: Sequence[Work],
+    *,
+    jobs: int,
+    logs: Path,
+    done: Done,
+    again: Collection[str] = (),
+    allow_method_file: bool = False,
+) -> list[Trial]:
     """Train and evaluate each (candidate, seed, run), what is finished already not again; in the order of `work`.
 
     With one job in this process, with more in that many at once, each with a GPU of its own where there are GPUs; what
-    they say is in files of the folder `logs`. A training that cannot be finished, because its weights are no longer
-    finite for example, becomes a trial with a failure.
+    they say is in files of the folder `logs`. What is there under the labels `again` is deleted before. A training that
+    cannot be finished, because its weights are no longer finite for example, becomes a trial with a failure.
     """
-    allowed = allow_method_file
-    one = partial(_in_this_process, allow_method_file=allowed)
-    finished = _in_processes(work, jobs, logs, _flags(allowed)) if jobs > 1 else map(one, work)
+    if jobs > 1:
+        finished = _in_processes(work, jobs, logs, _flags(allow_method_file), again)
+    else:
+        finished = map(partial(_in_this_process, again=again, allow_method_file=allow_method_file), work)
     found: dict[tuple[str, int], Trial] = {}
     for trial in finished:
         done(trial)
@@ -49,7 +58,7 @@ def run_all(work: Sequence[Work], *, jobs: int, logs: Path, done: Done, allow_me
     return [found[candidate, seed] for candidate, seed, _ in work]
 
 
-def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
+def _in_this_process(work: Work, *, again: Collection[str], allow_method_file: bool) -> Trial:
     from scoreonce.stages.evaluate import stage as evaluate
     from scoreonce.stages.train import stage as train
 
@@ -57,7 +66,7 @@ def _in_this_process(work: Work, *, allow_method_file: bool) -> Trial:
     paths = RunPaths.of(run)
     try:
         with quiet():
-            train.train(run, allow_method_file=allow_method_file)
+            train.train(run, restart=paths.label in again, allow_method_file=allow_method_file)
             evaluate.evaluate(run)
     except InputError as error:
         return Trial(candidate, seed, paths.label, {}, 0.0, f"{error.what} {error.found}. {error.fix}")
@@ -73,7 +82,9 @@ def _flags(allow_method_file: bool) -> dict[str, list[str]]:
     return {"train": both + (["--allow-method-file"] if allow_method_file else []), "evaluate": both}
 
 
-def _in_processes(work: Sequence[Work], jobs: int, logs: Path, flags: Mapping[str, list[str]]) -> Iterator[Trial]:
+def _in_processes(
+    work: Sequence[Work], jobs: int, logs: Path, flags: Mapping[str, list[str]], again: Collection[str]
+) -> Iterator[Trial]:
     places: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for environment in _places(jobs, gpus(work[0][2].compute)):
         places.put(environment)
@@ -81,7 +92,8 @@ def _in_processes(work: Sequence[Work], jobs: int, logs: Path, flags: Mapping[st
     def work_off(item: Work) -> Trial:
         environment = places.get()
         try:
-            return _in_a_process(item, environment, logs, flags)
+            restart = ["--restart"] if RunPaths.of(item[2]).label in again else []
+            return _in_a_process(item, environment, logs, {**flags, "train": [*flags["train"], *restart]})
         finally:
             places.put(environment)
 

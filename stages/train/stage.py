@@ -268,6 +268,18 @@ def _with_shard(run: Run, method: Method, data: TrainingData, accelerator: Accel
     return run.model_copy(update={"compute": run.compute.model_copy(update={"shard": chosen})})
 
 
+def other_run(run: Run, *, allow_method_file: bool = False) -> list[manifests.Difference]:
+    """How a run that is there under this label differs from this one; empty where none is there, or this very one.
+
+    Raises `InputError` as `train` does for what it trains on.
+    """
+    paths = RunPaths.of(run)
+    if not paths.lineage.exists():
+        return []
+    _, _, record, _ = _inputs(run, _method(run, allow_method_file))
+    return lineage.conflicts(_recorded(paths, record), record)
+
+
 @contextmanager
 def _only_run(accelerator: Accelerator, paths: RunPaths, restart: bool, timeout: float | None) -> Iterator[None]:
     """The main process holds the lock of this label; the others begin when it has it."""

@@ -141,6 +141,31 @@ def test_how_long_it_takes_is_said_before(prepared, trained, caplog, monkeypatch
     assert sum(halved.trainings.values()) == 2 * (4 + 2 + 1)
 
 
+def test_trainings_with_other_settings_are_refused_and_with_restart_trained_again(prepared, trained):
+    run = two(prepared)
+    comparison.compare(run)
+    del trained[:]
+    changed = run.replace({"train.learning_rate": 5e-4})
+    for refused in (comparison.compare, estimation.estimate):
+        with pytest.raises(InputError, match="under the labels of this comparison") as error:
+            refused(changed)
+        assert "dpo-s0: train.learning_rate: trained with 0.001, now 0.0005, and 3 more" in error.value.found
+    assert trained == []
+    assert estimation.estimate(changed, restart=True).trainings == {"dpo": 2, "ipo": 2}
+    one = comparison.compare(changed.replace({"compare.methods": ["dpo"]}), restart=True)
+    assert trained == ["dpo-s0", "dpo-s1"]
+    assert {recorded(path)["learning_rate"] for path in one.policies("dpo").values()} == {5e-4}
+    comparison.compare(changed, restart=True)  # what has these settings already is not done again
+    assert trained == ["dpo-s0", "dpo-s1", "ipo-s0", "ipo-s1"]
+    comparison.compare(changed)
+    assert len(trained) == 4
+
+
+def recorded(policy):
+    """What a policy was trained with."""
+    return json.loads((policy.parent / "lineage.json").read_text())["train"]
+
+
 def test_the_time_left_is_said_of_trainings_that_are_new(caplog):
     caplog.set_level("INFO", logger="scoreonce")
     ticks = iter([0.0, 30.0, 80.0])
@@ -233,6 +258,10 @@ def test_two_at_a_time_give_what_one_gives(prepared):
     for mine, theirs in zip(both.trials()["margin"], alone.trials()["margin"], strict=True):
         assert mine == pytest.approx(theirs, abs=1e-4)
     assert (prepared.folder / "both/compare/logs/ipo-s1.log").read_text().strip()
+    changed = two(prepared).replace({"out": str(prepared.folder / "both"), "train.learning_rate": 5e-4})
+    again = comparison.compare(changed, jobs=2, restart=True)
+    assert again.trials()["failure"].is_null().all()
+    assert {recorded(path)["learning_rate"] for path in again.policies("dpo").values()} == {5e-4}
 
 
 def test_the_page(prepared, browser):

@@ -76,7 +76,10 @@ def losses(trainer):
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
-    """TRL's trainer on the text, and on the export of the same pairs: before training."""
+    """TRL's trainer on the text, and on the export of the same pairs: each with its reference passes and its losses.
+
+    They train here: whatever sets up a further trainer resets what accelerate keeps for the whole process.
+    """
     from datasets import load_dataset
     from trl import DPOTrainer
 
@@ -91,12 +94,13 @@ def both(tmp_path_factory):
     pairs = load_dataset(str(exported), cache_dir=str(folder / "datasets"))
     assert list(pairs) == ["train"]
     first = built(counted(DPOTrainer, own), folder, run.reference.model, text)
+    expected = losses(first)
     second = built(counted(trainer_class(exported), ours), folder, run.reference.model, pairs["train"], max_length=None)
-    return run, (first, own), (second, ours)
+    return run, (first, own, expected), (second, ours, losses(second))
 
 
 def test_the_batches_are_the_tokens_that_were_scored(both):
-    run, (first, _), (second, _) = both
+    run, (first, *_), (second, *_) = both
     tokens = TokenFile(RunPaths.of(run).tokens("train"))
     rows = [second.train_dataset[place] for place in range(3)]
     batch = second.data_collator(rows)
@@ -112,8 +116,7 @@ def test_the_batches_are_the_tokens_that_were_scored(both):
 
 def test_its_losses_are_those_of_its_own_precomputing_and_no_reference_was_run(both):
     """12 pairs in batches of 3: TRL's own pass over the reference takes 4."""
-    _, (first, own), (second, ours) = both
-    expected, found = losses(first), losses(second)
+    _, (_, own, expected), (second, ours, found) = both
     assert len(expected) == STEPS
     assert expected[-1] != pytest.approx(expected[0], rel=1e-2), "the policy has moved"
     assert found == pytest.approx(expected, rel=1e-4)
@@ -122,7 +125,7 @@ def test_its_losses_are_those_of_its_own_precomputing_and_no_reference_was_run(b
 
 
 def test_sums_over_fewer_tokens_are_refused(both):
-    run, _, (second, _) = both
+    run, _, (second, *_) = both
     with pytest.raises(ValueError, match="set max_length=None"):
         built(type(second), RunPaths.of(run).out, run.reference.model, second.train_dataset, max_length=64)
 
@@ -130,14 +133,14 @@ def test_sums_over_fewer_tokens_are_refused(both):
 def test_the_trainer_as_it_comes_does_not_take_the_export_for_text(both):
     from trl import DPOTrainer
 
-    run, _, (second, _) = both
+    run, _, (second, *_) = both
     with pytest.raises(KeyError):
         built(DPOTrainer, RunPaths.of(run).out, run.reference.model, second.train_dataset, max_length=None)
 
 
 def test_what_it_precomputed_is_imported_and_trains(both, tmp_path, capsys):
     """Saved by `save_to_disk`, as a user saves it, and verified on every pair."""
-    run, (first, _), _ = both
+    run, (first, *_), _ = both
     saved = tmp_path / "saved"
     first.train_dataset.save_to_disk(str(saved))
     here = run.replace({"out": str(tmp_path / "out")})

@@ -171,7 +171,7 @@ def test_a_slow_answer_is_counted(judged):
 
     with judge_server(answer) as server:
         try:
-            run = judged(endpoint=server.url, model="m", timeout=0.5, tries=1)
+            run = judged(endpoint=server.url, model="m", timeout=5, tries=1)
             result = judge(run, label="dpo", against="reference")
         finally:
             release.set()
