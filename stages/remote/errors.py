@@ -33,20 +33,29 @@ def unusable(error: Exception, address: str, doing: str, tries: int) -> InputErr
             fix=f"Install it: {extra}.",
         )
     if isinstance(error, FileNotFoundError):
-        what, fix = "There is nothing at an address.", "Correct the address, or make the bucket."
+        what, fix = "There is nothing at an address.", _ABSENT.get(scheme, "Correct the address, or make the bucket.")
     elif not may_pass(error):
         what = f"An address cannot be {_PAST[doing]}."
-        fix = (
-            f"Give credentials that may {doing} there, in the environment or in the provider's own files (for s3://: "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE), and for another provider AWS_ENDPOINT_URL."
-        )
+        given = _CREDENTIALS.get(scheme, "in the environment or in the provider's own files")
+        fix = f"Give credentials that may {doing} there: {given}."
     else:
         what, words = f"An address cannot be {_PAST[doing]}.", f"{words} (the last of {tries} tries)"
+        other = f" ({_SERVICES[scheme]} names another one)" if scheme in _SERVICES else ""
         fix = (
-            "Check the network, and whether the service is up (AWS_ENDPOINT_URL names one that is not Amazon's). Then "
-            "run the same command again: what was finished stays, and it goes on from there."
+            f"Check the network, and whether the service is up{other}. Then run the same command again: what was "
+            "finished stays, and it goes on from there."
         )
     return InputError(what, found=words, where=without_secrets(address), fix=fix)
 
 
+_ABSENT = {
+    "hf": "Correct the address, or make the repository. A private one needs a token: HF_TOKEN, or `hf auth login`.",
+    "file": "Correct the address, or make the folder.",
+}
+_CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and for another provider AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
+    "hf": "HF_TOKEN, or `hf auth login`",
+}
+_SERVICES = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}  # variables
 _PAST = {"list": "listed", "read": "read", "write": "written", "delete": "deleted"}

@@ -39,6 +39,7 @@ _LASTING_NAMES = {
     "RepositoryNotFoundError",
     "GatedRepoError",
 }
+_REFUSED = (401, 403)  # statuses: no credentials, or ones that may not
 LONGEST = 16.0  # seconds between two tries
 _OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # the local one: a full bucket says something else
 
@@ -47,9 +48,17 @@ def may_pass(error: BaseException) -> bool:
     """Whether the same request may succeed later. Libraries have no common class for that, so what lasts is named."""
     if not isinstance(error, Exception):  # Ctrl-C
         return False
-    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES:
+    if isinstance(error, _LASTING) or type(error).__name__ in _LASTING_NAMES or _is_refusal(error):
         return False
     return not is_of_the_disk(error)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the service answered that it does not let this user in: huggingface_hub's errors have the response,
+    gcsfs's the status, or only words.
+    """
+    status = getattr(getattr(error, "response", None), "status_code", getattr(error, "code", None))
+    return status in _REFUSED or str(error).startswith("Forbidden:")
 
 
 def is_of_the_disk(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """A stand-in for the Hub on the loopback address: repositories, branches, large files and commits, as the client asks.
 
-Answers what huggingface_hub sends: the paths and fields are those of its client, without Xet.
+Answers what huggingface_hub sends, for uploads and for reading a dataset: the paths and fields are those of its client,
+without Xet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 LARGE = ".safetensors"
 Files = dict[str, bytes]
@@ -29,12 +31,14 @@ class Hub:
     private: dict[str, bool] = field(default_factory=dict)
     objects: Files = field(default_factory=dict)  # large files by sha256
     commits: list[str] = field(default_factory=list)  # their messages
+    requests: list[str] = field(default_factory=list)  # method and path
     refuse: int | None = None
     uploads: int = 0
 
     def answer(self, method: str, path: str, body: bytes, token: str) -> tuple[int, Any]:
-        """Status and document for a request."""
-        parts = path.partition("?")[0].strip("/").split("/")
+        """Status and document for a request, or the bytes of a file."""
+        parts = unquote(path.partition("?")[0]).strip("/").split("/")
+        self.requests.append(f"{method} /{'/'.join(parts)}")
         if method == "PUT" and parts[0] == "objects":  # a signed address takes no token
             self.uploads += 1
             self.objects[parts[1]] = body
@@ -56,7 +60,14 @@ class Hub:
         if parts[-3:] == ["lfs", "objects", "batch"]:
             found = [self._large(each) for each in json.loads(body)["objects"]]
             return 200, {"transfer": "basic", "objects": found}
-        repository, (action, branch) = self.repositories["/".join(parts[2:4])], parts[4:6]
+        if parts[3:4] == ["resolve"]:
+            return 200, self.repositories["/".join(parts[1:3])][parts[4]]["/".join(parts[5:])]
+        name, (action, branch) = "/".join(parts[2:4]), (parts[4:6] or ("revision", "main"))
+        if name not in self.repositories:
+            return 404, {"error": "no such repository", "code": "RepoNotFound"}
+        repository = self.repositories[name]
+        if action == "tree":
+            return self._tree(repository[branch], "/".join(parts[6:]))
         if action == "branch":
             repository[branch] = dict(repository["main"])
             return 200, {}
@@ -74,6 +85,16 @@ class Hub:
         if action == "revision":
             return 200, {"id": "/".join(parts[2:4]), "sha": "0" * 40, "siblings": [], "tags": []}
         return 404, {"error": f"{method} {path}"}
+
+    @staticmethod
+    def _tree(files: Files, folder: str) -> tuple[int, Any]:
+        """The files of a folder, which ends with no slash; a file is none."""
+        below = {path: contents for path, contents in files.items() if path.startswith(f"{folder}/" if folder else "")}
+        found = [
+            {"type": "file", "path": path, "size": len(contents), "oid": hashlib.sha1(contents).hexdigest()}
+            for path, contents in below.items()
+        ]
+        return (200, found) if found else (404, {"error": "no such folder", "code": "EntryNotFound"})
 
     def _large(self, asked: dict[str, Any]) -> dict[str, Any]:
         if asked["oid"] in self.objects:
@@ -110,8 +131,10 @@ def serving() -> Iterator[Hub]:
         def _any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, document = hub.answer(self.command, self.path, body, self.headers.get("Authorization", ""))
-            sent = json.dumps(document).encode()
+            sent = document if isinstance(document, bytes) else json.dumps(document).encode()
             self.send_response(status)
+            if isinstance(document, dict) and "code" in document:
+                self.send_header("X-Error-Code", document["code"])
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(sent)))
             self.end_headers()

@@ -1,7 +1,6 @@
 """A whole run at an address, by the command line against an S3 server on this machine, with its faults."""
 
 import itertools
-import json
 import os
 import signal
 import subprocess
@@ -10,12 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import tomli_w
+from remote_run import STAGES, Place
 
-from scoreonce.stages import cli
-from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.config import load
-from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.outputs import lease
 from scoreonce.stages.remote.folder import RemoteFolder
 
@@ -24,9 +19,6 @@ pytest.importorskip("moto", reason="needs moto: pip install -e '.[dev]'")
 from s3_server import emptied, s3_server
 
 pytestmark = pytest.mark.slow
-
-WORDS = ("a letter", "the harbour", "my garden", "an old boat", "warm bread")
-STAGES = ("prepare", "score", "audit", "train", "evaluate", "report")
 
 
 @pytest.fixture(scope="module")
@@ -40,44 +32,9 @@ def server(running, monkeypatch):
     return emptied(running, monkeypatch)
 
 
-class Place:
-    """A folder with data, a tiny model and the run file, whose `out` is at the server."""
-
-    def __init__(self, folder, monkeypatch):
-        self.folder, self._patch = folder, monkeypatch
-        words = [WORDS[number % 5] for number in range(40)]
-        rows = [
-            {"prompt": f"Write about {word}, number {number}:", "chosen": f" {word} is good", "rejected": " no"}
-            for number, word in enumerate(words)
-        ]
-        demo_model.write(folder / "model", ["".join(row.values()) for row in rows], hidden=16, layers=1, seed=0)
-        (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        tree = {
-            "out": "s3://bucket/run",
-            "data": {"source": str(folder / "pairs.jsonl"), "test_share": 0.25},
-            "reference": {"model": str(folder / "model")},
-            "compute": {"device": "cpu"},
-            "train": {"batch_pairs": 8, "max_steps": 6, "checkpoint_every": 2, "learning_rate": 1e-3},
-        }
-        self.file = folder / "run.toml"
-        self.file.write_text(tomli_w.dumps(tree))
-
-    def on(self, machine):
-        """From now on commands run on this machine, which has a cache of its own."""
-        self._patch.setenv("SCOREONCE_CACHE", str(self.folder / f"cache-{machine}"))
-        return self
-
-    def __call__(self, command, *options):
-        return cli.run_command([*command.split(), str(self.file), *options])
-
-    @property
-    def paths(self):
-        return RunPaths.of(load(self.file))
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch, server):
-    return Place(tmp_path, monkeypatch)
+    return Place(tmp_path, monkeypatch, "s3://bucket/run")
 
 
 def there(server):
@@ -88,10 +45,6 @@ def there(server):
 def sent_files(server):
     """The requests that sent files of results."""
     return [request for request in server.requests if request.startswith("PUT ") and "/.scoreonce/" not in request]
-
-
-def weights(paths):
-    return (paths.policy / "model.safetensors").read_bytes()
 
 
 @pytest.mark.long
@@ -112,10 +65,10 @@ def test_the_whole_pipeline(place, server, capsys):
     # Of a training, at each checkpoint; on a busy machine requests time out and are sent again.
     assert again == {"metrics.jsonl", "metrics.crc32", "log.json"} or server.slept
     # Another machine has it all, finds nothing to do, and sends none of it again.
-    before = weights(place.paths)
+    before = place.weights
     server.requests.clear()
     assert [place.on("two")(stage) for stage in STAGES[:2] + STAGES[3:5]] == [0] * 4
-    assert weights(place.paths) == before
+    assert place.weights == before
     # Only the summary of the evaluation is another: it names the model by its path on that machine.
     assert set(sent_files(server)) == {"PUT /bucket/run/evaluate/dpo/summary.json"}
     capsys.readouterr()
@@ -192,11 +145,11 @@ def test_killed_while_it_publishes_it_goes_on_elsewhere(place, server, until, mo
     monkeypatch.setattr(lease, "STALE", -1.0)  # the killed command's lease is two minutes old at once
     assert place.on("two")("train") == 0
     files = there(server)
-    found = weights(place.paths)
+    found = place.weights
     assert not any("lease" in name for name in files)
     assert {Path(name).parts[3] for name in files if "/checkpoints/" in name} == {"step-000004", "step-000006"}
     assert place("train", "--restart") == 0
-    assert weights(place.paths) == found
+    assert place.weights == found
     assert place.on("three")("report") == 0
 
 
