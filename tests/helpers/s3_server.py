@@ -67,7 +67,7 @@ def emptied(server: S3Server, patch: pytest.MonkeyPatch) -> S3Server:
         patch.setenv(name, value)
     server.slept = []
     patch.setattr(retries, "DEFAULT", retries.Retries(sleep=server.slept.append))
-    options = {"config_kwargs": {**remote_folder._OPTIONS["s3"]["config_kwargs"], "read_timeout": 0.5}}
+    options = {"config_kwargs": {**remote_folder._OPTIONS["s3"]["config_kwargs"], "read_timeout": 2.0}}
     patch.setitem(remote_folder._OPTIONS, "s3", options)
     server.fault = lambda method, path: None
     server.system = RemoteFolder.open("s3://bucket/x")._filesystem
