@@ -28,7 +28,7 @@ metric_list:
 @pytest.mark.long
 def test_it_evaluates_a_policy(tmp_path):
     """Of every question it gives the accuracy of the policy's likelier choice, which transformers gives too."""
-    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: pip install lm_eval")
+    pytest.importorskip("lm_eval", reason="needs lm-evaluation-harness: make test-slow installs it")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
