@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import manifests
@@ -21,7 +22,7 @@ def replaced(trials: Iterable[Run], *, restart: bool, allow_method_file: bool = 
 
     found: dict[str, list[manifests.Difference]] = {}
     for trial in trials:
-        with quiet():
+        with quiet(), suppress(InputError):  # what cannot be trained is said, by its training, as the others are ranked
             if changed := train.other_run(trial, allow_method_file=allow_method_file):
                 found[RunPaths.of(trial).label] = changed
     if found and not restart:

@@ -36,8 +36,7 @@ def unusable(error: Exception, address: str, doing: str, tries: int) -> InputErr
         what, fix = "There is nothing at an address.", _ABSENT.get(scheme, "Correct the address, or make the bucket.")
     elif not may_pass(error):
         what = f"An address cannot be {_PAST[doing]}."
-        given = _CREDENTIALS.get(scheme, "in the environment or in the provider's own files")
-        fix = f"Give credentials that may {doing} there: {given}."
+        fix = f"Give credentials that may {doing} there: {_CREDENTIALS[scheme]}."
     else:
         what, words = f"An address cannot be {_PAST[doing]}.", f"{words} (the last of {tries} tries)"
         other = f" ({_SERVICES[scheme]} names another one)" if scheme in _SERVICES else ""
@@ -56,6 +55,7 @@ _CREDENTIALS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and for another provider AWS_ENDPOINT_URL",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`",
     "hf": "HF_TOKEN, or `hf auth login`",
+    "file": "those of a user who has the permission",
 }
 _SERVICES = {"s3": "AWS_ENDPOINT_URL", "hf": "HF_ENDPOINT"}  # variables
 _PAST = {"list": "listed", "read": "read", "write": "written", "delete": "deleted"}

@@ -268,16 +268,17 @@ def _with_shard(run: Run, method: Method, data: TrainingData, accelerator: Accel
     return run.model_copy(update={"compute": run.compute.model_copy(update={"shard": chosen})})
 
 
+@at_address("pairs/*", "reference/*", "audit/pairs.parquet", "train/{label}/lineage.json")
 def other_run(run: Run, *, allow_method_file: bool = False) -> list[manifests.Difference]:
     """How a run that is there under this label differs from this one; empty where none is there, or this very one.
 
-    Raises `InputError` as `train` does for what it trains on.
+    Empty too where its lineage is damaged, which `train` says. Raises `InputError` as `train` does for what it reads.
     """
-    paths = RunPaths.of(run)
-    if not paths.lineage.exists():
+    there = manifests.readable(Lineage, RunPaths.of(run).lineage)
+    if there is None:
         return []
     _, _, record, _ = _inputs(run, _method(run, allow_method_file))
-    return lineage.conflicts(_recorded(paths, record), record)
+    return lineage.conflicts(there, record)
 
 
 @contextmanager

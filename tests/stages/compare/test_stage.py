@@ -6,6 +6,7 @@ import shutil
 import polars as pl
 import pytest
 from html_page import Page
+from remote_run import Place
 from sample_tables import sample_rows, write_samples
 
 from scoreonce.pipeline.pages.compare.data import Trial
@@ -159,6 +160,18 @@ def test_trainings_with_other_settings_are_refused_and_with_restart_trained_agai
     assert trained == ["dpo-s0", "dpo-s1", "ipo-s0", "ipo-s1"]
     comparison.compare(changed)
     assert len(trained) == 4
+
+
+@pytest.mark.long
+def test_another_machine_knows_the_trainings_at_an_address(tmp_path, monkeypatch, capsys):
+    place = Place(tmp_path, monkeypatch, f"file://{tmp_path}/remote")
+    assert place.on("one")("compare", "--method", "dpo", "--seeds", "1") == 0
+    changed = ("--method", "dpo", "--seeds", "1", "--set", "train.learning_rate=2e-3")
+    capsys.readouterr()
+    assert place.on("two")("compare", *changed) == 2
+    assert "dpo-s0: train.learning_rate: trained with 0.001, now 0.002" in capsys.readouterr().err
+    assert place.on("two")("compare", *changed, "--restart") == 0
+    assert place.on("three")("compare", *changed) == 0
 
 
 def recorded(policy):
