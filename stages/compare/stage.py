@@ -165,8 +165,8 @@ def _search(
         if len(rounds) > 1:
             logger.info(f"round {number} of {len(rounds)}: {len(candidates):,} candidates, {share:.3g} of the training")
         again = replaced((trial for _, _, trial in work), restart=restart, allow_method_file=allow_method_file)
-        labels = [RunPaths.of(trial).label for _, _, trial in work if not is_finished(trial)]
-        new = [*again, *(label for label in labels if label not in again)]
+        labels = {RunPaths.of(trial).label: trial for _, _, trial in work}
+        new = [label for label, trial in labels.items() if label in again or not is_finished(trial)]
         show = table.Progress(len(work), new)
         logs = paths.comparison / "logs"
         trials = run_all(work, jobs=jobs, logs=logs, done=show, again=again, allow_method_file=allow_method_file)

@@ -15,6 +15,14 @@ from scoreonce.stages.demo import model as demo_model
 
 WORDS = ("a letter", "the harbour", "my garden", "an old boat", "warm bread")
 STAGES = ("prepare", "score", "audit", "train", "evaluate", "report")
+PUBLISHED = {  # some of what each of them writes
+    "pairs/manifest.json",
+    "reference/manifest.json",
+    "audit/index.html",
+    "train/dpo/model/model.safetensors",
+    "evaluate/dpo/summary.json",
+    "report.html",
+}
 
 
 def pairs() -> str:

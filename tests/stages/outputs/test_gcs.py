@@ -4,7 +4,7 @@ import os
 import socket
 
 import pytest
-from remote_run import STAGES, Place, pairs
+from remote_run import PUBLISHED, STAGES, Place, pairs
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.outputs import lease
@@ -42,14 +42,7 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, bucket, capsys):
     place = Place(tmp_path, monkeypatch, "gs://bucket/run", "gs://bucket/data/pairs.jsonl")
     assert [place.on("one")(stage) for stage in STAGES] == [0] * 6
     files = there(bucket)
-    assert {
-        "pairs/manifest.json",
-        "reference/manifest.json",
-        "audit/index.html",
-        "train/dpo/model/model.safetensors",
-        "evaluate/dpo/summary.json",
-        "report.html",
-    } <= files.keys()
+    assert files.keys() >= PUBLISHED
     assert not any("lease" in name or "lock" in name for name in files)
     # Another machine has it all and finds nothing to do; only the evaluation names the model by its path there.
     before = place.weights
@@ -58,7 +51,7 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, bucket, capsys):
     changed = {name for name, contents in there(bucket).items() if files.get(name) != contents}
     assert {name for name in changed if not name.startswith(".scoreonce/")} == {"evaluate/dpo/summary.json"}
     capsys.readouterr()
-    # Changed data are noticed by their generation.
+    # Changed data are noticed by their ETag.
     bucket.pipe_file("bucket/data/pairs.jsonl", pairs().replace("number 7:", "number 7?").encode())
     assert place("prepare") == 2
     assert "--restart" in capsys.readouterr().err
@@ -66,15 +59,19 @@ def test_the_whole_pipeline(tmp_path, monkeypatch, bucket, capsys):
     assert place("store verify") == 0
 
 
-def test_what_goes_wrong(bucket, capsys, monkeypatch):
-    """gcsfs asks for a condition that the emulator, other than the service itself, does not keep."""
+def test_a_service_that_does_not_keep_the_condition_of_a_lease_is_said(bucket, capsys, monkeypatch):
+    """As the emulator does not, other than the service itself."""
     monkeypatch.setattr(lease, "_keeps_conditions", {})
     folder = RemoteFolder.open("gs://bucket/run")
-    assert folder.read("none") is None
-    assert folder.files() == {}
     with lease.Lease(folder, "pairs", "here").held("pairs", timeout=0) as mine:
         mine.require_held()
     assert "are not kept apart" in capsys.readouterr().err
+
+
+def test_what_is_not_there(bucket):
+    folder = RemoteFolder.open("gs://bucket/run")
+    assert folder.read("none") is None
+    assert folder.files() == {}
     with pytest.raises(InputError, match="nothing at an address") as absent:
         open_data("gs://bucket/none.jsonl", subset=None, split="train")
     assert absent.value.where == "gs://bucket/none.jsonl"

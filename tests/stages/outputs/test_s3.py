@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from remote_run import STAGES, Place
+from remote_run import PUBLISHED, STAGES, Place
 
 from scoreonce.stages.outputs import lease
 from scoreonce.stages.remote.folder import RemoteFolder
@@ -51,14 +51,7 @@ def sent_files(server):
 def test_the_whole_pipeline(place, server, capsys):
     assert [place.on("one")(stage) for stage in STAGES] == [0] * 6
     files = there(server)
-    assert {
-        "pairs/manifest.json",
-        "reference/manifest.json",
-        "audit/index.html",
-        "train/dpo/model/model.safetensors",
-        "evaluate/dpo/summary.json",
-        "report.html",
-    } <= files
+    assert files >= PUBLISHED
     assert not any("lease" in name or "lock" in name for name in files)
     sent = Counter(sent_files(server))
     again = {request.rpartition("/")[2] for request, times in sent.items() if times > 1}
