@@ -74,3 +74,12 @@ def test_what_is_not_there_or_not_allowed(hub):
         read("hf://datasets/org/set/data")
     assert "hf auth login" in refused.value.fix
     assert len(hub.requests) == asked + 1  # what is refused is not tried again
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 503])
+def test_a_refusal_lasts_and_a_busy_service_does_not(status):
+    """As gcsfs says it: a status of its own, and only words for 403."""
+    error = OSError("no")
+    error.code = status
+    assert retries.may_pass(error) == (status > 403)
+    assert not retries.may_pass(OSError("Forbidden: b/bucket/o\nno access"))
