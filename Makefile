@@ -174,7 +174,7 @@ test-fast: check ## the same without the tests that take seconds
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not long and not slow'
 
 test-slow: $(READY) ## the tests that take minutes
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,gcs,trackers]' gcp-storage-emulator lm_eval
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs,gcs,ray,trackers]' gcp-storage-emulator lm_eval
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-deps $(CHAT_PACKAGES)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import architectures
 import pytest
 import tiny_configs
+import torch
+from architectures import LARGEST_DIFFERENCE
 from packaging.version import Version
 
 RESULTS = architectures.RESULTS.read_text(encoding="utf-8")
@@ -29,6 +31,7 @@ OFTEN = (
     "mllama",
     "paligemma",
 )
+GO_ON_OR_NOT = {"continued", "padded"}
 needs_measured_version = pytest.mark.skipif(
     Version(version("transformers")) < Version(MEASURED_WITH), reason="older transformers have other architectures"
 )
@@ -49,8 +52,9 @@ def test_exact_or_refused(model_type):
     found = architectures.measured(model_type)
     assert found.exact, found
     if Version(version("transformers")) == Version(MEASURED_WITH):
-        cells = on_page(model_type)
-        assert cells[1] == (found.refused or found.layout)
+        ours, on_the_page = found.refused or found.layout, on_page(model_type)[1]
+        # Whether a cache goes on within the probe's limit depends on the processor where a model rounds by as much.
+        assert ours == on_the_page or (found.rounding > LARGEST_DIFFERENCE and {ours, on_the_page} == GO_ON_OR_NOT)
 
 
 @needs_measured_version
@@ -65,19 +69,30 @@ def test_enough_and_each_once():
 
 
 def test_what_is_not_exact():
-    """1e-5 nats, or four times what rounding does to transformers itself; a missing gradient; not a number."""
-    good = architectures.Measured("tiny", "TinyForCausalLM", layout="packed")
-    assert good.exact
-    for wrong in (
+    """1e-5 nats in float32, or four times what rounding does to transformers itself; 1e-6 in float64; no gradient."""
+    for figures in ({}, {"difference": 2e-5, "rounding": 6e-6}, {"in_double": 9e-7}, {"gradient": 9e-7}):
+        assert architectures.Measured("tiny", "TinyForCausalLM", layout="packed", **figures).exact, figures
+    for figures in (
         {"difference": 2e-5, "rounding": 4e-6},
-        {"in_double": 2e-5},
+        {"in_double": 2e-6, "rounding": 1e-3},
         {"gradient": float("nan")},
         {"untrained": ("lm_head.weight",)},
     ):
-        assert not architectures.Measured("tiny", "TinyForCausalLM", layout="packed", **wrong).exact, wrong
-    assert architectures.Measured("tiny", "TinyForCausalLM", difference=2e-5, rounding=6e-6, in_double=None).exact
-    # What is float32 in a model's code is computed in other chunks where completions go on from a cache.
-    assert architectures.Measured("tiny", "TinyForCausalLM", layout="continued", rounding=6e-6, in_double=2e-5).exact
+        assert not architectures.Measured("tiny", "TinyForCausalLM", layout="packed", **figures).exact, figures
+
+
+def test_in_double_nothing_is_computed_in_float32():
+    x = torch.tensor([0.1], dtype=torch.float64)
+    with architectures.in_double():
+        results = [
+            x.float(),
+            x.to(torch.float32),
+            x.softmax(-1, dtype=torch.float32),
+            torch.ones(1),
+            torch.zeros_like(x),
+        ]
+    assert {each.dtype for each in results} == {torch.float64}
+    assert torch.ones(1).dtype == x.float().dtype == torch.float32
 
 
 def test_docs_show_the_results_on_disk():
