@@ -87,7 +87,8 @@ class RemoteFolder:
             self._filesystem.invalidate_cache()
             if "file" not in self._filesystem.protocol:
                 found: dict[str, Any] = self._request("find", self._root, detail=True, seconds=LISTING_SECONDS)
-                return found
+                # Of an address that is a file fsspec's own `find` knows only the name.
+                return {name: info or self._request("info", name) for name, info in found.items()}
             try:
                 self._filesystem.info(self._root)
             except FileNotFoundError:  # elsewhere it is a bucket that is missing, which is an error

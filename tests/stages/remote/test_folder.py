@@ -2,6 +2,7 @@
 
 import errno
 
+import fsspec.core
 import pytest
 from object_store import Clock, faulty_folder, first
 
@@ -100,6 +101,15 @@ def test_names_are_relative_and_a_file_has_none(bucket):
     assert folder.files() == {}
 
 
+def test_a_file_of_which_a_listing_knows_the_name_alone(monkeypatch):
+    """As fsspec's own `find` lists it, where the file system of a service has none."""
+    system = fsspec.filesystem("memory", skip_instance_cache=True)
+    system.pipe("/data/x.json", b"12345")
+    monkeypatch.setattr(system, "find", lambda path, **_: {path: {}})
+    one = RemoteFolder("memory://data/x.json", system, "/data/x.json", Clock().retries())
+    assert {name: file.size for name, file in one.files().items()} == {"": 5}
+
+
 def test_what_is_gone_is_told_from_what_cannot_be_reached(bucket, tmp_path):
     folder, _, clock = faulty_folder(bucket)
     with pytest.raises(FileNotFoundError):
@@ -144,8 +154,6 @@ def test_no_message_holds_credentials(bucket, monkeypatch, tmp_path):
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch):
-    import fsspec.core
-
     def missing(*_, **__):
         raise ImportError("Install s3fs to access S3")
 
