@@ -1,6 +1,6 @@
 """The papers' methods on real text with real judgements: SmolLM2-135M-Instruct on HH or AlpacaEval pairs.
 
-    python benchmarks/evidence/real_text.py hh|alpaca [--pairs 256] [--seeds 2] [--model FOLDER] [--report] [--smoke]
+    python benchmarks/evidence/real_text.py hh|alpaca [--pairs 512] [--seeds 2] [--model FOLDER] [--report] [--smoke]
 
 `scoreonce compare` trains every method at every rate of real_text.toml. Held-out pairs are of other prompts: half of
 them choose each method's rate, the other half is reported. What is done is kept in the folder. Writes
@@ -146,7 +146,7 @@ def section(name: str, said: str, each: pl.DataFrame, intervals: dict[str, Inter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", choices=SOURCES)
-    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--pairs", type=int, default=512)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))

@@ -45,8 +45,8 @@ def connected() -> Iterator[None]:
             "Ray does not start, or no Ray cluster answers.",
             found=first_line(error),
             where=f"RAY_ADDRESS={address}" if address else "this machine",
-            fix="`ray status` shows whether a cluster is there; without RAY_ADDRESS and `ray start`, one is started on "
-            "this machine.",
+            fix="`ray status` shows whether a cluster is there; one that asks for a token wants RAY_AUTH_MODE=token. "
+            "Without RAY_ADDRESS and `ray start`, one is started on this machine.",
         ) from None
     try:
         yield

@@ -37,7 +37,6 @@ _LASTING_NAMES = {
     "NoRegionError",
     "DefaultCredentialsError",
     "RepositoryNotFoundError",
-    "GatedRepoError",
 }
 _REFUSED = (401, 403)  # statuses: no credentials, or ones that may not
 LONGEST = 16.0  # seconds between two tries

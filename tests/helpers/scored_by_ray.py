@@ -119,7 +119,7 @@ def main(run: str, victim: str, number: int, cpus: int) -> int:
         GroupLeader.__call__ = led
         sys.addaudithook(hook)
 
-    ray.init(num_cpus=cpus, **OPTIONS, runtime_env={"worker_process_setup_hook": setup})
+    ray.init(address="local", num_cpus=cpus, **OPTIONS, runtime_env={"worker_process_setup_hook": setup})
     return cli.run_command(["score", run, "--engine", "ray"])
 
 

@@ -30,7 +30,7 @@ def test_a_process_is_initialized_once_for_each_executor_that_it_serves(monkeypa
 def cluster():
     import ray
 
-    ray.init(num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
+    ray.init(address="local", num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
     yield
     ray.shutdown()
 

@@ -207,6 +207,7 @@ def test_the_same_files_by_the_tasks_of_a_cluster(workplace, small, given_test):
     if given_test:
         data = {"test_source": str(workplace.write([row(n) for n in range(10)], "test.jsonl"))}
     ray.init(
+        address="local",
         num_cpus=2,
         object_store_memory=80 * 2**20,
         include_dashboard=False,

@@ -5,7 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import tempfile
+from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,6 +35,17 @@ class Call:
 
     def __init__(self, method):
         self.remote = method
+
+
+def test_a_cluster_that_does_not_let_in(monkeypatch):
+    def init(**_):
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(InputError, match="no Ray cluster answers") as raised, connection.connected():
+        pass
+    assert (raised.value.where, "RAY_AUTH_MODE=token" in raised.value.fix) == ("RAY_ADDRESS=10.0.0.1:6379", True)
 
 
 @pytest.fixture
@@ -211,26 +223,47 @@ def test_a_driver_that_ends_leaves_what_is_finished(prepared, expected, number):
     require_the_same(prepared, expected)
 
 
+@contextmanager
+def started_cluster(environment):
+    """The address of a cluster of its own: `ray stop` would end every other one on this machine too."""
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port=0", "--num-cpus=2"]
+    command += [f"--object-store-memory={80 * 2**20}", "--include-dashboard=false"]
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
+        head = subprocess.Popen(
+            [*command, f"--temp-dir={folder}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=environment,
+        )
+        try:
+            shown = []
+            for line in head.stdout:
+                shown.append(line)
+                if "block forever" in line:
+                    break
+            current = Path(folder, "ray_current_cluster")
+            assert current.is_file(), "".join(shown)
+            yield current.read_text(encoding="utf-8").strip()
+        finally:
+            head.terminate()
+            head.communicate(timeout=60)
+
+
 @pytest.mark.long
 @needs_ray
 def test_the_command_on_a_cluster_that_is_there(prepared, expected):
     """Started as `ray start` starts it. The model has a relative path, as in most run files."""
-    ray = [str(Path(sys.executable).with_name("ray"))]
-    options = ["--num-cpus=2", f"--object-store-memory={80 * 2**20}", "--include-dashboard=false", "--port=0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = subprocess.run(
-        [*ray, "start", "--head", *options], capture_output=True, text=True, check=True, env=environment
-    )
-    try:
+    # Whether `ray start` asks for a token depends on what this user did before.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_AUTH_MODE": "disabled"}
+    with started_cluster(environment) as address:
         done = subprocess.run(
             [sys.executable, "-m", "scoreonce.stages.cli", "score", str(run_file(prepared)), "--engine", "ray"],
             cwd=prepared.folder,
             capture_output=True,
             text=True,
             check=False,
-            env={**environment, "RAY_ADDRESS": "auto"},
+            env={**environment, "RAY_ADDRESS": address},
         )
-    finally:
-        subprocess.run([*ray, "stop", "--force"], capture_output=True, check=True)
-    assert done.returncode == 0, started.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
     require_the_same(prepared, expected)
