@@ -69,11 +69,11 @@ def test_enough_and_each_once():
 
 
 def test_what_is_not_exact():
-    """1e-5 nats in float32, or ten times what rounding does to transformers itself; 1e-6 in float64; no gradient."""
-    for figures in ({}, {"difference": 2e-5, "rounding": 3e-6}, {"in_double": 9e-7}, {"gradient": 9e-7}):
+    """1e-5 nats in float32, or four times what rounding does to transformers itself; 1e-6 in float64; no gradient."""
+    for figures in ({}, {"difference": 2e-5, "rounding": 6e-6}, {"in_double": 9e-7}, {"gradient": 9e-7}):
         assert architectures.Measured("tiny", "TinyForCausalLM", layout="packed", **figures).exact, figures
     for figures in (
-        {"difference": 2e-5, "rounding": 1e-6},
+        {"difference": 2e-5, "rounding": 4e-6},
         {"in_double": 2e-6, "rounding": 1e-3},
         {"gradient": float("nan")},
         {"untrained": ("lm_head.weight",)},
