@@ -2,13 +2,14 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
 
 from scoreonce.pipeline.text.quarantine import REASONS
-from scoreonce.stages import cli
+from scoreonce.stages import cli, config
 from scoreonce.stages.commands.listing import LOCATED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +49,16 @@ def test_commands_and_their_options_exist(page):
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         given = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert given <= known, f"{page.name}: {line}"
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)
+def test_run_files_and_parts_of_them_can_be_read(page):
+    for block in re.findall(r"^ *```toml\n(.*?)^ *```", text_of(page), re.DOTALL | re.MULTILINE):
+        tree = tomllib.loads(block)
+        tree.setdefault("out", "runs/x")
+        tree.setdefault("data", {}).setdefault("source", "x.jsonl")
+        tree.setdefault("reference", {}).setdefault("model", "m")
+        config.checked(tree, page.name)
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)

@@ -32,7 +32,7 @@ class Passes:
 
 
 def trainer_class(folder):
-    """The trainer that stands in the folder's README, as a user copies it."""
+    """The trainer that stands in the folder's README, and in docs/exchange.md, as a user copies it."""
     block = re.search(r"```python\n(from trl import DPOTrainer.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     names = {"__name__": "copied"}
     exec(block[1], names)

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness runs on the folder of a trained policy: a tiny task, with nothing downloaded."""
+"""lm-evaluation-harness runs on the folder of a trained policy, as docs/judge.md says: a tiny task, no download."""
 
 import json
 import subprocess
