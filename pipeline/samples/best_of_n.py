@@ -74,6 +74,21 @@ def kl_bound(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def kl_of(logps: float, n: int) -> float:
+    """KL(best of n || reference) in nats, estimated at one selected completion of log-prob `logps` under the reference.
+
+    With p = exp(logps) and q = (1 - p)^n: q (log n + (n - 1) log(1 - p) - (n - 1) / n) + (1 - q) log((1 - q) / p).
+    Average it over prompts. At p -> 0, and so for all but the shortest completions, it is `kl_bound`.
+    """
+    if logps >= 0:
+        return 0.0  # the only completion there is
+    log_missed = _log1mexp(logps)  # log(1 - p)
+    missed = math.exp(n * log_missed)  # the completion is not among the n
+    # exp(-700) is near the smallest float64; there the ratio is n to the last digit.
+    ratio = math.log(n) if logps < -700 else math.log(-math.expm1(n * log_missed)) - logps
+    return missed * (math.log(n) + (n - 1) * log_missed - (n - 1) / n) + (1 - missed) * ratio
+
+
 def curve(
     rewards: Mapping[str, Sequence[float]],
     others: Mapping[str, Sequence[float]] | None = None,
@@ -98,3 +113,8 @@ def _point(rewards: Mapping[str, Sequence[float]], others: Mapping[str, Sequence
 
 def _mean(values: Sequence[float]) -> Estimate:
     return ratio(values, np.ones(len(values)))
+
+
+def _log1mexp(value: float) -> float:
+    """log(1 - exp(value)) of a negative value, to full precision at both ends."""
+    return math.log1p(-math.exp(value)) if value < -math.log(2) else math.log(-math.expm1(value))

@@ -1,11 +1,12 @@
-"""Best-of-n from scored samples: by hand, and against every subset."""
+"""Best-of-n from scored samples: by hand, and against every subset; its KL against enumeration."""
 
 import math
 from itertools import combinations
 
+import numpy as np
 import pytest
 
-from scoreonce.pipeline.samples.best_of_n import curve, expected_maximum, kl_bound, weights, win_rate
+from scoreonce.pipeline.samples.best_of_n import curve, expected_maximum, kl_bound, kl_of, weights, win_rate
 
 REWARDS = [3.0, -1.0, 4.0, 1.0, 5.0, 1.0]
 
@@ -69,3 +70,28 @@ def test_a_row_has_both_ends_of_the_95_percent_interval():
     row = point.row()
     assert (row["n"], row["reward"], row["kl_bound"]) == (1, 2.0, 0.0)
     assert [row["low"], row["high"]] == pytest.approx([0.04, 3.96], abs=1e-3)
+
+
+def enumerated_kl(probabilities, n):
+    """KL of the best of n draws, completion k being better than all before: P(best = k) = F(k)^n - F(k - 1)^n."""
+    cumulative = np.cumsum(probabilities)
+    best = cumulative**n - (cumulative - probabilities) ** n
+    return float(np.sum(best * np.log(best / probabilities)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 16])
+def test_the_kl_estimate(n):
+    """Near the truth for a uniform reference over 1,000 completions, at most the bound, and the bound at p -> 0."""
+    probabilities = np.full(1000, 1e-3)
+    truth = enumerated_kl(probabilities, n)
+    assert kl_of(math.log(1e-3), n) == pytest.approx(truth, abs=0.01)
+    assert truth <= kl_bound(n) + 1e-12
+    for logps in (-40.0, -699.0, -701.0, -1e5):
+        assert kl_of(logps, n) == pytest.approx(kl_bound(n), abs=1e-12)
+
+
+def test_the_kl_estimate_of_likely_completions():
+    """n = 2, p = 1/2: (1/4)(log 2 + log(1/2) - 1/2) + (3/4) log(3/2) = 0.17909882; a certain completion costs 0."""
+    assert kl_of(math.log(0.5), 2) == pytest.approx(-1 / 8 + 0.75 * math.log(1.5), rel=1e-12)
+    assert kl_of(0.0, 4) == 0
+    assert kl_of(-1e-17, 4) == pytest.approx(0, abs=1e-12)

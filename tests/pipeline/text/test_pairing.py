@@ -1,4 +1,4 @@
-"""Pairs of graded lists: hand-computed, RSO against its acceptance law, best-of-n's KL against enumeration."""
+"""Pairs of graded lists: hand-computed, RSO against its acceptance law."""
 
 import gzip
 import itertools
@@ -9,7 +9,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from scoreonce.pipeline.samples.best_of_n import kl_bound
 from scoreonce.pipeline.text import pairing
 from scoreonce.pipeline.text.pairing import Pairing, pairs_of
 
@@ -109,31 +108,6 @@ def test_preferences_of_three():
     """Scores 0, 1, 1 and scale log 3: sigmoid(log 3) = 3/4, so (1/2 + 2 * 1/4) / 3 and (3/4 + 2 * 1/2) / 3."""
     assert pairing.preferences([0, 1, 1], math.log(3)) == pytest.approx([1 / 3, 7 / 12, 7 / 12], rel=1e-12)
     assert pairing.preferences([1e300, -1e300], 1e5) == [0.75, 0.25]
-
-
-def enumerated_kl(probabilities, n):
-    """KL of the best of n draws, completion k being better than all before: P(best = k) = F(k)^n - F(k - 1)^n."""
-    cumulative = np.cumsum(probabilities)
-    best = cumulative**n - (cumulative - probabilities) ** n
-    return float(np.sum(best * np.log(best / probabilities))), best
-
-
-@pytest.mark.parametrize("n", [1, 2, 4, 16])
-def test_best_of_n_kl(n):
-    """Near the truth for a uniform reference over 1,000 completions, at most the bound, and the bound at p -> 0."""
-    probabilities = np.full(1000, 1e-3)
-    truth, _ = enumerated_kl(probabilities, n)
-    assert pairing.best_of_n_kl(math.log(1e-3), n) == pytest.approx(truth, abs=0.01)
-    assert truth <= kl_bound(n) + 1e-12
-    for logps in (-40.0, -699.0, -701.0, -1e5):
-        assert pairing.best_of_n_kl(logps, n) == pytest.approx(kl_bound(n), abs=1e-12)
-
-
-def test_best_of_n_kl_of_likely_completions():
-    """n = 2, p = 1/2: (1/4)(log 2 + log(1/2) - 1/2) + (3/4) log(3/2) = 0.17909882; a certain completion costs 0."""
-    assert pairing.best_of_n_kl(math.log(0.5), 2) == pytest.approx(-1 / 8 + 0.75 * math.log(1.5), rel=1e-12)
-    assert pairing.best_of_n_kl(0.0, 4) == 0
-    assert pairing.best_of_n_kl(-1e-17, 4) == pytest.approx(0, abs=1e-12)
 
 
 def test_strict_pairs_of_the_summaries(shared):
