@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,23 +43,33 @@ COMMAND = "python benchmarks/gemm_share.py"
 
 
 @dataclass(frozen=True)
-class Share:
-    """Of one profile and width; shares are of the rate of large products."""
+class Work:
+    """Training or scoring. The bound is the share if all but products and attention took no time."""
 
-    rate: float  # of those, FLOP/s
-    training: list[float]  # of each pass over the pairs
-    scoring: list[float]
-    products: float  # share of a training step's time
+    shares: list[float]  # of each pass over the pairs
+    products: float  # share of the time
     attention: float
 
     @property
     def cells(self) -> list[str]:
-        spans = [
-            f"{statistics.median(found):.0%} ({min(found):.0%} to {max(found):.0%})"
-            for found in (self.training, self.scoring)
-        ]
-        rest = 1 - self.products - self.attention
-        return [f"{self.rate / 1e9:.0f}", *spans, *(f"{part:.0%}" for part in (self.products, self.attention, rest))]
+        middle = statistics.median(self.shares)
+        spread = f"{middle:.0%} ({min(self.shares):.0%} to {max(self.shares):.0%})"
+        spent = (self.products, self.attention, 1 - self.products - self.attention)
+        bound = middle / (self.products + self.attention)
+        return [spread, " / ".join(f"{part:.0%}" for part in spent), f"{bound:.0%}"]
+
+
+@dataclass(frozen=True)
+class Share:
+    """Of one profile and width; shares are of the rate of large products."""
+
+    rate: float  # of those, FLOP/s
+    training: Work
+    scoring: Work
+
+    @property
+    def cells(self) -> list[str]:
+        return [f"{self.rate / 1e9:.0f}", *self.training.cells, *self.scoring.cells]
 
 
 def measured(case: Case, size: Size, repeats: int) -> Share:
@@ -100,8 +111,8 @@ def measured(case: Case, size: Size, repeats: int) -> Share:
             seconds, around = passed(step)
             shares[name].append(operations / seconds / statistics.median(around))
             rates += around
-    products, attention = kinds(lambda: parts.dpo_step(batches[-1]))
-    return Share(statistics.median(rates), shares["training"], shares["scoring"], products, attention)
+    training, scoring = (Work(shares[name], *kinds(partial(step, batches[-1]))) for name, (step, _) in work.items())
+    return Share(statistics.median(rates), training, scoring)
 
 
 def kinds(work: Callable[[], None]) -> tuple[float, float]:
@@ -140,11 +151,13 @@ def main() -> None:
     smoke = parser.parse_args().smoke
     size, repeats = (SMOKE, 1) if smoke else (FULL, REPEATS)
     rows = [row for each in (size, widened(size)) for row in of_size(each, repeats)]
-    head = ["pairs", "width", "large products, GFLOP/s", "training", "scoring", *("products", "attention", "other")]
+    head = ["pairs", "width", "large products, GFLOP/s"]
+    head += [title for name in ("training", "scoring") for title in (name, "time", "bound")]
     processor = torch.backends.cpu.get_cpu_capability()
     page = [
         f"torch computes for {processor}. Training and scoring: share of the rate of large",
-        "products, median of the passes and their range. Then where the time of a training step goes.",
+        "products, median of the passes and their range. Time: in products, in attention, and in all else. Bound: the",
+        "share if all else took no time.",
         "",
         table(head, rows),
     ]
