@@ -4,6 +4,7 @@ Where a page names what only its reader has (a key, a number of GPUs), the test 
 others that the tests do not install are stand-ins, which want the files that the page hands them.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -97,7 +98,7 @@ def test_readme(folder: Folder) -> None:
 @runs("quickstart.md", 0)
 def test_quickstart(folder: Folder) -> None:
     with_make(folder)
-    assert "scoreonce" in folder.run("quickstart.md", 0, {". .venv/bin/activate\n": ""})
+    assert "scoreonce" in folder.run("quickstart.md", 0)
 
 
 @runs("errors.md", 0)
@@ -279,6 +280,8 @@ def test_exchange(folder: Folder) -> None:
     trainer = blocks("exchange.md")[1][1]
     here = "from trl import DPOTrainer, DPOConfig\nfrom datasets import load_dataset\n"
     folder.run("exchange.md", 0, {"scoreonce import-reference": "exit 0\n#"})
+    export = folder.path / "runs" / "mine" / "export"
+    assert {each.name for each in export.iterdir()} == {"trl", "fairseq2", "jsonl"}
     folder.run("exchange.md", 2, {"max_length=None)": "max_length=None, use_cpu=True, bf16=False)"}, before=trainer)
     # What the page leaves out at the dots.
     given = '"models/sft", train_dataset=load_dataset("json", data_files="pairs.jsonl")["train"]'
@@ -293,3 +296,5 @@ def test_exchange(folder: Folder) -> None:
     )
     line = next(line for line in blocks("exchange.md")[0][1].splitlines() if "import-reference" in line)
     folder.do("rm -r runs\nscoreonce prepare RUN.toml\n" + line.partition("#")[0])
+    written = json.loads((folder.path / "runs" / "mine" / "reference" / "manifest.json").read_text())
+    assert written["imported"]

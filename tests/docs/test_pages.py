@@ -58,7 +58,7 @@ def test_run_files_and_parts_of_them_can_be_read(page):
         tree.setdefault("out", "runs/x")
         tree.setdefault("data", {}).setdefault("source", "x.jsonl")
         tree.setdefault("reference", {}).setdefault("model", "m")
-        config.checked(tree, page.name)
+        assert config.checked(tree, page.name).out == tree["out"]
 
 
 @pytest.mark.parametrize("page", CURRENT, ids=lambda page: page.name)

@@ -79,7 +79,7 @@ class Folder:
 
     def do(self, text: str, language: str = "sh") -> str:
         """Run lines of shell or Python; a command that fails ends the test with what it said."""
-        command = ["bash", "-e", "-u", "-o", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
+        command = ["bash", "-e", "-o", "pipefail", "-c"] if language == "sh" else [sys.executable, "-c"]
         installed = Path(sys.executable).parent
         environment = {
             **os.environ,
