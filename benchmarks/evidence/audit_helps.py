@@ -67,7 +67,7 @@ def result(cleaning: Cleaning, trials: Trials) -> dict[str, Any]:
 
 def _run(cleaning: Cleaning, world: World) -> dict[str, Any]:
     run, found = audited(world, cleaning.plant, cleaning.seed)
-    settings = cleaned(run, cleaning, found)
+    settings = cleaned(cleaning, found)
     policy, metrics = trained(run.replace({**DPO, **settings, "train.seed": cleaning.seed}))
     planted = int(found["planted"].sum())
     counts = {"flagged": int(found["flagged"].sum()), "planted": planted, "pairs": len(found)}
@@ -86,19 +86,24 @@ def audited(world: World, name: str, seed: int) -> tuple[Run, pl.DataFrame]:
     plant = PLANTS.get(name, UNPLANTED)
     rows = plant.rows(world.pairs(seed), random.Random(seed))
     run = world.scored(f"audit-{name}-seed{seed}", rows, plant.data)
+    return run, flagged(run, rows, plant)
+
+
+def flagged(run: Run, rows: Sequence[dict[str, Any]], plant: Plant) -> pl.DataFrame:
+    """Audit a scored run of `rows`; of each pair `row`, whether it is `planted`, and `flagged` by the finding."""
     audit(run)
     paths = RunPaths.of(run)
-    pairs = pl.read_parquet(paths.audit_pairs).select("row")
+    pairs = pl.read_parquet(paths.pairs("train")).select("row")
     settings = run.replace({**DPO, **plant.cleaning}).train
     left = places(paths, settings.where, settings.drop)
     kept = set(range(len(pairs)) if left is None else left.tolist())
-    return run, pairs.with_columns(
+    return pairs.with_columns(
         planted=pl.Series([rows[row]["planted"] for row in pairs["row"]], dtype=pl.Boolean),
         flagged=pl.Series([place not in kept for place in range(len(pairs))], dtype=pl.Boolean),
     )
 
 
-def cleaned(run: Run, cleaning: Cleaning, found: pl.DataFrame) -> dict[str, Any]:
+def cleaned(cleaning: Cleaning, found: pl.DataFrame) -> dict[str, Any]:
     """Settings of [train] for an arm: nothing, the finding, or as many pairs drawn by the seed."""
     if cleaning.arm == "audit":
         return PLANTS[cleaning.plant].cleaning

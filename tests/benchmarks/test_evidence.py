@@ -208,6 +208,20 @@ def test_held_out_pairs_of_real_text_are_of_other_prompts(tmp_path):
     assert held_out[0].keys() == {"prompt", "chosen", "rejected"}
 
 
+def test_real_pairs_are_short(tmp_path):
+    """At most 500 characters of prompt and longer side, whichever side that is, in either shape of the rows."""
+    sides = [(2, 498), (498, 2), (499, 2), (2, 499)]
+    pairs = [{"prompt": "pp", "chosen": "c" * first, "rejected": "r" * second} for first, second in sides]
+    judged = [
+        {"prompt": "pp", "response_1": "c" * first, "response_2": "r" * second, "label": 0} for first, second in sides
+    ]
+    for lines in (pairs, judged):
+        with gzip.open(tmp_path / "pairs.gz", "wt") as out:
+            out.writelines(json.dumps(line) + "\n" for line in lines)
+        train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
+        assert [*train, *held_out] == lines[:2]
+
+
 def test_real_text_is_reported_on_the_split_that_chose_no_rate():
     """DPO is right on 1 of 2 test pairs at the rate that validation prefers, and the other method on both: +50 points.
 

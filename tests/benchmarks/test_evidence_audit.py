@@ -19,6 +19,7 @@ import audit_helps  # noqa: E402
 import audit_page  # noqa: E402
 import leave_out  # noqa: E402
 import page  # noqa: E402
+import real_audit  # noqa: E402
 from plants import FILLER, PLANTS  # noqa: E402
 
 TEXT = "Nantes in July\nDear Femi,\nThe train was {}.\nYours, Paula"
@@ -106,10 +107,10 @@ def test_a_measure_predicts_where_training_is_better_without_its_quarter():
 
 def test_as_many_pairs_are_drawn_at_random_as_the_finding_has():
     found = pl.DataFrame({"row": [0, 1, 2, 3, 5], "flagged": [True, False, True, False, False]})
-    settings = audit_helps.cleaned(None, audit_helps.Cleaning("flips", "random", 0), found)
+    settings = audit_helps.cleaned(audit_helps.Cleaning("flips", "random", 0), found)
     kept = found.filter(pl.sql_expr(settings["train.where"]))
     assert len(kept) == 3
-    assert audit_helps.cleaned(None, audit_helps.Cleaning("flips", "all", 0), found) == {}
+    assert audit_helps.cleaned(audit_helps.Cleaning("flips", "all", 0), found) == {}
 
 
 def invented(all_, audit, random_, clean):
@@ -155,6 +156,63 @@ def test_the_leave_out_part_is_what_its_table_gives():
     text = audit_page.PAGE.read_text(encoding="utf-8")
     made = text.partition(leave_out.START)[2].partition(page.END)[0]
     assert made == (leave_out.generated(pl.read_parquet(leave_out.TABLE)) if leave_out.TABLE.exists() else "")
+
+
+def evaluated(right):
+    """An evaluation of 100 pairs, the first `right` of which are ranked rightly."""
+    margins = [1.0 if pair < right else -1.0 for pair in range(100)]
+    return pl.DataFrame({"pair_id": [str(pair) for pair in range(100)], "margin": margins}).with_columns(
+        chosen_len=1,
+        rejected_len=1,
+        chosen_logratios="margin",
+        rejected_logratios=0.0,
+        policy_chosen_logps="margin",
+        policy_rejected_logps=0.0,
+        ref_chosen_logps=0.0,
+        ref_rejected_logps=0.0,
+    )
+
+
+def real_tables(all_, audit, random_, clean=100):
+    """Two equal seeds of each arm, for the plant `flips`."""
+    arms = {"all": all_, "audit": audit, "random": random_}
+    cleanings = {audit_helps.Cleaning("flips", arm, seed): n for arm, n in arms.items() for seed in (0, 1)}
+    cleanings |= {audit_helps.Cleaning("clean", "clean", seed): clean for seed in (0, 1)}
+    return {cleaning: evaluated(n) for cleaning, n in cleanings.items()}
+
+
+def test_differences_on_real_text_are_over_pairs_and_the_two_that_decide_hold_together():
+    """80 pairs against 60: the variance of a pair's gain is 0.2 * 0.8 * 100 / 99, over 100 pairs; 2.241 deviations."""
+    found = real_audit.compared(real_tables(60, 80, 60), "flips")
+    half = 2.2414 * (0.16 / 99) ** 0.5
+    assert (found["all"].mean, found["all"].low, found["all"].high) == pytest.approx(
+        (0.2, 0.2 - half, 0.2 + half), abs=1e-4
+    )
+    half = 1.95996 * (0.24 / 99) ** 0.5
+    assert (found["flaw"].mean, found["flaw"].low) == pytest.approx((0.4, 0.4 - half), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rights", "said"),
+    [
+        ((60, 80, 60), "helps"),
+        ((60, 80, 80), "cannot be told here"),
+        ((60, 80, 95), "does not help"),
+        ((80, 60, 60), "does not help"),
+    ],
+)
+def test_a_finding_helps_on_real_text_where_it_beats_both(rights, said):
+    assert real_audit.verdict(real_audit.compared(real_tables(*rights), "flips")) == said
+
+
+@pytest.mark.long
+def test_the_study_on_real_text_runs():
+    if real_audit.real_data.found() is None:
+        pytest.skip("needs the shared real data: set SCOREONCE_SHARED")
+    done = subprocess.run([sys.executable, str(FOLDER / "real_audit.py"), "--smoke"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| 5% of the pairs 5 times | 100% |" in done.stdout
+    assert "| pairs cut at 110 tokens |  |" in done.stdout
 
 
 @pytest.mark.long
