@@ -71,11 +71,17 @@ def write(folder: Path, case: Case) -> str:
     torch.manual_seed(0)
     config = getattr(transformers, case.family)(**case.shape)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder / "model")
-    write_tokenizer(folder / "model", VOCABULARY)
+    # In a folder of its own: beside the config, transformers may load it by the rules of that model's tokenizer.
+    write_tokenizer(folder / "tokenizer", VOCABULARY)
     write_pairs(folder / "pairs.jsonl", [_pair(number) for number in range(PAIRS)])
     tree: dict[str, Any] = {
         "out": str(folder / "out"),
-        "data": {"source": str(folder / "pairs.jsonl"), "test_share": 0.0, "workers": 1},
+        "data": {
+            "source": str(folder / "pairs.jsonl"),
+            "tokenizer": str(folder / "tokenizer"),
+            "test_share": 0.0,
+            "workers": 1,
+        },
         "reference": {"model": str(folder / "model")},
         "compute": {"device": "cpu"},
         # It reads no reference, so nothing has to be scored before.

@@ -137,11 +137,23 @@ def _texts_of(tokenizer: PreTrainedTokenizerBase, ids: Collection[int]) -> dict[
 
 
 def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The special tokens that the tokenizer adds before a text, found by encoding one."""
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a", add_special_tokens=True)["input_ids"]
-    start = next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)
-    return tuple(full[:start])
+    """The special tokens that the tokenizer adds before a text, found by encoding one.
+
+    Raises `InputError` for a tokenizer that makes nothing of it.
+    """
+    for text in ("a", "A", "1"):  # a vocabulary may lack one of them, as that of a tokenizer for proteins does
+        bare = tokenizer(text, add_special_tokens=False)["input_ids"]
+        full = tokenizer(text, add_special_tokens=True)["input_ids"]
+        starts = [i for i in range(len(full)) if bare and full[i : i + len(bare)] == bare]
+        if starts:
+            return tuple(full[: starts[0]])
+    raise InputError(
+        "The tokenizer makes no tokens of plain text.",
+        found=f"{text!r} becomes {bare}, with its special tokens {full}",
+        where=f"data.tokenizer, {tokenizer.name_or_path}, loaded as {type(tokenizer).__name__}",
+        fix="Set data.tokenizer to a folder with the tokenizer's files alone: beside a config.json, transformers may "
+        "load it by the rules of that model's own tokenizer.",
+    )
 
 
 def _without_dummy_prefix(part: Any) -> Any:

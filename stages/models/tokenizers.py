@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from scoreonce.schemas.errors import InputError, first_line
@@ -14,6 +16,17 @@ from scoreonce.stages.models import folders
 
 if TYPE_CHECKING:
     from scoreonce.schemas.manifests import SpecialTokens
+
+logger = logging.getLogger(__name__)
+
+# Digits, contractions, accents, line ends and runs of spaces: where the rules of tokenizers differ.
+PROBES = (
+    "In 2023, 650841823 people",
+    "don't, we'LL",
+    "naïve café: 漢字 🙂",
+    "if x:\n\n\n    return\t  y  ",
+    "Ångström",
+)
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -28,6 +41,34 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
             where=str(folder),
             fix=folders.code_fix(error) or "Set data.tokenizer to a folder with tokenizer.json, or a Hub name.",
         ) from None
+
+
+def warn_of_other_rules(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Log a text that becomes other tokens than by the rules of the tokenizer's tokenizer.json, where there is one.
+
+    From version 5 on, transformers may choose a class by the model's type, and put the class's rules in the place of
+    the file's (its issue 45920).
+    """
+    file = Path(tokenizer.name_or_path) / "tokenizer.json"
+    if not tokenizer.is_fast or not file.is_file():
+        return
+    stated = Tokenizer.from_file(str(file))
+    stated.no_padding()
+    stated.no_truncation()
+    for text in PROBES:
+        used, own = (each.encode(text, add_special_tokens=False) for each in (tokenizer.backend_tokenizer, stated))
+        if used.ids != own.ids:
+            logger.warning(
+                "The tokenizer does not follow its tokenizer.json: as %s, which transformers makes of it, %r is %s; "
+                "by the file it is %s. If the file is right, as it mostly is, copy the tokenizer's files to a folder "
+                "without a config.json, set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json, "
+                "and data.tokenizer to that folder.",
+                type(tokenizer).__name__,
+                text,
+                used.tokens,
+                own.tokens,
+            )
+            return
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:

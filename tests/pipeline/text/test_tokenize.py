@@ -217,6 +217,26 @@ def test_a_tokenizer_without_eos():
         text_encoder(tokenizer)
 
 
+def characters(pieces: str, template: str = "$A") -> PreTrainedTokenizerFast:
+    """A token for each of the pieces, from 2 on, and none for anything else."""
+    vocabulary = {piece: index for index, piece in enumerate(["<s>", "</s>", *pieces])}
+    tokenizer = Tokenizer(BPE(vocabulary, []))
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 0)])
+    return wrapped(tokenizer)
+
+
+def test_a_tokenizer_without_small_letters_has_its_prefix():
+    assert text_encoder(characters("ACGT", "<s> $A")).prefix == (0,)
+
+
+def test_a_tokenizer_that_makes_nothing_of_text():
+    with pytest.raises(InputError, match="makes no tokens of plain text") as raised:
+        text_encoder(characters("?!"))
+    assert "'1' becomes []" in str(raised.value)
+    with pytest.raises(InputError, match="makes no tokens of plain text"):
+        text_encoder(characters("?!", "<s> $A"))
+
+
 def test_the_digest_follows_what_decides_the_ids():
     digests = [
         text_encoder(t).digest

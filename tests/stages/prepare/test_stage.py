@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.data import dataset
 from scoreonce.stages.data.prepared_pairs import read_pairs
 from scoreonce.stages.data.token_file import TokenFile
+from scoreonce.stages.models.tokenizers import load_tokenizer
 from scoreonce.stages.prepare import pair_files
 from scoreonce.stages.prepare import stage as prepare
 
@@ -108,6 +110,23 @@ def test_text_pairs_become_tokens_with_identities(workplace):
             assert pair["pair_id"] == identity.pair_id(pair["chosen_id"], identity.completion_id(prompt, rejected))
             assert pair["prompt_id"] == identity.prompt_id(prompt)
             assert (pair["chosen_len"], pair["chosen_score"], pair["source"]) == (2, 2.0, "here")
+
+
+def test_a_tokenizer_with_other_rules_than_its_file_is_said(workplace, monkeypatch, caplog):
+    """Loaded with the file's rules, but the file then has others."""
+    folder = workplace.folder / "tokenizer"
+    shutil.copytree(workplace.tokenizer, folder)
+    tokenizer = load_tokenizer(str(folder))
+    stated = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    stated.pre_tokenizer = pre_tokenizers.Digits(individual_digits=True)
+    stated.save(str(folder / "tokenizer.json"))
+    monkeypatch.setattr(prepare, "tokenizer_of", lambda run: tokenizer)
+    workplace.write([row(0), row(1)])
+    workplace.prepare(test_share=0)
+    assert "does not follow its tokenizer.json" in caplog.text
+    caplog.clear()
+    workplace.prepare(test_share=0)
+    assert "does not follow" not in caplog.text  # nothing is made
 
 
 def test_manifest_says_what_was_read_and_made(workplace):
