@@ -6,7 +6,7 @@ Llamas of several sizes on HH pairs, two steps of the same pairs with AdamW, eac
 takes its default of 8 pairs in a micro-batch, and scoreonce its own. On a CPU the peak is that of resident memory less
 that of the same side with a model of next to nothing, which is libraries and data; on a GPU that of allocated memory.
 Writes benchmarks/results/memory_peers.json and memory_peers.md. Needs TRL, which takes 85 to 145 bytes a parameter of
-these models on a CPU, most of them activations: 11 GiB for the largest. A quarter of an hour.
+these models on a CPU, most of them activations: 11 GiB for the largest. Twenty minutes.
 """
 
 from __future__ import annotations
