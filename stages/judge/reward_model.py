@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,8 @@ from scoreonce.stages.weights.model_digests import model_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 UNBOUNDED = 1 << 24  # from here on, a tokenizer's model_max_length says only that it knows none
 
@@ -38,6 +41,11 @@ class RewardModel:
         self._device = loading.resolve_device(compute.device)
         self._budget = compute.budget(self._device.type)
         self._tokenizer = tokenizers.load_tokenizer(self._name)
+        if differs := tokenizers.other_rules(self._tokenizer):
+            logger.warning(
+                f"{differs} If the file is right, as it mostly is, the scores of {self._name} are not those of its "
+                "authors: set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json."
+            )
         self._weights = model_digest(self._folder)
         self._model: PreTrainedModel | None = None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,6 @@ from scoreonce.stages.models import folders
 
 if TYPE_CHECKING:
     from scoreonce.schemas.manifests import SpecialTokens
-
-logger = logging.getLogger(__name__)
 
 # Digits, contractions, accents, line ends and runs of spaces: where the rules of tokenizers differ.
 PROBES = (
@@ -43,32 +40,26 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         ) from None
 
 
-def warn_of_other_rules(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Log a text that becomes other tokens than by the rules of the tokenizer's tokenizer.json, where there is one.
+def other_rules(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """That a text becomes other tokens than by the rules of the tokenizer's tokenizer.json; None where none does.
 
     From version 5 on, transformers may choose a class by the model's type, and put the class's rules in the place of
     the file's (its issue 45920).
     """
     file = Path(tokenizer.name_or_path) / "tokenizer.json"
     if not tokenizer.is_fast or not file.is_file():
-        return
+        return None
     stated = Tokenizer.from_file(str(file))
     stated.no_padding()
     stated.no_truncation()
     for text in PROBES:
         used, own = (each.encode(text, add_special_tokens=False) for each in (tokenizer.backend_tokenizer, stated))
         if used.ids != own.ids:
-            logger.warning(
-                "The tokenizer does not follow its tokenizer.json: as %s, which transformers makes of it, %r is %s; "
-                "by the file it is %s. If the file is right, as it mostly is, copy the tokenizer's files to a folder "
-                "without a config.json, set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json, "
-                "and data.tokenizer to that folder.",
-                type(tokenizer).__name__,
-                text,
-                used.tokens,
-                own.tokens,
+            return (
+                f"The tokenizer does not follow its tokenizer.json: as {type(tokenizer).__name__}, which transformers "
+                f"makes of it, {text!r} is {used.tokens}; by {file} it is {own.tokens}."
             )
-            return
+    return None
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase, ends: Iterable[int] = ()) -> SpecialTokens:

@@ -27,7 +27,7 @@ from scoreonce.stages.config import Data, Run
 from scoreonce.stages.data.dataset import Dataset, dataset_of, open_test, open_train, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
 from scoreonce.stages.data.prepared_pairs import data_settings, pairs_differences
-from scoreonce.stages.models.tokenizers import special_tokens, warn_of_other_rules
+from scoreonce.stages.models.tokenizers import other_rules, special_tokens
 from scoreonce.stages.outputs.at_address import at_address
 from scoreonce.stages.outputs.units import MARKERS_OF_RESULTS
 from scoreonce.stages.prepare.batches import ENGINE
@@ -73,7 +73,12 @@ def prepare(run: Run, *, restart: bool = False, lock_timeout: float | None = Non
             counts, where = done.counts, paths.prepared
             logger.info(f"Pairs are up to date: {counts.train:,} train and {counts.test:,} test in {where}")
             return PrepareResult(paths, done)
-        warn_of_other_rules(tokenizer)
+        if differs := other_rules(tokenizer):
+            logger.warning(
+                f"{differs} If the file is right, as it mostly is, copy the tokenizer's files to a folder without a "
+                "config.json, set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json, and "
+                "data.tokenizer to that folder."
+            )
         made = MadeOfPairs.of(paths)
         changed = changed if done else made.differences(wanted["config"])
         # The same data and settings make the same pairs again, of which nothing is lost.

@@ -34,6 +34,13 @@ def test_scores_are_those_of_one_conversation_at_a_time(judged, tmp_path, kind):
     assert len({round(score, 3) for score in expected}) == len(expected)
 
 
+def test_a_tokenizer_with_other_rules_than_its_file_is_said(judged, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module.tokenizers, "other_rules", lambda tokenizer: f"{tokenizer.name_or_path} differs.")
+    folder = reward_model(tmp_path / "rm")
+    judge(judged(reward_model=str(folder)), label="dpo")
+    assert f"{folder} differs. If the file is right" in caplog.text
+
+
 def test_conversations_are_read_with_all_their_messages(judged, tmp_path):
     folder = reward_model(tmp_path / "rm")
     run, system = judged(reward_model=str(folder)), {"role": "system", "content": "Be kind."}

@@ -1,13 +1,11 @@
 """A tokenizer is compared with the rules of its own file."""
 
-import logging
-
 import pytest
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
-from scoreonce.stages.models.tokenizers import load_tokenizer, warn_of_other_rules
+from scoreonce.stages.models.tokenizers import load_tokenizer, other_rules
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
@@ -28,41 +26,31 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def warnings(caplog):
-    caplog.set_level(logging.WARNING)
-    return caplog
+def test_a_tokenizer_that_follows_its_file(folder):
+    assert other_rules(load_tokenizer(str(folder))) is None
 
 
-def test_a_tokenizer_that_follows_its_file(folder, warnings):
-    warn_of_other_rules(load_tokenizer(str(folder)))
-    assert warnings.messages == []
-
-
-def test_limits_and_padding_in_the_file_are_no_rules_of_tokens(folder, warnings):
+def test_limits_and_padding_in_the_file_are_no_rules_of_tokens(folder):
     tokenizer, stated = load_tokenizer(str(folder)), Tokenizer.from_file(str(folder / "tokenizer.json"))
     stated.enable_truncation(2)
     stated.enable_padding(length=64)
     stated.save(str(folder / "tokenizer.json"))
-    warn_of_other_rules(tokenizer)
-    assert warnings.messages == []
+    assert other_rules(tokenizer) is None
 
 
-def test_a_tokenizer_with_other_rules_than_its_file(folder, warnings):
+def test_a_tokenizer_with_other_rules_than_its_file(folder):
     """As transformers loads one by the type of a model: here what is loaded keeps digits apart."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules(digits=True), eos_token="</s>")
     tokenizer.name_or_path = str(folder)
-    warn_of_other_rules(tokenizer)
-    [said] = warnings.messages
-    assert "as TokenizersBackend, which transformers makes of it, 'In 2023, 650841823 people' is ['I', 'n'," in said
-    loaded, stated = said.split("by the file it is")
+    said = other_rules(tokenizer)
+    name = type(tokenizer).__name__
+    assert f"as {name}, which transformers makes of it, 'In 2023, 650841823 people' is ['I', 'n'," in said
+    loaded, stated = said.split("tokenizer.json it is")
     assert "'Ġ', '2', '0', '2', '3'" in loaded
     assert "'Ġ', '20', '2', '3'" in stated
-    assert "data.tokenizer to that folder" in stated
 
 
-def test_a_tokenizer_without_a_file_is_not_compared(tmp_path, warnings):
+def test_a_tokenizer_without_a_file_is_not_compared(tmp_path):
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=rules(digits=True), eos_token="</s>")
     tokenizer.name_or_path = str(tmp_path)
-    warn_of_other_rules(tokenizer)
-    assert warnings.messages == []
+    assert other_rules(tokenizer) is None
