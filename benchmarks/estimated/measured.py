@@ -34,10 +34,12 @@ def trained(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def scored(order: dict[str, Any]) -> dict[str, Any]:
-    """The micro-batches of `score --dry-run`."""
+    """The micro-batches of `score --dry-run`, which keeps freed memory for speed: here it does not."""
     from scoreonce.stages.config import load
     from scoreonce.stages.score.stage import estimate
+    from scoreonce.stages.scoring import model_scorer
 
+    model_scorer.keep_freed_memory = lambda: None
     estimate(load(order["run"]))
     return {}
 

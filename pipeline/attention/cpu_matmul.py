@@ -78,11 +78,18 @@ def lay_out_for_forward(model: PreTrainedModel) -> None:
     """
     others = [model.get_input_embeddings(), model.get_output_embeddings()]  # looked up by row; no faster
     kept = {id(module.weight) for module in others if module is not None}
+    moved = set()
     for module in model.modules():
         if type(module) is nn.Linear and id(module.weight) not in kept:
             weight = module.weight.data
             if weight.device.type == "cpu" and weight.dtype == torch.float32 and onednn_is_faster():
                 module.weight.data = weight.t().contiguous().t()
+                moved.add(id(module.weight))
+    if moved:
+        # The others lie in the mapped file of the model, and would keep all its pages in memory beside the copies.
+        for parameter in model.parameters():
+            if id(parameter) not in moved:
+                parameter.data = parameter.data.clone()
 
 
 def _forward(module: nn.Linear | Conv1D, x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 Three moments of a training step: the backward pass begins, in the output head, with all activations there; it goes
 through the blocks, where gradients grow as activations are given back; the optimizer steps, without activations.
-Scoring has one, a forward pass. A part that a moment has nothing of is left out.
+Scoring has one, a forward pass; on some CPUs its weights are copied into another order before, beside their mapped
+file. A part that a moment has nothing of is left out.
 
 Whole weights on each GPU (DDP): half-precision weights have float32 masters, and DDP copies gradients into buckets of
 its own. Sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the dtype
@@ -37,6 +38,7 @@ class Plan:
     per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
     offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
     offload_optimizer: bool = False  # of a whole model: optimizer state and float32 masters of all trained weights are
+    lays_out: bool = False  # scoring first stores float32 weights in another order (`cpu_matmul`)
 
     @property
     def sharded(self) -> bool:
@@ -128,13 +130,15 @@ def offloaded_bytes(sizes: Sizes, optimizer: str) -> int:
 
 
 def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
-    """The peak of a forward pass with statistics, which `score` is made of."""
+    """The peak of scoring: of a forward pass with statistics, or of what comes before it."""
     weights, microbatch, head = sizes.weights, sizes.microbatch, sizes.head
     gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.sharded else {}
     kept = _weights(weights, plan)
     always = gathered if plan.offload else {**kept, **gathered}
+    copied = weights.whole.bytes if plan.lays_out and sizes.element == FLOAT32 else 0
     return _largest(
         {
+            "the weights are laid out": {**always, "weights laid out": copied},
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
             "the blocks": {**always, "activations": microbatch.peak + _dequantised(weights, plan, sizes.element)},
         },

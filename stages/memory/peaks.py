@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import nn
 
 from scoreonce.pipeline import methods
+from scoreonce.pipeline.attention.cpu_features import onednn_is_faster
 from scoreonce.pipeline.attention.language_model import attention_of
 from scoreonce.pipeline.batches.prompt_rows import RowLayout, sequence_multiple
 from scoreonce.pipeline.forward import architecture
@@ -43,7 +44,8 @@ class Sharing:
     def plan(self, device: Device, *, nf4: bool, offload_optimizer: bool = False) -> Plan:
         """The same for GPUs, or processes on a CPU."""
         offload = self.offload and self.shard != "none"
-        return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer)
+        lays_out = device == "cpu" and self.shard == "none" and onednn_is_faster()
+        return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer, lays_out)
 
 
 @dataclass(frozen=True)

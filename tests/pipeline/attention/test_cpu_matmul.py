@@ -1,7 +1,11 @@
+import gc
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import tiny_model
 from torch import nn
+from transformers import AutoModelForCausalLM
 from transformers.pytorch_utils import Conv1D
 
 from scoreonce.pipeline.attention import cpu_matmul as products
@@ -69,6 +73,17 @@ def test_weights_laid_out_for_the_forward_pass_are_the_same_weights(library):
     assert model.get_input_embeddings().weight.is_contiguous()  # rows are looked up in it
     moved = not model.model.layers[0].mlp.up_proj.weight.is_contiguous()
     assert moved == products.onednn_is_faster()
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+def test_no_file_of_weights_stays_mapped_beside_weights_laid_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
+    tiny_model("llama").save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, local_files_only=True)
+
+    lay_out_for_forward(model)
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.skipif(not products.batches_stay_exact(), reason="needs a CPU on which oneDNN multiplies batches exactly")

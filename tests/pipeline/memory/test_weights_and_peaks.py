@@ -198,6 +198,18 @@ def test_scoring_keeps_weights_alone():
     assert sharded["gathered weights"] == 2 * (2 * EMBEDDING + NORM + 2 * LAYER)
 
 
+def test_laying_weights_out_takes_them_twice():
+    """Before a forward pass that takes less than the float32 copies."""
+    plan = Plan("cpu", 1, "none", lays_out=True)
+    found = scoring_peak(sizes(model=llama().requires_grad_(False)), plan)
+    assert found.moment == "the weights are laid out"
+    assert found.parts == {"weights": 4 * WHOLE, "weights laid out": 4 * WHOLE}
+    found = scoring_peak(sizes(kept=4 * WHOLE + 1, model=llama().requires_grad_(False)), plan)
+    assert "weights laid out" not in found.parts
+    half = sizes(torch.bfloat16, model=llama(torch.bfloat16).requires_grad_(False))
+    assert scoring_peak(half, plan) == scoring_peak(half, Plan("cpu", 1, "none"))
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
