@@ -11,7 +11,6 @@ real_text.py needs.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import sys
@@ -44,7 +43,6 @@ SOURCE = "hh"
 SHORT = 110  # tokens of prompt and completion: a side of one pair in seven is longer
 # A pair's own judgement as scores: a judge who errs by 1 prefers the other side of 24 %.
 SCORES = {"chosen_score": 1.0, "rejected_score": 0.0}
-Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
 FLAWS: dict[str, Plant] = {
     **PLANTS,
     "truncation": replace(PLANTS["truncation"], title=f"pairs cut at {SHORT} tokens", data={"data.max_length": SHORT}),
@@ -57,18 +55,19 @@ def pairs_of(run: Run) -> pl.DataFrame:
     if not paths.evaluation_pairs.is_file():
         train(run)
         evaluate(run)
-    shutil.rmtree(paths.policy, ignore_errors=True)  # half a gigabyte, which nothing reads any more
+    for read_no_more in (paths.policy, paths.training / "checkpoints"):  # 4 GB
+        shutil.rmtree(read_no_more, ignore_errors=True)
     return pl.read_parquet(paths.evaluation_pairs)
 
 
-def audited(name: str, seed: int, run: Run, pairs: Parts) -> tuple[Run, pl.DataFrame]:
+def audited(name: str, seed: int, folder: Path, model: Path, pairs: real_text.Parts) -> tuple[Run, pl.DataFrame]:
     """The run of the pairs with a flaw, scored and audited, and of each pair: `row`, `planted`, `flagged`."""
     plant = FLAWS.get(name, UNPLANTED)
     train, held_out = ([{**row, **SCORES} for row in part] for part in pairs)
     rows = plant.rows(train, random.Random(seed))
-    for path, part in ((run.data.source, rows), (run.data.test_source, held_out)):
-        Path(str(path)).write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
-    run = run.replace(plant.data)
+    run = real_text.prepared(folder / f"{name}-seed{seed}", (rows, held_out), model, 1).replace(
+        {"score.full_vocab": "none", **plant.data}
+    )
     prepare(run)
     score(run)
     return run, flagged(run, rows, plant)
@@ -125,14 +124,10 @@ def section(said: str, rows: pl.DataFrame, tables: dict[Cleaning, pl.DataFrame])
         share = f"{own['planted_flagged'].sum() / planted:.0%}" if planted else ""
         dropped = own["flagged"].sum() / own["pairs"].sum()
         accuracies = " / ".join(f"{own.filter(pl.col('arm') == arm)['accuracy'].mean():.1%}" for arm in ARMS)
-        gaps = " | ".join(_points(each) for each in found.values())
+        gaps = " | ".join(real_text.points(each) for each in found.values())
         lines.append(f"| {flaw.title} | {share} | {dropped:.0%} | {accuracies} | {gaps} | {verdict(found)} |")
     clean = rows.filter(pl.col("plant") == CLEAN)["accuracy"].mean()
     return [*lines, "", f"Without a flaw: {clean:.1%}."]
-
-
-def _points(gap: Interval) -> str:
-    return f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
 
 
 def rate() -> float:
@@ -144,12 +139,12 @@ def rate() -> float:
 def study(folder: Path, model: Path, pairs: int, seeds: int, settings: dict[str, Any]) -> list[str]:
     """Train what is not done, saying how each went; the page's part, and the table in the folder."""
     source = real_data.folder() / "data/prefs" / real_text.SOURCES[SOURCE]
+    parts = real_text.rows(source, pairs)
     every, rows, tables = planned(seeds), [], {}
     for (name, seed), arms in groupby(every, key=lambda each: (each.plant, each.seed)):
-        run = real_text.prepared(folder / f"{name}-seed{seed}", source, model, pairs, 1).replace(settings)
-        run, found = audited(name, seed, run, real_text.rows(source, pairs))
+        run, found = audited(name, seed, folder, model, parts)
         for each in arms:
-            row, tables[each] = trained(each, run, found)
+            row, tables[each] = trained(each, run.replace(settings), found)
             rows.append(row)
             print(
                 f"{len(rows)}/{len(every)}: {name}, {each.arm}, seed {seed}: accuracy {row['accuracy']:.1%}", flush=True
@@ -172,7 +167,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
-    dpo = {"train.method": real_text.BASE, "train.beta": 0.1, "score.full_vocab": "none"}
+    dpo = {"train.method": real_text.BASE, "train.beta": 0.1}
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"

@@ -43,15 +43,16 @@ SPLITS = ("validation", "test")
 HELD_OUT, TESTED = 5, 352  # every fifth prompt; at most so many pairs
 LONGEST = 500  # characters of a prompt and its longer side
 NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
+Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
 KEYS = ("prompt", "chosen", "rejected", "response_1", "response_2", "label")
 
 
-def rows(source: Path, pairs: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def rows(source: Path, pairs: int) -> Parts:
     """Short training pairs, at most that many, and held-out ones of other prompts."""
     with gzip.open(source, "rt", encoding="utf-8") as lines:
         every = [row for row in map(json.loads, lines) if _characters(row) <= LONGEST]
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["prompt"] for row in every))}
-    parts: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    parts: Parts = ([], [])
     for row in every:
         parts[prompts[row["prompt"]] % HELD_OUT == 0].append({key: row[key] for key in KEYS if key in row})
     return _spread(parts[0], pairs), _spread(parts[1], TESTED)
@@ -66,11 +67,11 @@ def _characters(row: dict[str, Any]) -> int:
     return len(row["prompt"]) + max(len(row[key]) for key in KEYS[1:5] if key in row)
 
 
-def prepared(folder: Path, source: Path, model: Path, pairs: int, seeds: int) -> Run:
-    """The run, with its pairs written."""
+def prepared(folder: Path, parts: Parts, model: Path, seeds: int) -> Run:
+    """The run of rows to train on and held-out ones, which are written."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / "train.jsonl", folder / "held_out.jsonl"]
-    for file, part in zip(files, rows(source, pairs), strict=True):
+    for file, part in zip(files, parts, strict=True):
         file.write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     settings = {
         "out": str(folder / "run"),
@@ -143,13 +144,18 @@ def section(name: str, said: str, each: pl.DataFrame, intervals: dict[str, Inter
     ]
     for (method,), rows in own.group_by("method", maintain_order=True):
         gap = intervals.get(str(method))
-        found = "" if gap is None else f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
+        found = "" if gap is None else points(gap)
         verdict = "" if gap is None else "better" if gap.low > 0 else "worse" if gap.high < 0 else "cannot be told here"
         lines.append(
             f"| `{method}` | {rows['rate'][0]:g} | {rows['accuracy_test'].mean():.1%} | {found} | "
             f"{rows['drift_test'].mean():+.3f} | {verdict} |"
         )
     return lines
+
+
+def points(gap: Interval) -> str:
+    """A difference in percentage points, with its interval."""
+    return f"{100 * gap.mean:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})"
 
 
 def main() -> None:
@@ -167,12 +173,13 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
             small = {"compare.methods": [BASE, "minor_dpo"], "data.max_length": 64}
-            run = prepared(Path(folder), source, model, 32, 2).replace(small)
+            run = prepared(Path(folder), rows(source, 32), model, 2).replace(small)
             print("\n".join(found(options.source, run, model.name)[0]))
         return
     name = options.model.name if options.model else NAME
     model = options.model or smollm2(options.folder / "model")
-    run = prepared(options.folder / f"{options.source}-{name}", source, model, options.pairs, options.seeds)
+    parts = rows(source, options.pairs)
+    run = prepared(options.folder / f"{options.source}-{name}", parts, model, options.seeds)
     said, each = found(options.source, run, name, train=not options.report)
     page.TABLES.mkdir(parents=True, exist_ok=True)
     each.write_parquet(page.TABLES / f"real_{options.source}.parquet")

@@ -38,7 +38,7 @@ class Plan:
     per_machine: int | None = None  # GPUs, which "hybrid" shares out over; all of them where it is not given
     offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
     offload_optimizer: bool = False  # of a whole model: optimizer state and float32 masters of all trained weights are
-    lays_out: bool = False  # scoring first stores float32 weights in another order (`cpu_matmul`)
+    lays_out: bool = False  # scoring first stores float32 linear layers in another order (`cpu_matmul`)
 
     @property
     def sharded(self) -> bool:
@@ -135,7 +135,7 @@ def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     gathered = _gathered(weights, plan, sizes.element, trains=False) if plan.sharded else {}
     kept = _weights(weights, plan)
     always = gathered if plan.offload else {**kept, **gathered}
-    copied = weights.whole.bytes if plan.lays_out and sizes.element == FLOAT32 else 0
+    copied = weights.whole.bytes if plan.lays_out and weights.frozen_linear and sizes.element == FLOAT32 else 0
     return _largest(
         {
             "the weights are laid out": {**always, "weights laid out": copied},

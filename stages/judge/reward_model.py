@@ -44,7 +44,7 @@ class RewardModel:
         if differs := tokenizers.other_rules(self._tokenizer):
             logger.warning(
                 f"{differs} If the file is right, as it mostly is, the scores of {self._name} are not those of its "
-                "authors: set tokenizer_class to PreTrainedTokenizerFast in its tokenizer_config.json."
+                "authors: compare some with its model card."
             )
         self._weights = model_digest(self._folder)
         self._model: PreTrainedModel | None = None

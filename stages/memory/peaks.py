@@ -44,7 +44,7 @@ class Sharing:
     def plan(self, device: Device, *, nf4: bool, offload_optimizer: bool = False) -> Plan:
         """The same for GPUs, or processes on a CPU."""
         offload = self.offload and self.shard != "none"
-        lays_out = device == "cpu" and self.shard == "none" and onednn_is_faster()
+        lays_out = device == "cpu" and self.shard == "none" and not nf4 and onednn_is_faster()
         return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer, lays_out)
 
 

@@ -206,6 +206,8 @@ def test_laying_weights_out_takes_them_twice():
     assert found.parts == {"weights": 4 * WHOLE, "weights laid out": 4 * WHOLE}
     found = scoring_peak(sizes(kept=4 * WHOLE + 1, model=llama().requires_grad_(False)), plan)
     assert "weights laid out" not in found.parts
+    gpt2 = tr.GPT2LMHeadModel(tr.GPT2Config(vocab_size=97, n_embd=32, n_layer=1, n_head=2)).requires_grad_(False)
+    assert "weights laid out" not in scoring_peak(sizes(model=gpt2), plan).parts  # its layers are none of nn.Linear
     half = sizes(torch.bfloat16, model=llama(torch.bfloat16).requires_grad_(False))
     assert scoring_peak(half, plan) == scoring_peak(half, Plan("cpu", 1, "none"))
 
