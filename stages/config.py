@@ -422,6 +422,7 @@ class Compare(_Section):
     trials: int = Field(16, ge=1, description="combinations that a random search draws")
     keep: int = Field(3, ge=2, description="successive halving goes on with the best 1 in `keep`")
     seed: int = Field(0, ge=0, description="of the random search")
+    keep_checkpoints: bool = Field(False, description="keep the checkpoints of trainings that are evaluated")
 
 
 class Judge(_Section):

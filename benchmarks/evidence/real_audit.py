@@ -55,7 +55,7 @@ def pairs_of(run: Run) -> pl.DataFrame:
     if not paths.evaluation_pairs.is_file():
         train(run)
         evaluate(run)
-    for read_no_more in (paths.policy, paths.training / "checkpoints"):  # 4 GB
+    for read_no_more in (paths.policy, paths.checkpoints):  # 4 GB
         shutil.rmtree(read_no_more, ignore_errors=True)
     return pl.read_parquet(paths.evaluation_pairs)
 

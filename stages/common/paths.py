@@ -163,6 +163,11 @@ class RunPaths:
         return self.out / "train" / self.label
 
     @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints from which this training run goes on where it was stopped."""
+        return self.training / "checkpoints"
+
+    @property
     def lineage(self) -> Path:
         """What the policy is trained from and how (JSON), written before the first step."""
         return self.training / "lineage.json"

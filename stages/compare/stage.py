@@ -169,7 +169,15 @@ def _search(
         new = [label for label, trial in labels.items() if label in again or not is_finished(trial)]
         show = table.Progress(len(work), new)
         logs = paths.comparison / "logs"
-        trials = run_all(work, jobs=jobs, logs=logs, done=show, again=again, allow_method_file=allow_method_file)
+        trials = run_all(
+            work,
+            jobs=jobs,
+            logs=logs,
+            done=show,
+            again=again,
+            allow_method_file=allow_method_file,
+            keep_checkpoints=asked.keep_checkpoints,
+        )
         every += trials
         if number < len(rounds):
             candidates = _best(trials, current, max(1, len(candidates) // asked.keep))

@@ -20,10 +20,13 @@ from scoreonce.schemas import metrics
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.common import digests, progress
 from scoreonce.stages.common.files import write_toml
+from scoreonce.stages.common.locking import locked
 from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.common.removal import remove
 from scoreonce.stages.config import Compute, Run
 from scoreonce.stages.data.training_runs import held_out_rows, metric_lines, read_evaluation
 from scoreonce.stages.models import folders
+from scoreonce.stages.outputs.at_address import at_address
 
 LAST_LINES = 4  # of a process's messages, where it failed
 
@@ -40,21 +43,28 @@ def run_all(
     done: Done,
     again: Collection[str] = (),
     allow_method_file: bool = False,
+    keep_checkpoints: bool = False,
 ) -> list[Trial]:
     """Train and evaluate each (candidate, seed, run), what is finished already not again; in the order of `work`.
 
     With one job in this process, with more in that many at once, each with a GPU of its own where there are GPUs; what
     they say is in files of the folder `logs`. What is there under the labels `again` is deleted before. A training that
     cannot be finished, because its weights are no longer finite for example, becomes a trial with a failure.
+    Without `keep_checkpoints`, the checkpoints of a training are removed once it is evaluated.
     """
     if jobs > 1:
         finished = _in_processes(work, jobs, logs, _flags(allow_method_file), again)
     else:
         finished = map(partial(_in_this_process, again=again, allow_method_file=allow_method_file), work)
+    runs = {(candidate, seed): run for candidate, seed, run in work}
     found: dict[tuple[str, int], Trial] = {}
     for trial in finished:
+        key = trial.candidate, trial.seed
+        if not trial.failure and not keep_checkpoints and RunPaths.of(runs[key]).checkpoints.is_dir():
+            with quiet():
+                _remove_checkpoints(runs[key])
         done(trial)
-        found[trial.candidate, trial.seed] = trial
+        found[key] = trial
     return [found[candidate, seed] for candidate, seed, _ in work]
 
 
@@ -71,6 +81,14 @@ def _in_this_process(work: Work, *, again: Collection[str], allow_method_file: b
     except InputError as error:
         return Trial(candidate, seed, paths.label, {}, 0.0, f"{error.what} {error.found}. {error.fix}")
     return _read(candidate, seed, paths)
+
+
+@at_address(writes="train/{label}")
+def _remove_checkpoints(run: Run) -> None:
+    """Of a training that has ended, which needs them no more: two of them take 24 bytes a weight with AdamW."""
+    paths = RunPaths.of(run)
+    with locked(paths, paths.training, f"the training run {paths.label}"):
+        remove(paths.checkpoints, inside=paths.out)
 
 
 def _flags(allow_method_file: bool) -> dict[str, list[str]]:

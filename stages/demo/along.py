@@ -16,13 +16,13 @@ from scoreonce.stages.data.training_runs import CHECKPOINT_WEIGHTS, checkpoints,
 from scoreonce.stages.scoring.model_scorer import ModelScorer
 
 
-def earlier_steps(training: Path, policy: ModelScorer) -> Iterator[int]:
-    """Each step that the run in `training` kept a checkpoint of, but the last; `policy` has its weights meanwhile.
+def earlier_steps(folder: Path, policy: ModelScorer) -> Iterator[int]:
+    """Each step of the checkpoints in `folder`, but the last; `policy` has its weights meanwhile.
 
     The last step's weights are the model's own. Raises `InputError` where the weights are not as they were written, or
     are not those of the whole model, as with LoRA.
     """
-    for checkpoint in checkpoints(training / "checkpoints")[:-1]:
+    for checkpoint in checkpoints(folder)[:-1]:
         manifest = manifests.read(CheckpointManifest, checkpoint / MANIFEST)
         manifests.require_files(manifest, checkpoint, [CHECKPOINT_WEIGHTS])
         _put(checkpoint / CHECKPOINT_WEIGHTS, policy)

@@ -138,8 +138,9 @@ def judge(run: Run, size: Size = Size()) -> None:
         texts, figures = judged(policy, label)
         entry = {"label": label, **figures, "samples": _shown(prompts[: size.shown], texts[: size.shown])}
         if label != REFERENCE:
-            kept = earlier_steps(paths.out / "train" / label, policy)
-            entry["training_identity"] = manifests.read(Lineage, replace(paths, label=label).lineage).identity
+            own = replace(paths, label=label)
+            entry["training_identity"] = manifests.read(Lineage, own.lineage).identity
+            kept = earlier_steps(own.checkpoints, policy)
             entry["along"] = [{"step": step, **judged(policy, f"{label}, step {step}")[1]} for step in kept]
         entries.append(entry)
     best = _best_of_n(prompts[: size.best_of_prompts], tokenizer, causal_lm(reference.scorer.model), run, size)

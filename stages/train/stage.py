@@ -295,7 +295,7 @@ def _only_run(accelerator: Accelerator, paths: RunPaths, restart: bool, timeout:
 def _plan(run: Run, paths: RunPaths, record: Lineage) -> dict[str, Any]:
     """What this process is about to do, as facts that have to be the same on all of them."""
     facts, there = record.model_dump(mode="json"), manifests.readable(Lineage, paths.lineage)
-    found = checkpoints(paths.training / "checkpoints")
+    found = checkpoints(paths.checkpoints)
     return {
         "the settings of [train]": [
             facts["method"],
@@ -352,7 +352,8 @@ def _damaged(paths: RunPaths) -> bool:
             manifests.require_files(log, paths.training, WHOLE)
             return not log.finished  # a run that mends a damaged one was stopped
     except InputError as error:
-        logger.warning("%s: %s (%s); written again from the last checkpoint", paths.label, error.what, error.where)
+        begin = "last checkpoint" if checkpoints(paths.checkpoints) else "first step"
+        logger.warning("%s: %s (%s); written again from the %s", paths.label, error.what, error.where, begin)
         return True
     except ValueError as error:
         logger.warning("%s: run.toml cannot be read (%s); written again", paths.label, error)

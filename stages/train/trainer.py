@@ -193,7 +193,7 @@ class Trainer:
         Raises `SystemExit(143)` after SIGTERM and `KeyboardInterrupt` after Ctrl-C, both with a checkpoint written;
         `InputError` where the processes would go on from different steps, or the training diverges.
         """
-        folder, settings = paths.training / "checkpoints", self.run.train
+        folder, settings = paths.checkpoints, self.run.train
         done, state = 0, self.step.method.init_state()
         if found := checkpoint.newest_sound(folder, partial(log_damage, paths.training), watch.needs):
             done, state = checkpoint.restore(found, self.training)
@@ -267,7 +267,7 @@ class Trainer:
         """Write the trained model, from the main process: the weights of the step that `made` says."""
         if self.accelerator.is_main_process or self.training.sharded:
             if made.held_out is not None and made.held_out.policy_step != made.held_out.last_step:
-                checkpoint.restore_sound(paths.training / "checkpoints", made.held_out.policy_step, self.training)
+                checkpoint.restore_sound(paths.checkpoints, made.held_out.policy_step, self.training)
             start, data, trained = lineage.start_of(self.run), self.run.data, self.training.model.model
             save_policy.save(
                 paths.policy,

@@ -91,6 +91,43 @@ def test_the_reference_is_loaded_once_and_what_is_done_is_not_done_again(prepare
     assert [row["name"] for row in document["standings"]] == [row.name for row in again.standings.rows]
 
 
+def checkpoints(world):
+    """Of each training that there is, how many checkpoints are left."""
+    trainings = (world.folder / "out/train").glob("[!.]*")
+    return {path.name: len(list(path.glob("checkpoints/step-*"))) for path in trainings}
+
+
+def test_checkpoints_of_evaluated_trainings_are_removed_unless_asked_for(prepared, trained, caplog):
+    keeping = two(prepared, keep_checkpoints=True)
+    comparison.compare(keeping)
+    assert checkpoints(prepared) == dict.fromkeys(["dpo-s0", "dpo-s1", "ipo-s0", "ipo-s1"], 2)
+    # As those of a comparison that was stopped before it removed them.
+    first = comparison.compare(two(prepared))
+    assert checkpoints(prepared) == dict.fromkeys(["dpo-s0", "dpo-s1", "ipo-s0", "ipo-s1"], 0)
+    assert len(trained) == 4
+    # A model that is damaged is trained again from the start, to the same figures.
+    weights = first.policies("dpo")["dpo-s0"] / "model.safetensors"
+    *kept, last = weights.read_bytes()
+    weights.write_bytes(bytes([*kept, last ^ 1]))
+    again = comparison.compare(two(prepared))
+    assert trained[4:] == ["dpo-s0"]
+    assert "written again from the first step" in caplog.text
+    assert again.trials().drop("seconds").equals(first.trials().drop("seconds"))
+    assert checkpoints(prepared)["dpo-s0"] == 0
+
+
+def test_a_training_that_failed_keeps_its_checkpoints(prepared, monkeypatch):
+    def fails(run):
+        if run.train.label == "dpo-s1":
+            raise InputError("No.", found="", where="", fix="")
+        return honest(run)
+
+    honest = evaluate.evaluate
+    monkeypatch.setattr(evaluate, "evaluate", fails)
+    comparison.compare(prepared.run(train=FAST, compare={"seeds": 2}))
+    assert checkpoints(prepared) == {"dpo-s0": 0, "dpo-s1": 2}
+
+
 def test_a_judge_of_all_trainings_leads(prepared, trained, tmp_path, caplog):
     """The judge counts letters: samples of ipo's seeds have more than the reference's, those of dpo's have fewer."""
     caplog.set_level("INFO", logger="scoreonce")
@@ -166,6 +203,8 @@ def test_trainings_with_other_settings_are_refused_and_with_restart_trained_agai
 def test_another_machine_knows_the_trainings_at_an_address(tmp_path, monkeypatch, capsys):
     place = Place(tmp_path, monkeypatch, f"file://{tmp_path}/remote")
     assert place.on("one")("compare", "--method", "dpo", "--seeds", "1") == 0
+    assert (tmp_path / "remote/train/dpo-s0/model/model.safetensors").exists()
+    assert not list((tmp_path / "remote/train/dpo-s0").glob("checkpoints/*/*"))
     changed = ("--method", "dpo", "--seeds", "1", "--set", "train.learning_rate=2e-3")
     capsys.readouterr()
     assert place.on("two")("compare", *changed) == 2

@@ -43,14 +43,14 @@ def ends(policy):
 def test_the_policy_has_the_weights_of_each_step_but_the_last(tmp_path, policy):
     for step in (9, 10, 11):
         write(tmp_path, step, filled(policy, float(step)))
-    seen = {step: {float(x) for x in each} for step in earlier_steps(tmp_path, policy) if (each := ends(policy))}
+    seen = {step: {float(end) for end in ends(policy)} for step in earlier_steps(tmp_path / "checkpoints", policy)}
     assert seen == {9: {9.0}, 10: {10.0}}
 
 
 def test_a_run_without_checkpoints_has_no_earlier_steps(tmp_path, policy):
-    assert list(earlier_steps(tmp_path, policy)) == []
+    assert list(earlier_steps(tmp_path / "checkpoints", policy)) == []
     write(tmp_path, 3, filled(policy, 3.0))
-    assert list(earlier_steps(tmp_path, policy)) == []
+    assert list(earlier_steps(tmp_path / "checkpoints", policy)) == []
 
 
 def test_changed_weights_are_not_judged(tmp_path, policy):
@@ -58,11 +58,11 @@ def test_changed_weights_are_not_judged(tmp_path, policy):
     write(tmp_path, 2, filled(policy, 2.0))
     save_file(filled(policy, 5.0), folder / "weights.safetensors")
     with pytest.raises(InputError, match="not what `scoreonce train` wrote"):
-        list(earlier_steps(tmp_path, policy))
+        list(earlier_steps(tmp_path / "checkpoints", policy))
 
 
 def test_weights_of_matrices_alone_are_refused(tmp_path, policy):
     for step in (1, 2):
         write(tmp_path, step, {"model.lora_A.weight": torch.zeros(1)})
     with pytest.raises(InputError, match="whole models alone"):
-        list(earlier_steps(tmp_path, policy))
+        list(earlier_steps(tmp_path / "checkpoints", policy))
