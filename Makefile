@@ -26,12 +26,12 @@ BENCH_ARGS ?=
 BENCHES    := $(or $(ONLY),peers columns growth hh sweep full_vocabulary audit)
 
 # What `make torture` damages.
-FLIPS        ?= 1000
-TRUNCATIONS  ?= 200
+FLIPS        ?= 1368
+TRUNCATIONS  ?= 266
 TORTURE_ARGS ?=
 
 # How often `make kills` kills.
-KILLS        ?= 225
+KILLS        ?= 350
 
 BIN       := $(VENV)/bin
 READY     := $(VENV)/.ready

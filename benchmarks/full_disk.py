@@ -1,6 +1,6 @@
 """Full disks: every stage runs where there is too little room for it, and again with room enough.
 
-    python benchmarks/full_disk.py [--trials 90] [--only train]
+    python benchmarks/full_disk.py [--trials 140] [--only train]
 
 Needs Linux and root: each trial mounts a file system in memory (tmpfs). Its size is what the run takes before the stage
 and a part of what the stage adds, evenly spread from nothing to all of it. Wanted: an error that says that the disk is
@@ -132,7 +132,7 @@ def _line(name: str, trials: Sequence[Trial]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=90)
+    parser.add_argument("--trials", type=int, default=140)
     parser.add_argument("--only", nargs="+", default=[], help="stages, as in the table")
     given = parser.parse_args()
     if sys.platform != "linux" or os.geteuid() != 0:

@@ -1,6 +1,6 @@
 """Killed commands: every stage is killed again and again, given once more, and compared with a run left alone.
 
-    python benchmarks/kills.py [--kills 225] [--only train] [--seed 0]
+    python benchmarks/kills.py [--kills 350] [--only train] [--seed 0]
 
 Half of the kills are at file operations (a file opened for writing, renamed, removed, a folder made), evenly spread
 over those of the stage; half at moments drawn from the time that it takes. After each, the same command is given again.
@@ -46,6 +46,11 @@ STAGES: dict[str, readers.Reader] = {
     "merge": readers.merged,
     "evaluate": readers.evaluated,
     "audit": readers.audited,
+    "sample": readers.sampled,
+    "judge": readers.judged,
+    "pairs": readers.graded,
+    "export-reference": readers.exported,
+    "compare": readers.compared,
     "report": readers.written_report,
 }
 SHARD = re.compile(r"\d{8}T\d{12}-[0-9a-f]{10}")  # `<time>-<random>`
@@ -248,7 +253,7 @@ def _line(name: str, operations: str, trials: Sequence[Trial]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=225)
+    parser.add_argument("--kills", type=int, default=350)
     parser.add_argument("--only", nargs="+", default=[], help="stages, as in the table")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

@@ -1,6 +1,6 @@
 """Flipped bits and cut files: every kind of file of a run is damaged, and every stage that reads it is run.
 
-    python benchmarks/torture.py [--flips 1000] [--truncations 200] [--only "token ids"] [--seed 0]
+    python benchmarks/torture.py [--flips 1368] [--truncations 266] [--only "token ids"] [--seed 0]
 
 A small finished run is made, and beside it an unfinished one. For each damage a copy of both is made, one bit of one
 file is flipped, or the file is cut, and its date is kept, as by a failing disk. Then the stages that read this kind of
@@ -89,8 +89,8 @@ def table(found: dict[str, list[Verdict]]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flips", type=int, default=1000)
-    parser.add_argument("--truncations", type=int, default=200)
+    parser.add_argument("--flips", type=int, default=1368)
+    parser.add_argument("--truncations", type=int, default=266)
     parser.add_argument("--only", nargs="+", default=[], help="kinds of file, as in the table")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()

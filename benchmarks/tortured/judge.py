@@ -163,9 +163,15 @@ def _do(fix: str) -> bool:
         "evaluate": (readers.evaluated,),
         "audit": (readers.audited,),
         "train": (readers.finished, readers.resumed),
+        "merge": (readers.merged,),
+        "sample": (readers.sampled,),
+        "judge": (readers.judged,),
+        "pairs": (readers.graded,),
+        "compare": (readers.compared,),
+        "export-reference": (readers.exported,),
         "demo": (lambda: world.write_demo(),),
     }
-    command = re.search(r"`scoreonce (\w+)", fix)
+    command = re.search(r"`scoreonce ([\w-]+)", fix)
     if command is None:
         return False
     for position, action in enumerate(commands[command[1]]):
@@ -190,7 +196,7 @@ class _Listening(logging.Handler):
     """Collects what stages say of damage or of work done again."""
 
     WORDS = re.compile(
-        r"damaged|Passed over|(Preparing|written|made|tables) again|set aside|left out|earlier version", re.IGNORECASE
+        r"damaged|Passed over|\w+ again|set aside|left out|earlier version", re.IGNORECASE
     )
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,16 +14,20 @@ from scoreonce.stages.audit.stage import audit
 from scoreonce.stages.commands import sql
 from scoreonce.stages.common.files import read_json
 from scoreonce.stages.common.paths import SPLITS, RunPaths
-from scoreonce.stages.config import Run
+from scoreonce.stages.compare.stage import compare
 from scoreonce.stages.data.json_lines import read_lines
 from scoreonce.stages.evaluate.stage import evaluate
+from scoreonce.stages.exchange.export import export_reference
+from scoreonce.stages.judge.stage import judge
+from scoreonce.stages.pairs.stage import pairs
 from scoreonce.stages.prepare.stage import prepare
 from scoreonce.stages.report import stage as reporting
+from scoreonce.stages.sample.stage import sample
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.store import maintenance
 from scoreonce.stages.train.merge import merge
 from scoreonce.stages.train.stage import train
-from tortured.world import run_file
+from tortured.world import JUDGED, JUDGEMENT, SAMPLED, compared_run, lora_run, run_file
 
 Reader = Callable[[], str]
 QUERIES = ("SELECT * FROM pairs", "SELECT * FROM quarantine", "SELECT * FROM steps", "SELECT * FROM evaluation")
@@ -61,12 +66,12 @@ def finished_on_hidden() -> str:
 
 
 def finished_lora() -> str:
-    return _trained(_lora())
+    return _trained(lora_run())
 
 
 def merged() -> str:
     """The adapter of `finished_lora`, merged into the model."""
-    folder = merge(_lora()).paths.merged
+    folder = merge(lora_run()).paths.merged
     return _digest(*(path.read_bytes() for path in sorted(folder.glob("*.safetensors"))))
 
 
@@ -96,6 +101,37 @@ def trained_on_top_k() -> str:
 def evaluated() -> str:
     result = evaluate(run_file())
     return _digest(result.summary, result.paths.evaluation_pairs.read_bytes())
+
+
+def sampled() -> str:
+    """Completions of the reference and of the finished run."""
+    return _digest(*(made.samples().to_dicts() for made in sample(run_file(), labels=SAMPLED)))
+
+
+def judged() -> str:
+    """What a reward model says of them."""
+    result = judge(run_file(), **JUDGED)
+    return _digest(result.summary, result.scores().to_dicts(), result.judgements().to_dicts())
+
+
+def graded() -> str:
+    """The lists that are made of them."""
+    result = pairs(run_file(), [JUDGEMENT])
+    return _digest(result.counts, result.path.read_bytes())
+
+
+def exported() -> str:
+    """The scored pairs for TRL."""
+    folder = export_reference(run_file(), "trl")
+    return _digest(*(path.read_bytes() for path in sorted(folder.glob("*.parquet"))))
+
+
+def compared() -> str:
+    """Two trainings, ranked, without the time and memory that they took."""
+    found = compare(compared_run())
+    policies = [folder for row in found.standings.rows for folder in found.policies(row.name).values()]
+    weights = [path.read_bytes() for folder in policies for path in sorted(folder.glob("*.safetensors"))]
+    return _digest(found.standings, found.reason, found.trials().drop("seconds", "peak_memory").to_dicts(), *weights)
 
 
 def reported() -> str:
@@ -128,10 +164,6 @@ def _page(render: mock.MagicMock) -> list[Any]:
     return [runs, data.pairs_manifest, data.reference_manifest, data.demo]
 
 
-def _lora() -> Run:
-    return run_file(train__label="lora", train__lora_rank=2)
-
-
 def _new(run: Any) -> str:
     shutil.rmtree("out/train/new", ignore_errors=True)
     try:
@@ -142,18 +174,22 @@ def _new(run: Any) -> str:
 
 def _trained(run: Any) -> str:
     paths = train(run).paths
-    metrics = [
-        {name: value for name, value in line.items() if not name.startswith("perf/")}
-        for line in read_lines(paths.training / "metrics.jsonl")
-    ]
+    metrics = _without_time(paths.training / "metrics.jsonl")
+    held_out = _without_time(paths.held_out_log) if paths.held_out_log.is_file() else []
     lineage = {name: part for name, part in read_json(paths.lineage).items() if name != "versions"}
     steps = (paths.training / "steps.parquet").read_bytes()
     weights = [path.read_bytes() for path in sorted(paths.policy.glob("*.safetensors"))]
-    return _digest(*weights, metrics, steps, lineage)
+    return _digest(*weights, metrics, held_out, steps, lineage)
+
+
+def _without_time(path: Path) -> list[dict[str, Any]]:
+    lines = read_lines(path)
+    return [{name: line[name] for name in line if not name.startswith("perf/") and name != "seconds"} for line in lines]
 
 
 def _digest(*parts: Any) -> str:
     whole = hashlib.sha256()
     for part in parts:
-        whole.update(part if isinstance(part, bytes) else repr(part).encode())
+        # As JSON: figures that are read back have other types and another order than those that were just made.
+        whole.update(part if isinstance(part, bytes) else json.dumps(part, sort_keys=True, default=repr).encode())
     return whole.hexdigest()

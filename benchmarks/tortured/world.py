@@ -4,24 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from scoreonce.pipeline.demo.task import card, prompts
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit.stage import audit
 from scoreonce.stages.common.files import write_json
+from scoreonce.stages.compare.stage import compare
 from scoreonce.stages.config import Run
 from scoreonce.stages.demo import model as demo_model
 from scoreonce.stages.evaluate.stage import evaluate
+from scoreonce.stages.exchange.export import export_reference
+from scoreonce.stages.judge.stage import judge
+from scoreonce.stages.pairs.stage import pairs
 from scoreonce.stages.prepare.stage import prepare
 from scoreonce.stages.report.stage import report
+from scoreonce.stages.sample.stage import sample
 from scoreonce.stages.score.stage import score
 from scoreonce.stages.train import stage as training
+from scoreonce.stages.train.merge import merge
 
 PAIRS = 32
 STEPS = 4  # a checkpoint after every second
 STOPPED = 3  # the unfinished run ends in this step
+SAMPLED = ("reference", "dpo")
+JUDGED = {"label": "dpo", "against": "reference"}
+JUDGEMENT = "dpo-against-reference"
 
 
 def run_file(**settings: object) -> Run:
@@ -40,11 +53,30 @@ def run_file(**settings: object) -> Run:
             "checkpoint_every": 2,
             "verify_pairs": 2,
         },
+        "evaluate": {"every": 2, "pairs": 4},
+        "sample": {"limit": 3, "n": 2, "max_new_tokens": 32},
+        "judge": {"reward_model": "reward"},
+        "pairs": {"finished_only": False},
     }
     for key, value in settings.items():
         section, _, name = key.partition("__")
-        tree[section][name] = value
+        if name:
+            tree[section][name] = value
+        else:
+            tree[section] = value
     return Run.model_validate({"out": "out", **tree})
+
+
+def lora_run() -> Run:
+    """A training of LoRA matrices."""
+    return run_file(train__label="lora", train__lora_rank=2)
+
+
+def compared_run() -> Run:
+    """A comparison of two methods, with an `out` of its own."""
+    train = {"batch_pairs": 4, "max_steps": 2, "verify_pairs": 2, "learning_rate": 1e-3}
+    run = run_file(compare={"methods": ["dpo", "ipo"]}, train=train)
+    return run.replace({"out": "compared", "score.store": "out/store", "evaluate.every": None})
 
 
 def make(folder: Path) -> None:
@@ -59,6 +91,13 @@ def make(folder: Path) -> None:
         training.train(run)
         _train_half()
         evaluate(run)
+        training.train(lora_run())
+        merge(lora_run())
+        sample(run, labels=SAMPLED)
+        judge(run, **JUDGED)
+        pairs(run, [JUDGEMENT])
+        export_reference(run, "trl")
+        compare(compared_run())
         write_demo()
         audit(run)
         report(run)
@@ -87,7 +126,7 @@ def working_in(folder: Path) -> Iterator[None]:
 
 
 def write_inputs(pairs: int = PAIRS) -> None:
-    """Write the raw pairs, with one more for the quarantine, and the model."""
+    """Write the raw pairs, with one more for the quarantine, the model, and a reward model."""
     import json
     import random
 
@@ -96,6 +135,16 @@ def write_inputs(pairs: int = PAIRS) -> None:
     rows.append({"prompt": "p", "chosen": "the same", "rejected": "the same"})
     Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     demo_model.write(Path("model"), [row["prompt"] + row["chosen"] for row in rows], hidden=16, layers=1, seed=0)
+    _write_reward_model(Path("reward"), Path("model"))
+
+
+def _write_reward_model(folder: Path, model: Path) -> None:
+    """An untrained one of the model's shape, with its tokenizer."""
+    config = LlamaConfig.from_pretrained(model, num_labels=1, pad_token_id=1)
+    torch.manual_seed(1)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    for file in model.glob("tokenizer*"):
+        shutil.copy(file, folder)
 
 
 class _StoppedError(Exception):

@@ -19,14 +19,18 @@ ManifestT = TypeVar("ManifestT", bound=Manifest)
 FilesManifestT = TypeVar("FilesManifestT", bound=FilesManifest)
 
 
-class _Absent:
-    """Stands for a key that one side lacks: a setting can be None."""
+class _Word:
+    """Stands for a value that no setting has: one can be None."""
+
+    def __init__(self, word: str) -> None:
+        self._word = word
 
     def __repr__(self) -> str:
-        return "nothing"
+        return self._word
 
 
-ABSENT = _Absent()
+ABSENT = _Word("nothing")  # of a key that one side lacks
+UNREADABLE = _Word("unreadable")  # of a manifest that is absent or damaged
 
 
 LONGEST_SHOWN = 200  # characters of a value, which may be a chat template
@@ -42,6 +46,8 @@ class Difference:
 
     def text(self, done: str) -> str:
         """`data.max_length: prepared with 192, now 400`, where `done` is "prepared"."""
+        if self.now is UNREADABLE:
+            return f"{self.key} cannot be read"
         return f"{self.key}: {done} with {_shown(self.then)}, now {_shown(self.now)}"
 
 
@@ -60,6 +66,11 @@ def differences(key: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> li
 def listed(found: Sequence[Difference], done: str) -> str:
     """The differences as the `found` part of an error, one per line."""
     return "\n         ".join(difference.text(done) for difference in found)
+
+
+def again(doing: str, found: Sequence[Difference], done: str) -> str:
+    """Why finished work is done again, as a message: `again("Preparing", found, "prepared")`."""
+    return "\n  ".join([f"{doing} again:", *(difference.text(done) for difference in found)])
 
 
 def _shown(value: Any) -> str:
@@ -146,7 +157,7 @@ def changes(kind: type[FilesManifestT], path: Path, wanted: Mapping[str, Any]) -
     """
     done = readable(kind, path)
     if done is None:
-        return [Difference(path.name, ABSENT, "wanted")]
+        return [Difference(path.name, ABSENT, UNREADABLE)]
     then = done.model_dump(mode="json", include=set(wanted))
     return [*differences("", then, wanted), *file_changes(done, path.parent)]
 

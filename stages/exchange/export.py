@@ -101,9 +101,12 @@ def export_reference(
     export = _Export(run, target, tokens, leave_out_differing)
     folder, wanted = export.folder, export.settings(prepared, reference)
     with locked(export.paths, folder, f"the folder {folder}", timeout=lock_timeout):
-        if not manifests.changes(ExportManifest, folder / MANIFEST, wanted):
+        changed = manifests.changes(ExportManifest, folder / MANIFEST, wanted)
+        if not changed:
             logger.info("%s: up to date", folder)
             return folder
+        if (folder / MANIFEST).exists():
+            logger.info(manifests.again("Exporting", changed, "exported"))
         remove(folder, inside=export.paths.out)
         manifest = export.write(wanted)
     logger.info("\n".join(_summary(manifest, folder)))

@@ -102,7 +102,9 @@ def judge(
 
 def _up_to_date(path: Path, wanted: Mapping[str, Any]) -> JudgementManifest | None:
     """The manifest of a judgement that need not be done again; questions that a server failed are asked again."""
-    if manifests.changes(JudgementManifest, path, wanted):
+    if changed := manifests.changes(JudgementManifest, path, wanted):
+        if path.exists():
+            logger.info(manifests.again("Judging", changed, "judged"))
         return None
     done = manifests.read(JudgementManifest, path)
     failures: Any = done.figures["failures"]

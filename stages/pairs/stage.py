@@ -66,9 +66,12 @@ def pairs(
         "finished_only": run.pairs.finished_only,
     }
     with locked(paths, folder, f"the graded lists {called}", timeout=lock_timeout):
-        if not manifests.changes(GradedManifest, folder / MANIFEST, wanted):
+        changed = manifests.changes(GradedManifest, folder / MANIFEST, wanted)
+        if not changed:
             logger.info("%s: up to date", path)
             return PairsResult(path, manifests.read(GradedManifest, folder / MANIFEST).counts)
+        if (folder / MANIFEST).exists():
+            logger.info(manifests.again("Making the lists", changed, "made"))
         rows = pl.concat([part for each, manifest in found.items() for part in _scored(paths, each, manifest)])
         lists, counts = graded(rows, finished_only=run.pairs.finished_only)
         if not lists:

@@ -123,7 +123,7 @@ def _require_room(data: Data) -> None:
 
 def _log_plan(changed: Sequence[Difference], datasets: Sequence[Dataset]) -> None:
     if changed:
-        logger.info("\n  ".join(["Preparing again:", *(difference.text("prepared") for difference in changed)]))
+        logger.info(manifests.again("Preparing", changed, "prepared"))
     for dataset in datasets:
         recipe = dataset.recipe
         names = recipe.columns.names.items()

@@ -131,7 +131,7 @@ def _write_pairs(job: ScoringJob, lock_timeout: float | None) -> None:
     if not changed:
         return
     if path.exists():
-        logger.info("\n  ".join(["Writing the pair tables again:", *(each.text("scored") for each in changed)]))
+        logger.info(manifests.again("Writing the pair tables", changed, "scored"))
     require_inside(path.parent, paths.out)
     # `prepare` takes the same lock, so that the tables are of one set of pairs.
     with locked(paths, paths.prepared, f"the folder {paths.prepared}", timeout=lock_timeout):

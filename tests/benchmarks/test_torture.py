@@ -52,7 +52,7 @@ def test_every_file_of_the_run_is_of_some_kind(run):
     every = {path.relative_to(sound) for path in sound.rglob("*") if path.is_file()}
     known = {path.relative_to(sound) for kind in KINDS for path in kind.files(sound)}
     left = {path for path in every - known if path.suffix not in (".lock", ".html") and path.parts[0] != "cache"}
-    assert {path.parts[:4] for path in left} == {("out", "train", "dpo", "checkpoints")}
+    assert {path.parts[:4] for path in left} == {("out", "train", label, "checkpoints") for label in ("dpo", "lora")}
     assert not known - every
 
 

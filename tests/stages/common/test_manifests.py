@@ -17,7 +17,7 @@ from scoreonce.schemas.manifests import (
 )
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import sha256, write_json
-from scoreonce.stages.common.manifests import ABSENT, Difference
+from scoreonce.stages.common.manifests import ABSENT, UNREADABLE, Difference
 
 DIGEST = "7e091f4725da93b8a3bfdc9685b66de266a1c8ba2fdee198f72520763900d998"
 # As scoreonce 0.1 wrote them.
@@ -139,6 +139,7 @@ def test_differences_are_the_leaves_that_are_not_alike():
         (None, 0.5, "data.key: prepared with nothing, now 0.5"),
         ("a", ABSENT, 'data.key: prepared with "a", now nothing'),
         (False, True, "data.key: prepared with false, now true"),
+        (ABSENT, UNREADABLE, "data.key cannot be read"),
         ("ab" * 32, "cd" * 32, f"data.key: prepared with {'ab' * 8}…, now {'cd' * 8}…"),
     ],
 )

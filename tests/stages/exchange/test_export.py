@@ -134,6 +134,12 @@ def test_a_second_time_nothing_is_written_until_the_scores_are_others(world, cap
     score(world.run())
     export_reference(world.run(), "trl")
     assert pl.read_parquet(folder / "train.parquet").height == 5
+    said = capsys.readouterr().out
+    assert "Exporting again:" in said
+    assert "pairs_manifest_sha256: exported with " in said
+    (folder / "manifest.json").write_text("{")
+    export_reference(world.run(), "trl")
+    assert "Exporting again:\n  manifest.json cannot be read\n" in capsys.readouterr().out
 
 
 def test_a_damaged_store_ends_an_export_of_tokens_and_leaves_nothing(world):

@@ -81,6 +81,7 @@ def test_unfinished_completions_are_left_out_unless_asked_for(tmp_path):
 
 
 def test_made_once_it_is_up_to_date_until_something_changes(tmp_path, caplog):
+    caplog.set_level("INFO", logger="scoreonce")
     run = run_of(tmp_path)
     judged(run, "dpo", {"a?": ["x", "yyy"]})
     before = pairs(run, ["dpo"])
@@ -90,8 +91,10 @@ def test_made_once_it_is_up_to_date_until_something_changes(tmp_path, caplog):
     with pytest.raises(InputError, match="not those that were judged"):
         pairs(run, ["dpo"])
     judge(run, label="dpo", allow_judge_function=True)
+    assert "Judging again:\n  samples.dpo: judged with " in caplog.text
     with pytest.raises(InputError, match="No prompt has two completions of different scores"):
         pairs(run, ["dpo"])
+    assert "Making the lists again:\n  judgements.dpo: made with " in caplog.text
 
 
 def test_what_has_no_scores_is_refused(tmp_path):
