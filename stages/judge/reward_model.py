@@ -50,11 +50,16 @@ class RewardModel:
         self._model: PreTrainedModel | None = None
 
     def settings(self) -> Settings:
-        """Its weights, dtype and chat template."""
+        """Its weights, dtype, tokenizer and chat template."""
         template = self._tokenizer.chat_template
-        return {"kind": "reward model", "model": self._name, "weights": self._weights, "dtype": self._dtype} | (
-            {"template": key_of(template)} if template else {}
-        )
+        return {
+            "kind": "reward model",
+            "model": self._name,
+            "weights": self._weights,
+            "dtype": self._dtype,
+            "tokenizer": key_of(tokenizers.rules_of(self._tokenizer)),
+            **({"template": key_of(template)} if template else {}),
+        }
 
     def scores(self, completions: Sequence[Completion]) -> list[float | None]:
         """The model's output for each, in batches of texts of about the same length."""

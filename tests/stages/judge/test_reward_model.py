@@ -1,5 +1,7 @@
 """A reward model as the judge: its scores are what transformers gives one conversation at a time."""
 
+import json
+
 import pytest
 import torch
 from judged_samples import OTHER, OWN, reward_model
@@ -39,6 +41,21 @@ def test_a_tokenizer_with_other_rules_than_its_file_is_said(judged, tmp_path, mo
     folder = reward_model(tmp_path / "rm")
     judge(judged(reward_model=str(folder)), label="dpo")
     assert f"{folder} differs. If the file is right" in caplog.text
+
+
+def test_another_tokenizer_beside_the_same_weights_judges_again(judged, tmp_path, caplog):
+    caplog.set_level("INFO", logger="scoreonce")
+    folder = reward_model(tmp_path / "rm")
+    run = judged(reward_model=str(folder))
+    before = judge(run, label="dpo").scores()["score"].to_list()
+    file = folder / "tokenizer.json"
+    normalizer = {"type": "Replace", "pattern": {"String": "e"}, "content": "a"}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "normalizer": normalizer}))
+    after = judge(run, label="dpo").scores()["score"].to_list()
+    assert "Judging again:\n  judge.tokenizer: judged with " in caplog.text
+    expected = alone(folder, [turns(prompt, each) for prompt, texts in OWN.items() for each in texts])
+    assert after == pytest.approx(expected, abs=1e-5)
+    assert after != pytest.approx(before, abs=1e-3)
 
 
 def test_conversations_are_read_with_all_their_messages(judged, tmp_path):
