@@ -195,9 +195,7 @@ def _as_a_new_process() -> None:
 class _Listening(logging.Handler):
     """Collects what stages say of damage or of work done again."""
 
-    WORDS = re.compile(
-        r"damaged|Passed over|\w+ again|set aside|left out|earlier version", re.IGNORECASE
-    )
+    WORDS = re.compile(r"damaged|Passed over|\w+ again|set aside|left out|earlier version", re.IGNORECASE)
 
     def __init__(self) -> None:
         super().__init__()
