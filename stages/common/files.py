@@ -193,7 +193,8 @@ def parquet_batches(path: Path, columns: list[str], rows: int) -> Iterator[pa.Ta
 
     Raises as `read_parquet` does.
     """
-    with pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+    # What is buffered ahead stays until the end, which would be all of a large file.
+    with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as parquet:
         if missing := set(columns) - set(parquet.schema_arrow.names):
             raise pa.ArrowInvalid(f"{path} has no column {', '.join(sorted(missing))}")
         found = False

@@ -33,6 +33,14 @@ def read_frame(path: Path, columns: list[str] | None = None) -> pl.DataFrame:
     return frame_of(read_parquet(path, columns))
 
 
+def without_others(frame: pl.DataFrame) -> pl.DataFrame:
+    """The same rows, for one that is kept while the frame that it was filtered from goes.
+
+    What polars filters still holds the text of all rows that were there before.
+    """
+    return frame_of(frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+
 def frame_batches(path: Path, columns: list[str], rows: int = ROWS_AT_ONCE) -> Iterator[pl.DataFrame]:
     """The same in frames of at most so many rows, in order, at least one of them: of a file that may be large."""
     return map(frame_of, parquet_batches(path, columns, rows))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow.parquet as pq
 
-from scoreonce.stages.common.frames import frame_batches
+from scoreonce.stages.common.frames import frame_batches, without_others
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.data.mismatched import mismatched_completions
 from scoreonce.stages.scoring.job import ScoringJob
@@ -73,6 +75,7 @@ class UnscoredCompletions:
             for number in own:
                 assert planned is not None
                 yield planned.shard(number)
+            del planned  # before the next bucket is read
 
     def rounds(self, world: int = 1) -> int:
         """Shards of the process that has the most."""
@@ -98,25 +101,38 @@ def unscored_completions(job: ScoringJob) -> UnscoredCompletions:
     store meanwhile changes nothing: a bit for each completion says whether it was stored.
     """
     buckets, met = _buckets(job), _mismatched(job)
-    wanted, totals, unscored, planned = 0, [], [], None
-    for number in range(buckets):
+    stored: list[_Stored] = []
+    totals: list[Totals] = []
+    only: PlannedCompletions | None = None
+
+    def planned(number: int) -> PlannedCompletions | None:
+        """The plan of a bucket, None where nothing of it is left; the first time, it is looked up what is stored."""
         found = _completions(job, met, number, buckets)
-        missing = ~job.store.holds(found.get_column("completion_id"), job.tensor_layers)
-        wanted += found.height
-        unscored.append(np.packbits(missing))
-        if missing.any():
-            planned = _planned(job, found.filter(pl.Series(missing)))
-            totals.append(planned.totals(number))
-    only = planned if buckets == 1 else None
+        if number == len(stored):
+            holds = job.store.holds(found.get_column("completion_id"), job.tensor_layers)
+            stored.append(_Stored(found.height, np.packbits(holds)))
+        missing = ~np.unpackbits(stored[number].bits, count=found.height).astype(np.bool_)
+        return _planned(job, found.filter(pl.Series(missing))) if missing.any() else None
+
+    for number in range(buckets):
+        if (made := planned(number)) is not None:
+            totals.append(made.totals(number))
+            only = made if buckets == 1 else None
+        del made  # before the next bucket is read
 
     def plan(number: int) -> PlannedCompletions:
-        if only is not None:
-            return only
-        found = _completions(job, met, number, buckets)
-        missing = np.unpackbits(unscored[number], count=found.height).astype(np.bool_)
-        return _planned(job, found.filter(pl.Series(missing)))
+        made = only or planned(number)
+        assert made is not None
+        return made
 
-    return UnscoredCompletions(wanted, totals, plan)
+    return UnscoredCompletions(sum(each.completions for each in stored), totals, plan)
+
+
+class _Stored(NamedTuple):
+    """The completions of a bucket, and a bit for each that the store had when work began."""
+
+    completions: int
+    bits: npt.NDArray[np.uint8]
 
 
 def missing_completions(job: ScoringJob) -> int:
@@ -196,7 +212,7 @@ def _pairs(paths: RunPaths, split: Split, kept: pl.Expr) -> pl.DataFrame:
     """Ids and lengths of the pairs that are kept, with the number of each."""
     first, parts = 0, []
     for batch in frame_batches(paths.pairs(split), _PAIR_COLUMNS):
-        parts.append(batch.with_row_index("pair", first).filter(kept))
+        parts.append(without_others(batch.with_row_index("pair", first).filter(kept)))
         first += batch.height
     return pl.concat(parts)
 

@@ -3,6 +3,7 @@
 import errno
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -63,3 +64,14 @@ def test_a_table_that_fails_halfway_leaves_no_file(tmp_path):
         write(pa.table({"number": [1]}))
         raise ValueError("halfway")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_a_large_file_a_few_row_groups_are_in_memory(tmp_path):
+    """32 row groups of a MiB that cannot be compressed."""
+    values = pa.array(np.random.default_rng(0).integers(1 << 62, size=32 << 17))
+    pq.write_table(pa.table({"x": values}), tmp_path / "x.parquet", row_group_size=1 << 17)
+    before = pa.total_allocated_bytes()
+    batches = files.parquet_batches(tmp_path / "x.parquet", ["x"], 1 << 17)
+    taken = [pa.total_allocated_bytes() - before for _ in batches]
+    assert len(taken) == 32
+    assert max(taken) < 8 << 20
