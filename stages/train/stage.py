@@ -316,7 +316,8 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
     """Whether this very policy is there; another run's outputs under the same label are never overwritten unasked."""
     if not paths.lineage.exists():
         return False
-    changed = lineage.conflicts(_recorded(paths, wanted), wanted)
+    record = _recorded(paths, wanted)
+    changed = lineage.conflicts(record, wanted)
     if changed:
         raise InputError(
             "Another training run has its outputs under this label.",
@@ -324,7 +325,9 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
             where=str(paths.training),
             fix="Give this one a label of its own, --set train.label=..., or replace the old one with --restart.",
         )
-    return paths.policy.is_dir() and not _damaged(paths)
+    # Where the lineage was written again, which evaluation the model is of is found out from the last checkpoint.
+    chosen = record.held_out is not None or not paths.held_out_log.is_file()
+    return chosen and paths.policy.is_dir() and not _damaged(paths)
 
 
 def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage:

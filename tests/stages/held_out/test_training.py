@@ -255,6 +255,18 @@ def test_a_damaged_best_checkpoint_is_not_gone_on_from(prepared, capsys):
     )
 
 
+def test_a_damaged_lineage_is_written_again_with_the_evaluation_that_the_model_is_of(prepared):
+    settings = {"policy": "best"}
+    result = trained(prepared, "torn", WORSENS, settings)[1]
+    path, before = result.paths.lineage, weights(result)
+    lineage = manifests.read(Lineage, path)
+    assert lineage.held_out.policy_step == 2
+    path.write_bytes(path.read_bytes()[:-20])
+    again = trained(prepared, "torn", WORSENS, settings)[1]
+    assert manifests.read(Lineage, path) == lineage
+    assert_equal(weights(again), before)
+
+
 @pytest.mark.parametrize("damage", ["changed", pytest.param("lost", marks=pytest.mark.long)])
 def test_figures_that_are_damaged_are_computed_again(prepared, damage, capsys):
     whole = trained(prepared, "last", WORSENS)[1]
