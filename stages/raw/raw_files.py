@@ -149,7 +149,7 @@ def _object(value: Any, where: str) -> RawRow:
 
 
 def _parquet_batches(file: Path, columns: Names, batch_rows: int) -> Iterator[list[RawRow]]:
-    with pq.ParquetFile(file, memory_map=True, page_checksum_verification=True, pre_buffer=False) as parquet:
+    with pq.ParquetFile(file, memory_map=True, page_checksum_verification=True) as parquet:
         names = None if columns is None else [name for name in parquet.schema_arrow.names if name in columns]
         for batch in parquet.iter_batches(batch_rows, columns=names):
             yield python_rows(batch)

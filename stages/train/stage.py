@@ -317,6 +317,10 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
     if not paths.lineage.exists():
         return False
     record = _recorded(paths, wanted)
+    if record is None:
+        if paths.held_out_log.is_file():
+            return False  # which evaluation the model is of is found out again, from the last checkpoint
+        manifests.write(paths.lineage, record := wanted)
     changed = lineage.conflicts(record, wanted)
     if changed:
         raise InputError(
@@ -325,13 +329,11 @@ def _finished(paths: RunPaths, wanted: Lineage) -> bool:
             where=str(paths.training),
             fix="Give this one a label of its own, --set train.label=..., or replace the old one with --restart.",
         )
-    # Where the lineage was written again, which evaluation the model is of is found out from the last checkpoint.
-    chosen = record.held_out is not None or not paths.held_out_log.is_file()
-    return chosen and paths.policy.is_dir() and not _damaged(paths)
+    return paths.policy.is_dir() and not _damaged(paths)
 
 
-def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage:
-    """The lineage of the run that is there; where its file is damaged, the model itself may say that it is `wanted`."""
+def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage | None:
+    """The lineage of the run that is there; None where its file is damaged, and the model says that it is `wanted`."""
     try:
         tree = manifests.load(Lineage, paths.lineage)
     except InputError as error:
@@ -339,8 +341,7 @@ def _recorded(paths: RunPaths, wanted: Lineage) -> Lineage:
             error.fix = "Restore the file from a copy, or replace this run: `scoreonce train` with --restart."
             raise
         logger.warning("%s: %s (%s); written again", paths.label, error.what, error.where)
-        manifests.write(paths.lineage, wanted)
-        return wanted
+        return None
     return manifests.parse(Lineage, tree, paths.lineage)
 
 

@@ -267,6 +267,18 @@ def test_a_damaged_lineage_is_written_again_with_the_evaluation_that_the_model_i
     assert_equal(weights(again), before)
 
 
+def test_a_run_that_ended_without_figures_is_finished_whatever_it_began_with(prepared):
+    run = prepared.run(train={**FAST, "label": "began"})
+    with dying_before(4):
+        trained(prepared, "began")
+    assert train.train(run).held_out().height == 2  # before the first step and after the second
+    assert train.train(run).steps_done == 0
+    path = RunPaths.of(run).lineage
+    path.write_bytes(path.read_bytes()[:-20])
+    train.train(run)
+    assert train.train(run).steps_done == 0
+
+
 @pytest.mark.parametrize("damage", ["changed", pytest.param("lost", marks=pytest.mark.long)])
 def test_figures_that_are_damaged_are_computed_again(prepared, damage, capsys):
     whole = trained(prepared, "last", WORSENS)[1]
