@@ -111,8 +111,7 @@ def text_encoder(
             where=where,
             fix="Set eos_token in its tokenizer_config.json, or set data.tokenizer to another.",
         )
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state |= {"truncation": None, "padding": None}
+    state = rules_of(tokenizer)
     prefix = _special_prefix(tokenizer)
     ends = {tokenizer.eos_token_id, *end_ids, *([] if turn_end is None else [turn_end.token_id])}
     decides = [state, prefix, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.chat_template]
@@ -128,6 +127,11 @@ def text_encoder(
         turn_end=turn_end,
         digest=hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest(),
     )
+
+
+def rules_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides the ids of a text, as JSON: the `tokenizers` backend, which it has to have, without limits."""
+    return {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
 
 
 def _texts_of(tokenizer: PreTrainedTokenizerBase, ids: Collection[int]) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from scoreonce.pipeline.batches.microbatches import microbatches
+from scoreonce.pipeline.text.tokenize import rules_of
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.progress import progress
 from scoreonce.stages.config import Compute, Judge
@@ -51,13 +52,13 @@ class RewardModel:
 
     def settings(self) -> Settings:
         """Its weights, dtype, tokenizer and chat template."""
-        template = self._tokenizer.chat_template
+        tokenizer, template = self._tokenizer, self._tokenizer.chat_template
         return {
             "kind": "reward model",
             "model": self._name,
             "weights": self._weights,
             "dtype": self._dtype,
-            "tokenizer": key_of(tokenizers.rules_of(self._tokenizer)),
+            "tokenizer": key_of(rules_of(tokenizer) if tokenizer.is_fast else tokenizer.get_vocab()),
             **({"template": key_of(template)} if template else {}),
         }
 

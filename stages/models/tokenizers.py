@@ -40,13 +40,6 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         ) from None
 
 
-def rules_of(tokenizer: PreTrainedTokenizerBase) -> object:
-    """What decides its ids, as JSON: the `tokenizers` backend without truncation and padding, else the vocabulary."""
-    if not tokenizer.is_fast:
-        return tokenizer.get_vocab()
-    return {**json.loads(tokenizer.backend_tokenizer.to_str()), "truncation": None, "padding": None}
-
-
 def other_rules(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """That a text becomes other tokens than by the rules of the tokenizer's tokenizer.json; None where none does.
 
