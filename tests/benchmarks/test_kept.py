@@ -1,0 +1,90 @@
+"""Trainings on real text are kept, and trained once."""
+
+import sys
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "evidence"))
+
+import real_audit
+import real_text
+from audit_helps import planned
+from kept import READ, Kept, digest
+
+from scoreonce.stages.common.paths import RunPaths
+from scoreonce.stages.compare.plan import plan
+
+ROWS = [{"prompt": "p", "chosen": "c", "rejected": "r"}]
+
+
+def evaluated(margin=1.0):
+    """The evaluation of two pairs."""
+    return pl.DataFrame({"pair_id": ["a", "b"], **dict.fromkeys(READ[1:], margin)})
+
+
+def test_trainings_of_another_model_or_of_other_pairs_stay_beside(tmp_path):
+    file = tmp_path / "kept.parquet"
+    own, other, more = Kept(file, "m", "1"), Kept(file, "n", "1"), Kept(file, "m", "2")
+    assert own.table() is None
+    own.add(evaluated(0.5), {"method": "dpo", "seed": 0})
+    other.add(evaluated(), {"method": "dpo", "seed": 1})
+    assert own.has(method="dpo", seed=0)
+    assert not own.has(method="dpo", seed=1)
+    assert not more.has(method="dpo", seed=0)
+    assert own.table()["margin"].to_list() == [0.5, 0.5]
+    assert len(pl.read_parquet(file)) == 4
+
+
+def test_other_rows_have_another_digest():
+    assert digest(ROWS, []) == digest(ROWS, []) != digest(ROWS, ROWS)
+
+
+def test_what_is_kept_is_not_trained_again(tmp_path, monkeypatch):
+    """Two methods at two rates; the second command goes on after the first, which was stopped in the third training."""
+    trained = []
+
+    def compare(run):
+        (candidate,), seeds = plan(run).candidates, plan(run).seeds
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(candidate.name)
+        for seed in seeds:
+            paths = RunPaths.of(candidate.trial(run, seed))
+            paths.evaluation_pairs.parent.mkdir(parents=True)
+            evaluated(float(seed)).write_parquet(paths.evaluation_pairs)
+        of = {"candidate": candidate.name, "seed": list(seeds), "seconds": 3.0}
+        paths.trials.parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(of).write_parquet(paths.trials)
+        paths.pairs("test").parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame({"pair_id": ["a", "b"], "prompt_id": ["0", "f"]}).write_parquet(paths.pairs("test"))
+
+    monkeypatch.setattr(real_text, "compare", compare)
+    run = real_text.prepared(tmp_path, (ROWS, ROWS), tmp_path / "model", 2)
+    run = run.replace({"compare.methods": ["dpo", "minor_dpo"]})
+    kept = Kept(tmp_path / "kept.parquet", "m", "1")
+    with pytest.raises(KeyboardInterrupt):
+        real_text.trained(run, kept)
+    assert real_text.figures(kept.table())["method"].to_list() == ["dpo"] * 4
+    trained.append("stopped")
+    real_text.trained(run, kept)
+    real_text.trained(run, kept)
+    cells = [f"{method}-learning_rate{rate}" for method in ("dpo", "minor_dpo") for rate in ("2e-05", "8e-05")]
+    assert [*trained[:2], *trained[3:]] == cells
+    each = real_text.figures(kept.table())
+    assert each.select("seed", "accuracy_validation", "accuracy_test").rows() == [(0, 0.5, 0.5), (1, 1.0, 1.0)] * 4
+    assert "8 trainings, 0 minutes" in "\n".join(real_text.found("hh", kept))
+
+
+def test_the_study_of_the_audit_is_reported_once_all_of_it_is_kept(tmp_path):
+    kept = Kept(tmp_path / "kept.parquet", "m", "1")
+    counts = {"flagged": 1, "planted": 1, "planted_flagged": 1, "pairs": 2, "seconds": 60.0}
+    pairs = evaluated().with_columns(**{key: pl.lit(value) for key, value in counts.items()})
+    for cleaning in planned(1)[:-1]:
+        kept.add(pairs, cleaning._asdict(), [*counts])
+    assert real_audit.reported(kept, 1) == ["18 of 19 trainings are kept: the same command goes on."]
+    kept.add(pairs, planned(1)[-1]._asdict(), [*counts])
+    said = real_audit.reported(kept, 1)
+    assert said[0].startswith("m, one epoch, 1 seeds; 2 held-out pairs. 19 trainings, 19 minutes on")
+    assert "100.0% / 100.0% / 100.0%" in said[4]
