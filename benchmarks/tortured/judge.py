@@ -22,12 +22,13 @@ from tortured.kinds import Kind
 UNCHANGED = "same numbers"  # the damage is in no number, or was put right without a word being needed
 MENDED = "same numbers, said"
 NAMED = "named"
-SAID = "other numbers, said"  # as after the user changed the model: said what changed
+SAID = "other numbers, said"  # where that is right: the user's own file is another one, or a column is left out
+WRONG = "wrong numbers, said"
 MISNAMED = "error without the file"
 SILENT = "other numbers, silent"
 TRACEBACK = "traceback"
-OUTCOMES = (UNCHANGED, MENDED, NAMED, SAID, MISNAMED, SILENT, TRACEBACK)
-FAULTS = (MISNAMED, SILENT, TRACEBACK)
+OUTCOMES = (UNCHANGED, MENDED, NAMED, SAID, MISNAMED, WRONG, SILENT, TRACEBACK)
+FAULTS = (MISNAMED, WRONG, SILENT, TRACEBACK)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Judge:
                 outcome, detail, error = _read(reader, expected[reader.__name__], damage.path)
                 if outcome == SILENT and said and kind.own:
                     outcome = SAID  # by the reader before it: the data or the model are others since
+                if outcome == SAID and not (kind.own or kind.left_out):
+                    outcome = WRONG
                 said = said or outcome in (SAID, NAMED)
                 found.add(outcome, reader.__name__, detail)
                 if error is not None:

@@ -11,12 +11,16 @@ from tortured.readers import Reader
 
 @dataclass(frozen=True)
 class Kind:
-    """Files by pattern, in the folder of the run; `own` are the user's files, which no command can write again."""
+    """Files by pattern, in the folder of the run; `own` are the user's files, which no command can write again.
+
+    `left_out`: a stage may go on without what is in them, where it says so.
+    """
 
     name: str
     patterns: tuple[str, ...]
     readers: tuple[Reader, ...]
     own: bool = False
+    left_out: bool = False
 
     def files(self, folder: Path) -> list[Path]:
         return sorted(path for pattern in self.patterns for path in folder.glob(pattern) if path.is_file())
@@ -67,7 +71,7 @@ KINDS = (
     Kind("adapter, merged, and its log", _all_of("out/train/lora"), (r.finished_lora, r.merged)),
     Kind("evaluation", ("out/evaluate/dpo/*",), (r.reported, r.queried, r.audited)),
     Kind("measures of the audit", ("out/audit/measures.*", "out/audit/relations.*"), (r.audited,)),
-    Kind("audit", ("out/audit/audit.json", "out/audit/pairs.parquet"), (r.queried, r.audited)),
+    Kind("audit", ("out/audit/audit.json", "out/audit/pairs.parquet"), (r.queried, r.audited), left_out=True),
     Kind("samples", ("out/samples/*/*",), (r.judged, r.graded, r.reported, r.sampled)),
     Kind("reward model", ("reward/*",), (r.graded, r.judged), own=True),
     Kind("judgement", ("out/judge/*/*",), (r.graded, r.reported, r.judged)),

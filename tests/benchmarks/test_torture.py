@@ -1,11 +1,12 @@
 """A short form of `make torture`, and its table."""
 
+import logging
 import random
 from pathlib import Path
 
 import pytest
 import torture
-from tortured.judge import FAULTS, MENDED, NAMED, SILENT, UNCHANGED, Damage, Judge, Verdict
+from tortured.judge import FAULTS, MENDED, NAMED, SAID, SILENT, UNCHANGED, WRONG, Damage, Judge, Verdict
 from tortured.kinds import KINDS, Kind
 from tortured.world import make
 
@@ -46,6 +47,19 @@ def test_the_judge_sees_a_change_without_a_word(run, monkeypatch):
     assert verdict.outcome == SILENT
 
 
+@pytest.mark.parametrize(("own", "outcome"), [(False, WRONG), (True, SAID)])
+def test_other_numbers_are_a_fault_also_with_a_word_but_of_the_users_own_files(run, monkeypatch, own, outcome):
+    monkeypatch.setattr("scoreonce.stages.common.digests.rehash", False)
+    path = Path("out/pairs/train.tokens.arrow")
+
+    def talkative():
+        logging.getLogger("scoreonce").warning("It is damaged.")
+        return path.read_bytes().hex()
+
+    kind = Kind("token ids", (), (talkative,), own=own)
+    assert Judge(run / "sound", run).verdict(kind, Damage(path, 100, 0), mend=False).outcome == outcome
+
+
 def test_every_file_of_the_run_is_of_some_kind(run):
     """But for locks, what is written for people, and what no stage reads again."""
     sound = run / "sound"
@@ -81,6 +95,6 @@ def test_shares_and_table():
     damage = Damage(Path("f"), 0, 1)
     named, failed = Verdict(damage, NAMED, mended=True), Verdict(Damage(Path("f"), 0, None), NAMED, mended=False)
     lines = torture.table({"a": [named, failed, Verdict(damage)], "b": [Verdict(damage, MENDED)]})
-    assert lines[2] == "| a | 2 | 1 | 1 | 0 | 2 | 0 | 0 | 0 | 0 | 1 of 2 |"
-    assert lines[-1] == "| all | 3 | 1 | 1 | 1 | 2 | 0 | 0 | 0 | 0 | 1 of 2 |"
+    assert lines[2] == "| a | 2 | 1 | 1 | 0 | 2 | 0 | 0 | 0 | 0 | 0 | 1 of 2 |"
+    assert lines[-1] == "| all | 3 | 1 | 1 | 1 | 2 | 0 | 0 | 0 | 0 | 0 | 1 of 2 |"
     assert Verdict(damage).outcome == UNCHANGED
