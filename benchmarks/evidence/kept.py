@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks share
 
 import machine
 import polars as pl
@@ -63,3 +66,9 @@ class Kept:
 def digest(*parts: Sequence[Mapping[str, Any]]) -> str:
     """Which pairs these are, in 8 hexadecimal digits."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:8]
+
+
+def latest(path: Path, model: str) -> pl.DataFrame | None:
+    """The trainings of a model on the pairs that were last trained on; None where there are none."""
+    own = pl.read_parquet(path).filter(model=model) if path.exists() else pl.DataFrame()
+    return None if own.is_empty() else own.filter(data=own["data"][-1])

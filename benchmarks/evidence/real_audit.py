@@ -4,8 +4,8 @@
 
 DPO trains SmolLM2-135M-Instruct at the rate that real_text.py chose for it, whose table is read, and is judged on
 held-out pairs without flaws, of other prompts. Keeps the held-out pairs of each training in
-benchmarks/results/evidence/real_audit.parquet, does not train again what is there, and prints the page's part on it.
-Needs what real_text.py needs.
+benchmarks/results/evidence/real_audit.parquet, and does not train again what is there. Prints the part of
+docs/evidence-audit.md, and writes it there. Needs what real_text.py needs.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))  # what the benchmarks
 import page
 import polars as pl
 import real_data
+import real_page
 import real_text
 from audit_helps import ARMS, CLEAN, UNPLANTED, Cleaning, cleaned, flagged, planned
-from kept import Kept, digest
+from audit_page import PAGE
+from kept import Kept, latest
 from plants import PLANTS, Plant
 
 from scoreonce import Run, evaluate, prepare, score, train
@@ -40,6 +42,8 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.training_runs import metric_lines
 
 TABLE = page.TABLES / "real_audit.parquet"
+START = "<!-- made by benchmarks/evidence/real_audit.py -->\n"
+COMMAND = "python benchmarks/evidence/real_audit.py"
 SOURCE = "hh"
 SHORT = 110  # tokens of prompt and completion: a side of one pair in seven is longer
 # A pair's own judgement as scores: a judge who errs by 1 prefers the other side of 24 %.
@@ -89,9 +93,8 @@ def keep(cleaning: Cleaning, run: Run, found: pl.DataFrame, kept: Kept) -> None:
     kept.add(pairs.with_columns(**{key: pl.lit(value) for key, value in counts.items()}), cleaning._asdict(), [*counts])
 
 
-def done(kept: Kept, every: Sequence[Cleaning]) -> dict[Cleaning, pl.DataFrame]:
+def done(table: pl.DataFrame | None, every: Sequence[Cleaning]) -> dict[Cleaning, pl.DataFrame]:
     """The held-out pairs of those trainings that are kept."""
-    table = kept.table()
     each = {cleaning: None if table is None else table.filter(**cleaning._asdict()) for cleaning in every}
     return {cleaning: pairs for cleaning, pairs in each.items() if pairs is not None and len(pairs)}
 
@@ -141,19 +144,21 @@ def section(said: str, rows: pl.DataFrame, tables: Mapping[Cleaning, pl.DataFram
         share = f"{own['planted_flagged'].sum() / planted:.0%}" if planted else ""
         dropped = own["flagged"].sum() / own["pairs"].sum()
         accuracies = " / ".join(f"{own.filter(pl.col('arm') == arm)['accuracy'].mean():.1%}" for arm in ARMS)
-        gaps = " | ".join(real_text.points(each) for each in found.values())
+        gaps = " | ".join(real_page.points(each) for each in found.values())
         lines.append(f"| {flaw.title} | {share} | {dropped:.0%} | {accuracies} | {gaps} | {verdict(found)} |")
     clean = rows.filter(pl.col("plant") == CLEAN)["accuracy"].mean()
     return [*lines, "", f"Without a flaw: {clean:.1%}."]
 
 
-def rate(model: str, pairs: int, parts: real_text.Parts) -> float:
+def rate(chosen_on: pl.DataFrame) -> float:
     """DPO's rate, as real_text.py chose it by its validation pairs."""
-    chosen_on = real_text.kept_on(SOURCE, model, parts).table()
-    if chosen_on is None:
-        raise SystemExit(f"Run real_text.py {SOURCE} with this model and --pairs {pairs} first: it chooses the rate.")
-    own = real_text.chosen(real_text.figures(chosen_on))
-    return float(own.filter(pl.col("method") == real_text.BASE)["rate"][0])
+    own = real_page.chosen(real_page.figures(chosen_on))
+    return float(own.filter(pl.col("method") == real_page.BASE)["rate"][0])
+
+
+def named(model: str, learning_rate: float) -> str:
+    """What trainings of a model and its pairs are kept under."""
+    return f"{model} at a rate of {learning_rate:g}"
 
 
 def study(folder: Path, model: Path, parts: real_text.Parts, seeds: int, settings: dict[str, Any], kept: Kept) -> None:
@@ -166,25 +171,33 @@ def study(folder: Path, model: Path, parts: real_text.Parts, seeds: int, setting
         run, found = audited(name, seed, folder, model, parts)
         for each in left:
             keep(each, run.replace(settings), found, kept)
-            tables = done(kept, every)
+            tables = done(kept.table(), every)
             accuracy = win_scores(tables[each])["accuracy"].mean()
             print(f"{len(tables)}/{len(every)}: {name}, {each.arm}, seed {seed}: accuracy {accuracy:.1%}", flush=True)
 
 
-def reported(kept: Kept, seeds: int) -> list[str]:
+def reported(table: pl.DataFrame | None, seeds: int) -> list[str]:
     """The page's part, once every training is kept."""
     every = planned(seeds)
-    tables = done(kept, every)
-    if len(tables) < len(every):
-        return [f"{len(tables)} of {len(every)} trainings are kept: the same command goes on."]
+    tables = done(table, every)
+    if table is None or len(tables) < len(every):
+        return [f"Real pairs: {len(tables)} of {len(every)} trainings are done. `{COMMAND}`"]
     rows = per_training(tables)
-    machines = pl.concat([pairs["machine"].unique() for pairs in tables.values()]).unique().sort()
     said = (
-        f"{kept.model}, one epoch, {seeds} seeds; {len(tables[every[0]])} held-out pairs. {len(every)} trainings, "
-        f"{rows['seconds'].sum() / 60:.0f} minutes on {', '.join(machines)}. "
-        f"`python benchmarks/evidence/real_audit.py`"
+        f"{table['model'][0]}, one epoch, {seeds} seeds; {len(tables[every[0]])} held-out pairs. {len(every)} "
+        f"trainings, {rows['seconds'].sum() / 60:.0f} minutes of training on "
+        f"{', '.join(table['machine'].unique().sort())}. `{COMMAND}`"
     )
     return section(said, rows, tables)
+
+
+def generated() -> str:
+    """The page's part, from the tables on disk."""
+    chosen_on = real_page.finished(SOURCE)
+    if chosen_on is None:
+        return f"Real pairs: not run; `{real_page.command(SOURCE)}` has to choose a rate first. `{COMMAND}`\n"
+    table = latest(TABLE, named(real_page.MODEL, rate(chosen_on)))
+    return "\n".join([*reported(table, real_page.SEEDS), ""])
 
 
 def main() -> None:
@@ -196,25 +209,28 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="train nothing: report what is kept")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
-    dpo = {"train.method": real_text.BASE, "train.beta": 0.1}
+    dpo = {"train.method": real_page.BASE, "train.beta": 0.1}
     source = real_data.folder() / "data/prefs" / real_text.SOURCES[SOURCE]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
             kept = Kept(Path(folder) / "kept.parquet", model.name, "smoke")
             study(Path(folder), model, real_text.rows(source, 32), 1, {**dpo, "train.learning_rate": 1e-4}, kept)
-            print("\n".join(reported(kept, 1)))
+            print("\n".join(reported(kept.table(), 1)))
         return
-    name = options.model.name if options.model else real_text.NAME
+    name = options.model.name if options.model else real_page.NAME
     parts = real_text.rows(source, options.pairs)
-    learning_rate = rate(name, options.pairs, parts)
-    kept = Kept(TABLE, f"{name}, {len(parts[0])} pairs at a rate of {learning_rate:g}", digest(*parts))
+    chosen_on = real_text.kept_on(SOURCE, name, parts)
+    if (table := chosen_on.table()) is None:
+        raise SystemExit(f"Run real_text.py {SOURCE} with the same --model and --pairs first: it chooses the rate.")
+    learning_rate = rate(table)
+    kept = Kept(TABLE, named(chosen_on.model, learning_rate), chosen_on.data)
     if not options.report:
         model = options.model or real_text.smollm2(options.folder / "model")
         folder = options.folder / f"audit-{kept.data}"
         study(folder, model, parts, options.seeds, {**dpo, "train.learning_rate": learning_rate}, kept)
-    print("\n".join(reported(kept, options.seeds)))
-    print("This part goes into docs/evidence-audit.md by hand: it does not follow from the table alone.")
+    print("\n".join(reported(kept.table(), options.seeds)))
+    page.replace(PAGE, START, generated())
 
 
 if __name__ == "__main__":

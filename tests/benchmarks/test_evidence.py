@@ -17,6 +17,7 @@ sys.path.append(str(FOLDER))
 import page  # noqa: E402
 import paired  # noqa: E402
 import rates  # noqa: E402
+import real_page  # noqa: E402
 import real_text  # noqa: E402
 import world  # noqa: E402
 from claims import CLAIMS  # noqa: E402
@@ -236,17 +237,17 @@ def test_real_text_is_reported_on_the_split_that_chose_no_rate():
             | {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
             for (method, rate), margins in cases.items()
             for seed in (0, 1)
-            for split, own in zip(real_text.SPLITS, margins, strict=True)
+            for split, own in zip(real_page.SPLITS, margins, strict=True)
             for n, margin in enumerate(map(float, own))
         ]
     )
-    each = real_text.figures(pairs)
-    own = real_text.chosen(each)
+    each = real_page.figures(pairs)
+    own = real_page.chosen(each)
     assert own.select("method", "rate", "accuracy_test", "drift_test").unique().sort("method").rows() == [
         ("dpo", 1.0, 0.5, 0.5),
         ("x", 1.0, 1.0, 0.5),
     ]
-    gap = real_text.against(pairs, own)["x"]
+    gap = real_page.against(pairs, own)["x"]
     assert gap.mean == pytest.approx(0.5)
     assert gap.low < 0 < gap.high
 

@@ -8,10 +8,12 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "evidence"))
 
+import page
 import real_audit
+import real_page
 import real_text
 from audit_helps import planned
-from kept import READ, Kept, digest
+from kept import READ, Kept, digest, latest
 
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.compare.plan import plan
@@ -66,15 +68,15 @@ def test_what_is_kept_is_not_trained_again(tmp_path, monkeypatch):
     kept = Kept(tmp_path / "kept.parquet", "m", "1")
     with pytest.raises(KeyboardInterrupt):
         real_text.trained(run, kept)
-    assert real_text.figures(kept.table())["method"].to_list() == ["dpo"] * 4
+    assert real_page.figures(kept.table())["method"].to_list() == ["dpo"] * 4
     trained.append("stopped")
     real_text.trained(run, kept)
     real_text.trained(run, kept)
     cells = [f"{method}-learning_rate{rate}" for method in ("dpo", "minor_dpo") for rate in ("2e-05", "8e-05")]
     assert [*trained[:2], *trained[3:]] == cells
-    each = real_text.figures(kept.table())
+    each = real_page.figures(kept.table())
     assert each.select("seed", "accuracy_validation", "accuracy_test").rows() == [(0, 0.5, 0.5), (1, 1.0, 1.0)] * 4
-    assert "8 trainings, 0 minutes" in "\n".join(real_text.found("hh", kept))
+    assert "8 trainings, 0 minutes" in "\n".join(real_page.section("hh", kept.table()))
 
 
 def test_the_study_of_the_audit_is_reported_once_all_of_it_is_kept(tmp_path):
@@ -83,8 +85,23 @@ def test_the_study_of_the_audit_is_reported_once_all_of_it_is_kept(tmp_path):
     pairs = evaluated().with_columns(**{key: pl.lit(value) for key, value in counts.items()})
     for cleaning in planned(1)[:-1]:
         kept.add(pairs, cleaning._asdict(), [*counts])
-    assert real_audit.reported(kept, 1) == ["18 of 19 trainings are kept: the same command goes on."]
+    assert "18 of 19 trainings are done" in real_audit.reported(kept.table(), 1)[0]
     kept.add(pairs, planned(1)[-1]._asdict(), [*counts])
-    said = real_audit.reported(kept, 1)
-    assert said[0].startswith("m, one epoch, 1 seeds; 2 held-out pairs. 19 trainings, 19 minutes on")
+    said = real_audit.reported(kept.table(), 1)
+    assert said[0].startswith("m, one epoch, 1 seeds; 2 held-out pairs. 19 trainings, 19 minutes of training on")
     assert "100.0% / 100.0% / 100.0%" in said[4]
+
+
+@pytest.mark.parametrize(("file", "made"), [(page.PAGE, real_page), (real_audit.PAGE, real_audit)])
+def test_the_pages_on_real_text_are_what_the_tables_on_disk_give(file, made):
+    text = file.read_text(encoding="utf-8")
+    assert text.partition(made.START)[2].partition(page.END)[0] == made.generated()
+
+
+def test_the_last_pairs_of_a_model_are_shown(tmp_path):
+    file = tmp_path / "kept.parquet"
+    assert latest(file, "m") is None
+    for model, data in (("m", "1"), ("m", "2"), ("n", "1")):
+        Kept(file, model, data).add(evaluated(), {"seed": 0})
+    assert latest(file, "m")["data"].to_list() == ["2", "2"]
+    assert latest(file, "o") is None
