@@ -30,7 +30,7 @@ import machine
 from tortured import readers
 
 from scoreonce.schemas.errors import InputError
-from scoreonce.stages.commands.failures import environment_error
+from scoreonce.stages.cli.failures import environment_error
 
 RESULTS = Path(__file__).resolve().parent / "results" / "full_disk.md"
 PAGE = 4096

@@ -1,4 +1,4 @@
-"""Commands that are no stage: lists, paths, SQL and the generated method page. Options and failures of all commands.
+"""Commands that are no stage: lists, paths, SQL, previews, stores and the generated method page.
 
 In: a run file or a method name. Out: text.
 """

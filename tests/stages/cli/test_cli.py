@@ -15,7 +15,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages import cli, config
 from scoreonce.stages.common.paths import RunPaths
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 STAGES = ["prepare", "audit", "score", "train", "evaluate", "report"]
 COMMANDS = [
     *([name] for name in [*STAGES, "init", "compare", "estimate", "merge", "methods", "path", "doctor", "watch"]),

@@ -10,6 +10,9 @@ import typer
 
 from scoreonce.schemas.errors import InputError
 
+INTERRUPTED = 130
+FINDINGS_EXCEEDED = 3  # of --fail-on, or of doctor
+
 
 def print_error(kind: str, text: str) -> None:
     """Print to stderr, the kind in colour on a terminal: error, fault or interrupted."""

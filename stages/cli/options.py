@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from scoreonce.stages.commands.completion import run_files
+from scoreonce.stages.cli.completion import run_files
 
 
 def _show_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from scoreonce.stages import cli
-from scoreonce.stages.commands.completion import run_files
+from scoreonce.stages.cli.completion import run_files
 
 
 @pytest.fixture
