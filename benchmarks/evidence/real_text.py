@@ -43,18 +43,28 @@ HELD_OUT, TESTED = 5, 352  # every fifth prompt; at most so many pairs
 LONGEST = 500  # characters of a prompt and its longer side
 RATE, PAIRS = "train.learning_rate", 256
 Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
-KEYS = ("prompt", "chosen", "rejected", "response_1", "response_2", "label")
+KEYS = ("prompt", "chosen", "rejected")
+TIED = 0.5
 
 
 def rows(source: Path, pairs: int) -> Parts:
     """Short training pairs, at most that many, and held-out ones of other prompts."""
     with gzip.open(source, "rt", encoding="utf-8") as lines:
-        every = [row for row in map(json.loads, lines) if _characters(row) <= LONGEST]
+        every = [row for row in map(pair, map(json.loads, lines)) if _characters(row) <= LONGEST]
     prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["prompt"] for row in every))}
     parts: Parts = ([], [])
     for row in every:
-        parts[prompts[row["prompt"]] % HELD_OUT == 0].append({key: row[key] for key in KEYS if key in row})
+        parts[prompts[row["prompt"]] % HELD_OUT == 0].append(row)
     return _spread(parts[0], pairs), _spread(parts[1], TESTED)
+
+
+def pair(row: dict[str, Any]) -> dict[str, Any]:
+    """Prompt, chosen and rejected side of a row of either source."""
+    if "chosen" in row:
+        return {key: row[key] for key in KEYS}
+    first, second = row["response_1"], row["response_2"]
+    sides = (second, first) if row["p_response_2_better"] > TIED else (first, second)
+    return dict(zip(KEYS, (row["prompt"], *sides), strict=True))
 
 
 def _spread(part: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
@@ -63,7 +73,7 @@ def _spread(part: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def _characters(row: dict[str, Any]) -> int:
-    return len(row["prompt"]) + max(len(row[key]) for key in KEYS[1:5] if key in row)
+    return len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"]))
 
 
 def prepared(folder: Path, parts: Parts, model: Path, seeds: int) -> Run:

@@ -210,17 +210,19 @@ def test_held_out_pairs_of_real_text_are_of_other_prompts(tmp_path):
 
 
 def test_real_pairs_are_short(tmp_path):
-    """At most 500 characters of prompt and longer side, whichever side that is, in either shape of the rows."""
+    """At most 500 characters of prompt and longer side, whichever side that is."""
     sides = [(2, 498), (498, 2), (499, 2), (2, 499)]
-    pairs = [{"prompt": "pp", "chosen": "c" * first, "rejected": "r" * second} for first, second in sides]
-    judged = [
-        {"prompt": "pp", "response_1": "c" * first, "response_2": "r" * second, "label": 0} for first, second in sides
-    ]
-    for lines in (pairs, judged):
-        with gzip.open(tmp_path / "pairs.gz", "wt") as out:
-            out.writelines(json.dumps(line) + "\n" for line in lines)
-        train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
-        assert [*train, *held_out] == lines[:2]
+    lines = [{"prompt": "pp", "chosen": "c" * first, "rejected": "r" * second} for first, second in sides]
+    with gzip.open(tmp_path / "pairs.gz", "wt") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines)
+    train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
+    assert [*train, *held_out] == lines[:2]
+
+
+@pytest.mark.parametrize(("judged", "chosen", "rejected"), [(0.0, "a", "b"), (1.0, "b", "a")])
+def test_judged_responses_are_pairs(judged, chosen, rejected):
+    row = {"id": "x", "prompt": "p", "response_1": "a", "response_2": "b", "p_response_2_better": judged}
+    assert real_text.pair(row) == {"prompt": "p", "chosen": chosen, "rejected": rejected}
 
 
 def test_real_text_is_reported_on_the_split_that_chose_no_rate():
