@@ -210,16 +210,15 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
     dpo = {"train.method": real_page.BASE, "train.beta": 0.1}
-    source = real_data.folder() / "data/prefs" / real_text.SOURCES[SOURCE]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
             kept = Kept(Path(folder) / "kept.parquet", model.name, "smoke")
-            study(Path(folder), model, real_text.rows(source, 32), 1, {**dpo, "train.learning_rate": 1e-4}, kept)
+            study(Path(folder), model, real_text.parts_of(SOURCE, 32), 1, {**dpo, "train.learning_rate": 1e-4}, kept)
             print("\n".join(reported(kept.table(), 1)))
         return
     name = options.model.name if options.model else real_page.NAME
-    parts = real_text.rows(source, options.pairs)
+    parts = real_text.parts_of(SOURCE, options.pairs)
     chosen_on = real_text.kept_on(SOURCE, name, parts)
     if (table := chosen_on.table()) is None:
         raise SystemExit(f"Run real_text.py {SOURCE} with the same --model and --pairs first: it chooses the rate.")

@@ -17,9 +17,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import random
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,10 @@ from scoreonce.stages.compare.plan import Candidate, plan
 from scoreonce.stages.demo import chat_model
 
 RUN_FILE = Path(__file__).with_suffix(".toml")
-SOURCES = {"hh": "hh_rlhf_test.jsonl.gz", "alpaca": "alpaca_eval1_pairs.jsonl.gz"}
-HELD_OUT, TESTED = 5, 352  # every fifth prompt; at most so many pairs
+FILES = {"hh": "hh_rlhf_test.jsonl.gz", "alpaca": "alpaca_eval1_pairs.jsonl.gz"}
+HELD_OUT = {"hh": 5, "alpaca": 2}  # one prompt in so many
+PER_PROMPT = 2  # pairs: all of one prompt in AlpacaEval share a side, and intervals take pairs as independent
+TESTED = 352  # held-out pairs, at most
 LONGEST = 500  # characters of a prompt and its longer side
 RATE, PAIRS = "train.learning_rate", 256
 Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
@@ -47,15 +51,25 @@ KEYS = ("prompt", "chosen", "rejected")
 TIED = 0.5
 
 
-def rows(source: Path, pairs: int) -> Parts:
-    """Short training pairs, at most that many, and held-out ones of other prompts."""
-    with gzip.open(source, "rt", encoding="utf-8") as lines:
+def parts_of(source: str, pairs: int) -> Parts:
+    """The rows of a source to train on, at most that many, and the held-out ones."""
+    return rows(real_data.folder() / "data/prefs" / FILES[source], HELD_OUT[source], pairs)
+
+
+def rows(file: Path, held_out: int, pairs: int) -> Parts:
+    """Short training pairs, at most that many, and held-out ones, of one prompt in `held_out`; drawn from the file."""
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
         every = [row for row in map(pair, map(json.loads, lines)) if _characters(row) <= LONGEST]
-    prompts = {prompt: number for number, prompt in enumerate(dict.fromkeys(row["prompt"] for row in every))}
+    random.Random(0).shuffle(every)
+    numbers: dict[str, int] = {}
+    used: Counter[str] = Counter()
     parts: Parts = ([], [])
     for row in every:
-        parts[prompts[row["prompt"]] % HELD_OUT == 0].append(row)
-    return _spread(parts[0], pairs), _spread(parts[1], TESTED)
+        number = numbers.setdefault(row["prompt"], len(numbers))
+        used[row["prompt"]] += 1
+        if used[row["prompt"]] <= PER_PROMPT:
+            parts[number % held_out == 0].append(row)
+    return parts[0][:pairs], parts[1][:TESTED]
 
 
 def pair(row: dict[str, Any]) -> dict[str, Any]:
@@ -65,11 +79,6 @@ def pair(row: dict[str, Any]) -> dict[str, Any]:
     first, second = row["response_1"], row["response_2"]
     sides = (second, first) if row["p_response_2_better"] > TIED else (first, second)
     return dict(zip(KEYS, (row["prompt"], *sides), strict=True))
-
-
-def _spread(part: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """At most that many, from the whole part, which may be ordered."""
-    return part[:: max(1, len(part) // most)][:most]
 
 
 def _characters(row: dict[str, Any]) -> int:
@@ -131,7 +140,7 @@ def with_split(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", choices=SOURCES)
+    parser.add_argument("source", choices=FILES)
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
@@ -139,16 +148,15 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="train nothing: report what is kept")
     parser.add_argument("--smoke", action="store_true", help="a tiny size, for whether it runs; nothing is written")
     options = parser.parse_args()
-    source = real_data.folder() / "data/prefs" / SOURCES[options.source]
     if options.smoke:
         with tempfile.TemporaryDirectory() as folder:
             model = real_data.folder() / "data/models/hh-llama-2.8M"
-            parts, kept = rows(source, 32), Kept(Path(folder) / "kept.parquet", model.name, "smoke")
+            parts, kept = parts_of(options.source, 32), Kept(Path(folder) / "kept.parquet", model.name, "smoke")
             small = {"compare.methods": [BASE, "minor_dpo"], "data.max_length": 64}
             trained(prepared(Path(folder), parts, model, 2).replace(small), kept)
             print("\n".join(real_page.section(options.source, kept.table())))
         return
-    parts = rows(source, options.pairs)
+    parts = parts_of(options.source, options.pairs)
     kept = kept_on(options.source, options.model.name if options.model else NAME, parts)
     if not options.report:
         model = options.model or smollm2(options.folder / "model")

@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -200,12 +201,14 @@ def test_a_folder_of_another_size_is_refused(tmp_path):
 
 
 def test_held_out_pairs_of_real_text_are_of_other_prompts(tmp_path):
-    lines = [{"prompt": f"p{n // 2}", "chosen": f"c{n}", "rejected": "r", "id": n} for n in range(100)]
+    """Three pairs of each of 50 prompts, of which two are taken: every fifth prompt is held out, 20 pairs."""
+    lines = [{"prompt": f"p{n // 3}", "chosen": f"c{n}", "rejected": "r", "id": n} for n in range(150)]
     with gzip.open(tmp_path / "pairs.gz", "wt") as out:
         out.writelines(json.dumps(line) + "\n" for line in lines)
-    train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
-    assert (len(train), len(held_out)) == (40, 20)  # of every fifth of 50 prompts there are 20 pairs
+    train, held_out = real_text.rows(tmp_path / "pairs.gz", 5, 40)
+    assert (len(train), len(held_out)) == (40, 20)
     assert {row["prompt"] for row in train}.isdisjoint(row["prompt"] for row in held_out)
+    assert Counter(row["prompt"] for row in held_out) == dict.fromkeys({row["prompt"] for row in held_out}, 2)
     assert held_out[0].keys() == {"prompt", "chosen", "rejected"}
 
 
@@ -215,8 +218,8 @@ def test_real_pairs_are_short(tmp_path):
     lines = [{"prompt": "pp", "chosen": "c" * first, "rejected": "r" * second} for first, second in sides]
     with gzip.open(tmp_path / "pairs.gz", "wt") as out:
         out.writelines(json.dumps(line) + "\n" for line in lines)
-    train, held_out = real_text.rows(tmp_path / "pairs.gz", 40)
-    assert [*train, *held_out] == lines[:2]
+    train, held_out = real_text.rows(tmp_path / "pairs.gz", 5, 40)
+    assert sorted(len(row["chosen"]) for row in [*train, *held_out]) == [2, 498]
 
 
 @pytest.mark.parametrize(("judged", "chosen", "rejected"), [(0.0, "a", "b"), (1.0, "b", "a")])
