@@ -202,8 +202,8 @@ def generated() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=256)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=real_page.PAIRS)
+    parser.add_argument("--seeds", type=int, default=real_page.SEEDS)
     parser.add_argument("--model", type=Path, help="a model folder in the place of SmolLM2-135M-Instruct")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence-real"))
     parser.add_argument("--report", action="store_true", help="train nothing: report what is kept")

@@ -19,9 +19,9 @@ START = "<!-- made by benchmarks/evidence/real_text.py -->\n"
 TITLES = {"hh": "HH-RLHF: human judgements", "alpaca": "AlpacaEval: judgements of a model"}
 SPLITS = ("validation", "test")
 NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
-MODEL = f"{NAME}, 256 pairs"
+PAIRS, SEEDS = 256, 2
+MODEL = f"{NAME}, {PAIRS} pairs"
 COMPARED = tomllib.loads(Path(__file__).with_name("real_text.toml").read_text(encoding="utf-8"))["compare"]
-SEEDS = 2
 PLANNED = len(COMPARED["methods"]) * len(COMPARED["vary"]["train.learning_rate"]) * SEEDS
 KEYS = ("method", "rate", "seed")
 

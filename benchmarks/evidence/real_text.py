@@ -32,7 +32,7 @@ import polars as pl
 import real_data
 import real_page
 from kept import Kept, digest
-from real_page import BASE, NAME, SEEDS, SPLITS
+from real_page import BASE, NAME, PAIRS, SEEDS, SPLITS
 
 from scoreonce import Run, compare
 from scoreonce.stages.common.paths import RunPaths
@@ -45,7 +45,7 @@ HELD_OUT = {"hh": 5, "alpaca": 2}  # one prompt in so many
 PER_PROMPT = 2  # pairs: all of one prompt in AlpacaEval share a side, and intervals take pairs as independent
 TESTED = 352  # held-out pairs, at most
 LONGEST = 500  # characters of a prompt and its longer side
-RATE, PAIRS = "train.learning_rate", 256
+RATE = "train.learning_rate"
 Parts = tuple[list[dict[str, Any]], list[dict[str, Any]]]  # rows to train on, and held-out ones
 KEYS = ("prompt", "chosen", "rejected")
 TIED = 0.5

@@ -267,10 +267,11 @@ def test_no_claim_has_a_seed_of_the_search(command, tmp_path):
 
 
 @pytest.mark.long
-def test_real_text_runs():
+@pytest.mark.parametrize("source", real_text.FILES)
+def test_real_text_runs(source):
     if real_text.real_data.found() is None:
         pytest.skip("needs the shared real data: set SCOREONCE_SHARED")
-    command = [sys.executable, str(FOLDER / "real_text.py"), "hh", "--smoke"]
+    command = [sys.executable, str(FOLDER / "real_text.py"), source, "--smoke"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| `minor_dpo` |" in done.stdout
