@@ -197,6 +197,9 @@ class Audit(_Section):
     methods: list[str] = Field(
         [], description="methods for which to compute, after scoring, which pairs they would down-weight"
     )
+    engine: Literal["local", "ray"] = Field(
+        "local", description="who reads the texts: the cores of this machine, or the CPUs of a Ray cluster"
+    )
 
 
 class Score(_Section):

@@ -1,9 +1,9 @@
 """The measures of every pair, made once from the files of `prepare` and kept for later audits of the same pairs.
 
-Texts and token ids are read in pieces, on all cores: polars, numpy and rensa release the interpreter lock. What is
-measured in a piece is written at once; of all pairs together only what relates them is in memory. Writes
-<out>/audit/measures.parquet (of each pair by itself), relations.parquet (what other pairs have to do with it, row by
-row beside it) and, last, measures.json, which says what they were made from.
+Texts and token ids are read in pieces, on all cores (polars, numpy and rensa release the interpreter lock) or by a Ray
+cluster. What is measured in a piece is written at once; of all pairs together only what relates them is in memory.
+Writes <out>/audit/measures.parquet (of each pair by itself), relations.parquet (what other pairs have to do with it,
+row by row beside it) and, last, measures.json, which says what they were made from.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.schemas.manifests import MeasuresManifest
 from scoreonce.schemas.tables import Pair
 from scoreonce.stages.audit.annotations import Annotations
-from scoreonce.stages.audit.pieces import Piece, concurrently, pieces_of
+from scoreonce.stages.audit.pieces import Piece, pieces_of
+from scoreonce.stages.audit.workers import Workers, workers_of
 from scoreonce.stages.common import manifests
 from scoreonce.stages.common.files import parquet_in_pieces, sha256
 from scoreonce.stages.common.frames import scan_frame
@@ -94,10 +95,11 @@ def _measure(paths: RunPaths, inputs: Inputs) -> None:
             where=str(paths.pairs("train")),
             fix="Look at the quarantine file beside it for what kept them out.",
         )
-    noted = _measure_each(paths.measures, pieces, inputs)
-    pairs, columns = scan_frame(paths.measures), []
-    if inputs.settings.near_duplicates:
-        columns.append(_near_duplicates(pairs, noted, pieces, inputs.settings.similarity))
+    with workers_of(inputs.settings.engine, paths, inputs) as workers:
+        noted = _measure_each(paths.measures, pieces, workers)
+        pairs, columns = scan_frame(paths.measures), []
+        if inputs.settings.near_duplicates:
+            columns.append(_near_duplicates(pairs, noted, pieces, inputs.settings.similarity, workers))
     columns.insert(0, relations(pairs))
     related = with_rules(pl.concat(columns, how="horizontal"), noted.broken)
     pair_ids = pairs.select("pair_id").collect(engine="streaming")["pair_id"]
@@ -106,15 +108,14 @@ def _measure(paths: RunPaths, inputs: Inputs) -> None:
             write(with_ids(some, pair_ids).to_arrow(compat_level=pl.CompatLevel.oldest()))
 
 
-def _measure_each(path: Path, pieces: Sequence[Piece], inputs: Inputs) -> _Noted:
+def _measure_each(path: Path, pieces: Sequence[Piece], workers: Workers) -> _Noted:
     """Write what can be said of each pair by itself; returns what is needed to compare pairs."""
     noted, rows = _Noted(), sum(piece.rows for piece in pieces)
     with (
         parquet_in_pieces(path, rows_per_group=ROWS_PER_GROUP) as write,
         progress(rows, "pairs", "Reading texts") as bar,
     ):
-        parts = concurrently(lambda piece: _read(piece, inputs), pieces)
-        for piece, (found, broken) in zip(pieces, parts, strict=True):
+        for piece, (found, broken) in zip(pieces, workers(_read, pieces), strict=True):
             write(found.frame.to_arrow(compat_level=pl.CompatLevel.oldest()))
             noted.broken.extend([] if broken is None else [broken])
             if found.prompts is not None and found.completions is not None:
@@ -124,7 +125,7 @@ def _measure_each(path: Path, pieces: Sequence[Piece], inputs: Inputs) -> _Noted
     return noted
 
 
-def _read(piece: Piece, inputs: Inputs) -> tuple[text.TextMeasures, pl.DataFrame | None]:
+def _read(inputs: Inputs, piece: Piece) -> tuple[text.TextMeasures, pl.DataFrame | None]:
     """The measures of a piece, with the other columns of its pairs, and which of these break a rule."""
     pairs = piece.read(Pair.column_names())
     places = pl.int_range(piece.first, piece.first + pairs.height, dtype=pl.Int64, eager=True)
@@ -141,11 +142,13 @@ def _read(piece: Piece, inputs: Inputs) -> tuple[text.TextMeasures, pl.DataFrame
     return replace(found, frame=frame), broken_rules(pairs, places)
 
 
-def _near_duplicates(pairs: pl.LazyFrame, noted: _Noted, pieces: Sequence[Piece], similarity: float) -> pl.DataFrame:
+def _near_duplicates(
+    pairs: pl.LazyFrame, noted: _Noted, pieces: Sequence[Piece], similarity: float, workers: Workers
+) -> pl.DataFrame:
     """The group of each text that has a near-duplicate, and the number of another pair of the group."""
 
     def read(places: Counts) -> Ragged:
-        return _shingles_at(places, pieces)
+        return _shingles_at(places, pieces, workers)
 
     def compared(parts: list[Sketches], name: str) -> pl.DataFrame:
         found = merged(parts)
@@ -157,19 +160,21 @@ def _near_duplicates(pairs: pl.LazyFrame, noted: _Noted, pieces: Sequence[Piece]
     return near_relations(pairs, compared(noted.prompts, "near_prompt"), completions)
 
 
-def _shingles_at(places: Counts, pieces: Sequence[Piece]) -> Ragged:
+def _shingles_at(places: Counts, pieces: Sequence[Piece], workers: Workers) -> Ragged:
     """The shingles of the texts at places (3 · pair + side), read once more, in that order."""
     order = np.argsort(places)
     pair = places[order] // len(text.SIDES)
     cuts = np.searchsorted(pair, [piece.first for piece in pieces] + [pieces[-1].first + pieces[-1].rows])
-
-    def shingles(number: int) -> Ragged:
-        wanted = places[order[cuts[number] : cuts[number + 1]]]
-        rows, sides = wanted // len(text.SIDES) - pieces[number].first, wanted % len(text.SIDES)
-        table = pieces[number].read(text.SIDES)
-        # One column after the other, each row a text: a text's place in it is side · rows + row.
-        texts = pl.concat([table[side].alias("text") for side in text.SIDES])
-        return text.shingles_of(texts.gather(sides * table.height + rows))
-
     used = [number for number in range(len(pieces)) if cuts[number] < cuts[number + 1]]
-    return concatenate(list(concurrently(shingles, used))).take(np.argsort(order))
+    wanted = [(pieces[number], places[order[cuts[number] : cuts[number + 1]]]) for number in used]
+    return concatenate(list(workers(_shingles, wanted))).take(np.argsort(order))
+
+
+def _shingles(_: Inputs, wanted: tuple[Piece, Counts]) -> Ragged:
+    """Those of the texts at places of one piece."""
+    piece, places = wanted
+    rows, sides = places // len(text.SIDES) - piece.first, places % len(text.SIDES)
+    table = piece.read(text.SIDES)
+    # One column after the other, each row a text: a text's place in it is side · rows + row.
+    texts = pl.concat([table[side].alias("text") for side in text.SIDES])
+    return text.shingles_of(texts.gather(sides * table.height + rows))

@@ -1,14 +1,10 @@
-"""The pairs in pieces of some thousand rows, each with its texts and its token ids, read by several threads at once."""
+"""The pairs in pieces of some thousand rows, each with its texts and its token ids."""
 
 from __future__ import annotations
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import polars as pl
@@ -20,8 +16,6 @@ from scoreonce.stages.common.frames import frame_of
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 
 ROWS_AT_ONCE = 8192
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -111,16 +105,3 @@ def _spans(starts: Sequence[int], start: int, end: int) -> Iterator[Span]:
         if until > start:
             yield Span(batch, start - starts[batch], until - start)
         start, batch = until, batch + 1
-
-
-def concurrently(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """The results in order, made by as many threads as there are cores, and hardly faster than they are taken."""
-    workers = os.cpu_count() or 1
-    waiting: deque[Future[R]] = deque()
-    with ThreadPoolExecutor(workers) as threads:
-        for item in items:
-            waiting.append(threads.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

@@ -27,6 +27,8 @@ from scoreonce.stages.audit.layers import reference_layer, training_layer
 from scoreonce.stages.audit.measures import Inputs, measures
 from scoreonce.stages.audit.method_pull import methods_layer
 from scoreonce.stages.audit.page import write_page
+from scoreonce.stages.audit.workers import ENGINE
+from scoreonce.stages.cluster.connection import require_ray
 from scoreonce.stages.common.files import atomic, sha256, write_json
 from scoreonce.stages.common.frames import scan_frame
 from scoreonce.stages.common.locking import locked
@@ -50,6 +52,8 @@ def audit(run: Run, *, fail_on: str | None = None, lock_timeout: float | None = 
     prepared as the run file says, a file that it names cannot be read, or a name is unknown.
     """
     thresholds = parse(fail_on or "")
+    if run.audit.engine == "ray":
+        require_ray("Auditing", ENGINE)
     paths = RunPaths.of(run)
     manifest = require_pairs(run)
     inputs = gather(run, manifest)
@@ -71,7 +75,7 @@ def _manifest(run: Run, paths: RunPaths) -> AuditManifest:
     return AuditManifest(
         pairs_manifest_sha256=sha256(paths.pairs_manifest),
         reference_manifest_sha256=reference_digest(paths),
-        settings=run.audit.model_dump(mode="json"),
+        settings=run.audit.model_dump(mode="json", exclude={"engine"}),  # which decides nothing
         files={paths.audit_pairs.name: sha256(paths.audit_pairs)},
     )
 

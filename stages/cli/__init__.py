@@ -9,6 +9,6 @@ found what --fail-on names, or doctor what would stop a stage; 130 interrupted.
 In: arguments. Out: an exit code, and what the stages write.
 """
 
-from scoreonce.stages.cli.app import main, run_command
+from scoreonce.stages.cli.command_line import app, main, run_command
 
-__all__ = ["main", "run_command"]
+__all__ = ["app", "main", "run_command"]

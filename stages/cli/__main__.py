@@ -1,6 +1,6 @@
 """`python -m scoreonce.stages.cli`, for launchers of several processes."""
 
-from scoreonce.stages.cli.app import main
+from scoreonce.stages.cli.command_line import main
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ from scoreonce.schemas.errors import printable
 from scoreonce.stages.cli.failures import FINDINGS_EXCEEDED
 from scoreonce.stages.cli.loading import load
 from scoreonce.stages.cli.options import (
+    AuditEngine,
     Contamination,
     FailOn,
     FromAxolotl,
@@ -100,6 +101,7 @@ def audit(
     fail_on: FailOn = None,
     near_duplicates: NearDuplicates = None,
     contamination: Contamination = None,
+    engine: AuditEngine = None,
     lock_timeout: LockTimeout = None,
     trust: Trust = False,
 ) -> None:
@@ -109,7 +111,7 @@ def audit(
     --fail-on names.
     """
     settings = load(run, sets)
-    given = {"near_duplicates": near_duplicates, "contamination": contamination}
+    given = {"near_duplicates": near_duplicates, "contamination": contamination, "engine": engine}
     settings = settings.replace({f"audit.{name}": value for name, value in given.items() if value is not None})
     from scoreonce.stages.audit import stage
 

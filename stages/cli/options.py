@@ -293,6 +293,12 @@ PrepareEngine = Annotated[
         "--engine", help="local: make pairs on this machine. ray: by the CPUs of a Ray cluster (data.engine)."
     ),
 ]
+AuditEngine = Annotated[
+    Literal["local", "ray"] | None,
+    typer.Option(
+        "--engine", help="local: read texts on this machine. ray: by the CPUs of a Ray cluster (audit.engine)."
+    ),
+]
 Trust = Annotated[
     bool,
     typer.Option(

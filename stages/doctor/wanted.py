@@ -53,7 +53,7 @@ def _packages(run: Run) -> Iterator[tuple[str, str]]:
         yield "bitsandbytes", f"{quantized[0]}.quantization = {scored[quantized[0]].quantization!r}"
     if package := _of_optimizer(train.optimizer):
         yield package, f"train.optimizer = {train.optimizer!r}"
-    engines = {"data.engine": run.data.engine, "score.engine": run.score.engine}
+    engines = {"data.engine": run.data.engine, "audit.engine": run.audit.engine, "score.engine": run.score.engine}
     if asked := [key for key, engine in engines.items() if engine == "ray"]:
         yield "ray", f'{asked[0]} = "ray"'
     addresses = {

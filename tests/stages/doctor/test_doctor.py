@@ -116,6 +116,7 @@ def test_what_a_run_file_asks_for(world):
         "mlflow-skinny": "train.log_with = 'mlflow'",
     }
     assert wanted.wanted(world.run()).packages == {}
+    assert wanted.wanted(world.run(audit={"engine": "ray"})).packages == {"ray": 'audit.engine = "ray"'}
     other = {"plus": {"model": "m", "adapter": "a"}, "minus": {"model": "m", "quantization": "nf4"}}
     further = wanted.wanted(world.run(reference={"other": other}))
     assert dict(further.packages) == {
