@@ -22,9 +22,10 @@ import polars as pl
 from scoreonce.stages.common.files import atomic
 
 OF = ("model", "data", "machine")  # columns of every row
-# What `win_scores`, `difference` and a drift read.
+# What accuracies, their intervals and cross-entropies read.
 READ = (
     "pair_id",
+    "prompt_id",
     "margin",
     *(f"{side}_{what}" for side in ("chosen", "rejected") for what in ("len", "logratios")),
     *(f"{of}_{side}_logps" for of in ("policy", "ref") for side in ("chosen", "rejected")),
@@ -52,7 +53,7 @@ class Kept:
         return table is not None and not table.filter(**keys).is_empty()
 
     def add(self, pairs: pl.DataFrame, keys: Mapping[str, Any], columns: Sequence[str] = ()) -> None:
-        """Keep the held-out pairs of a training, with its keys and these columns of them too."""
+        """Keep the held-out pairs of a training, with their `prompt_id`, its keys and these columns of them too."""
         of = {**keys, "model": self.model, "data": self.data, "machine": machine.described()["machine"]}
         own = pairs.select(*READ, *columns).with_columns(pl.col(pl.Float64).cast(pl.Float32))
         own = own.with_columns(**{key: pl.lit(value) for key, value in of.items()})

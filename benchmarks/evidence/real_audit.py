@@ -31,12 +31,12 @@ import real_text
 from audit_helps import ARMS, CLEAN, UNPLANTED, Cleaning, cleaned, flagged, planned
 from audit_page import PAGE
 from kept import Kept, latest
+from over_pairs import ERROR, difference
 from plants import PLANTS, Plant
 
 from scoreonce import Run, evaluate, prepare, score, train
 from scoreonce.pipeline.evaluation.held_out import win_scores
 from scoreonce.pipeline.evaluation.intervals import Interval
-from scoreonce.pipeline.evaluation.standings import ERROR, difference
 from scoreonce.schemas import metrics
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.training_runs import metric_lines
@@ -62,7 +62,7 @@ def pairs_of(run: Run) -> pl.DataFrame:
         evaluate(run)
     for read_no_more in (paths.policy, paths.checkpoints):  # 4 GB
         shutil.rmtree(read_no_more, ignore_errors=True)
-    return pl.read_parquet(paths.evaluation_pairs)
+    return real_text.with_prompts(pl.read_parquet(paths.evaluation_pairs), paths)
 
 
 def audited(name: str, seed: int, folder: Path, model: Path, pairs: real_text.Parts) -> tuple[Run, pl.DataFrame]:

@@ -10,10 +10,10 @@ import page
 import polars as pl
 import vl_convert
 from kept import latest
+from over_pairs import ERROR, accuracy, difference
 
 from scoreonce.pipeline.evaluation.held_out import win_scores
 from scoreonce.pipeline.evaluation.intervals import Interval
-from scoreonce.pipeline.evaluation.standings import ERROR, difference, standings
 
 START = "<!-- made by benchmarks/evidence/real_text.py -->\n"
 TITLES = {"hh": "HH-RLHF: human judgements", "alpaca": "AlpacaEval: judgements of a model"}
@@ -62,15 +62,15 @@ def command(source: str) -> str:
 
 
 def figures(pairs: pl.DataFrame) -> pl.DataFrame:
-    """A row per training: `accuracy` and `drift` (nats per token) on each split."""
+    """A row per training: `accuracy`, and `increase` of cross-entropy (nats per token) over the reference, by split."""
     tokens = pl.col("chosen_len") + pl.col("rejected_len")
-    drift = -(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens.sum()
+    increase = -(pl.col("chosen_logratios") + pl.col("rejected_logratios")).sum() / tokens.sum()
     each = (
         win_scores(pairs)
         .group_by(*KEYS, "split", maintain_order=True)
-        .agg(pl.col("accuracy").mean(), drift=drift, pairs=pl.len())
+        .agg(pl.col("accuracy").mean(), increase=increase, pairs=pl.len())
     )
-    return each.pivot("split", index=[*KEYS], values=["accuracy", "drift", "pairs"])
+    return each.pivot("split", index=[*KEYS], values=["accuracy", "increase", "pairs"])
 
 
 def chosen(each: pl.DataFrame) -> pl.DataFrame:
@@ -94,12 +94,6 @@ def against(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, Interval]:
     return {method: difference(tables[method], tables[BASE], ERROR / len(others)) for method in others}
 
 
-def accuracy(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, Interval]:
-    """Test accuracy of each method, over the pairs that all of them rank."""
-    found = standings(_tested(pairs, own))
-    return {row.name: row.accuracy for row in found.rows}
-
-
 def section(source: str, pairs: pl.DataFrame) -> list[str]:
     """The page's part on one source."""
     each = figures(pairs)
@@ -112,19 +106,19 @@ def section(source: str, pairs: pl.DataFrame) -> list[str]:
         f"pairs, {each['pairs_test'][0]:,} test pairs. {len(each)} trainings, {spent / 60:.0f} minutes of training on "
         f"{', '.join(pairs['machine'].unique().sort())}. `{command(source)}`",
         "",
-        f"![Test accuracy and drift of every training](evidence/real_{source}.svg)",
+        f"![Test accuracy and increase of cross-entropy of every training](evidence/real_{source}.svg)",
         "",
-        "| method | rate | test accuracy | − DPO, points | drift, nats per token | verdict |",
+        "| method | rate | test accuracy | − DPO, points | increase of cross-entropy, nats per token | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    gaps, accuracies = against(pairs, own), accuracy(pairs, own)
+    gaps, tested = against(pairs, own), _tested(pairs, own)
     for (method,), rows in own.group_by("method", maintain_order=True):
-        gap, right = gaps.get(str(method)), accuracies[str(method)]
+        gap, right = gaps.get(str(method)), accuracy(tested[str(method)])
         found = "" if gap is None else points(gap)
         verdict = "" if gap is None else "better" if gap.low > 0 else "worse" if gap.high < 0 else "cannot be told here"
         lines.append(
             f"| `{method}` | {rows['rate'][0]:g} | {right.mean:.1%} ({right.low:.1%} to {right.high:.1%}) | {found} | "
-            f"{rows['drift_test'].mean():+.3f} | {verdict} |"
+            f"{rows['increase_test'].mean():+.3f} | {verdict} |"
         )
     return lines
 
@@ -135,7 +129,7 @@ def draw(each: pl.DataFrame, path: Path) -> None:
         alt.Chart(each.with_columns(rate=pl.col("rate").map_elements("{:g}".format, pl.String)))
         .mark_point(filled=True, size=70, opacity=0.7)
         .encode(
-            x=alt.X("drift_test:Q", title="drift from the reference, nats per token"),
+            x=alt.X("increase_test:Q", title="increase of cross-entropy, nats per token"),
             y=alt.Y("accuracy_test:Q", title="test accuracy").axis(format="%").scale(zero=False),
             color=alt.Color("method:N", title=None, sort=None),
             shape=alt.Shape("rate:N", title="learning rate", sort=None),

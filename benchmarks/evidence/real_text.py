@@ -132,10 +132,15 @@ def _keys(candidate: Candidate, seed: int) -> dict[str, Any]:
 
 
 def with_split(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
-    """Held-out pairs with their `split`, by prompt."""
-    prompts = pl.read_parquet(paths.pairs("test"), columns=["pair_id", "prompt_id"])
+    """Held-out pairs with their `prompt_id`, and their `split` by it."""
     half = (pl.col("prompt_id").str.slice(-1).str.to_integer(base=16) % 2).replace_strict(dict(enumerate(SPLITS)))
-    return pairs.join(prompts.select("pair_id", split=half), on="pair_id")
+    return with_prompts(pairs, paths).with_columns(split=half)
+
+
+def with_prompts(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
+    """Held-out pairs with their `prompt_id`. An evaluation has a pair once that is in the data twice."""
+    prompts = pl.read_parquet(paths.pairs("test"), columns=["pair_id", "prompt_id"]).unique("pair_id")
+    return pairs.join(prompts, on="pair_id", validate="1:1")
 
 
 def main() -> None:

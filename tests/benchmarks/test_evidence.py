@@ -231,12 +231,13 @@ def test_judged_responses_are_pairs(judged, chosen, rejected):
 def test_real_text_is_reported_on_the_split_that_chose_no_rate():
     """DPO is right on 1 of 2 test pairs at the rate that validation prefers, and the other method on both: +50 points.
 
-    Drift: 4 log-ratios of -1 over 8 tokens.
+    Increase: 4 log-ratios of -1 over 8 tokens.
     """
     cases = {("dpo", 1.0): ((1, 1), (1, -1)), ("dpo", 2.0): ((-1, 1), (1, 1)), ("x", 1.0): ((1, 1), (1, 1))}
     pairs = pl.DataFrame(
         [
             {"method": method, "rate": rate, "seed": seed, "split": split, "pair_id": f"{split}{n}", "margin": margin}
+            | {"prompt_id": f"{split}{n}"}
             | {"chosen_len": 2, "rejected_len": 2, "chosen_logratios": -1.0, "rejected_logratios": -1.0}
             | {"policy_chosen_logps": margin, "policy_rejected_logps": 0.0}
             | {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
@@ -248,7 +249,7 @@ def test_real_text_is_reported_on_the_split_that_chose_no_rate():
     )
     each = real_page.figures(pairs)
     own = real_page.chosen(each)
-    assert own.select("method", "rate", "accuracy_test", "drift_test").unique().sort("method").rows() == [
+    assert own.select("method", "rate", "accuracy_test", "increase_test").unique().sort("method").rows() == [
         ("dpo", 1.0, 0.5, 0.5),
         ("x", 1.0, 1.0, 0.5),
     ]

@@ -161,7 +161,8 @@ def test_the_leave_out_part_is_what_its_table_gives():
 def evaluated(right):
     """An evaluation of 100 pairs, the first `right` of which are ranked rightly."""
     margins = [1.0 if pair < right else -1.0 for pair in range(100)]
-    return pl.DataFrame({"pair_id": [str(pair) for pair in range(100)], "margin": margins}).with_columns(
+    ids = [str(pair) for pair in range(100)]
+    return pl.DataFrame({"pair_id": ids, "prompt_id": ids, "margin": margins}).with_columns(
         chosen_len=1,
         rejected_len=1,
         chosen_logratios="margin",

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks" / "evidence"))
 
+import over_pairs
 import page
 import real_audit
 import real_page
@@ -15,6 +16,7 @@ import real_text
 from audit_helps import planned
 from kept import READ, Kept, digest, latest
 
+from scoreonce.pipeline.evaluation.intervals import Interval
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.compare.plan import plan
 
@@ -23,7 +25,7 @@ ROWS = [{"prompt": "p", "chosen": "c", "rejected": "r"}]
 
 def evaluated(margin=1.0):
     """The evaluation of two pairs."""
-    return pl.DataFrame({"pair_id": ["a", "b"], **dict.fromkeys(READ[1:], margin)})
+    return pl.DataFrame({"pair_id": ["a", "b"], "prompt_id": ["0", "f"], **dict.fromkeys(READ[2:], margin)})
 
 
 def test_trainings_of_another_model_or_of_other_pairs_stay_beside(tmp_path):
@@ -55,12 +57,13 @@ def test_what_is_kept_is_not_trained_again(tmp_path, monkeypatch):
         for seed in seeds:
             paths = RunPaths.of(candidate.trial(run, seed))
             paths.evaluation_pairs.parent.mkdir(parents=True)
-            evaluated(float(seed)).write_parquet(paths.evaluation_pairs)
+            evaluated(float(seed)).drop("prompt_id").write_parquet(paths.evaluation_pairs)
         of = {"candidate": candidate.name, "seed": list(seeds), "seconds": 3.0}
         paths.trials.parent.mkdir(parents=True, exist_ok=True)
         pl.DataFrame(of).write_parquet(paths.trials)
         paths.pairs("test").parent.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame({"pair_id": ["a", "b"], "prompt_id": ["0", "f"]}).write_parquet(paths.pairs("test"))
+        twice = pl.DataFrame({"pair_id": ["a", "b", "a"], "prompt_id": ["0", "f", "0"]})
+        twice.write_parquet(paths.pairs("test"))
 
     monkeypatch.setattr(real_text, "compare", compare)
     run = real_text.prepared(tmp_path, (ROWS, ROWS), tmp_path / "model", 2)
@@ -69,6 +72,7 @@ def test_what_is_kept_is_not_trained_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         real_text.trained(run, kept)
     assert real_page.figures(kept.table())["method"].to_list() == ["dpo"] * 4
+    assert len(kept.table()) == 8  # two pairs of each
     trained.append("stopped")
     real_text.trained(run, kept)
     real_text.trained(run, kept)
@@ -105,3 +109,24 @@ def test_the_last_pairs_of_a_model_are_shown(tmp_path):
         Kept(file, model, data).add(evaluated(), {"seed": 0})
     assert latest(file, "m")["data"].to_list() == ["2", "2"]
     assert latest(file, "o") is None
+
+
+def ranked(margins, prompts):
+    """Held-out pairs with these margins, of these prompts."""
+    ids = [str(number) for number in range(len(margins))]
+    return pl.DataFrame({"pair_id": ids, "prompt_id": prompts, "margin": margins}).with_columns(
+        **dict.fromkeys(READ[3:], pl.lit(1.0))
+    )
+
+
+def test_intervals_are_over_prompts_for_the_seeds_that_were_trained():
+    """Two seeds rank 4 pairs of 2 prompts: means 1, 1, 0, 0.5, so 5/8. Sums by prompt of what is above that are 3/4 and
+    -3/4, so the variance is 2 · 9/16 / 16 · 2.
+    """
+    seeds = [ranked([1.0, 1.0, -1.0, 1.0], list("aabb")), ranked([1.0, 1.0, -1.0, -1.0], list("aabb"))]
+    found, half = over_pairs.accuracy(seeds), 1.95996 * (9 / 64) ** 0.5
+    assert (found.mean, found.low, found.high) == pytest.approx((5 / 8, 5 / 8 - half, 5 / 8 + half), abs=1e-4)
+    assert over_pairs.difference(seeds, seeds) == Interval(0.0, 0.0, 0.0)
+    wrong = [ranked([-1.0] * 4, list("aabb"))] * 2
+    gap = over_pairs.difference(seeds, wrong)
+    assert (gap.mean, gap.low) == pytest.approx((5 / 8, 5 / 8 - half), abs=1e-4)
