@@ -7,7 +7,6 @@ there are no annotations, then γ of each prompt from the annotations of models 
 
 import gzip
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +14,6 @@ from scipy.optimize import least_squares
 from scipy.special import expit
 
 from scoreonce.pipeline.judging.length_control import length_controlled
-
-FILE = Path(__file__).resolve().parents[4] / "shared" / "data" / "prefs" / "alpaca_eval_multijudge.jsonl.gz"
-pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="needs ../shared/data")
 
 # Of tatsu-lab/alpaca_eval, judge weighted_alpaca_eval_gpt4_turbo, baseline gpt4_1106_preview: length_controlled_v1's
 # coefficients of length, difficulty and model, and the leaderboard's length_controlled_winrate in percent.
@@ -52,10 +48,10 @@ def spread() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def annotations() -> dict[str, tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
+def annotations(shared) -> dict[str, tuple[list[str], np.ndarray, np.ndarray, np.ndarray]]:
     """Of each model in the order of the prompts: the prompts, preferences, its lengths and the baseline's."""
     found: dict[str, list] = {name: [] for name in ANNOTATED}
-    with gzip.open(FILE, "rt") as lines:
+    with gzip.open(shared / "data/prefs/alpaca_eval_multijudge.jsonl.gz", "rt") as lines:
         for row in map(json.loads, lines):
             answer = row["p_response_2_better"].get("weighted_alpaca_eval_gpt4_turbo")
             if answer is not None and row["model_2"] in found:

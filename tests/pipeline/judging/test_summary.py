@@ -4,15 +4,12 @@ import gzip
 import json
 import math
 from collections import defaultdict
-from pathlib import Path
 
 import polars as pl
 import pytest
 
 from scoreonce.pipeline.judging.summary import judgement_summary, preference, score_summary
 from scoreonce.schemas.tables import Judgement, SampleScore
-
-PREFS = Path(__file__).resolve().parents[4] / "shared" / "data" / "prefs"
 
 
 def judgements(rows, ordered=True) -> pl.DataFrame:
@@ -106,11 +103,10 @@ PUBLISHED = {
 PUBLISHED_ERROR = {"claude-2.1": 1.120315865445773, "gpt-3.5-turbo-0301": 0.9129656686751644}
 
 
-@pytest.mark.skipif(not PREFS.is_dir(), reason="needs ../shared/data")
 @pytest.mark.parametrize("file", ["alpaca_eval1_pairs", "alpaca_eval_multijudge"])
-def test_win_rates_are_those_that_alpaca_eval_published(file):
+def test_win_rates_are_those_that_alpaca_eval_published(shared, file):
     found = defaultdict(list)
-    with gzip.open(PREFS / f"{file}.jsonl.gz", "rt") as lines:
+    with gzip.open(shared / f"data/prefs/{file}.jsonl.gz", "rt") as lines:
         for number, line in enumerate(lines):
             row = json.loads(line)
             judged = row["p_response_2_better"]
