@@ -289,7 +289,8 @@ def _launch(run: Run) -> Launch:
         return Launch(True, lambda work: work() if work else None)
     from accelerate import PartialState
 
-    from scoreonce.stages.sharded.processes import while_others_wait
+    from scoreonce.stages.sharded.processes import part_at_exit, while_others_wait
 
+    part_at_exit()
     state = PartialState(cpu=run.compute.device == "cpu")
     return Launch(state.is_main_process, lambda work: while_others_wait(work, state.device))

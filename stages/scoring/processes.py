@@ -34,6 +34,9 @@ def launched(compute: Compute) -> ProcessGroup:
         return ALONE
     from accelerate import PartialState
 
+    from scoreonce.stages.sharded.processes import part_at_exit
+
+    part_at_exit()
     state = PartialState(cpu=compute.device == "cpu")
     return ProcessGroup(state.process_index, state.num_processes, state.wait_for_everyone)
 

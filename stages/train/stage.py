@@ -51,6 +51,7 @@ from scoreonce.stages.memory import peaks
 from scoreonce.stages.models import lineage, loading, policy
 from scoreonce.stages.outputs.at_address import at_address, require_one_machine
 from scoreonce.stages.sharded.choice import choose_shard
+from scoreonce.stages.sharded.processes import part_at_exit
 from scoreonce.stages.sharded.scorer import require_can_be_sharded
 from scoreonce.stages.train import pair_filter
 from scoreonce.stages.train.data import TrainingData, load_training_data
@@ -242,6 +243,7 @@ def _accelerator(run: Run, paths: RunPaths) -> Accelerator:
     device = loading.resolve_device(run.compute.device)
     policy.require_activations_to_offload(run, device.type)
     _require_trackers(run.train.log_with)
+    part_at_exit()
     accelerator = Accelerator(
         cpu=device.type == "cpu", log_with=run.train.log_with or None, project_dir=paths.training / "trackers"
     )

@@ -3,14 +3,17 @@
     torchrun ... stages_in_parts.py STAGE RUNS [STEP]
 
 CACHES in the environment: the beginning of the names of caches, one for each node.
-STEP: the step before which each training is interrupted. Each process says how many weights it keeps.
+STEP: the step before which each training is interrupted. Each process says how many weights it keeps, and fails where
+it ends in its group of processes, whose threads abort it now and then.
 """
 
+import atexit
 import contextlib
 import json
 import os
 import sys
 
+import torch.distributed as dist
 from accelerate import Accelerator
 
 from scoreonce.pipeline.forward.sharding import own_part
@@ -21,6 +24,12 @@ from scoreonce.stages.train import stage as train
 from scoreonce.stages.train.trainer import Trainer
 
 honest = Trainer.take
+
+
+def has_parted():
+    if dist.is_initialized():
+        os.write(2, b"the process group was not ended\n")
+        os._exit(1)
 
 
 def take(self, step, *rest):
@@ -36,6 +45,7 @@ def take(self, step, *rest):
 if __name__ == "__main__":
     if "CACHES" in os.environ:
         os.environ["SCOREONCE_CACHE"] = f"{os.environ['CACHES']}-{os.environ['GROUP_RANK']}"
+    atexit.register(has_parted)  # before the stages: called after what they register
     Accelerator(cpu=True)
     Trainer.take = take
     stage = {"train": train.train, "score": score, "evaluate": evaluate}[sys.argv[1]]
