@@ -179,7 +179,7 @@ def third_party(module: str, lazy: bool = True) -> set[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_imports(module):
-    importlib.import_module(f"scoreonce.{module}")
+    assert importlib.import_module(f"scoreonce.{module}").__name__ == f"scoreonce.{module}"
 
 
 def room_of(module: str) -> str:

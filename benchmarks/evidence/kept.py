@@ -21,7 +21,6 @@ import polars as pl
 
 from scoreonce.stages.common.files import atomic
 
-OF = ("model", "data", "machine")  # columns of every row
 # What accuracies, their intervals and cross-entropies read.
 READ = (
     "pair_id",

@@ -220,7 +220,8 @@ def main() -> None:
     name = options.model.name if options.model else real_page.NAME
     parts = real_text.parts_of(SOURCE, options.pairs)
     chosen_on = real_text.kept_on(SOURCE, name, parts)
-    if (table := chosen_on.table()) is None:
+    table = chosen_on.table()
+    if table is None or set(table.filter(method=real_page.BASE)["rate"]) != set(real_page.RATES):
         raise SystemExit(f"Run real_text.py {SOURCE} with the same --model and --pairs first: it chooses the rate.")
     learning_rate = rate(table)
     kept = Kept(TABLE, named(chosen_on.model, learning_rate), chosen_on.data)

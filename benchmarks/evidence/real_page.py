@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import altair as alt
@@ -22,7 +23,8 @@ NAME, BASE = "SmolLM2-135M-Instruct", "dpo"
 PAIRS, SEEDS = 256, 2
 MODEL = f"{NAME}, {PAIRS} pairs"
 COMPARED = tomllib.loads(Path(__file__).with_name("real_text.toml").read_text(encoding="utf-8"))["compare"]
-PLANNED = len(COMPARED["methods"]) * len(COMPARED["vary"]["train.learning_rate"]) * SEEDS
+RATES = COMPARED["vary"]["train.learning_rate"]
+PLANNED = len(COMPARED["methods"]) * len(RATES) * SEEDS
 KEYS = ("method", "rate", "seed")
 
 
@@ -80,16 +82,15 @@ def chosen(each: pl.DataFrame) -> pl.DataFrame:
     return each.join(best.drop("mean"), on=["method", "rate"], how="semi")
 
 
-def _tested(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, list[pl.DataFrame]]:
-    """The test pairs of each method's trainings."""
-    tested = pairs.filter(pl.col("split") == "test").join(own, on=[*KEYS], how="semi")
-    by_method = tested.group_by("method", maintain_order=True)
+def tested(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, list[pl.DataFrame]]:
+    """The test pairs of each method's trainings, a table for each seed."""
+    found = pairs.filter(pl.col("split") == "test").join(own, on=[*KEYS], how="semi")
+    by_method = found.group_by("method", maintain_order=True)
     return {str(method): part.partition_by("seed") for (method,), part in by_method}
 
 
-def against(pairs: pl.DataFrame, own: pl.DataFrame) -> dict[str, Interval]:
+def against(tables: Mapping[str, Sequence[pl.DataFrame]]) -> dict[str, Interval]:
     """Test accuracy of each method minus DPO's, over the same pairs; the intervals hold together (Bonferroni)."""
-    tables = _tested(pairs, own)
     others = [method for method in tables if method != BASE]
     return {method: difference(tables[method], tables[BASE], ERROR / len(others)) for method in others}
 
@@ -111,9 +112,10 @@ def section(source: str, pairs: pl.DataFrame) -> list[str]:
         "| method | rate | test accuracy | − DPO, points | increase of cross-entropy, nats per token | verdict |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    gaps, tested = against(pairs, own), _tested(pairs, own)
+    tables = tested(pairs, own)
+    gaps = against(tables)
     for (method,), rows in own.group_by("method", maintain_order=True):
-        gap, right = gaps.get(str(method)), accuracy(tested[str(method)])
+        gap, right = gaps.get(str(method)), accuracy(tables[str(method)])
         found = "" if gap is None else points(gap)
         verdict = "" if gap is None else "better" if gap.low > 0 else "worse" if gap.high < 0 else "cannot be told here"
         lines.append(

@@ -7,9 +7,8 @@ with the command.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
@@ -17,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from scoreonce.stages.cluster.connection import connected, counted
 from scoreonce.stages.cluster.executor import ray_executor
 from scoreonce.stages.cluster.node import Surroundings
+from scoreonce.stages.cluster.ordered import in_order
 from scoreonce.stages.common.paths import RunPaths
 
 AHEAD = 2  # items for each worker that are begun and not yet taken
@@ -41,23 +41,12 @@ def workers_of(engine: Literal["local", "ray"], paths: RunPaths, shared: Any) ->
     if engine == "local":
         count = os.cpu_count() or 1
         with ThreadPoolExecutor(count) as threads:
-            yield lambda function, items: _in_order(partial(threads.submit, function, shared), items, AHEAD * count)
+            yield lambda function, items: in_order(partial(threads.submit, function, shared), items, AHEAD * count)
         return
     around = Surroundings.here([paths.pairs_manifest])
     with connected(), ray_executor(_begin, (around, shared), where=ENGINE) as tasks:
         most = AHEAD * max(1, counted("CPU"))
-        yield lambda function, items: _in_order(partial(tasks.submit, _in_task, function), items, most)
-
-
-def _in_order(submit: Callable[[Item], Future[Result]], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """The results, made hardly faster than they are taken."""
-    waiting: deque[Future[Result]] = deque()
-    for item in items:
-        waiting.append(submit(item))
-        if len(waiting) > most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+        yield lambda function, items: in_order(partial(tasks.submit, _in_task, function), items, most)
 
 
 # ---- in the processes of Ray ----

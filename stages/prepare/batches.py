@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +25,7 @@ from scoreonce.schemas.errors import InputError
 from scoreonce.stages.cluster.connection import connected, counted, cpu_share
 from scoreonce.stages.cluster.executor import ray_executor
 from scoreonce.stages.cluster.node import Surroundings
+from scoreonce.stages.cluster.ordered import in_order
 from scoreonce.stages.config import Run
 from scoreonce.stages.data.dataset import Dataset, dataset_of, tokenizer_of
 from scoreonce.stages.data.encoding import encoding_of, template_inputs
@@ -120,22 +120,20 @@ def prepared(rows: Sequence[RawRow], first_row: int, recipe: PreparationSettings
 
 
 def _here(batches: Batches, recipe: PreparationSettings) -> Iterator[PreparedBatch]:
-    first_row = 0
-    for rows in batches:
+    for rows, first_row in _placed(batches):
         yield prepared(rows, first_row, recipe)
-        first_row += len(rows)
 
 
 def _elsewhere(pool: Pool, batches: Batches, dataset: int, most: int) -> Iterator[PreparedBatch]:
-    waiting: deque[Future[PreparedBatch]] = deque()
+    return in_order(lambda batch: pool.submit(_prepared, dataset, *batch), _placed(batches), most)
+
+
+def _placed(batches: Batches) -> Iterator[tuple[list[RawRow], int]]:
+    """Each batch with the number of its first row."""
     first_row = 0
     for rows in batches:
-        waiting.append(pool.submit(_prepared, dataset, rows, first_row))
+        yield rows, first_row
         first_row += len(rows)
-        if len(waiting) == most:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 # ---- in the other processes ----

@@ -253,7 +253,7 @@ def test_real_text_is_reported_on_the_split_that_chose_no_rate():
         ("dpo", 1.0, 0.5, 0.5),
         ("x", 1.0, 1.0, 0.5),
     ]
-    gap = real_page.against(pairs, own)["x"]
+    gap = real_page.against(real_page.tested(pairs, own))["x"]
     assert gap.mean == pytest.approx(0.5)
     assert gap.low < 0 < gap.high
 

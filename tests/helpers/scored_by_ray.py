@@ -14,10 +14,9 @@ from pathlib import Path
 
 import polars as pl
 import tomli_w
+from local_ray import OPTIONS
 
 from scoreonce.stages.scoring.job import ScoringJob
-
-OPTIONS = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
 
 
 def run_of(world, **settings):

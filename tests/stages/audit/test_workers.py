@@ -1,10 +1,9 @@
 """Who reads the pieces of an audit: threads or a Ray cluster, the results in order and the same."""
 
-from concurrent.futures import Future
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from local_ray import cluster, needs_ray
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.audit import workers
@@ -13,8 +12,6 @@ from scoreonce.stages.cluster import connection
 from scoreonce.stages.cluster.node import Surroundings
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
-
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 
 
 def world(folder, planted, engine="local"):
@@ -32,21 +29,6 @@ def world(folder, planted, engine="local"):
         }
     )
     return made.paths, run
-
-
-def test_results_come_in_order_and_hardly_ahead():
-    begun = []
-
-    def submit(item):
-        begun.append(item)
-        done = Future()
-        done.set_result(item * item)
-        return done
-
-    results = workers._in_order(submit, range(10), 3)
-    assert next(results) == 0
-    assert begun == [0, 1, 2, 3]
-    assert list(results) == [n * n for n in range(1, 10)]
 
 
 def test_a_function_sees_what_all_share(tmp_path):
@@ -77,8 +59,6 @@ def files(paths):
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own
 def test_the_same_findings_by_the_tasks_of_a_cluster(tmp_path, planted):
     """One of its processes dies in the middle, and another takes its piece."""
-    import ray
-
     killed = str(tmp_path / "killed")
 
     def setup() -> None:
@@ -101,17 +81,8 @@ def test_the_same_findings_by_the_tasks_of_a_cluster(tmp_path, planted):
     here = audit(run)
     expected, findings = files(paths), here.findings
     paths.measures_manifest.unlink()  # measured anew
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=80 * 2**20,
-        include_dashboard=False,
-        runtime_env={"worker_process_setup_hook": setup},
-    )
-    try:
+    with cluster(2, setup):
         there = audit(run.replace({"audit.engine": "ray"}))
-    finally:
-        ray.shutdown()
     assert Path(killed).exists()
     assert files(paths) == expected
     assert there.findings == findings

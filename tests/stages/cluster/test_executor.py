@@ -2,16 +2,14 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
+from local_ray import cluster, needs_ray
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.cluster import executor
 from scoreonce.stages.cluster.executor import ray_executor
-
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 
 
 def test_a_process_is_initialized_once_for_each_executor_that_it_serves(monkeypatch):
@@ -26,19 +24,9 @@ def test_a_process_is_initialized_once_for_each_executor_that_it_serves(monkeypa
     assert learnt == ["one", "two", "one"]
 
 
-@pytest.fixture
-def cluster():
-    import ray
-
-    ray.init(address="local", num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.long
 @needs_ray
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # Ray's own
-@pytest.mark.usefixtures("cluster")
 def test_tasks_that_fail(monkeypatch):
     """An `InputError` is raised as it was; a task that ends every process is named; a bug stays what it is."""
     monkeypatch.setattr(executor, "RETRIES", 1)
@@ -50,11 +38,12 @@ def test_tasks_that_fail(monkeypatch):
         with ray_executor(lambda: None, (), where="the setting") as pool:
             return pool.submit(function).result()
 
-    assert outcome(lambda: 3) == 3
-    with pytest.raises(InputError) as raised:
-        outcome(refuse)
-    assert (raised.value.what, raised.value.found, raised.value.where) == ("what", "this", "there")
-    with pytest.raises(InputError, match=r"(?s)ended every process that ran it.*after 2 starts.*the setting"):
-        outcome(lambda: os._exit(1))
-    with pytest.raises(ZeroDivisionError):
-        outcome(lambda: 1 // 0)
+    with cluster(1):
+        assert outcome(lambda: 3) == 3
+        with pytest.raises(InputError) as raised:
+            outcome(refuse)
+        assert (raised.value.what, raised.value.found, raised.value.where) == ("what", "this", "there")
+        with pytest.raises(InputError, match=r"(?s)ended every process that ran it.*after 2 starts.*the setting"):
+            outcome(lambda: os._exit(1))
+        with pytest.raises(ZeroDivisionError):
+            outcome(lambda: 1 // 0)

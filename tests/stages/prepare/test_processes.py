@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from local_ray import cluster, needs_ray
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -21,8 +21,6 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.prepare import batches, pair_files
 from scoreonce.stages.prepare import stage as prepare
 from scoreonce.stages.raw import raw_data
-
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 
 
 class Workplace:
@@ -183,8 +181,6 @@ def test_a_node_with_another_tokenizer_prepares_nothing(workplace, monkeypatch):
 @pytest.mark.parametrize("given_test", [False, True])
 def test_the_same_files_by_the_tasks_of_a_cluster(workplace, small, given_test):
     """One of its processes dies in the middle, and another takes its batch."""
-    import ray
-
     killed = str(workplace.folder / "killed")
 
     def setup() -> None:
@@ -206,17 +202,8 @@ def test_the_same_files_by_the_tasks_of_a_cluster(workplace, small, given_test):
     source, data = workplace.write(rows(100)), {"test_share": 0.3}
     if given_test:
         data = {"test_source": str(workplace.write([row(n) for n in range(10)], "test.jsonl"))}
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=80 * 2**20,
-        include_dashboard=False,
-        runtime_env={"worker_process_setup_hook": setup},
-    )
-    try:
+    with cluster(2, setup):
         made = workplace.prepare("cluster", source, engine="ray", **data)
-    finally:
-        ray.shutdown()
     assert Path(killed).exists()
     assert digests(made) == digests(workplace.prepare("one", source, **data))
     # The engine does not decide the pairs.

@@ -7,12 +7,12 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from local_ray import needs_ray
 from scored_by_ray import drive, require_the_same, run_file, run_of, tables
 
 from scoreonce.schemas.errors import InputError
@@ -26,8 +26,6 @@ from scoreonce.stages.scoring import rows
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.run import plan
 from scoreonce.stages.store.parts import mark_of
-
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 
 
 class Call:

@@ -3,10 +3,10 @@
 import json
 import signal
 import sys
-from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from local_ray import needs_ray
 from scored_by_ray import drive, processes, require_the_same, run_of
 
 from scoreonce.schemas.errors import InputError
@@ -17,7 +17,6 @@ from scoreonce.stages.score.ray_worker import Order, Starts, needed, problem
 from scoreonce.stages.scoring.job import ScoringJob
 from scoreonce.stages.scoring.rows import Extent
 
-needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install 'scoreonce[ray]'")
 WAITS, DIES = object(), object()  # what a call of a member may do in place of returning
 
 
