@@ -226,15 +226,19 @@ def die_after(renames: int, cpu_seconds: float) -> None:
     """Let the kernel end this process, without a word to Python, so long after so many files were finished.
 
     Processor time, so that a busy machine does not move the moments. What SIGPROF does by default is what SIGKILL does.
+    The kernel counts that time in ticks, in which a fast machine may end its work: three files later it dies anyway.
     """
     seen = 0
 
     def hook(event: str, _: object) -> None:
         nonlocal seen
-        seen += event == "os.rename"
+        if event != "os.rename":
+            return
+        seen += 1
         if seen == renames:
-            seen += 1
             signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        elif seen == renames + 3:
+            os.kill(os.getpid(), signal.SIGPROF)
 
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     sys.addaudithook(hook)
@@ -271,8 +275,8 @@ def eight_parts(job: str, run_path: Path) -> None:
     """Eight processes at once, of which three die; then these again, with SLURM the last by the command itself."""
     chances = random.Random(job)
     dying = chances.sample(range(8), 3)
-    # The first of them dies right after its second lock, which all parts share.
-    moments = [(2, 1e-5), *((chances.randrange(4, 12), chances.uniform(1e-5, 0.01)) for _ in range(2))]
+    # The first of them dies right after its second lock, which all parts share, the others before their fifth shard.
+    moments = [(2, 1e-5), *((chances.randrange(4, 8), chances.uniform(1e-5, 0.01)) for _ in range(2))]
     before: dict[int, Callable[[], None]] = {
         index: partial(die_after, *moment) for index, moment in zip(dying, moments, strict=True)
     }
