@@ -60,7 +60,7 @@ def run(flips: int, cuts: int, seed: int, only: Sequence[str] = ()) -> dict[str,
                 verdicts.append(judge.verdict(kind, damage, mend=mend))
             found[kind.name] = verdicts
             worst = ", ".join(f"{count} {outcome}" for outcome, count in counts(verdicts).items() if count)
-            print(f"{kind.name:<28}{worst}  ({time.perf_counter() - started:.0f} s)", flush=True)
+            print(f"{kind.name:<30}{worst}  ({time.perf_counter() - started:.0f} s)", flush=True)
             for verdict in verdicts:
                 if verdict.outcome in FAULTS or verdict.mended is False:
                     print(f"  {verdict.damage}: {verdict.outcome} in {verdict.reader}\n{verdict.detail}", flush=True)

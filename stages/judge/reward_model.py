@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -16,6 +17,8 @@ from scoreonce.stages.config import Compute, Judge
 from scoreonce.stages.judge.answers import Answers, key_of
 from scoreonce.stages.judge.questions import Completion, Settings
 from scoreonce.stages.models import folders, loading, tokenizers
+from scoreonce.stages.weights.finite import require_finite
+from scoreonce.stages.weights.loading_report import require_whole, unlogged
 from scoreonce.stages.weights.model_digests import model_digest
 
 if TYPE_CHECKING:
@@ -132,26 +135,36 @@ class RewardModel:
         return self._model
 
 
-def _classifier(folder: Any, dtype: str) -> Any:
+def _classifier(folder: Path, dtype: str) -> PreTrainedModel:
+    """The model. Raises `InputError` where it is no classifier of one output, or not exactly what its files hold."""
     from transformers import AutoModelForSequenceClassification
 
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            trust_remote_code=folders.trust_remote_code,
-            output_loading_info=True,
-        )
+        with unlogged():
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                trust_remote_code=folders.trust_remote_code,
+                ignore_mismatched_sizes=True,  # the report has them, with their names
+                output_loading_info=True,
+            )
     except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects
         raise _unusable(folder, first_line(error)) from None
-    if report["missing_keys"]:
-        raise _unusable(folder, f"no weights for {', '.join(sorted(report['missing_keys']))}")
     if model.config.num_labels != 1:
         raise _unusable(folder, f"{model.config.num_labels} outputs")
+    body = f"{model.base_model_prefix}."
+    if heads := [name for name in sorted(report["missing_keys"]) if not name.startswith(body)]:
+        raise _unusable(folder, f"no weights for {', '.join(heads)}")
+    # Its files may also have the head of the language model that it was made from, which it does not use.
+    unexpected = [name for name in report["unexpected_keys"] if name.startswith(body)]
+    require_whole(
+        str(folder), missing=report["missing_keys"], unexpected=unexpected, mismatched=report["mismatched_keys"]
+    )
+    require_finite(model, folder)
     return model
 
 
-def _unusable(folder: Any, found: str) -> InputError:
+def _unusable(folder: Path, found: str) -> InputError:
     return InputError(
         "The reward model cannot be used.",
         found=found,

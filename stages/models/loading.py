@@ -21,7 +21,7 @@ from scoreonce.pipeline.forward.activation_offload import ActivationOffload
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.models import adapters, folders, four_bits, multimodal
 from scoreonce.stages.weights.finite import require_finite
-from scoreonce.stages.weights.loading_report import require_whole
+from scoreonce.stages.weights.loading_report import require_whole, unlogged
 
 if TYPE_CHECKING:
     from scoreonce.stages.config import Quantization, Reference
@@ -106,16 +106,17 @@ def from_files(
     What text does not go through is frozen. Raises `InputError` where it cannot be loaded.
     """
     try:
-        model, report = multimodal.auto_class(config).from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            attn_implementation=attention_for(config),
-            trust_remote_code=folders.trust_remote_code,
-            ignore_mismatched_sizes=True,  # the report has them, with their names
-            output_loading_info=True,
-            **options,
-        )
+        with unlogged():
+            model, report = multimodal.auto_class(config).from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention_for(config),
+                trust_remote_code=folders.trust_remote_code,
+                ignore_mismatched_sizes=True,  # the report has them, with their names
+                output_loading_info=True,
+                **options,
+            )
     except InputError:
         raise
     except Exception as error:  # of any kind, where a file of the folder has another form than transformers expects

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from transformers import PreTrainedModel
-from transformers.utils import logging
 
 from scoreonce.pipeline.forward import sharding
 from scoreonce.pipeline.forward.layout_probe import ProbeOutcome
@@ -171,12 +170,7 @@ def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTra
             if isinstance(value, list) and len(value) == whole:
                 setattr(text, name, value[:count])
         text.num_hidden_layers = count
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it would list the layers that are left out
-    try:
-        model = loading.from_files(folder, config, dtype)[0]
-    finally:
-        logging.set_verbosity(verbosity)
+    model = loading.from_files(folder, config, dtype)[0]  # the report has the layers that are left out
     return model.eval().to(device)
 
 

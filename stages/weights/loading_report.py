@@ -6,12 +6,33 @@ is tied to another weight, or computed from the config, as rotary frequencies an
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from scoreonce.schemas.errors import InputError
 
 SHOWN = 3
+
+
+@contextmanager
+def unlogged() -> Iterator[None]:
+    """Keep the table of weights that transformers logs from the terminal: `require_whole` says it, as an error.
+
+    It is kept where weights could not be converted, of which the exception says only that the table has them.
+    """
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_report)
+
+
+def _is_no_report(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return "LOAD REPORT" not in message or "CONVERSION" in message
 
 
 def require_whole(

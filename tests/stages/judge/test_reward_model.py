@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from judged_samples import OTHER, OWN, reward_model
+from safetensors.torch import load_file, save_file
 from sample_tables import as_conversations, sample_rows, write_samples
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -124,6 +125,40 @@ def test_a_language_model_is_no_reward_model(judged, tmp_path):
     with pytest.raises(InputError, match="reward model cannot be used") as refused:
         judge(judged(reward_model=str(folder)), label="dpo")
     assert "score.weight" in refused.value.found
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_weights_that_its_config_does_not_describe_are_refused(judged, tmp_path, layers):
+    """A layer that is left out, or made of noise, would score all the same."""
+    folder = reward_model(tmp_path / "rm")
+    config = folder / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": layers}))
+    with pytest.raises(InputError, match=r"weights are not those that config\.json describes") as refused:
+        judge(judged(reward_model=str(folder)), label="dpo")
+    assert refused.value.where == str(folder)
+    side, layer = ("in the files", 2) if layers == 3 else ("in the model", 1)
+    assert refused.value.found.startswith(f"not {side}: model.layers.{layer}.")
+
+
+def test_the_head_of_the_language_model_it_was_made_from_is_left_out(judged, tmp_path):
+    folder = reward_model(tmp_path / "rm")
+    before = judge(judged(reward_model=str(folder)), label="dpo").scores()["score"]
+    weights = load_file(folder / "model.safetensors")
+    head = torch.ones_like(weights["model.embed_tokens.weight"])
+    save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
+    after = judge(judged(reward_model=str(folder)), label="dpo").scores()["score"]
+    assert after.to_list() == before.to_list()
+
+
+def test_weights_that_are_not_finite_are_refused(judged, tmp_path):
+    """Each of its scores would be NaN, and no completion would have one."""
+    folder = reward_model(tmp_path / "rm")
+    weights = load_file(folder / "model.safetensors")
+    weights["score.weight"][0, 0] = torch.nan
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="NaN or infinite") as refused:
+        judge(judged(reward_model=str(folder)), label="dpo")
+    assert refused.value.found == "1 tensors, the first score.weight"
 
 
 def test_conversations_need_a_chat_template(judged, tmp_path):

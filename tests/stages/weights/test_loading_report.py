@@ -1,6 +1,7 @@
 """Weights are complete or refused: a model and an adapter are exactly what their files hold."""
 
 import json
+import logging
 
 import peft
 import pytest
@@ -17,7 +18,7 @@ from transformers import (
 
 from scoreonce.schemas.errors import InputError
 from scoreonce.stages.models.loading import load_model
-from scoreonce.stages.weights.loading_report import require_whole
+from scoreonce.stages.weights.loading_report import require_whole, unlogged
 
 
 def change(folder, *, config=None, weights=None, name="model"):
@@ -76,6 +77,28 @@ def test_a_model_that_is_not_what_its_files_hold_is_refused(world, config, weigh
     assert error.found == found
     assert error.where == str(folder)
     assert "config.json" in error.fix
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """What transformers' loader logs."""
+    records, handler = [], logging.Handler()
+    monkeypatch.setattr(handler, "emit", records.append)
+    monkeypatch.setattr(logging.getLogger("transformers.modeling_utils"), "handlers", [handler])
+    return records
+
+
+def test_the_error_alone_is_shown(world, shown):
+    """The table of transformers that names the same weights is not, but where it tells more than the exception does."""
+    folder = world.model()
+    change(folder, config={"num_hidden_layers": 3})
+    LlamaForCausalLM.from_pretrained(folder)
+    assert len(shown) == 1
+    refused(folder)
+    assert len(shown) == 1
+    with unlogged():
+        logging.getLogger("transformers.modeling_utils").warning("Llama LOAD REPORT: a.weight | CONVERSION")
+    assert len(shown) == 2
 
 
 def test_tied_weights_and_buffers_of_old_files_are_no_fault(world, tmp_path):
