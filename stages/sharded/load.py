@@ -170,7 +170,7 @@ def few_layers(start: Start, dtype: torch.dtype, device: torch.device) -> PreTra
             if isinstance(value, list) and len(value) == whole:
                 setattr(text, name, value[:count])
         text.num_hidden_layers = count
-    model = loading.from_files(folder, config, dtype)[0]  # the report has the layers that are left out
+    model, _ = loading.from_files(folder, config, dtype)  # the report lists the layers that are left out
     return model.eval().to(device)
 
 

@@ -127,17 +127,26 @@ def test_a_language_model_is_no_reward_model(judged, tmp_path):
     assert "score.weight" in refused.value.found
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_weights_that_its_config_does_not_describe_are_refused(judged, tmp_path, layers):
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"num_hidden_layers": 1}, "not in the model: model.layers.1.input_layernorm.weight"),
+        ({"num_hidden_layers": 3}, "not in the files: model.layers.2.input_layernorm.weight"),
+        (
+            {"intermediate_size": 40},
+            "of another shape: model.layers.0.mlp.down_proj.weight (32 x 48 in the file, 32 x 40 in the model)",
+        ),
+    ],
+)
+def test_weights_that_its_config_does_not_describe_are_refused(judged, tmp_path, change, found):
     """A layer that is left out, or made of noise, would score all the same."""
     folder = reward_model(tmp_path / "rm")
     config = folder / "config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "num_hidden_layers": layers}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
     with pytest.raises(InputError, match=r"weights are not those that config\.json describes") as refused:
         judge(judged(reward_model=str(folder)), label="dpo")
     assert refused.value.where == str(folder)
-    side, layer = ("in the files", 2) if layers == 3 else ("in the model", 1)
-    assert refused.value.found.startswith(f"not {side}: model.layers.{layer}.")
+    assert refused.value.found.startswith(found)
 
 
 def test_the_head_of_the_language_model_it_was_made_from_is_left_out(judged, tmp_path):
