@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import altair as alt
 import page
 import polars as pl
-import vl_convert
+from drawn import dots, save
 from paired import ERROR, Comparison, adjusted, difference, verdict
 from plants import PLANTS, Plant
 
@@ -104,21 +105,13 @@ def _found(rows: pl.DataFrame, name: str) -> str:
     return f"{both / planted:.0%} | {1 - both / flagged:.0%} of {flagged // len(own)}" if flagged else "0% | none"
 
 
-def draw(rows: pl.DataFrame, path: Path) -> None:
-    """Write the figure: every training a dot, a tick at the mean, a row per plant, a column per measure."""
+def draw(rows: pl.DataFrame, path: Path, measures: Mapping[str, str] = MEASURES) -> None:
+    """Write the figure: every training a dot, a row per plant, a column per measure."""
     clean = rows.filter(pl.col("arm") == "clean")
-    flawed = rows.filter(pl.col("arm") != "clean")
-    shown = pl.concat([*(clean.with_columns(plant=pl.lit(name)) for name in PLANTS), flawed])
     charts = []
     for name in PLANTS:
-        own = alt.Data(values=shown.filter(pl.col("plant") == name).select("arm", *MEASURES).to_dicts())
-        base = alt.Chart(own).encode(y=alt.Y("arm:N", title=name, sort=["clean", "all", "audit", "random"]))
-        for measure, title in MEASURES.items():
-            x = alt.X(f"{measure}:Q", title=title).scale(zero=False)
-            mean = alt.X(f"mean({measure}):Q", title=title)
-            dots = base.mark_circle(opacity=0.45).encode(x=x)
-            ticks = base.mark_tick(thickness=3, height=16).encode(x=mean)
-            charts.append(alt.layer(dots, ticks).properties(width=320, height=110))
-    grid = alt.concat(*charts, columns=len(MEASURES)).configure(background="white", font="sans-serif")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(vl_convert.vegalite_to_svg(grid.to_dict(), allowed_base_urls=[]) + "\n", encoding="utf-8")
+        shown = pl.concat([clean, rows.filter(pl.col("plant") == name)])
+        arms = alt.Y("arm:N", title=name, sort=["clean", "all", "audit", "random"])
+        for measure, title in measures.items():
+            charts.append(dots(shown, measure, title, arms).properties(width=320, height=110))
+    save(alt.concat(*charts, columns=2), path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import altair as alt
 import polars as pl
-import vl_convert
+from drawn import dots, save
 from paired import chosen
 
 KL = "KL from the reference, nats"
@@ -25,15 +25,17 @@ def draw(name: str, rows: pl.DataFrame, reference: float, path: Path) -> None:
         rate = alt.X("learning_rate:Q", title="learning rate").scale(type="log")
         charts = [_lines(rows, rate, "arm"), _lines(rows, rate, "arm", "test_kl", KL)]
     elif name in DOTS:
-        charts = [_dots(own, part if len(set(rows["part"])) > 1 else None) for part, own in _parts(best)]
+        named = rows["part"].n_unique() > 1
+        charts = [
+            dots(own, "test_reward", "true reward", alt.Y("arm:N", title=part if named else None, sort=None))
+            for part, own in _parts(best)
+        ]
     else:
         charts = [_frontiers(rows)]
     rewards = charts if name in DOTS else charts[:1]  # the second one is of KL
     lined = [_with_reference(each, reference, "x" if name in DOTS else "y") for each in rewards]
     sized = [each.properties(width=380, height=280) for each in (*lined, *charts[len(rewards) :])]
-    spec = alt.hconcat(*sized).configure(background="white", font="sans-serif").to_dict()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(vl_convert.vegalite_to_svg(spec, allowed_base_urls=[]) + "\n", encoding="utf-8")
+    save(alt.hconcat(*sized), path)
 
 
 def _with_reference(chart: alt.LayerChart, reference: float, axis: str = "y") -> alt.LayerChart:
@@ -53,14 +55,6 @@ def _lines(
 
 def _parts(rows: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
     return [(part, rows.filter(pl.col("part") == part)) for part in rows["part"].unique(maintain_order=True)]
-
-
-def _dots(rows: pl.DataFrame, title: str | None) -> alt.LayerChart:
-    base = alt.Chart(rows).encode(y=alt.Y("arm:N", title=title, sort=None))
-    x = alt.X("test_reward:Q", title="true reward").scale(zero=False)
-    points = base.mark_circle(opacity=0.45).encode(x=x)
-    means = base.mark_tick(thickness=3, height=16).encode(x=alt.X("mean(test_reward):Q"))
-    return alt.layer(points, means)
 
 
 def _frontiers(rows: pl.DataFrame) -> alt.LayerChart:

@@ -4,8 +4,8 @@
 
 A fifth of the labels is wrong. DPO trains without the quarter that a measure ranks first, and without a quarter drawn
 at random; as many pairs and steps for all. Results of trainings are kept in the folder. Writes
-benchmarks/results/evidence/leave_out.parquet (one row per training) and a generated part of docs/evidence-audit.md. One
-thread is fastest: OMP_NUM_THREADS=1.
+benchmarks/results/evidence/leave_out.parquet (one row per training), docs/evidence/leave_out.svg, and a generated part
+of docs/evidence-audit.md. One thread is fastest: OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import altair as alt
 import audit_helps
 import page
 import polars as pl
 from audit_helps import DPO, margins, without
+from drawn import dots, save
 from paired import ERROR, adjusted, difference
 from trials import Trials, judged, trained
 from world import World
@@ -31,6 +33,7 @@ from scoreonce.stages.common.paths import RunPaths
 SHARE, FLIPS = 0.25, 0.2
 RANDOM = "random"
 TABLE = page.TABLES / "leave_out.parquet"
+FIGURE = audit_helps.audit_page.FIGURE.with_name("leave_out.svg")
 START = "<!-- made by benchmarks/evidence/leave_out.py -->\n"
 
 
@@ -152,6 +155,8 @@ def generated(rows: pl.DataFrame) -> str:
         f"Mean true reward without a random quarter: {drawn['test_reward'].mean():.2f}; the reference "
         f"{rows['reference_reward'][0]:.2f}. {rows['seed'].n_unique()} seeds, {len(rows)} trainings, {minutes:.0f} "
         "minutes of one core. `python benchmarks/evidence/leave_out.py`",
+        "",
+        "![True reward of every training](evidence/leave_out.svg)",
     ]
     return "\n".join([*lines, ""])
 
@@ -169,10 +174,20 @@ def main() -> None:
     audit_helps.command(__doc__, run, table, write, generated)
 
 
+def draw(rows: pl.DataFrame, path: Path) -> None:
+    """Write the figure: every training a dot, a row per measure."""
+    titles = {RANDOM: "random", **{arm: each.title for arm, each in MEASURES.items()}}
+    shown = rows.with_columns(arm=pl.col("arm").replace_strict(titles))
+    arms = alt.Y("arm:N", title=None, sort=[*titles.values()]).axis(labelLimit=0)
+    chart = dots(shown, "test_reward", "true reward without the quarter", arms)
+    save(chart.properties(width=380, height=240), path)
+
+
 def write(rows: pl.DataFrame) -> None:
-    """The table, and the page's generated part."""
+    """The table, the figure, and the page's generated part."""
     TABLE.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(TABLE)
+    draw(rows, FIGURE)
     page.replace(audit_helps.audit_page.PAGE, START, generated(rows))
 
 

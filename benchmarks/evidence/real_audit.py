@@ -5,7 +5,7 @@
 DPO trains SmolLM2-135M-Instruct at the rate that real_text.py chose for it, whose table is read, and is judged on
 held-out pairs without flaws, of other prompts. Keeps the held-out pairs of each training in
 benchmarks/results/evidence/real_audit.parquet, and does not train again what is there. Prints the part of
-docs/evidence-audit.md, and writes it there. Needs what real_text.py needs.
+docs/evidence-audit.md, and writes it there, with docs/evidence/real_audit.svg. Needs what real_text.py needs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import real_data
 import real_page
 import real_text
 from audit_helps import ARMS, CLEAN, UNPLANTED, Cleaning, cleaned, flagged, planned
-from audit_page import PAGE
+from audit_page import FIGURE, PAGE, draw
 from kept import Kept, latest
 from over_pairs import ERROR, difference
 from plants import PLANTS, Plant
@@ -42,6 +42,7 @@ from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.training_runs import metric_lines
 
 TABLE = page.TABLES / "real_audit.parquet"
+DRAWN = FIGURE.with_name("real_audit.svg")
 START = "<!-- made by benchmarks/evidence/real_audit.py -->\n"
 COMMAND = "python benchmarks/evidence/real_audit.py"
 SOURCE = "alpaca"  # of 256 HH pairs this model learns nothing, so that no flaw could cost it anything
@@ -71,7 +72,7 @@ def audited(name: str, seed: int, folder: Path, model: Path, pairs: real_text.Pa
     train, held_out = ([{**row, **SCORES} for row in part] for part in pairs)
     rows = plant.rows(train, random.Random(seed))
     run = real_text.prepared(folder / f"{name}-seed{seed}", (rows, held_out), model, 1).replace(
-        {"score.full_vocab": "none", **plant.data}
+        {"score.full_vocab": "none", "score.store": str(folder / "store"), **plant.data}  # most texts are in every run
     )
     prepare(run)
     score(run)
@@ -147,7 +148,8 @@ def section(said: str, rows: pl.DataFrame, tables: Mapping[Cleaning, pl.DataFram
         gaps = " | ".join(real_page.points(each) for each in found.values())
         lines.append(f"| {flaw.title} | {share} | {dropped:.0%} | {accuracies} | {gaps} | {verdict(found)} |")
     clean = rows.filter(pl.col("plant") == CLEAN)["accuracy"].mean()
-    return [*lines, "", f"Without a flaw: {clean:.1%}."]
+    lines += ["", f"Without a flaw: {clean:.1%}.", ""]
+    return [*lines, f"![Held-out accuracy of every training](evidence/{DRAWN.name})"]
 
 
 def rate(chosen_on: pl.DataFrame) -> float:
@@ -191,13 +193,25 @@ def reported(table: pl.DataFrame | None, seeds: int) -> list[str]:
     return section(said, rows, tables)
 
 
+def write() -> None:
+    """The page's part, and its figure once every training is kept."""
+    page.replace(PAGE, START, generated())
+    chosen_on = real_page.finished(SOURCE)
+    tables = {} if chosen_on is None else done(_on_disk(chosen_on), planned(real_page.SEEDS))
+    if len(tables) == len(planned(real_page.SEEDS)):
+        draw(per_training(tables), DRAWN, {"accuracy": "held-out accuracy"})
+
+
 def generated() -> str:
     """The page's part, from the tables on disk."""
     chosen_on = real_page.finished(SOURCE)
     if chosen_on is None:
         return f"Real pairs: not run; `{real_page.command(SOURCE)}` has to choose a rate first. `{COMMAND}`\n"
-    table = latest(TABLE, named(real_page.MODEL, rate(chosen_on)))
-    return "\n".join([*reported(table, real_page.SEEDS), ""])
+    return "\n".join([*reported(_on_disk(chosen_on), real_page.SEEDS), ""])
+
+
+def _on_disk(chosen_on: pl.DataFrame) -> pl.DataFrame | None:
+    return latest(TABLE, named(real_page.MODEL, rate(chosen_on)))
 
 
 def main() -> None:
@@ -230,7 +244,7 @@ def main() -> None:
         folder = options.folder / f"audit-{kept.data}"
         study(folder, model, parts, options.seeds, {**dpo, "train.learning_rate": learning_rate}, kept)
     print("\n".join(reported(kept.table(), options.seeds)))
-    page.replace(PAGE, START, generated())
+    write()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import altair as alt
 import page
 import polars as pl
-import vl_convert
+from drawn import save
 from kept import latest
 from over_pairs import ERROR, accuracy, difference
 
@@ -137,10 +137,8 @@ def draw(each: pl.DataFrame, path: Path) -> None:
             shape=alt.Shape("rate:N", title="learning rate", sort=None),
         )
         .properties(width=420, height=300)
-        .configure(background="white", font="sans-serif")
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(vl_convert.vegalite_to_svg(chart.to_dict(), allowed_base_urls=[]) + "\n", encoding="utf-8")
+    save(chart, path)
 
 
 def points(gap: Interval) -> str:

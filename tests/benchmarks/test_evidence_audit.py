@@ -87,7 +87,7 @@ def test_the_quarter_that_a_measure_ranks_first_is_left_out():
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_measure_predicts_where_training_is_better_without_its_quarter():
+def test_a_measure_predicts_where_training_is_better_without_its_quarter(tmp_path):
     """Against random quarters: 1.0, 1.1, 0.9 (p 0.00332, times 8), the same negative, and nothing for the others."""
     rewards = {"unseen": (2.0, 2.1, 1.9), "ches": (0.0, -0.1, 0.1)}
     rows = pl.DataFrame(
@@ -103,6 +103,9 @@ def test_a_measure_predicts_where_training_is_better_without_its_quarter():
     assert unseen.endswith("| 75% | +1.000 | +0.752 to +1.248 | 0.027 | yes |  |")
     assert ches.endswith("| 0.027 | worse without them |  |")
     assert seen.endswith("| +0.000 | +0.000 to +0.000 | 1 |  |  |")
+    leave_out.draw(rows, tmp_path / "figure.svg")
+    drawn = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert [each.title for each in leave_out.MEASURES.values() if f">{each.title}</text>" not in drawn] == []
 
 
 def test_as_many_pairs_are_drawn_at_random_as_the_finding_has():
@@ -174,6 +177,15 @@ def evaluated(right):
     )
 
 
+def with_counts(tables):
+    """The tables with what each training is kept with."""
+    counts = dict.fromkeys(("flagged", "planted", "planted_flagged", "pairs"), 1) | {"seconds": 1.0}
+    return {
+        each: pairs.with_columns(**{name: pl.lit(value) for name, value in {**each._asdict(), **counts}.items()})
+        for each, pairs in tables.items()
+    }
+
+
 def real_tables(all_, audit, random_, clean=100):
     """Two equal seeds of each arm, for the plant `flips`."""
     arms = {"all": all_, "audit": audit, "random": random_}
@@ -204,6 +216,14 @@ def test_differences_on_real_text_are_over_pairs_and_the_two_that_decide_hold_to
 )
 def test_a_finding_helps_on_real_text_where_it_beats_both(rights, said):
     assert real_audit.verdict(real_audit.compared(real_tables(*rights), "flips")) == said
+
+
+def test_the_figure_on_real_text_is_of_accuracy_alone(tmp_path):
+    tables = real_tables(60, 80, 60)
+    audit_page.draw(real_audit.per_training(with_counts(tables)), tmp_path / "figure.svg", {"accuracy": "accuracy"})
+    drawn = (tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert drawn.count(">accuracy</text>") == len(PLANTS)
+    assert "true reward" not in drawn
 
 
 @pytest.mark.long
