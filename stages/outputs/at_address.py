@@ -287,10 +287,7 @@ class Launch:
 def _launch(run: Run) -> Launch:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Launch(True, lambda work: work() if work else None)
-    from accelerate import PartialState
+    from scoreonce.stages.sharded.processes import joined, while_others_wait
 
-    from scoreonce.stages.sharded.processes import part_at_exit, while_others_wait
-
-    part_at_exit()
-    state = PartialState(cpu=run.compute.device == "cpu")
+    state = joined(run.compute)
     return Launch(state.is_main_process, lambda work: while_others_wait(work, state.device))

@@ -29,15 +29,12 @@ class Meeting(NamedTuple):
 
 
 def launched(compute: Compute) -> ProcessGroup:
-    """The processes of this launch, connected by gloo on CPUs and NCCL on GPUs; `ALONE` where there is no launch."""
+    """The processes of this launch; `ALONE` where there is no launch."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
-    from accelerate import PartialState
+    from scoreonce.stages.sharded.processes import joined
 
-    from scoreonce.stages.sharded.processes import part_at_exit
-
-    part_at_exit()
-    state = PartialState(cpu=compute.device == "cpu")
+    state = joined(compute)
     return ProcessGroup(state.process_index, state.num_processes, state.wait_for_everyone)
 
 

@@ -15,8 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from scoreonce.schemas.errors import InputError
 
-if TYPE_CHECKING:  # pydantic, not on a bare GPU image
-    from scoreonce.stages.config import Compute
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from scoreonce.stages.config import Compute  # pydantic, not on a bare GPU image
 
 Result = TypeVar("Result")
 
@@ -61,6 +63,14 @@ def _require_offload(compute: Compute, device: torch.device) -> None:
             where="compute.offload",
             fix='Set compute.shard = "full" and start one process for each GPU with torchrun, also for a single GPU.',
         )
+
+
+def joined(compute: Compute) -> PartialState:
+    """The processes of this launch, connected by gloo on CPUs and NCCL on GPUs, which part when this one ends."""
+    from accelerate import PartialState
+
+    part_at_exit()
+    return PartialState(cpu=compute.device == "cpu")
 
 
 @cache
