@@ -2,8 +2,8 @@
 
     python benchmarks/evidence/real_audit.py [--pairs 256] [--seeds 2] [--model FOLDER] [--smoke]
 
-DPO trains SmolLM2-135M-Instruct at the rate that real_text.py chose for it, whose table is read, and is judged on
-held-out pairs without flaws, of other prompts. Keeps the held-out pairs of each training in
+DPO trains SmolLM2-135M-Instruct at the rate that real_text.py chose for it, whose table is read, and is judged on that
+command's test pairs, which have no flaws and other prompts. Keeps all held-out pairs of each training in
 benchmarks/results/evidence/real_audit.parquet, and does not train again what is there. Prints the part of
 docs/evidence-audit.md, and writes it there, with docs/evidence/real_audit.svg. Needs what real_text.py needs.
 """
@@ -41,6 +41,7 @@ from scoreonce.schemas import metrics
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.data.training_runs import metric_lines
 
+TEST = real_page.SPLITS[1]
 TABLE = page.TABLES / "real_audit.parquet"
 DRAWN = FIGURE.with_name("real_audit.svg")
 START = "<!-- made by benchmarks/evidence/real_audit.py -->\n"
@@ -95,13 +96,16 @@ def keep(cleaning: Cleaning, run: Run, found: pl.DataFrame, kept: Kept) -> None:
 
 
 def done(table: pl.DataFrame | None, every: Sequence[Cleaning]) -> dict[Cleaning, pl.DataFrame]:
-    """The held-out pairs of those trainings that are kept."""
-    each = {cleaning: None if table is None else table.filter(**cleaning._asdict()) for cleaning in every}
-    return {cleaning: pairs for cleaning, pairs in each.items() if pairs is not None and len(pairs)}
+    """The test pairs of those trainings that are kept: other held-out pairs chose the rate."""
+    if table is None:
+        return {}
+    tested = table.filter(real_text.split_of(pl.col("prompt_id")) == TEST)
+    each = {cleaning: tested.filter(**cleaning._asdict()) for cleaning in every}
+    return {cleaning: pairs for cleaning, pairs in each.items() if len(pairs)}
 
 
 def per_training(tables: Mapping[Cleaning, pl.DataFrame]) -> pl.DataFrame:
-    """A row per training: its keys, counts, seconds, and `accuracy` on the held-out pairs."""
+    """A row per training: its keys, counts, seconds, and `accuracy` on the test pairs."""
     same = ("plant", "arm", "seed", "flagged", "planted", "planted_flagged", "pairs", "seconds")
     return pl.concat(
         [
@@ -112,7 +116,7 @@ def per_training(tables: Mapping[Cleaning, pl.DataFrame]) -> pl.DataFrame:
 
 
 def compared(tables: Mapping[Cleaning, pl.DataFrame], plant: str) -> dict[str, Interval]:
-    """Differences in held-out accuracy over the same pairs: what the flaw costs, and what the audit's arm has more than
+    """Differences in test accuracy over the same pairs: what the flaw costs, and what the audit's arm has more than
     the two that decide, whose intervals hold together (Bonferroni).
     """
     of = {arm: [rows for each, rows in tables.items() if each[:2] == (plant, arm)] for arm in ARMS}
@@ -149,7 +153,7 @@ def section(said: str, rows: pl.DataFrame, tables: Mapping[Cleaning, pl.DataFram
         lines.append(f"| {flaw.title} | {share} | {dropped:.0%} | {accuracies} | {gaps} | {verdict(found)} |")
     clean = rows.filter(pl.col("plant") == CLEAN)["accuracy"].mean()
     lines += ["", f"Without a flaw: {clean:.1%}.", ""]
-    return [*lines, f"![Held-out accuracy of every training](evidence/{DRAWN.name})"]
+    return [*lines, f"![Test accuracy of every training](evidence/{DRAWN.name})"]
 
 
 def rate(chosen_on: pl.DataFrame) -> float:
@@ -186,7 +190,7 @@ def reported(table: pl.DataFrame | None, seeds: int) -> list[str]:
         return [f"Real pairs: {len(tables)} of {len(every)} trainings are done. `{COMMAND}`"]
     rows = per_training(tables)
     said = (
-        f"{table['model'][0]}, one epoch, {seeds} seeds; {len(tables[every[0]])} held-out pairs. {len(every)} "
+        f"{table['model'][0]}, one epoch, {seeds} seeds; {len(tables[every[0]])} test pairs. {len(every)} "
         f"trainings, {rows['seconds'].sum() / 60:.0f} minutes of training on "
         f"{', '.join(table['machine'].unique().sort())}. `{COMMAND}`"
     )
@@ -199,7 +203,7 @@ def write() -> None:
     chosen_on = real_page.finished(SOURCE)
     tables = {} if chosen_on is None else done(_on_disk(chosen_on), planned(real_page.SEEDS))
     if len(tables) == len(planned(real_page.SEEDS)):
-        draw(per_training(tables), DRAWN, {"accuracy": "held-out accuracy"})
+        draw(per_training(tables), DRAWN, {"accuracy": "test accuracy"})
 
 
 def generated() -> str:

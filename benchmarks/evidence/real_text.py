@@ -132,9 +132,13 @@ def _keys(candidate: Candidate, seed: int) -> dict[str, Any]:
 
 
 def with_split(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:
-    """Held-out pairs with their `prompt_id`, and their `split` by it."""
-    half = (pl.col("prompt_id").str.slice(-1).str.to_integer(base=16) % 2).replace_strict(dict(enumerate(SPLITS)))
-    return with_prompts(pairs, paths).with_columns(split=half)
+    """Held-out pairs with their `prompt_id` and `split`."""
+    return with_prompts(pairs, paths).with_columns(split=split_of(pl.col("prompt_id")))
+
+
+def split_of(prompt_id: pl.Expr) -> pl.Expr:
+    """The split of a held-out pair, by its prompt: validation pairs choose a rate, test pairs are reported."""
+    return (prompt_id.str.slice(-1).str.to_integer(base=16) % 2).replace_strict(dict(enumerate(SPLITS)))
 
 
 def with_prompts(pairs: pl.DataFrame, paths: RunPaths) -> pl.DataFrame:

@@ -194,6 +194,16 @@ def real_tables(all_, audit, random_, clean=100):
     return {cleaning: evaluated(n) for cleaning, n in cleanings.items()}
 
 
+def test_pairs_that_chose_the_rate_are_not_reported():
+    """Prompts that end in an odd hexadecimal digit are of the test split: here every other pair."""
+    cleaning, other = (audit_helps.Cleaning("flips", "all", seed) for seed in (0, 1))
+    prompts = [f"{pair:02x}" for pair in range(100)]
+    table = with_counts({cleaning: evaluated(60)})[cleaning].with_columns(prompt_id=pl.Series(prompts))
+    (tested,) = real_audit.done(table, [cleaning, other]).values()
+    assert tested["prompt_id"].to_list() == prompts[1::2]
+    assert real_audit.done(None, [cleaning]) == {}
+
+
 def test_differences_on_real_text_are_over_pairs_and_the_two_that_decide_hold_together():
     """80 pairs against 60: the variance of a pair's gain is 0.2 * 0.8 * 100 / 99, over 100 pairs; 2.241 deviations."""
     found = real_audit.compared(real_tables(60, 80, 60), "flips")

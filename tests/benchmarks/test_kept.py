@@ -84,6 +84,7 @@ def test_what_is_kept_is_not_trained_again(tmp_path, monkeypatch):
 
 
 def test_the_study_of_the_audit_is_reported_once_all_of_it_is_kept(tmp_path):
+    """Of two held-out pairs, one is of the test split."""
     kept = Kept(tmp_path / "kept.parquet", "m", "1")
     counts = {"flagged": 1, "planted": 1, "planted_flagged": 1, "pairs": 2, "seconds": 60.0}
     pairs = evaluated().with_columns(**{key: pl.lit(value) for key, value in counts.items()})
@@ -92,7 +93,7 @@ def test_the_study_of_the_audit_is_reported_once_all_of_it_is_kept(tmp_path):
     assert "18 of 19 trainings are done" in real_audit.reported(kept.table(), 1)[0]
     kept.add(pairs, planned(1)[-1]._asdict(), [*counts])
     said = real_audit.reported(kept.table(), 1)
-    assert said[0].startswith("m, one epoch, 1 seeds; 2 held-out pairs. 19 trainings, 19 minutes of training on")
+    assert said[0].startswith("m, one epoch, 1 seeds; 1 test pairs. 19 trainings, 19 minutes of training on")
     assert "100.0% / 100.0% / 100.0%" in said[4]
 
 
