@@ -113,5 +113,5 @@ def draw(rows: pl.DataFrame, path: Path, measures: Mapping[str, str] = MEASURES)
         shown = pl.concat([clean, rows.filter(pl.col("plant") == name)])
         arms = alt.Y("arm:N", title=name, sort=["clean", "all", "audit", "random"])
         for measure, title in measures.items():
-            charts.append(dots(shown, measure, title, arms).properties(width=320, height=110))
+            charts.append(dots(shown, measure, title, arms, rows).properties(width=320, height=110))
     save(alt.concat(*charts, columns=2), path)

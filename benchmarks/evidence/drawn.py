@@ -9,10 +9,13 @@ import polars as pl
 import vl_convert
 
 
-def dots(rows: pl.DataFrame, measure: str, title: str, arms: alt.Y) -> alt.LayerChart:
-    """Every training a dot, with a tick at each arm's mean."""
+def dots(rows: pl.DataFrame, measure: str, title: str, arms: alt.Y, of: pl.DataFrame | None = None) -> alt.LayerChart:
+    """Every training a dot, with a tick at each arm's mean. The axis spans all trainings of `of`, for charts beside."""
+    scale = alt.Scale(zero=False)
+    if of is not None:
+        scale = alt.Scale(zero=False, domain=[of[measure].min(), of[measure].max()])
     base = alt.Chart(rows.select("arm", measure)).encode(y=arms)
-    points = base.mark_circle(opacity=0.45).encode(x=alt.X(f"{measure}:Q", title=title).scale(zero=False))
+    points = base.mark_circle(opacity=0.45).encode(x=alt.X(f"{measure}:Q", title=title, scale=scale))
     ticks = base.mark_tick(thickness=3, height=16).encode(x=alt.X(f"mean({measure}):Q", title=title))
     return alt.layer(points, ticks)
 
