@@ -96,10 +96,16 @@ def keep(cleaning: Cleaning, run: Run, found: pl.DataFrame, kept: Kept) -> None:
 
 
 def done(table: pl.DataFrame | None, every: Sequence[Cleaning]) -> dict[Cleaning, pl.DataFrame]:
-    """The test pairs of those trainings that are kept: other held-out pairs chose the rate."""
+    """The test pairs of those trainings that are kept: other held-out pairs chose the rate.
+
+    A run that cuts its training pairs cuts its held-out ones too. A cut pair is another one, with an id of its own, and
+    is left out: only pairs of the data without a flaw count.
+    """
     if table is None:
         return {}
     tested = table.filter(real_text.split_of(pl.col("prompt_id")) == TEST)
+    whole = tested.filter(pl.col("plant") == CLEAN)["pair_id"].unique()
+    tested = tested.filter(pl.col("pair_id").is_in(whole.implode()))
     each = {cleaning: tested.filter(**cleaning._asdict()) for cleaning in every}
     return {cleaning: pairs for cleaning, pairs in each.items() if len(pairs)}
 

@@ -194,14 +194,22 @@ def real_tables(all_, audit, random_, clean=100):
     return {cleaning: evaluated(n) for cleaning, n in cleanings.items()}
 
 
-def test_pairs_that_chose_the_rate_are_not_reported():
-    """Prompts that end in an odd hexadecimal digit are of the test split: here every other pair."""
-    cleaning, other = (audit_helps.Cleaning("flips", "all", seed) for seed in (0, 1))
+def test_pairs_that_chose_the_rate_and_cut_ones_are_not_reported():
+    """Prompts that end in an odd hexadecimal digit are of the test split: here every other pair. A run that cuts its
+    pairs has two others of them under ids that the data without a flaw do not have.
+    """
     prompts = [f"{pair:02x}" for pair in range(100)]
-    table = with_counts({cleaning: evaluated(60)})[cleaning].with_columns(prompt_id=pl.Series(prompts))
-    (tested,) = real_audit.done(table, [cleaning, other]).values()
-    assert tested["prompt_id"].to_list() == prompts[1::2]
-    assert real_audit.done(None, [cleaning]) == {}
+    each = (("clean", "clean", 0), ("truncation", "all", 0), ("flips", "all", 1))
+    clean, cut, other = (audit_helps.Cleaning(*keys) for keys in each)
+    tables = with_counts({clean: evaluated(60), cut: evaluated(60)})
+    tables[cut] = tables[cut].with_columns(pair_id=pl.col("pair_id").replace({"1": "1 cut", "5": "5 cut"}))
+    table = pl.concat(each.with_columns(prompt_id=pl.Series(prompts)) for each in tables.values())
+    found = real_audit.done(table, [clean, cut, other])
+    assert {each: pairs["prompt_id"].to_list() for each, pairs in found.items()} == {
+        clean: prompts[1::2],
+        cut: ["03", *prompts[7::2]],
+    }
+    assert real_audit.done(None, [clean]) == {}
 
 
 def test_differences_on_real_text_are_over_pairs_and_the_two_that_decide_hold_together():
