@@ -33,8 +33,6 @@ from peers import FULL, SMOKE, Case, Size, Where, laid_out
 from real_data import RESULTS
 from torch.profiler import profile
 
-from scoreonce.pipeline.batches.microbatches import batcher_for
-
 REPEATS = 4  # passes over the pairs
 AROUND = 3  # products before and after each step
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn::_linear_pointwise")
@@ -94,14 +92,11 @@ def measured(case: Case, size: Size, repeats: int) -> Share:
             rates += large()
         return seconds, rates
 
-    def score(pairs: Sequence[int]) -> None:
-        rows = parts.rows(pairs)
-        with torch.no_grad():
-            for batch in batcher_for(parts.scorer.layout)([row.tokens for row in rows], parts.budget):
-                parts.scorer([rows[index] for index in batch])
-
     needs = total(pair.lengths.shared() for pair in case.pairs)
-    work = {"training": (parts.dpo_step, needs.training(size.shape)), "scoring": (score, needs.forward(size.shape))}
+    work = {
+        "training": (parts.dpo_step, needs.training(size.shape)),
+        "scoring": (parts.score, needs.forward(size.shape)),
+    }
     shares: dict[str, list[float]] = {name: [] for name in work}
     rates: list[float] = []
     for step, _ in work.values():
@@ -142,7 +137,9 @@ def of_size(size: Size, repeats: int) -> Iterator[list[str]]:
         for pairs in PROFILES[: size.profiles]:
             count = size.batch[pairs.name] * size.steps
             case = laid_out(pairs, Path(folder) / pairs.name, model, where, count, size.steps)
-            yield [pairs.title, f"{size.shape.width:,}", *measured(case, size, repeats).cells]
+            row = [pairs.title, f"{size.shape.width:,}", *measured(case, size, repeats).cells]
+            print(" | ".join(row), flush=True)  # a run takes half an hour: what was measured is not lost with it
+            yield row
 
 
 def main() -> None:

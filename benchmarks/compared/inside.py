@@ -25,6 +25,7 @@ from scoreonce.pipeline.training.optimizer import Masters, gradient_norm, make_o
 from scoreonce.pipeline.training.step import Step
 from scoreonce.stages.common.paths import RunPaths
 from scoreonce.stages.config import Run
+from scoreonce.stages.memory.huge_pages import move_to_huge_pages
 from scoreonce.stages.models import loading as models
 from scoreonce.stages.train import data as training_data
 
@@ -53,6 +54,8 @@ class Parts:
         device = models.resolve_device(run.compute.device)
         data = training_data.load_training_data(RunPaths.of(run), methods.resolve("dpo", {}).reads)
         model = models.load_model(run.reference.model, dtype=run.reference.dtype, device=device)
+        if device.type == "cpu":
+            move_to_huge_pages(model)
         layout = probe.choose_layout(model, run.compute.attention, data.longest_row).layout
         scorer = TokenScorer(model, layout)
         masters = Masters.of(scorer.parameters())
@@ -88,6 +91,12 @@ class Parts:
         for batch in batcher_for(self.scorer.layout)([row.tokens for row in shown], self.budget):
             (self.scorer([shown[index] for index in batch]).token_logps.sum() / -tokens).backward()
         self.update()
+
+    def score(self, pairs: Sequence[int]) -> None:
+        rows = self.rows(pairs)
+        with torch.no_grad():
+            for batch in batcher_for(self.scorer.layout)([row.tokens for row in rows], self.budget):
+                self.scorer([rows[index] for index in batch])
 
 
 @dataclass

@@ -69,6 +69,7 @@ class Memory:
 
     total: int
     available: int
+    huge_pages: str | None = None  # who gets them: "always", "madvise" (who asks) or "never"; None where Linux is not
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,16 @@ def host_memory(facts: Facts) -> Iterator[Finding]:
         )
 
 
+def huge_pages(facts: Facts) -> Iterator[Finding]:
+    """A kernel that gives a CPU's stages no huge pages."""
+    if facts.torch is not None and not facts.uses_gpu and facts.memory.huge_pages == "never":
+        yield Finding(
+            "warning",
+            "The kernel gives out no huge pages: stages are slower on a CPU without them.",
+            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
+        )
+
+
 def disks(facts: Facts) -> Iterator[Finding]:
     """Folders that cannot be written, and disks that are full or soon will be."""
     for disk in facts.disks:
@@ -152,6 +162,7 @@ CHECKS: tuple[Check, ...] = (
     threads,
     half_precision_on_a_cpu,
     host_memory,
+    huge_pages,
     disks,
     stores,
 )

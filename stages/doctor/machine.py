@@ -23,6 +23,7 @@ MIB = 1 << 20
 SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free,driver_version,compute_cap")
 SMI_SECONDS = 10.0  # a driver in trouble may never answer
 CGROUP = Path("/sys/fs/cgroup")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def torch_facts() -> tuple[Torch | None, str]:
@@ -113,7 +114,12 @@ def memory() -> Memory:
     found = psutil.virtual_memory()
     limit = _text(CGROUP / "memory.max").strip()
     most = int(limit) if limit.isdecimal() else found.total
-    return Memory(min(found.total, most), min(found.available, most))
+    return Memory(min(found.total, most), min(found.available, most), huge_pages(_text(HUGE_PAGES)))
+
+
+def huge_pages(setting: str) -> str | None:
+    """The choice in brackets: "always [madvise] never" says madvise."""
+    return setting.partition("[")[2].partition("]")[0] or None
 
 
 def compiler() -> Compiler:

@@ -28,7 +28,8 @@ def lines(found: Examination) -> Iterator[str]:
     missing = lacking(facts)
     tools = f"lacks {', '.join(missing)}" if missing else "C compiler, Python.h and Triton are there"
     yield _line("compile", f"torch.compile, used on GPUs alone: {tools}")
-    yield _line("memory", f"{size(facts.memory.available)} of {size(facts.memory.total)} available")
+    pages = f", huge pages {facts.memory.huge_pages}" if facts.memory.huge_pages else ""
+    yield _line("memory", f"{size(facts.memory.available)} of {size(facts.memory.total)} available{pages}")
     for disk in facts.disks:
         yield _line("disk" if disk is facts.disks[0] else "", f"{disk.role}: {size(disk.free)} free for {disk.path}")
     yield from _stores(facts)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,18 +31,6 @@ disable_progress_bar()  # a stage shows only its own bar
 # 50 MiB less, and score as fast in float32 and 5 % slower in bfloat16; 32 are slower everywhere.
 for capacity in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(capacity, "64")
-
-
-def keep_freed_memory() -> None:
-    """Make glibc keep freed blocks of up to 64 MiB, in this process.
-
-    By default it returns them to the system, and the next layer waits for the same pages again: scoring on a CPU was a
-    quarter slower. Training gains nothing, because a backward pass frees blocks in a different order.
-    """
-    # -1 is M_TRIM_THRESHOLD, -3 is M_MMAP_THRESHOLD. Other C libraries have no mallopt.
-    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(-1, 2**31 - 1)
-        mallopt(-3, 64 << 20)
 
 
 def load_model(

@@ -24,8 +24,9 @@ from scoreonce.pipeline.forward.scorer import TokenScorer
 from scoreonce.pipeline.head.log_probs import Head, StateError, TopK, state_error, top_k
 from scoreonce.pipeline.head.token_scores import sum_per_completion
 from scoreonce.stages.common.gpu_memory import enough_gpu_memory
+from scoreonce.stages.memory.huge_pages import move_to_huge_pages
 from scoreonce.stages.models.forward_record import provenance_of
-from scoreonce.stages.models.loading import keep_freed_memory, load_reference, require_fit, resolve_device
+from scoreonce.stages.models.loading import load_reference, require_fit, resolve_device
 from scoreonce.stages.sharded.layout import agreed_layout
 from scoreonce.stages.sharded.processes import mesh_of
 
@@ -115,7 +116,7 @@ class ModelScorer:
         budget = compute.budget(device.type)
         multiple = sequence_multiple(budget)
         if device.type == "cpu":
-            keep_freed_memory()
+            move_to_huge_pages(model)
         lay_out_for_forward(architecture.causal_lm(model))
         # The only place that asks for it: nothing trains, and no process waits for another in a forward pass.
         probe = agreed_layout(

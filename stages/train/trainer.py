@@ -43,6 +43,7 @@ from scoreonce.stages.config import Run
 from scoreonce.stages.held_out.evaluator import Evaluator
 from scoreonce.stages.held_out.sample import Sample
 from scoreonce.stages.held_out.watch import Watch
+from scoreonce.stages.memory.huge_pages import move_to_huge_pages
 from scoreonce.stages.models import adapters, lineage, loading, policy
 from scoreonce.stages.models.forward_record import differing, facts, other_layout, provenance_of, single_layout
 from scoreonce.stages.outputs.at_address import publish
@@ -393,6 +394,8 @@ def _whole_scorer(
         largest_token=data.largest_token,
         longest_sequence=data.longest_sequence,
     )
+    if device.type == "cpu":
+        move_to_huge_pages(model)
     multiple = sequence_multiple(run.compute.budget(device.type))
     compute = run.compute
     found = agreed_layout(

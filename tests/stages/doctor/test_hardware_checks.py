@@ -55,6 +55,15 @@ def test_half_precision_on_a_cpu(sound):
     assert findings(sound.cpu_facts(wanted=replace(half, dtypes=("float16",)), cpu=amx))[0].level == "warning"
 
 
+def test_huge_pages(sound):
+    never = replace(sound.cpu_facts().memory, huge_pages="never")
+    [found] = findings(sound.cpu_facts(memory=never))
+    assert found.what == "The kernel gives out no huge pages: stages are slower on a CPU without them."
+    assert findings(sound.gpu_facts(memory=never)) == []
+    for there in ("always", "madvise", None):
+        assert findings(sound.cpu_facts(memory=replace(never, huge_pages=there))) == []
+
+
 def test_memory(sound):
     [little] = findings(sound.cpu_facts(memory=Memory(4 * GIB, 500 * MIB)))
     assert little.what == "500.0 MiB of 4.0 GiB of memory are available."

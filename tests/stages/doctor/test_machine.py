@@ -38,6 +38,12 @@ def test_the_quota_of_a_container(text, cores):
     assert machine.cpu_quota(text) == cores
 
 
+def test_who_gets_huge_pages():
+    assert machine.huge_pages("always [madvise] never\n") == "madvise"
+    assert machine.huge_pages("always madvise [never]") == "never"
+    assert machine.huge_pages("") is None  # not Linux
+
+
 def test_a_disk_is_that_of_the_nearest_folder(tmp_path):
     found = machine.disk("out", tmp_path / "not" / "yet")
     assert (found.role, found.path, found.there) == ("out", str(tmp_path / "not" / "yet"), str(tmp_path))

@@ -1,0 +1,76 @@
+"""Huge pages for models that compute on a CPU.
+
+With pages of 4 KiB a processor often waits for the address of what it multiplies, in a virtual machine above all. Linux
+gives pages of 2 MiB to memory that asks for them. torch asks only for single tensors (`THP_MEM_ALLOC_ENABLE`), which
+gains a third as much as a heap of huge pages (`benchmarks/huge_pages.py`); glibc asks for its heap only where
+`GLIBC_TUNABLES` says so before the process starts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from torch import nn
+
+# Of glibc's mallopt.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
+DEFAULT_MMAP_MAX = 65_536
+KEPT = 64 << 20  # bytes: smaller blocks come from the heap where no heap was reserved
+MADV_HUGEPAGE = 14
+
+
+def move_to_huge_pages(model: nn.Module) -> None:
+    """Move the model's weights to the heap that `reserve_heap` makes; values do not change.
+
+    Weights lie in their mapped file otherwise, which has small pages.
+    """
+    if reserve_heap():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():  # 4-bit weights are packed into integers, beside what describes them
+                parameter.data = parameter.data.clone()
+
+
+@cache
+def reserve_heap() -> bool:
+    """Give this process a heap of huge pages, once, and whether it has one. Only glibc on Linux can.
+
+    The heap is addresses, half as many as the machine has memory; a page takes memory when it is first written. What is
+    freed stays in the heap: given back to the system, the next layer would wait for the same pages again.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "mallopt"):  # musl
+        return False
+    library.mallopt(M_TRIM_THRESHOLD, -1)
+    library.mallopt(M_MMAP_THRESHOLD, KEPT)
+    if heap_is_limited():
+        return False
+    library.malloc.argtypes, library.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    library.free.argtypes, library.free.restype = [ctypes.c_void_p], None
+    library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    page = os.sysconf("SC_PAGE_SIZE")
+    size = os.sysconf("SC_PHYS_PAGES") // 2 * page
+    library.mallopt(M_MMAP_MAX, 0)  # the block extends the heap, and stays its end when it is freed
+    block = library.malloc(size)
+    asked = bool(block) and library.madvise((block + page - 1) // page * page, size - page, MADV_HUGEPAGE) == 0
+    library.free(block)
+    library.mallopt(M_MMAP_MAX, DEFAULT_MMAP_MAX)
+    return asked
+
+
+def heap_is_limited() -> bool:
+    """Whether addresses count as memory here: by a limit of this process, or because the system promises no more."""
+    import resource
+
+    limits = (resource.getrlimit(which)[0] for which in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    if any(limit != resource.RLIM_INFINITY for limit in limits):
+        return True
+    try:
+        return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
+    except OSError:
+        return True
