@@ -4,8 +4,8 @@
 
 The pairs and the Llama of `peers.py`, and Llamas of twice its width, in float32. On a machine that others use too, a
 rate that was measured a minute before a step is not the one that the step had: here products of 2,048 x 2,048 come
-before and after each step, and its share is of their median. What a step needs is counted as in `peers.py`: a prompt
-once per pair, padding and recomputation not at all.
+before and after each step, and its share is of their median. They use the heap of huge pages as the step does. What a
+step needs is counted as in `peers.py`: a prompt once per pair, padding and recomputation not at all.
 
 To measure a processor with AVX-512 as one without: ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 MKL_ENABLE_INSTRUCTIONS=AVX2. Writes benchmarks/results/gemm_share.md. Nothing else may run beside it.
@@ -152,16 +152,14 @@ def main() -> None:
     head += [title for name in ("training", "scoring") for title in (name, "time", "bound")]
     processor = torch.backends.cpu.get_cpu_capability()
     page = [
-        f"torch computes for {processor}. Training and scoring: share of the rate of large",
-        "products, median of the passes and their range. Time: in products, in attention, and in all else. Bound: the",
-        "share if all else took no time.",
+        f"torch computes for {processor}. Training and scoring: share of the rate of large products, which use huge",
+        "pages as the steps do; median of the passes and their range. Time: in products, in attention, and in all",
+        "else. Bound: the share if all else took no time.",
         "",
         table(head, rows),
     ]
-    if smoke:
-        print("\n".join(page))
-    else:
-        write_page(RESULTS / "gemm_share.md", "Share of the rate of large matrix products", COMMAND, page)
+    title = "Share of the rate of large matrix products"
+    write_page(RESULTS / "gemm_share.md", title, COMMAND, page, keep=not smoke)
 
 
 if __name__ == "__main__":

@@ -158,8 +158,7 @@ def main() -> None:
         "",
         table(head, rows),
     ]
-    if not options.smoke:
-        write_page(RESULTS / "huge_pages.md", "Huge pages on a CPU", COMMAND, page)
+    write_page(RESULTS / "huge_pages.md", "Huge pages on a CPU", COMMAND, page, keep=not options.smoke)
 
 
 if __name__ == "__main__":

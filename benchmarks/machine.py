@@ -39,12 +39,12 @@ def line(measured: dict[str, Any]) -> str:
     )
 
 
-def write_page(path: Path, title: str, command: str, lines: Sequence[str]) -> None:
-    """Print a table, and write it as a page with the command that made it and what it was measured on."""
-    print("\n".join(lines))
-    path.write_text(
-        "\n".join([f"# {title}", "", f"`{command}`. {line(described())}", "", *lines, ""]), encoding="utf-8"
-    )
+def write_page(path: Path, title: str, command: str, lines: Sequence[str], *, keep: bool = True) -> None:
+    """Print a table with the command that made it and what it was measured on, and if it is kept write it as a page."""
+    page = "\n".join([f"# {title}", "", f"`{command}`. {line(described())}", "", *lines, ""])
+    print(page)
+    if keep:
+        path.write_text(page, encoding="utf-8")
 
 
 def gemm_rates(device: str) -> dict[str, float]:

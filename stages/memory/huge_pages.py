@@ -1,8 +1,8 @@
 """Huge pages for models that compute on a CPU.
 
 With pages of 4 KiB a processor often waits for the address of what it multiplies, in a virtual machine above all. Linux
-gives pages of 2 MiB to memory that asks for them. torch asks only for single tensors (`THP_MEM_ALLOC_ENABLE`), which
-gains a third as much as a heap of huge pages (`benchmarks/huge_pages.py`); glibc asks for its heap only where
+gives pages of 2 MiB to memory that asks for them. torch asks only for single tensors of that size
+(`THP_MEM_ALLOC_ENABLE`), which gains little (`benchmarks/huge_pages.py`); glibc asks for its heap only where
 `GLIBC_TUNABLES` says so before the process starts.
 """
 

@@ -21,7 +21,18 @@ def results():
     [
         *(
             pytest.param(name, marks=pytest.mark.long)
-            for name in ("peers", "growth", "hh", "audit", "full_vocabulary", "hybrids", "sweep", "memory_peers")
+            for name in (
+                "peers",
+                "growth",
+                "hh",
+                "audit",
+                "full_vocabulary",
+                "hybrids",
+                "sweep",
+                "memory_peers",
+                "gemm_share",
+                "huge_pages",
+            )
         ),
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("columns", "store_index")),
     ],
