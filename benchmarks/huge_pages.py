@@ -5,7 +5,8 @@
 The HH pairs and the Llama of `peers.py`, in float32. A process with pages of 4 KiB, one with torch's own huge pages
 (THP_MEM_ALLOC_ENABLE) and one with the heap take turns, batch by batch, with the instructions that the processor has
 and with AVX2 alone. Writes benchmarks/results/huge_pages.md. Linux only, where
-/sys/kernel/mm/transparent_hugepage/enabled is not "never". Nothing else may run beside it. Ten minutes.
+/sys/kernel/mm/transparent_hugepage/enabled says "madvise": with "always" each process has them. Nothing else may run
+beside it. Ten minutes.
 """
 
 from __future__ import annotations

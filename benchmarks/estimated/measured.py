@@ -45,10 +45,13 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _give_back_freed_memory() -> None:
-    """Stages keep what is freed for speed: here they do not, so that the peak is of what is in use."""
+    """Stages keep what is freed for speed: here they do not, so that the peak is of what is in use.
+
+    Weights are copied as they are to huge pages.
+    """
     from scoreonce.stages.memory import huge_pages
 
-    huge_pages.reserve_heap = lambda: False
+    huge_pages.reserve_heap = huge_pages.heap_is_possible
 
 
 if __name__ == "__main__":

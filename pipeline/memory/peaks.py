@@ -2,8 +2,8 @@
 
 Three moments of a training step: the backward pass begins, in the output head, with all activations there; it goes
 through the blocks, where gradients grow as activations are given back; the optimizer steps, without activations.
-Scoring has one, a forward pass; on some CPUs its weights are copied into another order before, beside their mapped
-file. A part that a moment has nothing of is left out.
+Scoring has one, a forward pass. On a CPU weights are copied before, beside their mapped file: to huge pages, or for
+scoring into another order. A part that a moment has nothing of is left out.
 
 Whole weights on each GPU (DDP): half-precision weights have float32 masters, and DDP copies gradients into buckets of
 its own. Sharding (FSDP2): each GPU has its share of float32 weights, gradients and optimizer state, whatever the dtype
@@ -39,6 +39,7 @@ class Plan:
     offload: bool = False  # of a sharded model: parts, their gradients and optimizer state are in host memory
     offload_optimizer: bool = False  # of a whole model: optimizer state and float32 masters of all trained weights are
     lays_out: bool = False  # scoring first stores float32 linear layers in another order (`cpu_matmul`)
+    moves: bool = False  # weights first move to huge pages
 
     @property
     def sharded(self) -> bool:
@@ -93,6 +94,7 @@ def training_peak(
     # Tied to the embeddings, the head's gradient waits for theirs; of the first micro-batch, it is there to stay.
     held = head.kept_gradient if weights.tied or not accumulates else 0
     moments = {
+        **_moved(weights, plan),
         "the backward pass begins": {
             **always,
             **backward,
@@ -139,11 +141,18 @@ def scoring_peak(sizes: Sizes, plan: Plan) -> Peak:
     return _largest(
         {
             "the weights are laid out": {**always, "weights laid out": copied},
+            **_moved(weights, plan),
             "the output head": {**always, "activations": microbatch.kept, "chunk of logits": head.chunk},
             "the blocks": {**always, "activations": microbatch.peak + _dequantised(weights, plan, sizes.element)},
         },
         sum(kept.values()) if plan.offload else 0,
     )
+
+
+def _moved(weights: Weights, plan: Plan) -> dict[str, Parts]:
+    """The moment at which all weights have moved, and their mapped file is still in memory."""
+    copied = weights.whole.bytes
+    return {"the weights move to huge pages": {"weights": copied, "file of the weights": copied}} if plan.moves else {}
 
 
 def _weights(weights: Weights, plan: Plan) -> Parts:

@@ -41,10 +41,8 @@ def reserve_heap() -> bool:
     The heap is addresses, half as many as the machine has memory; a page takes memory when it is first written. What is
     freed stays in the heap: given back to the system, the next layer would wait for the same pages again.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "mallopt"):  # musl
+    library = _glibc()
+    if library is None:
         return False
     library.mallopt(M_TRIM_THRESHOLD, -1)
     library.mallopt(M_MMAP_THRESHOLD, KEPT)
@@ -63,6 +61,11 @@ def reserve_heap() -> bool:
     return asked
 
 
+def heap_is_possible() -> bool:
+    """Whether `reserve_heap` can be expected to make one in a process like this."""
+    return _glibc() is not None and not heap_is_limited()
+
+
 def heap_is_limited() -> bool:
     """Whether addresses count as memory here: by a limit of this process, or because the system promises no more."""
     import resource
@@ -74,3 +77,10 @@ def heap_is_limited() -> bool:
         return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
     except OSError:
         return True
+
+
+def _glibc() -> ctypes.CDLL | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "mallopt") else None  # musl has none

@@ -21,7 +21,7 @@ from scoreonce.pipeline.training.policy_columns import PolicyColumns
 from scoreonce.schemas.errors import InputError, first_line
 from scoreonce.stages.common.paths import SPLITS, RunPaths, Split
 from scoreonce.stages.config import Compute, Reference, Run
-from scoreonce.stages.memory import meta_model
+from scoreonce.stages.memory import huge_pages, meta_model
 from scoreonce.stages.memory.workload import Workload, assumed, of_pairs
 from scoreonce.stages.models import lineage
 
@@ -44,8 +44,9 @@ class Sharing:
     def plan(self, device: Device, *, nf4: bool, offload_optimizer: bool = False) -> Plan:
         """The same for GPUs, or processes on a CPU."""
         offload = self.offload and self.shard != "none"
-        lays_out = device == "cpu" and self.shard == "none" and not nf4 and onednn_is_faster()
-        return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer, lays_out)
+        copies = device == "cpu" and self.shard == "none" and not nf4
+        lays_out, moves = copies and onednn_is_faster(), copies and huge_pages.heap_is_possible()
+        return Plan(device, self.gpus, self.shard, nf4, self.per_machine, offload, offload_optimizer, lays_out, moves)
 
 
 @dataclass(frozen=True)

@@ -212,6 +212,20 @@ def test_laying_weights_out_takes_them_twice():
     assert scoring_peak(half, plan) == scoring_peak(half, Plan("cpu", 1, "none"))
 
 
+def test_weights_that_move_are_there_twice():
+    """Before a pass that takes less than the second copy: in any dtype, and before training of a few weights too."""
+    plan = Plan("cpu", 1, "none", moves=True)
+    for dtype, element in ((torch.float32, 4), (torch.bfloat16, 2)):
+        given = sizes(dtype, model=llama(dtype).requires_grad_(False))
+        twice = {"weights": element * WHOLE, "file of the weights": element * WHOLE}
+        for found in (scoring_peak(given, plan), training_peak(given, plan, optimizer="adamw_torch")):
+            assert (found.moment, found.parts) == ("the weights move to huge pages", twice)
+        assert scoring_peak(given, Plan("cpu", 1, "none")).parts["weights"] == element * WHOLE
+    whole = sizes(kept=10**6)
+    expected = training_peak(whole, Plan("cpu", 1, "none"), optimizer="adamw_torch")
+    assert training_peak(whole, plan, optimizer="adamw_torch") == expected
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
