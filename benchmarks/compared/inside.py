@@ -54,8 +54,7 @@ class Parts:
         device = models.resolve_device(run.compute.device)
         data = training_data.load_training_data(RunPaths.of(run), methods.resolve("dpo", {}).reads)
         model = models.load_model(run.reference.model, dtype=run.reference.dtype, device=device)
-        if device.type == "cpu":
-            move_to_huge_pages(model)
+        move_to_huge_pages(model)
         layout = probe.choose_layout(model, run.compute.attention, data.longest_row).layout
         scorer = TokenScorer(model, layout)
         masters = Masters.of(scorer.parameters())

@@ -29,7 +29,6 @@ def trained(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.config import load
     from scoreonce.stages.train.stage import estimate
 
-    _give_back_freed_memory()
     estimate(load(order["run"]))
     return {}
 
@@ -39,19 +38,8 @@ def scored(order: dict[str, Any]) -> dict[str, Any]:
     from scoreonce.stages.config import load
     from scoreonce.stages.score.stage import estimate
 
-    _give_back_freed_memory()
     estimate(load(order["run"]))
     return {}
-
-
-def _give_back_freed_memory() -> None:
-    """Stages keep what is freed for speed: here they do not, so that the peak is of what is in use.
-
-    Weights are copied as they are to huge pages.
-    """
-    from scoreonce.stages.memory import huge_pages
-
-    huge_pages.reserve_heap = huge_pages.heap_is_possible
 
 
 if __name__ == "__main__":

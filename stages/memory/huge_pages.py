@@ -24,25 +24,28 @@ MADV_HUGEPAGE = 14
 
 
 def move_to_huge_pages(model: nn.Module) -> None:
-    """Move the model's weights to the heap that `reserve_heap` makes; values do not change.
+    """Move weights on a CPU to the heap that `reserve_heap` makes. Values do not change.
 
-    Weights lie in their mapped file otherwise, which has small pages.
+    Weights lie in their mapped file otherwise, which has small pages. Those on other devices are left alone.
     """
-    if reserve_heap():
-        for parameter in model.parameters():
-            if parameter.is_floating_point():  # 4-bit weights are packed into integers, beside what describes them
-                parameter.data = parameter.data.clone()
+    # 4-bit weights are packed into integers, beside what describes them.
+    moved = [each for each in model.parameters() if each.device.type == "cpu" and each.is_floating_point()]
+    if moved and reserve_heap():
+        for parameter in moved:
+            parameter.data = parameter.data.clone()
 
 
 @cache
 def reserve_heap() -> bool:
     """Give this process a heap of huge pages, once, and whether it has one. Only glibc on Linux can.
 
+    Settings of glibc's own in the environment are kept: there is none then.
+
     The heap is addresses, half as many as the machine has memory; a page takes memory when it is first written. What is
     freed stays in the heap: given back to the system, the next layer would wait for the same pages again.
     """
     library = _glibc()
-    if library is None:
+    if library is None or _set_by_the_user():
         return False
     library.mallopt(M_TRIM_THRESHOLD, -1)
     library.mallopt(M_MMAP_THRESHOLD, KEPT)
@@ -63,7 +66,7 @@ def reserve_heap() -> bool:
 
 def heap_is_possible() -> bool:
     """Whether `reserve_heap` can be expected to make one in a process like this."""
-    return _glibc() is not None and not heap_is_limited()
+    return _glibc() is not None and not _set_by_the_user() and not heap_is_limited()
 
 
 def heap_is_limited() -> bool:
@@ -77,6 +80,13 @@ def heap_is_limited() -> bool:
         return Path("/proc/sys/vm/overcommit_memory").read_text(encoding="ascii").strip() == "2"
     except OSError:
         return True
+
+
+def _set_by_the_user() -> bool:
+    """Whether the environment says how glibc gives out memory: `MALLOC_TRIM_THRESHOLD_=0`, `glibc.malloc.hugetlb=1`."""
+    return "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "") or any(
+        name.startswith("MALLOC_") and name.endswith("_") for name in os.environ
+    )
 
 
 def _glibc() -> ctypes.CDLL | None:

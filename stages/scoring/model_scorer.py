@@ -115,8 +115,7 @@ class ModelScorer:
         require_fit(model, reference.model, largest_token=largest_token, longest_sequence=longest_sequence)
         budget = compute.budget(device.type)
         multiple = sequence_multiple(budget)
-        if device.type == "cpu":
-            move_to_huge_pages(model)
+        move_to_huge_pages(model)
         lay_out_for_forward(architecture.causal_lm(model))
         # The only place that asks for it: nothing trains, and no process waits for another in a forward pass.
         probe = agreed_layout(

@@ -394,8 +394,7 @@ def _whole_scorer(
         largest_token=data.largest_token,
         longest_sequence=data.longest_sequence,
     )
-    if device.type == "cpu":
-        move_to_huge_pages(model)
+    move_to_huge_pages(model)
     multiple = sequence_multiple(run.compute.budget(device.type))
     compute = run.compute
     found = agreed_layout(

@@ -1,6 +1,7 @@
 """Where weights and activations lie: in a heap that asks for huge pages, if the process may have one."""
 
 import ctypes
+import os
 import platform
 import subprocess
 import sys
@@ -47,8 +48,9 @@ print(*asked, resident() > 0.9 * before)
 """
 
 
-def printed(limit: str = "") -> str:
-    done = subprocess.run([sys.executable, "-c", FLAGS.replace("LIMIT", limit)], capture_output=True, text=True)
+def printed(limit: str = "", **environment: str) -> str:
+    command = [sys.executable, "-c", FLAGS.replace("LIMIT", limit)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -71,6 +73,16 @@ def test_weights_and_all_that_comes_later_lie_in_huge_pages():
 def test_a_limit_on_addresses_is_not_used_up():
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))"
     assert printed(limit) == "False False False"  # 200 MB are a block of their own, and go back
+
+
+@glibc
+@pytest.mark.parametrize(
+    ("name", "value"), [("MALLOC_MMAP_THRESHOLD_", "65536"), ("GLIBC_TUNABLES", "glibc.malloc.trim_threshold=131072")]
+)
+def test_settings_of_glibc_are_kept(monkeypatch, name, value):
+    assert printed(**{name: value}) == "False False False"
+    monkeypatch.setenv(name, value)
+    assert not huge_pages.heap_is_possible()
 
 
 @pytest.mark.parametrize("system", ["darwin", "linux"])
@@ -97,6 +109,11 @@ def test_no_memory_for_the_heap_is_no_error(monkeypatch):
     monkeypatch.setattr(huge_pages, "heap_is_limited", lambda: False)
     assert not huge_pages.reserve_heap.__wrapped__()
     assert options[-1] == (huge_pages.M_MMAP_MAX, huge_pages.DEFAULT_MMAP_MAX)  # large blocks are mapped as before
+
+
+def test_weights_on_another_device_are_left_alone(monkeypatch):
+    monkeypatch.setattr(huge_pages, "reserve_heap", lambda: pytest.fail("a heap for nothing"))
+    huge_pages.move_to_huge_pages(nn.Linear(3, 5, device="meta"))
 
 
 def test_weights_keep_their_values_and_stay_tied(monkeypatch):
